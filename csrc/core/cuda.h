@@ -1,0 +1,137 @@
+// What every CUDA kernel stands on: launches that check themselves, dynamic shared memory, and warp reductions.
+//
+// The same .cu files compile for the host over tests/emulator, which is why kernels launch through `launch`, keep all
+// their shared memory in `dynamic_shared`, and use these warp helpers instead of CUB.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "core/tensor_view.h"
+
+namespace wsol::cuda {
+
+using Stream = uintptr_t;  // a cudaStream_t, as torch.cuda.Stream.cuda_stream gives it
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+inline void check(const char* operator_name, cudaError_t status) {
+  if (status != cudaSuccess) {
+    throw std::runtime_error(std::string(operator_name) + ": CUDA error: " + cudaGetErrorString(status));
+  }
+}
+
+// Launches `kernel` on `stream` and turns a failed launch into an exception that names the operator.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            size_t shared_bytes, Stream stream, Arguments&&... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+#if defined(WSOL_EMULATOR)
+  (void)stream;
+  emulator::launch(operator_name, grid, block, shared_bytes,
+                   [&] { kernel(static_cast<Parameters>(arguments)...); });
+#else
+  if (shared_bytes > 48 * 1024) {  // more than the default must be asked for
+    check(operator_name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                              static_cast<int>(shared_bytes)));
+  }
+#if defined(__CUDACC__)
+  kernel<<<grid, block, shared_bytes, reinterpret_cast<cudaStream_t>(stream)>>>(
+      static_cast<Parameters>(arguments)...);
+#endif
+  check(operator_name, cudaGetLastError());
+#endif
+}
+
+inline unsigned blocks_for(int64_t items, int per_block) {
+  return static_cast<unsigned>((items + per_block - 1) / per_block);
+}
+
+#if defined(__CUDACC__) || defined(WSOL_EMULATOR)
+
+// The block's dynamic shared memory, 16-byte aligned, of the size its launch asked for.
+__device__ inline unsigned char* dynamic_shared() {
+#if defined(WSOL_EMULATOR)
+  return emulator::dynamic_shared();
+#else
+  extern __shared__ __align__(16) unsigned char wsol_dynamic_shared[];
+  return wsol_dynamic_shared;
+#endif
+}
+
+template <typename T>
+__device__ inline T warp_sum(T value) {
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kFullWarp, value, offset);
+  }
+  return value;
+}
+
+template <typename T>
+__device__ inline T warp_max(T value) {
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+    const T other = __shfl_xor_sync(kFullWarp, value, offset);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// Converts between element types and the type they are accumulated in.
+template <typename T>
+struct Element {
+  using Accumulator = float;
+  __device__ static float load(T value) { return static_cast<float>(value); }
+  __device__ static T store(float value) { return static_cast<T>(value); }
+};
+template <>
+struct Element<double> {
+  using Accumulator = double;
+  __device__ static double load(double value) { return value; }
+  __device__ static double store(double value) { return value; }
+};
+template <>
+struct Element<__half> {
+  using Accumulator = float;
+  __device__ static float load(__half value) { return __half2float(value); }
+  __device__ static __half store(float value) { return __float2half(value); }
+};
+template <>
+struct Element<__nv_bfloat16> {
+  using Accumulator = float;
+  __device__ static float load(__nv_bfloat16 value) { return __bfloat162float(value); }
+  __device__ static __nv_bfloat16 store(float value) { return __float2bfloat16(value); }
+};
+
+#endif  // __CUDACC__ || WSOL_EMULATOR
+
+template <typename T>
+struct ElementTag {
+  using type = T;
+};
+
+// Calls `run(ElementTag<T>{})` with the device type of a floating dtype.
+template <typename Run>
+void with_floating_type(const char* operator_name, DType dtype, Run&& run) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return run(ElementTag<float>{});
+    case DType::kFloat64:
+      return run(ElementTag<double>{});
+    case DType::kBFloat16:
+      return run(ElementTag<__nv_bfloat16>{});
+    case DType::kFloat16:
+      return run(ElementTag<__half>{});
+    default:
+      unsupported_dtype(operator_name);
+  }
+}
+
+}  // namespace wsol::cuda

@@ -1,0 +1,37 @@
+// A tensor as a kernel's host entry sees it: memory, element type, sizes and strides. Nothing of libtorch, so that one
+// build serves every torch version; Python checked the arguments and allocated the outputs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace wsol {
+
+enum class DType { kBool, kUInt8, kInt32, kInt64, kFloat16, kBFloat16, kFloat32, kFloat64 };
+
+struct TensorView {
+  static constexpr int kMaxDims = 6;
+
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int dims = 0;
+  std::array<int64_t, kMaxDims> shape{};
+  std::array<int64_t, kMaxDims> strides{};  // in elements
+
+  int64_t size(int dim) const { return shape[dim]; }
+  int64_t stride(int dim) const { return strides[dim]; }
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+// Thrown for what Python should have refused: a mistake of ours, not of the caller's.
+[[noreturn]] inline void unsupported_dtype(const char* operator_name) {
+  throw std::logic_error(std::string(operator_name) + ": no kernel for this dtype");
+}
+
+}  // namespace wsol

@@ -1,0 +1,130 @@
+"""Attention operators: the rows of the attention matrix that localization reads, without the matrix."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsol_ext.ops import _backend as backend
+
+
+def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    """Head-averaged attention of a few query tokens over all tokens.
+
+    ``out[b, q, j] = 1/H sum_h softmax_j(scale * query[b, h, q] . key[b, h, j])``
+
+    The class token's row of a block's attention matrix is what TS-CAM (Gao et al., ICCV 2021, eq. 6) and its successors
+    aggregate into a localization map. The block itself can then run fused attention: the (N, N) matrix never exists.
+
+    Args:
+        query: (B, H, Q, D), float32, bfloat16, float16 or float64; usually Q = 1, the class token.
+        key: (B, H, N, D), of the same dtype, N >= 1. Views are read where they lie, such as the keys in a fused qkv tensor.
+        scale: the logits' factor, by default D ** -0.5.
+
+    Returns:
+        (B, Q, N), each row summing to 1; float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError: a dtype that is none of these, or two dtypes.
+        ValueError: shapes that do not fit, tensors on two devices, or a scale that is not finite.
+
+    Differentiable in query and key, once: the backward has no gradient of its own. Under autocast both are cast to its dtype.
+
+    Example:
+        >>> query, key = torch.zeros(2, 3, 1, 8), torch.randn(2, 3, 5, 8)
+        >>> class_attention(query, key)[0]
+        tensor([[0.2000, 0.2000, 0.2000, 0.2000, 0.2000]])
+    """
+    return torch.ops.wsol.class_attention(query, key, scale)
+
+
+def class_attention_reference(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    """`class_attention` in plain PyTorch: its definition, and the tests' oracle."""
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    dtype = backend.accumulator_dtype(query.dtype)
+    logits = scale * query.to(dtype) @ key.to(dtype).transpose(-2, -1)
+    return logits.softmax(dim=-1).mean(dim=1)
+
+
+def _check(query: Tensor, key: Tensor, scale: float | None) -> float:
+    name = "class_attention"
+    backend.check_tensor(name, "query", query, ("B", "H", "Q", "D"), backend.FLOATING)
+    batch, heads, _, width = query.shape
+    backend.check_tensor(name, "key", key, (batch, heads, "N", width), (query.dtype,))
+    backend.check_same_device(name, query=query, key=key)
+    if min(heads, key.size(2), width) == 0:
+        raise ValueError(f"{name}: key has shape {tuple(key.shape)}, it should have at least one head, token and channel")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"{name}: scale is {scale}, it should be a finite number")
+    return width**-0.5 if scale is None else scale
+
+
+def _empty_out(query: Tensor, key: Tensor) -> Tensor:
+    batch, _, queries, _ = query.shape
+    dtype = backend.accumulator_dtype(query.dtype)
+    return query.new_empty((batch, queries, key.size(2)), dtype=dtype)
+
+
+def _forward(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    scale = _check(query, key, scale)
+    out = _empty_out(query, key)
+    if out.numel() > 0:
+        query, key = backend.rows_contiguous(query), backend.rows_contiguous(key)
+        scratch = out.new_empty((*query.shape[:3], key.size(2)))
+        backend.run("class_attention_forward", query, key, out, scratch, scale, device=query.device)
+    return out
+
+
+def _forward_fake(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    _check(query, key, scale)
+    return _empty_out(query, key)
+
+
+def _backward(grad_out: Tensor, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    grad_query, grad_key = query.new_zeros(query.shape), key.new_zeros(key.shape)
+    if grad_out.numel() > 0:
+        query, key = backend.rows_contiguous(query), backend.rows_contiguous(key)
+        scratch = grad_out.new_empty((*query.shape[:3], key.size(2)))
+        backend.run(
+            "class_attention_backward",
+            query,
+            key,
+            grad_out.contiguous(),
+            grad_query,
+            grad_key,
+            scratch,
+            scale,
+            device=query.device,
+        )
+    return grad_query, grad_key
+
+
+def _backward_fake(
+    grad_out: Tensor, query: Tensor, key: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    query, key, scale = inputs
+    ctx.scale = query.size(-1) ** -0.5 if scale is None else scale
+    ctx.save_for_backward(query, key)
+
+
+def _autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
+    grads = torch.ops.wsol.class_attention_backward(grad_out, *ctx.saved_tensors, ctx.scale)
+    return *grads, None
+
+
+backend.define(
+    "class_attention", "(Tensor query, Tensor key, float? scale=None) -> Tensor", _forward, _forward_fake
+)
+backend.define(
+    "class_attention_backward",
+    "(Tensor grad_out, Tensor query, Tensor key, float scale) -> (Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+backend.differentiate("class_attention", _autograd, _setup_context)
+backend.autocast("class_attention")
