@@ -74,6 +74,12 @@ def asked_classes(logits: Tensor, classes: Tensor | None) -> Tensor:
     if classes.dim() != 2 or classes.size(0) != batch:
         raise ValueError(f"classes have shape {tuple(classes.shape)}, they should be ({batch}, K)")
     # On CUDA the indexing itself checks, without a synchronization.
-    if classes.device.type == "cpu" and classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < count:
-        raise ValueError(f"classes hold {int(classes.min())} to {int(classes.max())}, they should be in [0, {count})")
+    if (
+        classes.device.type == "cpu"
+        and classes.numel()
+        and not 0 <= int(classes.min()) <= int(classes.max()) < count
+    ):
+        raise ValueError(
+            f"classes hold {int(classes.min())} to {int(classes.max())}, they should be in [0, {count})"
+        )
     return classes

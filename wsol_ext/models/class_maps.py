@@ -34,8 +34,14 @@ class ClassMapHead(nn.Conv2d):
         count = classes.size(1)
         # One product for all taps; `fold` then adds each tap's plane at its offset (the transpose of a convolution's gather,
         # hence the flip).
-        taps = self.weight.flip(2, 3)[classes].permute(0, 1, 3, 4, 2).reshape(batch, count * 9, channels)
-        planes = taps.to(patches.dtype) @ patches.reshape(batch, height * width, channels).transpose(1, 2)
+        taps = (
+            self.weight.flip(2, 3)[classes]
+            .permute(0, 1, 3, 4, 2)
+            .reshape(batch, count * 9, channels)
+        )
+        planes = taps.to(patches.dtype) @ patches.reshape(
+            batch, height * width, channels
+        ).transpose(1, 2)
         maps = F.fold(planes, (height, width), kernel_size=3, padding=1)
         return maps + self.bias[classes][:, :, None, None].to(maps.dtype)
 
@@ -43,4 +49,6 @@ class ClassMapHead(nn.Conv2d):
 def _tap_sums(values: Tensor, dim: int) -> Tensor:
     """Sums over `dim` as the three taps of a zero-padded kernel see them: without the last, all, without the first."""
     total = values.sum(dim=dim)
-    return torch.stack((total - values.select(dim, -1), total, total - values.select(dim, 0)), dim=dim)
+    return torch.stack(
+        (total - values.select(dim, -1), total, total - values.select(dim, 0)), dim=dim
+    )

@@ -51,15 +51,22 @@ class Backbone(nn.Module):
         """Rows and columns of patches in images (B, 3, height, width).
 
         Raises:
-            ValueError: not (B, 3, height, width), or the patch does not divide the size.
+            ValueError: not (B, 3, height, width), none at all, or of a size the patch does not divide.
         """
         channels = self.vit.in_chans
         if images.dim() != 4 or images.size(1) != channels:
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, they should be (B, {channels}, height, width)"
             )
+        if images.size(0) == 0:
+            raise ValueError("images are an empty batch, there should be at least one image")
         (height, width), (patch_height, patch_width) = images.shape[2:], self.patch_size
-        if height < patch_height or width < patch_width or height % patch_height or width % patch_width:
+        if (
+            height < patch_height
+            or width < patch_width
+            or height % patch_height
+            or width % patch_width
+        ):
             raise ValueError(
                 f"images are {height} x {width} pixels, both should be multiples of the patch, "
                 f"{patch_height} x {patch_width}"
@@ -71,7 +78,9 @@ class Backbone(nn.Module):
         vit = self.vit
         return vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
 
-    def run_block(self, index: int, tokens: Tensor, with_row: bool = False) -> tuple[Tensor, Tensor | None]:
+    def run_block(
+        self, index: int, tokens: Tensor, with_row: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """One block: tokens (B, N, C) after it and, where asked, its class-attention row (B, N) float32."""
         block = self.vit.blocks[index]
         run: Callable[..., Any] = _block_with_row if with_row else _block
@@ -111,19 +120,28 @@ def _create_vit(
 ) -> VisionTransformer:
     try:
         vit = timm.create_model(
-            name, pretrained=pretrained, img_size=img_size, num_classes=0, dynamic_img_size=True, **options
+            name,
+            pretrained=pretrained,
+            img_size=img_size,
+            num_classes=0,
+            dynamic_img_size=True,
+            **options,
         )
     except TypeError as error:
         raise ValueError(f"backbone {name!r} with options {options}: {error}") from error
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
-        raise ValueError(f"backbone {name!r} is not a model that timm knows; see timm.list_models('*vit*')") from error
+        raise ValueError(
+            f"backbone {name!r} is not a model that timm knows; see timm.list_models('*vit*')"
+        ) from error
     standard = (
         isinstance(vit, VisionTransformer)
         and vit.cls_token is not None
         and all(
-            type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
+            type(block) is Block
+            and type(block.attn) is Attention
+            and getattr(block.attn, "gate", None) is None
             for block in vit.blocks
         )
     )
@@ -133,7 +151,9 @@ def _create_vit(
             "(the vit, deit, deit3, dino and dinov2 families)"
         )
     if not isinstance(vit.patch_drop, nn.Identity):
-        raise ValueError(f"backbone {name!r}: patch_drop_rate should be 0, every patch has a place in the map")
+        raise ValueError(
+            f"backbone {name!r}: patch_drop_rate should be 0, every patch has a place in the map"
+        )
     return vit
 
 

@@ -54,7 +54,9 @@ def _check(query: Tensor, key: Tensor, scale: float | None) -> float:
     backend.check_tensor(name, "key", key, (batch, heads, "N", width), (query.dtype,))
     backend.check_same_device(name, query=query, key=key)
     if min(heads, key.size(2), width) == 0:
-        raise ValueError(f"{name}: key has shape {tuple(key.shape)}, it should have at least one head, token and channel")
+        raise ValueError(
+            f"{name}: key has shape {tuple(key.shape)}, it should have at least one head, token and channel"
+        )
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"{name}: scale is {scale}, it should be a finite number")
     return width**-0.5 if scale is None else scale
@@ -118,7 +120,10 @@ def _autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 backend.define(
-    "class_attention", "(Tensor query, Tensor key, float? scale=None) -> Tensor", _forward, _forward_fake
+    "class_attention",
+    "(Tensor query, Tensor key, float? scale=None) -> Tensor",
+    _forward,
+    _forward_fake,
 )
 backend.define(
     "class_attention_backward",
