@@ -108,13 +108,14 @@ def load_published(
 ) -> LocalizationModel:
     """A model with weights under the names that the method's authors gave them.
 
-    Sizes (width, depth, patch, image, classes) are read from the weights' shapes; only the number of heads leaves no trace
-    there. A leading ``module.`` and a wrapping ``state_dict``, ``model`` or ``state`` key are looked through.
+    Sizes (width, depth, patch, image, classes) are read from the weights' shapes; only the number of heads leaves
+    no trace there. A leading ``module.`` and a wrapping ``state_dict``, ``model`` or ``state`` key are looked
+    through.
 
     Args:
         method: ``tscam``.
-        weights: a ``.pth`` or ``.safetensors`` file, or a state dict. Files are read with ``weights_only=True``: a pickle that
-            would run code is refused.
+        weights: a ``.pth`` or ``.safetensors`` file, or a state dict. Files are read with ``weights_only=True``: a
+            pickle that would run code is refused.
         num_heads: attention heads of a block (DeiT-T 3, DeiT-S 6, DeiT-B 12).
         options: the method's own, as for `create_model`.
 
@@ -123,8 +124,8 @@ def load_published(
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: a file that cannot be read safely, or names and shapes that are not the method's; all that are missing
-            or unexpected are listed.
+        CheckpointError: a file that cannot be read safely, or names and shapes that are not the method's; all that
+            are missing or unexpected are listed.
     """
     if method not in _PUBLISHED_NAMES:
         raise ValueError(f"method is {method!r}, it should be one of {', '.join(_PUBLISHED_NAMES)}")

@@ -10,7 +10,9 @@ from wsol_ext.models.vit import Backbone
 
 
 class LocalizationModel(nn.Module):
-    """A backbone and what a method adds to it. Subclasses give `forward`, `localize` and, where it is more, `training_loss`.
+    """A backbone and what a method adds to it.
+
+    Subclasses give `forward`, `localize` and, where it is more than cross-entropy, `training_loss`.
 
     Args:
         backbone: see `Backbone`.
@@ -36,7 +38,8 @@ class LocalizationModel(nn.Module):
             classes: (B, K) int64, the classes whose maps are wanted; None for each image's top-1.
 
         Returns:
-            logits (B, classes) and score maps (B, K, h, w) on the patch grid, not normalized. Only the asked maps are formed.
+            logits (B, classes) and score maps (B, K, h, w) on the patch grid, not normalized. Only the asked maps
+            are formed.
         """
         raise NotImplementedError
 

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 class ClassMapHead(nn.Conv2d):
     """Class-score maps S = 3x3 convolution (padding 1) of the patch tokens; logits = mean of S over the grid.
 
-    The mean of a zero-padded 3x3 convolution is linear in nine sums of the input: each tap sees the grid less the row or column it
-    leaves through. So logits cost ``classes * 9 C`` multiplications an image, and maps are convolved for the asked classes alone.
+    The mean of a zero-padded 3x3 convolution is linear in nine sums of the input: each tap sees the grid less the
+    row or column it leaves through. So logits cost ``classes * 9 C`` multiplications an image, and maps are
+    convolved for the asked classes alone.
 
     Args:
         embed_dim: channels C of a patch token.
@@ -32,8 +33,8 @@ class ClassMapHead(nn.Conv2d):
         """Score maps (B, K, h, w) of classes (B, K) int64, from patch tokens on their grid (B, h, w, C)."""
         batch, height, width, channels = patches.shape
         count = classes.size(1)
-        # One product for all taps; `fold` then adds each tap's plane at its offset (the transpose of a convolution's gather,
-        # hence the flip).
+        # One product for all taps; `fold` then adds each tap's plane at its offset (the transpose of a
+        # convolution's gather, hence the flip).
         taps = (
             self.weight.flip(2, 3)[classes]
             .permute(0, 1, 3, 4, 2)

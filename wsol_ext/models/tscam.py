@@ -10,8 +10,9 @@ from wsol_ext.models.vit import Backbone, patch_attention
 class TSCAM(LocalizationModel):
     """Class-agnostic attention times class-aware semantics (eq. 5-9 of the paper).
 
-    logits = GAP(S) with S the class-score maps of the patch tokens; the map of class c is (sum over blocks of the class token's
-    head-averaged attention row) * S_c. Training needs no attention rows, so it costs what the backbone costs.
+    logits = GAP(S) with S the class-score maps of the patch tokens; the map of class c is (sum over blocks of the
+    class token's head-averaged attention row) * S_c. Training needs no attention rows, so it costs what the
+    backbone costs.
 
     Args:
         backbone: see `Backbone`.

@@ -1,7 +1,7 @@
 """The backbone: any timm VisionTransformer with a class token, read block by block.
 
-Blocks whose class-attention row nobody asks for run as timm wrote them; the others run the same computation and hand out the row
-beside it, both through fused attention: no (N, N) matrix is formed anywhere.
+Blocks whose class-attention row nobody asks for run as timm wrote them; the others run the same computation and
+hand out the row beside it, both through fused attention: no (N, N) matrix is formed anywhere.
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -24,12 +24,14 @@ class Backbone(nn.Module):
     Args:
         name: a timm model name, such as ``deit_small_patch16_224``.
         pretrained: load timm's weights for that name.
-        img_size: the usual image size, an int or (height, width); position embeddings are stored for it and interpolated for
-            others.
-        options: passed to timm, such as ``drop_path_rate`` or, for a network of another size, ``embed_dim`` and ``depth``.
+        img_size: the usual image size, an int or (height, width); position embeddings are stored for it and
+            interpolated for others.
+        options: passed to timm, such as ``drop_path_rate`` or, for a network of another size, ``embed_dim`` and
+            ``depth``.
 
     Raises:
-        ValueError: the name is no timm VisionTransformer with a class token and standard blocks, or an option is unknown.
+        ValueError: the name is no timm VisionTransformer with a class token and standard blocks, or an option is
+            unknown.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Backbone(nn.Module):
         return height // patch_height, width // patch_width
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images (B, 3, height, width) to tokens (B, N, C): prefix tokens (the class token first), then patches by rows."""
+        """Images (B, 3, height, width) to tokens (B, N, C): prefix tokens, the class token first, then patches."""
         vit = self.vit
         return vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
 

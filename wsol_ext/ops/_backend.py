@@ -1,7 +1,8 @@
 """Which compiled module runs an operator, and how an operator reaches PyTorch.
 
-An operator is one Python function over raw kernels: it allocates outputs with torch and calls `run`. `define` registers it as
-`torch.ops.wsol.NAME` with a schema, a fake twin for `torch.compile`, and, where there is a gradient, autograd.
+An operator is one Python function over raw kernels: it allocates outputs with torch and calls `run`. `define`
+registers it as `torch.ops.wsol.NAME` with a schema, a fake twin for `torch.compile`, and, where there is a
+gradient, autograd.
 """
 
 import importlib

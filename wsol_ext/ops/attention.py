@@ -19,7 +19,8 @@ def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> T
 
     Args:
         query: (B, H, Q, D), float32, bfloat16, float16 or float64; usually Q = 1, the class token.
-        key: (B, H, N, D), of the same dtype, N >= 1. Views are read where they lie, such as the keys in a fused qkv tensor.
+        key: (B, H, N, D), of the same dtype, N >= 1. Views are read where they lie, such as the keys in a fused qkv
+            tensor.
         scale: the logits' factor, by default D ** -0.5.
 
     Returns:
@@ -29,7 +30,8 @@ def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> T
         TypeError: a dtype that is none of these, or two dtypes.
         ValueError: shapes that do not fit, tensors on two devices, or a scale that is not finite.
 
-    Differentiable in query and key, once: the backward has no gradient of its own. Under autocast both are cast to its dtype.
+    Differentiable in query and key, once: the backward has no gradient of its own. Under autocast both are cast to
+    its dtype.
 
     Example:
         >>> query, key = torch.zeros(2, 3, 1, 8), torch.randn(2, 3, 5, 8)
