@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place under another name, then renamed."""
+"""Files that are whole or absent: written beside their place, then renamed into it."""
 
 import json
 import os
@@ -11,10 +11,11 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there becomes `path` when the block ends.
+    """Give a temporary path beside `path`; what was written there becomes `path` at the end.
 
-    A crash, a full disk or an exception leaves the old file as it was, and an exception removes the temporary file. Missing
-    folders are made. The data is flushed to the disk before the renaming, so that a power cut cannot leave an empty file.
+    A crash, a full disk or an exception leaves the old file as it was, and an exception removes the
+    temporary file. Missing folders are made. The data is flushed to the disk before the renaming,
+    so that a power cut cannot leave an empty file.
 
     Raises:
         OSError: the file cannot be written; the message names `path`.
@@ -52,5 +53,5 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a JSON file, whole or not at all; a value that is not JSON (NaN too) raises before anything is written."""
+    """Write a JSON file, whole or not at all; NaN and other values that JSON lacks raise first."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
