@@ -31,7 +31,9 @@ def add_clutter(rng: Rng, image: np.ndarray, colours: Sequence[tuple[int, int, i
         distance = _ellipse(x, y, size * rng.uniform(0.05, 0.12), size * rng.uniform(0.04, 0.08))
     vivid = kind < 2 and rng.random() < 0.5
     colour = (
-        np.array(colours[rng.integers(len(colours))], np.float32) / 255 if vivid else _muted(rng)
+        np.array(colours[int(rng.integers(len(colours)))], np.float32) / 255
+        if vivid
+        else _muted(rng)
     )
     _paint(image, colour, _cover(distance))
 
@@ -58,7 +60,7 @@ def add_bird(rng: Rng, image: np.ndarray, colour: tuple[int, int, int]) -> np.nd
 
     vivid = np.array(colour, np.float32) / 255
     plumage = _muted(rng)
-    tint = (rng.uniform(0.3, 0.6) * (_noise(rng, size, 5) > -0.1))[..., None].astype(np.float32)
+    tint = (rng.uniform(0.6, 0.85) * (_noise(rng, size, 5) > -0.35))[..., None].astype(np.float32)
     texture = plumage * _pattern(rng, x, y, length)[..., None]
     texture = texture + (vivid - texture) * tint
     _paint(image, texture * 0.8, _cover(tail))

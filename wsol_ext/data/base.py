@@ -35,7 +35,7 @@ class LocalizationDataset(Dataset[Sample]):
         image_names: each picture's name, by which reports and errors call it.
         labels: each picture's class, 0 to len(class_names) - 1.
         class_names: each class's name.
-        transform: a function of a Pillow picture that gives a tensor, such as `eval_transform()`; None: the uint8 pixels.
+        transform: a function of a Pillow picture that gives a tensor, such as `eval_transform()`; None: the pixels.
         boxes: for each picture its boxes, (G, 4); None where the data set has none.
         has_masks: whether `load_mask` gives masks.
 
@@ -162,7 +162,8 @@ def collate(samples: Sequence[Sample]) -> Sample:
     Returns:
         A dict: `images` (B, 3, H, W), `labels` (B,) int64, `boxes` a list of (G_i, 4) float32, `sizes` (B, 2) int64 of
         width and height, `indices` (B,) int64; `masks` (B, h, w) uint8 where the samples have masks; and `errors`, the
-        list of (index, message) of the samples that a `Tolerant` data set could not read, which count in no other entry.
+        list of (index, message) of the samples that a `Tolerant` data set could not read, left out of all other
+        entries.
 
     Raises:
         ValueError: images of differing shapes, as without a transform that resizes.

@@ -19,9 +19,9 @@ class CubDataset(LocalizationDataset):
     """Caltech-UCSD Birds-200-2011 (Wah et al., 2011): one bird and one box a picture.
 
     The folder is read as published: `images.txt`, `image_class_labels.txt`, `train_test_split.txt`, `classes.txt` and
-    `bounding_boxes.txt`, joined by image id, and the pictures below `images/`. The images that `images.txt` lists count;
-    the other files may list more, so that a subset needs no edited files. Labels are consecutive over the classes
-    that occur in either split, in the order of their ids: 0 to 199 for the whole data set. A class is called as in
+    `bounding_boxes.txt`, joined by image id, and the pictures below `images/`. What `images.txt` lists counts; the
+    other files may list more, so that a subset needs no edited files. Labels are consecutive over the classes that
+    occur in either split, in the order of their ids: 0 to 199 for the whole data set. A class is called as in
     `classes.txt` without its number: `Black_footed_Albatross`.
 
     Boxes x, y, width, height become x, y, x + width, y + height, as in the split files of the public WSOL evaluator

@@ -25,9 +25,12 @@ def open_dataset(
     | name | root | options |
     | --- | --- | --- |
     | `cub` | the folder `CUB_200_2011` | |
-    | `folder` | a folder of class folders, or of such folders called `train`, `val`, `test`; names in `boxes` start below the class folders' folder. An undivided folder serves every split | those of `FolderDataset` |
-    | `synthetic` | none | those of `SyntheticDataset` |
-    | `wsol` | a data set's folder of split files, such as `metadata/CUB` | those of `WsolMetadataDataset`; `image_root` must be given |
+    | `folder` | a folder of class folders, or of `train`, `val`, `test` that hold them | of `FolderDataset` |
+    | `synthetic` | none | of `SyntheticDataset` |
+    | `wsol` | a data set's folder of split files, such as `metadata/CUB` | of `WsolMetadataDataset`: `image_root` |
+
+    A folder of class folders that is not divided serves every split. Where it is divided, the names in a CSV file of
+    boxes start below the split's folder.
 
     Args:
         name: one of `DATASETS`.

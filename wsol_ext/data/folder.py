@@ -20,11 +20,11 @@ _HEADER = ["image", "x0", "y0", "x1", "y1"]
 class FolderDataset(LocalizationDataset):
     """Pictures in one folder a class, `root/CLASS/…/picture.jpg`, with their boxes in a CSV file if there are any.
 
-    Classes are the folders of `root` in alphabetical order, pictures are found at any depth below. Names that start with a dot
-    and files that are no pictures are passed over.
+    Classes are the folders of `root` in alphabetical order, pictures are found at any depth below. Names that start
+    with a dot and files that are no pictures are passed over.
 
-    The CSV file starts with the line `image,x0,y0,x1,y1`; a picture's name is its path below `root` with forward slashes,
-    the box is in pixels of the picture, and a picture with several objects has several lines.
+    The CSV file starts with the line `image,x0,y0,x1,y1`; a picture's name is its path below `root` with forward
+    slashes, the box is in pixels of the picture, and a picture with several objects has several lines.
 
     Args:
         root: the folder.
@@ -41,7 +41,6 @@ class FolderDataset(LocalizationDataset):
 
     Example:
         >>> import tempfile
-        >>> from wsol_ext.data import SyntheticDataset
         >>> with tempfile.TemporaryDirectory() as root:
         ...     for k in range(2):
         ...         Path(root, "cats").mkdir(exist_ok=True)

@@ -53,7 +53,7 @@ def read_grey(path: str | Path) -> Image.Image:
 def _read(path: str | Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
-            # Formats differ in what a cut file raises: SyntaxError and ValueError (PNG), OSError (JPEG), EOFError (GIF).
+            # Formats differ in what a cut file raises: SyntaxError or ValueError (PNG), OSError (JPEG), EOFError (GIF).
             return image.convert(mode)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image file") from error

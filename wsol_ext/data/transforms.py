@@ -13,15 +13,16 @@ STD = (0.229, 0.224, 0.225)
 def train_transform(img_size: int = 224, resize: int | None = None) -> v2.Compose:
     """The training transform of TS-CAM's program (Gao et al., ICCV 2021), which its successors use too.
 
-    The whole picture is resized to a square whatever its aspect, a random square is cut out and mirrored half of the time.
+    The whole picture is resized to a square whatever its aspect; a random square is cut out, and mirrored half of the
+    time.
 
     Args:
         img_size: side of the cut, in pixels.
         resize: side of the square before the cut; None: `img_size` * 256 / 224, rounded.
 
     Returns:
-        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size), normalized
-        by `MEAN` and `STD`.
+        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size),
+        normalized by `MEAN` and `STD`.
 
     Raises:
         ValueError: a resize below img_size, or a size below 1.
@@ -55,8 +56,8 @@ def eval_transform(img_size: int = 224, resize: int | None = None) -> v2.Compose
             (resize 256, img_size 224).
 
     Returns:
-        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size), normalized
-        by `MEAN` and `STD`.
+        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size),
+        normalized by `MEAN` and `STD`.
 
     Raises:
         ValueError: a resize below img_size, or a size below 1.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.images import read_grey, read_image
-from wsol_ext.data.tables import AnnotationError, Row, read_rows
+from wsol_ext.data.tables import Row, read_rows
 
 _BOX_FORM, _MASK_FORM = "image id, x0, y0, x1, y1", "image id, mask file, ignore file"
 
@@ -18,12 +18,14 @@ _BOX_FORM, _MASK_FORM = "image id, x0, y0, x1, y1", "image id, mask file, ignore
 class WsolMetadataDataset(LocalizationDataset):
     """A split of ILSVRC, CUB or OpenImages as the public WSOL evaluation defines it (Choe et al., CVPR 2020).
 
-    `metadata_dir` holds `image_ids.txt`, `class_labels.txt`, `image_sizes.txt` and `localization.txt`. The ids of the first
-    file, in its order, are the pictures; an id is also the picture's path below `image_root`. Where `image_sizes.txt` has
-    a picture's size, that is its `size`, so that pictures stored smaller than they were annotated need no other boxes.
+    `metadata_dir` holds `image_ids.txt`, `class_labels.txt`, `image_sizes.txt` and `localization.txt`. The ids of the
+    first file, in its order, are the pictures; an id is also the picture's path below `image_root`. Where
+    `image_sizes.txt` has a picture's size, that is its `size`, so that pictures stored smaller than they were annotated
+    need no other boxes.
 
     Masks (OpenImages) become what the published evaluator makes of them: each file read as grey, resized to `mask_size`
-    by nearest neighbour, an object where any instance is above 0.5, and ignored (255) where the ignore file is and no object.
+    by nearest neighbour, an object where any instance is above 0.5, ignored (255) where the ignore file is and no
+    object.
 
     Args:
         metadata_dir: the folder of the four files, such as `metadata/ILSVRC/test`.
@@ -31,8 +33,8 @@ class WsolMetadataDataset(LocalizationDataset):
         transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
         mask_root: the folder that mask files are paths below; None: `image_root`.
         mask_size: side of the masks in pixels.
-        class_names: the classes' names; None: the name of the folder that holds all of a class's pictures and no other's,
-            or else the label's number.
+        class_names: the classes' names; None: the name of the folder that holds a class's pictures and no other's, or
+            else the label's number.
 
     Raises:
         FileNotFoundError: metadata_dir lacks one of its files.
@@ -119,7 +121,7 @@ class WsolMetadataDataset(LocalizationDataset):
 
     def _read_mask(self, file: str) -> np.ndarray:
         pixels = np.asarray(read_grey(self.mask_root / file))
-        # Nearest neighbour as OpenCV has it, down to the rounding of 1 / (new / old): Pillow takes pixel centres instead.
+        # Nearest neighbour as OpenCV has it, down to the rounding of 1 / (new / old). (Pillow takes pixel centres.)
         rows, columns = (
             np.minimum(
                 (np.arange(self.mask_size) * (1 / (self.mask_size / side))).astype(int), side - 1
