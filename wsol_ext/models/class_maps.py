@@ -17,6 +17,8 @@ class ClassMapHead(nn.Conv2d):
         num_classes: number of classes.
     """
 
+    bias: Tensor  # there always is one
+
     def __init__(self, embed_dim: int, num_classes: int) -> None:
         super().__init__(embed_dim, num_classes, kernel_size=3, padding=1)
 
