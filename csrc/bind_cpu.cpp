@@ -29,33 +29,37 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       },
       NoGil());
 
+  module.def("boxes_scratch_bytes", [](int64_t, int64_t, int64_t, int64_t, bool, int) {
+    return 0;  // threads keep their own
+  });
   module.def(
       "extract_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& boxes,
-         const TensorView& status, int threads) {
-        wsol::cpu::extract_boxes({score_maps, thresholds, boxes, status}, threads);
+         const TensorView& status, const TensorView& scratch, int threads) {
+        wsol::cpu::extract_boxes({score_maps, thresholds, boxes, status, scratch}, threads);
       },
       NoGil());
   module.def(
       "count_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& counts,
-         const TensorView& status, int threads) {
-        wsol::cpu::count_boxes({score_maps, thresholds, counts, status}, threads);
+         const TensorView& status, const TensorView& scratch, int threads) {
+        wsol::cpu::count_boxes({score_maps, thresholds, counts, status, scratch}, threads);
       },
       NoGil());
   module.def(
       "list_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& offsets,
-         const TensorView& boxes, int threads) {
-        wsol::cpu::list_boxes({score_maps, thresholds, offsets, boxes}, threads);
+         const TensorView& boxes, const TensorView& scratch, int threads) {
+        wsol::cpu::list_boxes({score_maps, thresholds, offsets, boxes, scratch}, threads);
       },
       NoGil());
   module.def(
       "best_box_iou",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& gt_boxes,
-         const TensorView& best_iou, const TensorView& status, bool all_contours, int threads) {
+         const TensorView& best_iou, const TensorView& status, const TensorView& scratch,
+         bool all_contours, int threads) {
         wsol::cpu::best_box_iou(
-            {score_maps, thresholds, gt_boxes, best_iou, status, all_contours}, threads);
+            {score_maps, thresholds, gt_boxes, best_iou, status, scratch, all_contours}, threads);
       },
       NoGil());
   module.def(

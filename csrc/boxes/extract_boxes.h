@@ -31,7 +31,7 @@ enum BoxStatus : int32_t { kBadScore = 1, kBadThreshold = 2, kBadGtBox = 4 };
 struct ExtractBoxes {
   TensorView score_maps, thresholds;
   TensorView boxes;  // (B, T, 4): the box of the contour of largest area
-  TensorView status;
+  TensorView status, scratch;
 };
 
 // Two calls list every contour: the first counts, the second writes where the offsets say. In a
@@ -40,20 +40,21 @@ struct ExtractBoxes {
 struct CountBoxes {
   TensorView score_maps, thresholds;
   TensorView counts;  // (B, T) int64
-  TensorView status;
+  TensorView status, scratch;
 };
 
 struct ListBoxes {
   TensorView score_maps, thresholds;
   TensorView offsets;  // (B * T + 1,) int64
   TensorView boxes;    // (offsets[B * T], 4)
+  TensorView scratch;  // what count_boxes left there
 };
 
 struct BestBoxIou {
   TensorView score_maps, thresholds;
   TensorView gt_boxes;  // (B, G, 4) float32, contiguous; rows of -1 are padding
   TensorView best_iou;  // (B, T) float32
-  TensorView status;
+  TensorView status, scratch;
   bool all_contours;  // else the contour of largest area alone
 };
 
@@ -63,5 +64,17 @@ void count_boxes(const CountBoxes& args, int threads);
 void list_boxes(const ListBoxes& args, int threads);
 void best_box_iou(const BestBoxIou& args, int threads);
 }  // namespace cpu
+
+#if defined(WSOL_WITH_CUDA)
+namespace cuda {
+// How much `scratch` the calls below want, uint8.
+int64_t boxes_scratch_bytes(int64_t images, int64_t height, int64_t width, int64_t thresholds,
+                            bool all_contours);
+void extract_boxes(const ExtractBoxes& args, Stream stream);
+void count_boxes(const CountBoxes& args, Stream stream);
+void list_boxes(const ListBoxes& args, Stream stream);
+void best_box_iou(const BestBoxIou& args, Stream stream);
+}  // namespace cuda
+#endif
 
 }  // namespace wsol

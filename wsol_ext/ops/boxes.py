@@ -215,6 +215,14 @@ def _raise_for_status(name: str, status: Tensor, score_maps: Tensor, thresholds:
         )
 
 
+def _scratch(score_maps: Tensor, thresholds: Tensor, all_contours: bool) -> Tensor:
+    """Memory that the CUDA kernels work in."""
+    sizes = (*score_maps.shape, thresholds.size(0))
+    device = score_maps.device
+    count = backend.run("boxes_scratch_bytes", *sizes, all_contours, device=device)
+    return torch.empty(count, dtype=torch.uint8, device=device)
+
+
 # --- extract_boxes
 
 
@@ -225,7 +233,13 @@ def _extract_boxes(score_maps: Tensor, thresholds: Tensor, check_values: bool = 
         score_maps = backend.rows_contiguous(score_maps)
         status = boxes.new_zeros(1)
         backend.run(
-            name, score_maps, thresholds.contiguous(), boxes, status, device=score_maps.device
+            name,
+            score_maps,
+            thresholds.contiguous(),
+            boxes,
+            status,
+            _scratch(score_maps, thresholds, all_contours=False),
+            device=score_maps.device,
         )
         if check_values:
             _raise_for_status(name, status, score_maps, thresholds)
@@ -252,13 +266,13 @@ def _extract_all_boxes(
         return counts.new_empty((0, 4), dtype=torch.int32), offsets
     score_maps, thresholds = backend.rows_contiguous(score_maps), thresholds.contiguous()
     status = counts.new_zeros(1, dtype=torch.int32)
-    device = score_maps.device
-    backend.run("count_boxes", score_maps, thresholds, counts, status, device=device)
+    scratch, device = _scratch(score_maps, thresholds, all_contours=True), score_maps.device
+    backend.run("count_boxes", score_maps, thresholds, counts, status, scratch, device=device)
     if check_values:
         _raise_for_status(name, status, score_maps, thresholds)
     torch.cumsum(counts.flatten(), dim=0, out=offsets[1:])
     boxes = counts.new_empty((int(offsets[-1].item()), 4), dtype=torch.int32)
-    backend.run("list_boxes", score_maps, thresholds, offsets, boxes, device=device)
+    backend.run("list_boxes", score_maps, thresholds, offsets, boxes, scratch, device=device)
     return boxes, offsets
 
 
@@ -293,6 +307,7 @@ def _best_box_iou(
             gt_boxes.to(torch.float32).contiguous(),
             best_iou,
             status,
+            _scratch(score_maps, thresholds, all_contours),
             all_contours,
             device=score_maps.device,
         )
