@@ -1,5 +1,7 @@
 // The CPU kernels as the Python module wsol_ext._cpu. Every function ends with the number of threads.
 #include "attention/class_attention.h"
+#include "boxes/box_iou.h"
+#include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
 
 namespace py = pybind11;
@@ -25,5 +27,44 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
         wsol::cpu::class_attention_backward(
             {query, key, grad_out, grad_query, grad_key, grad_logits, scale}, threads);
       },
+      NoGil());
+
+  module.def("boxes_scratch_bytes", [](int64_t, int64_t, int64_t, int64_t, bool, int) {
+    return 0;  // threads keep their own
+  });
+  module.def(
+      "extract_boxes",
+      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& boxes,
+         const TensorView& status, const TensorView& scratch, int threads) {
+        wsol::cpu::extract_boxes({score_maps, thresholds, boxes, status, scratch}, threads);
+      },
+      NoGil());
+  module.def(
+      "count_boxes",
+      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& counts,
+         const TensorView& status, const TensorView& scratch, int threads) {
+        wsol::cpu::count_boxes({score_maps, thresholds, counts, status, scratch}, threads);
+      },
+      NoGil());
+  module.def(
+      "list_boxes",
+      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& offsets,
+         const TensorView& boxes, const TensorView& scratch, int threads) {
+        wsol::cpu::list_boxes({score_maps, thresholds, offsets, boxes, scratch}, threads);
+      },
+      NoGil());
+  module.def(
+      "best_box_iou",
+      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& gt_boxes,
+         const TensorView& best_iou, const TensorView& status, const TensorView& scratch,
+         bool all_contours, int threads) {
+        wsol::cpu::best_box_iou(
+            {score_maps, thresholds, gt_boxes, best_iou, status, scratch, all_contours}, threads);
+      },
+      NoGil());
+  module.def(
+      "box_iou",
+      [](const TensorView& a, const TensorView& b, const TensorView& out, bool inclusive,
+         int threads) { wsol::cpu::box_iou({a, b, out, inclusive}, threads); },
       NoGil());
 }

@@ -2,6 +2,8 @@
 // with the stream to run on.
 #define WSOL_WITH_CUDA
 #include "attention/class_attention.h"
+#include "boxes/box_iou.h"
+#include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
 
 namespace py = pybind11;
@@ -34,5 +36,45 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
         wsol::cuda::class_attention_backward(
             {query, key, grad_out, grad_query, grad_key, grad_logits, scale}, stream);
       },
+      NoGil());
+
+  module.def("boxes_scratch_bytes", [](int64_t images, int64_t height, int64_t width,
+                                       int64_t thresholds, bool all_contours, Stream) {
+    return wsol::cuda::boxes_scratch_bytes(images, height, width, thresholds, all_contours);
+  });
+  module.def(
+      "extract_boxes",
+      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& boxes,
+         const TensorView& status, const TensorView& scratch, Stream stream) {
+        wsol::cuda::extract_boxes({score_maps, thresholds, boxes, status, scratch}, stream);
+      },
+      NoGil());
+  module.def(
+      "count_boxes",
+      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& counts,
+         const TensorView& status, const TensorView& scratch, Stream stream) {
+        wsol::cuda::count_boxes({score_maps, thresholds, counts, status, scratch}, stream);
+      },
+      NoGil());
+  module.def(
+      "list_boxes",
+      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& offsets,
+         const TensorView& boxes, const TensorView& scratch, Stream stream) {
+        wsol::cuda::list_boxes({score_maps, thresholds, offsets, boxes, scratch}, stream);
+      },
+      NoGil());
+  module.def(
+      "best_box_iou",
+      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& gt_boxes,
+         const TensorView& best_iou, const TensorView& status, const TensorView& scratch,
+         bool all_contours, Stream stream) {
+        wsol::cuda::best_box_iou(
+            {score_maps, thresholds, gt_boxes, best_iou, status, scratch, all_contours}, stream);
+      },
+      NoGil());
+  module.def(
+      "box_iou",
+      [](const TensorView& a, const TensorView& b, const TensorView& out, bool inclusive,
+         Stream stream) { wsol::cuda::box_iou({a, b, out, inclusive}, stream); },
       NoGil());
 }

@@ -1,0 +1,28 @@
+// Intersection over union of every box of one list with every box of another, batched.
+//
+// a (B, N, 4), b (B, M, 4), out (B, N, M): one dtype, float32 or float64, contiguous. Boxes are
+// [x0, y0, x1, y1]; `inclusive` counts both end pixels of a side. 0 where both boxes are empty.
+#pragma once
+
+#include "core/tensor_view.h"
+#if defined(WSOL_WITH_CUDA)
+#include "core/cuda.h"
+#endif
+
+namespace wsol {
+
+struct BoxIou {
+  TensorView a, b, out;
+  bool inclusive;
+};
+
+namespace cpu {
+void box_iou(const BoxIou& args, int threads);
+}
+#if defined(WSOL_WITH_CUDA)
+namespace cuda {
+void box_iou(const BoxIou& args, Stream stream);
+}
+#endif
+
+}  // namespace wsol

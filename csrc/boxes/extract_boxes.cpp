@@ -1,0 +1,293 @@
+// CPU: one task an image, which sweeps its few distinct levels once (background, to fill or list
+// holes) and once more (foreground). Limited by the sort and by the latency of the pixels'
+// neighbour look-ups; a map fits the second-level cache.
+#include "boxes/extract_boxes.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <span>
+
+#include "boxes/component_sweep.h"
+#include "boxes/score_levels.h"
+#include "core/parallel_for.h"
+
+namespace wsol::cpu {
+namespace {
+
+struct Box {
+  int32_t x0, y0, x1, y1;  // x1, y1 exclusive
+};
+constexpr Box kNoBox{0, 0, 0, 0};
+
+Box outer_box(const Component& c) { return {c.x0, c.y0, c.x1 + 1, c.y1 + 1}; }
+Box hole_box(const Component& c) { return {c.x0 - 1, c.y0 - 1, c.x1 + 2, c.y1 + 2}; }
+
+// The largest value raised at each cut, where values are raised over intervals of cuts: a sparse
+// table filled from above.
+template <typename T>
+class IntervalMax {
+ public:
+  void reset(int cuts, const T& lowest) {
+    cuts_ = cuts;
+    const int layers = std::bit_width(static_cast<unsigned>(cuts));
+    table_.assign(static_cast<size_t>(layers) * cuts, lowest);
+  }
+  void raise(int first, int last, const T& value) {
+    const int layer = std::bit_width(static_cast<unsigned>(last - first + 1)) - 1;
+    raise_at(layer, first, value);
+    raise_at(layer, last + 1 - (1 << layer), value);
+  }
+  std::span<const T> finish() {
+    for (int layer = std::bit_width(static_cast<unsigned>(cuts_)) - 1; layer >= 1; --layer) {
+      for (int i = 0; i + (1 << layer) <= cuts_; ++i) {
+        const T value = table_[static_cast<size_t>(layer) * cuts_ + i];
+        raise_at(layer - 1, i, value);
+        raise_at(layer - 1, i + (1 << (layer - 1)), value);
+      }
+    }
+    return {table_.data(), static_cast<size_t>(cuts_)};
+  }
+
+ private:
+  void raise_at(int layer, int i, const T& value) {
+    T& held = table_[static_cast<size_t>(layer) * cuts_ + i];
+    if (held < value) held = value;
+  }
+
+  int cuts_ = 0;
+  std::vector<T> table_;
+};
+
+struct RankedBox {
+  uint64_t rank;  // 1 + doubled area, then the place of the first pixel; 0: no contour
+  Box box;
+  bool operator<(const RankedBox& other) const { return rank < other.rank; }
+};
+
+// Everything one image needs; a thread keeps it from image to image.
+class ImageContours {
+ public:
+  int32_t read(const TensorView& score_maps, int64_t image, const TensorView& thresholds) {
+    return map_.read(score_maps, image, thresholds);
+  }
+  int cuts() const { return map_.cuts; }
+  std::span<const int> cut_of_threshold() const { return map_.cut_of_threshold; }
+
+  // The box of the contour of largest area at each cut.
+  std::span<const RankedBox> largest() {
+    fill_holes();
+    largest_.reset(cuts(), {0, kNoBox});
+    sweep_.run<Connectivity::kEight, false>(
+        filled_, cuts(), [&](const Component& c, int low, int high) {
+          const uint64_t rank = static_cast<uint64_t>(c.area2 + 1) << 32 | c.first;
+          largest_.raise(low - 1, high - 1, {rank, outer_box(c)});
+        });
+    return largest_.finish();
+  }
+
+  // Calls emit(box, is_hole, first pixel, first cut, last cut) for every contour that some interval
+  // of cuts has.
+  template <typename Emit>
+  void for_each_contour(Emit&& emit) {
+    sweep_.run<Connectivity::kEight, false>(map_.levels, cuts(),
+                                            [&](const Component& c, int low, int high) {
+                                              emit(outer_box(c), false, c.first, low - 1, high - 1);
+                                            });
+    sweep_background([&](const Component& c, int low, int high) {
+      emit(hole_box(c), true, c.first, cuts() - high, cuts() - low);
+    });
+  }
+
+ private:
+  // Sweeps from the lowest level up: after level v of the complement has come, the background of
+  // cut cuts - v is there.
+  template <typename Emit>
+  void sweep_background(Emit&& emit) {
+    const FramedBytes& levels = map_.levels;
+    complement_.resize(levels.height, levels.width);
+    const int top = cuts();
+    for (size_t i = 0; i < levels.bytes.size(); ++i) {
+      complement_.bytes[i] = static_cast<uint8_t>(top - levels.bytes[i]);
+    }
+    complement_.set_frame(255);
+    sweep_.run<Connectivity::kFour, true>(complement_, top, emit);
+  }
+
+  // Raises each pixel to the level up to which it is foreground or inside a hole.
+  void fill_holes() {
+    sweep_background([](const Component&, int, int) {});
+    fill_level_.assign(sweep_.count(), static_cast<uint8_t>(cuts()));  // holes at every cut
+    const std::vector<ComponentSweep::Merge>& merges = sweep_.merges();
+    for (auto merge = merges.rbegin(); merge != merges.rend(); ++merge) {
+      fill_level_[merge->from] =
+          merge->into == 0 ? static_cast<uint8_t>(cuts() - merge->level) : fill_level_[merge->into];
+    }
+    fill_level_[0] = 0;
+    filled_.resize(map_.levels.height, map_.levels.width);
+    const std::vector<int32_t>& labels = sweep_.labels();
+    for (size_t i = 0; i < labels.size(); ++i) {
+      filled_.bytes[i] = std::max(map_.levels.bytes[i], fill_level_[labels[i]]);
+    }
+  }
+
+  ScoreLevels map_;
+  FramedBytes complement_, filled_;
+  ComponentSweep sweep_;
+  std::vector<uint8_t> fill_level_;
+  IntervalMax<RankedBox> largest_;
+};
+
+// Runs work(contours, image) for each image, its scores read, and adds what was wrong with them to
+// `status`.
+template <typename Work>
+void for_each_image(const TensorView& score_maps, const TensorView& thresholds,
+                    std::atomic<int32_t>& status, int threads, Work&& work) {
+  parallel_for(score_maps.size(0), 1, threads, [&](int64_t begin, int64_t end) {
+    ImageContours contours;
+    for (int64_t image = begin; image < end; ++image) {
+      status |= contours.read(score_maps, image, thresholds);
+      work(contours, image);
+    }
+  });
+}
+
+struct GtBox {
+  float x0, y0, x1, y1, area;
+};
+
+float side(float low, float high) { return std::max(high - low + 1.0f, 0.0f); }
+
+// An image's ground truth, without the padding and without what is no number, which sets kBadGtBox.
+std::vector<GtBox> gt_of(const TensorView& gt_boxes, int64_t image, std::atomic<int32_t>& status) {
+  std::vector<GtBox> result;
+  const float* row = gt_boxes.as<float>() + image * gt_boxes.size(1) * 4;
+  for (int64_t g = 0; g < gt_boxes.size(1); ++g, row += 4) {
+    if (std::all_of(row, row + 4, [](float v) { return v == -1.0f; })) continue;
+    if (!std::all_of(row, row + 4, [](float v) { return std::isfinite(v); })) {
+      status |= kBadGtBox;
+      continue;
+    }
+    result.push_back({row[0], row[1], row[2], row[3], side(row[0], row[2]) * side(row[1], row[3])});
+  }
+  return result;
+}
+
+// Both end pixels count; the box is clipped as the evaluator clips its boxes.
+float best_iou(Box box, int width, int height, std::span<const GtBox> gt) {
+  const auto x0 = static_cast<float>(box.x0), x1 = static_cast<float>(std::min(box.x1, width - 1));
+  const auto y0 = static_cast<float>(box.y0), y1 = static_cast<float>(std::min(box.y1, height - 1));
+  const float area = side(x0, x1) * side(y0, y1);
+  float best = 0;
+  for (const GtBox& g : gt) {
+    const float shared =
+        side(std::max(x0, g.x0), std::min(x1, g.x1)) * side(std::max(y0, g.y0), std::min(y1, g.y1));
+    const float joined = area + g.area - shared;
+    if (joined > 0) best = std::max(best, shared / joined);
+  }
+  return best;
+}
+
+}  // namespace
+
+void extract_boxes(const ExtractBoxes& args, int threads) {
+  const int64_t count = args.thresholds.size(0);
+  std::atomic<int32_t> status{0};
+  for_each_image(args.score_maps, args.thresholds, status, threads,
+                 [&](ImageContours& contours, int64_t image) {
+                   const std::span<const RankedBox> largest = contours.largest();
+                   Box* out = args.boxes.as<Box>() + image * count;
+                   for (int64_t t = 0; t < count; ++t) {
+                     const int cut = contours.cut_of_threshold()[t];
+                     out[t] = cut == ScoreLevels::kNoForeground ? kNoBox : largest[cut].box;
+                   }
+                 });
+  *args.status.as<int32_t>() |= status;
+}
+
+void count_boxes(const CountBoxes& args, int threads) {
+  const int64_t count = args.thresholds.size(0);
+  std::atomic<int32_t> status{0};
+  for_each_image(args.score_maps, args.thresholds, status, threads,
+                 [&](ImageContours& contours, int64_t image) {
+                   std::vector<int64_t> counts(contours.cuts() + 1);  // first as differences
+                   contours.for_each_contour([&](Box, bool, uint32_t, int first, int last) {
+                     ++counts[first];
+                     --counts[last + 1];
+                   });
+                   for (int cut = 1; cut < contours.cuts(); ++cut) counts[cut] += counts[cut - 1];
+                   int64_t* out = args.counts.as<int64_t>() + image * count;
+                   for (int64_t t = 0; t < count; ++t) {
+                     const int cut = contours.cut_of_threshold()[t];
+                     out[t] = cut == ScoreLevels::kNoForeground ? 1 : counts[cut];
+                   }
+                 });
+  *args.status.as<int32_t>() |= status;
+}
+
+void list_boxes(const ListBoxes& args, int threads) {
+  struct Contour {
+    uint64_t place;  // outer contours before holes, then the first pixel
+    int first, last;
+    Box box;
+  };
+  const int64_t count = args.thresholds.size(0);
+  std::atomic<int32_t> ignored{0};  // count_boxes read the same
+  for_each_image(
+      args.score_maps, args.thresholds, ignored, threads,
+      [&](ImageContours& contours, int64_t image) {
+        std::vector<Contour> list;
+        contours.for_each_contour([&](Box box, bool hole, uint32_t pixel, int first, int last) {
+          list.push_back({static_cast<uint64_t>(hole) << 32 | pixel, first, last, box});
+        });
+        std::ranges::sort(list, {}, &Contour::place);
+        std::vector<std::vector<Box>> of_cut(contours.cuts());
+        for (const Contour& contour : list) {
+          for (int cut = contour.first; cut <= contour.last; ++cut)
+            of_cut[cut].push_back(contour.box);
+        }
+        const int64_t* offsets = args.offsets.as<int64_t>() + image * count;
+        for (int64_t t = 0; t < count; ++t) {
+          Box* out = args.boxes.as<Box>() + offsets[t];
+          const int cut = contours.cut_of_threshold()[t];
+          if (cut == ScoreLevels::kNoForeground) {
+            *out = kNoBox;
+          } else {
+            std::ranges::copy(of_cut[cut], out);
+          }
+        }
+      });
+}
+
+void best_box_iou(const BestBoxIou& args, int threads) {
+  const int64_t count = args.thresholds.size(0);
+  const int height = static_cast<int>(args.score_maps.size(1));
+  const int width = static_cast<int>(args.score_maps.size(2));
+  std::atomic<int32_t> status{0};
+  for_each_image(args.score_maps, args.thresholds, status, threads,
+                 [&](ImageContours& contours, int64_t image) {
+                   const std::vector<GtBox> gt = gt_of(args.gt_boxes, image, status);
+                   const auto iou = [&](Box box) { return best_iou(box, width, height, gt); };
+                   IntervalMax<float> best;
+                   best.reset(contours.cuts(), 0);
+                   if (args.all_contours) {
+                     contours.for_each_contour([&](Box box, bool, uint32_t, int first, int last) {
+                       best.raise(first, last, iou(box));
+                     });
+                   } else {
+                     const std::span<const RankedBox> largest = contours.largest();
+                     for (int cut = 0; cut < contours.cuts(); ++cut)
+                       best.raise(cut, cut, iou(largest[cut].box));
+                   }
+                   const std::span<const float> of_cut = best.finish();
+                   float* out = args.best_iou.as<float>() + image * count;
+                   for (int64_t t = 0; t < count; ++t) {
+                     const int cut = contours.cut_of_threshold()[t];
+                     out[t] = cut == ScoreLevels::kNoForeground ? iou(kNoBox) : of_cut[cut];
+                   }
+                 });
+  *args.status.as<int32_t>() |= status;
+}
+
+}  // namespace wsol::cpu

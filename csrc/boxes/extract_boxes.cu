@@ -1,0 +1,484 @@
+// CUDA: an image's distinct cuts are told apart first, then every (image, cut) pair has a block of
+// its own, in chunks that fit the scratch memory.
+//
+//   read      a block owns an image: quantizes it, finds its distinct cuts. Reads the map, writes a
+//   byte a pixel. pairs     a block owns an (image, cut): labels its components
+//   (component_labels.cuh) and reduces their boxes to one answer.
+//             Shared memory: one partial result a warp. Moves the bytes a few times and 4-byte
+//             labels about ten times, 8 or 16 scratch bytes a pixel; limited by the latency of the
+//             label chains and then by bandwidth.
+//   answers   a thread owns an (image, threshold) and takes the answer of its cut.
+#define WSOL_WITH_CUDA
+#include <algorithm>
+
+#include "boxes/component_labels.cuh"
+#include "boxes/extract_boxes.h"
+
+namespace wsol::cuda {
+namespace {
+
+constexpr int kThreads = 1024;
+constexpr int kMaxCuts = 255;  // cuts 0..254 lie below a largest value of up to 255
+constexpr int kNoForeground = -1;
+constexpr size_t kShared = kThreads / kWarpSize * sizeof(uint64_t);
+// Pairs are worked on in chunks whose scratch stays below this, but for a pair that alone needs
+// more.
+constexpr int64_t kPairScratchBytes = int64_t{256} << 20;
+
+enum class Answer { kLargestBox, kBestIou, kCount, kList };
+
+// Ints of scratch a pixel: its label, and by root the area, or three bounds of the box.
+template <Answer kAnswer>
+constexpr int kPlanes = kAnswer == Answer::kLargestBox ? 2 : 4;
+
+// The scratch memory, cut up.
+struct Scratch {
+  uint8_t* quantized;     // (B, H * W)
+  int* cuts;              // (B,): how many distinct cuts the image has
+  int* cut_values;        // (B, S)
+  int* first_thresholds;  // (B, S): the first threshold with this cut
+  int* cut_of_threshold;  // (B, T): index of its cut, or kNoForeground
+  int4* answers;          // (B, S): a box, or in x the best IoU's bits or the number of boxes
+  int* planes;            // (pairs at once, planes, H * W + 1): labels, then sums or bounds by root
+  int slots;              // S: cuts an image can have
+  int64_t pairs_at_once;
+
+  // Lays it out from address `base`; returns its size.
+  int64_t lay_out(uintptr_t base, int64_t images, MapSize size, int64_t thresholds, Answer answer) {
+    int64_t used = 0;
+    const auto take = [&]<typename T>(T*& pointer, int64_t count) {
+      pointer = reinterpret_cast<T*>(base + used);
+      used += (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
+    };
+    slots = static_cast<int>(std::min<int64_t>(thresholds, kMaxCuts));
+    take(quantized, images * size.pixels());
+    take(cuts, images);
+    take(cut_values, images * slots);
+    take(first_thresholds, images * slots);
+    take(cut_of_threshold, images * thresholds);
+    take(answers, images * slots);
+    const int64_t ints_a_pair =
+        (answer == Answer::kLargestBox ? kPlanes<Answer::kLargestBox>
+                                       : kPlanes<Answer::kList>)*(size.pixels() + 1);
+    pairs_at_once = std::clamp<int64_t>(kPairScratchBytes / (4 * ints_a_pair), 1, images * slots);
+    take(planes, pairs_at_once * ints_a_pair);
+    return used;
+  }
+};
+
+template <typename T>
+struct ScoreMaps {
+  const T* data;
+  int64_t image_stride, row_stride;
+  MapSize size;
+};
+
+template <typename T>
+__global__ void read_kernel(ScoreMaps<T> maps, const double* thresholds, int count,
+                            const float* gt_boxes, int gt_values, Scratch scratch, int* status) {
+  int* partial = reinterpret_cast<int*>(dynamic_shared());  // a value a warp
+  int* first_of_cut = partial + kThreads / kWarpSize;       // (256,), then the cut's index
+  const int64_t image = blockIdx.x;
+  const int pixels = maps.size.pixels();
+  uint8_t* quantized = scratch.quantized + image * pixels;
+  int largest = 0, wrong = 0;
+  for (int p = threadIdx.x; p < pixels; p += blockDim.x) {
+    const int64_t x = p % maps.size.width, y = p / maps.size.width;
+    const T stored = maps.data[image * maps.image_stride + y * maps.row_stride + x];
+    const auto score = static_cast<double>(Element<T>::load(stored));
+    const bool good = score >= 0.0 && score <= 1.0;
+    if (!good) wrong |= kBadScore;
+    const int u = good ? static_cast<int>(255.0 * score) : (score > 1.0 ? 255 : 0);
+    quantized[p] = static_cast<uint8_t>(u);
+    largest = max(largest, u);
+  }
+  for (int i = threadIdx.x; i < 256; i += blockDim.x) first_of_cut[i] = count;
+  largest = block_max(largest, partial);  // also a barrier
+
+  const auto cut_at = [&](int t) {
+    const double threshold = thresholds[t];
+    const int cut = threshold >= 0.0 && threshold < 1.0 ? static_cast<int>(threshold * largest) : 0;
+    return cut < largest ? cut : kNoForeground;
+  };
+  for (int t = threadIdx.x; t < count; t += blockDim.x) {
+    if (!(thresholds[t] >= 0.0 && thresholds[t] < 1.0)) wrong |= kBadThreshold;
+    if (cut_at(t) != kNoForeground) atomicMin(&first_of_cut[cut_at(t)], t);
+  }
+  for (int i = threadIdx.x; i < gt_values; i += blockDim.x) {
+    if (!isfinite(gt_boxes[image * gt_values + i])) wrong |= kBadGtBox;
+  }
+  if (wrong != 0) atomicOr(status, wrong);
+  __syncthreads();
+
+  if (threadIdx.x == 0) {
+    int index = 0;
+    for (int cut = 0; cut < 256; ++cut) {
+      if (first_of_cut[cut] == count) continue;
+      scratch.cut_values[image * scratch.slots + index] = cut;
+      scratch.first_thresholds[image * scratch.slots + index] = first_of_cut[cut];
+      first_of_cut[cut] = index++;
+    }
+    scratch.cuts[image] = index;
+  }
+  __syncthreads();
+  for (int t = threadIdx.x; t < count; t += blockDim.x) {
+    const int cut = cut_at(t);
+    scratch.cut_of_threshold[image * count + t] = cut == kNoForeground ? cut : first_of_cut[cut];
+  }
+}
+
+struct GtBoxes {
+  const float* data;
+  int count;  // an image
+};
+
+__device__ float side(float low, float high) { return fmaxf(high - low + 1.0f, 0.0f); }
+
+// Both end pixels count; the box is clipped as the evaluator clips its boxes.
+__device__ float best_iou(int4 box, MapSize size, const GtBoxes& gt, int64_t image) {
+  const auto x0 = static_cast<float>(box.x), x1 = static_cast<float>(min(box.z, size.width - 1));
+  const auto y0 = static_cast<float>(box.y), y1 = static_cast<float>(min(box.w, size.height - 1));
+  const float area = side(x0, x1) * side(y0, y1);
+  float best = 0;
+  for (int g = 0; g < gt.count; ++g) {
+    const float* b = gt.data + (image * gt.count + g) * 4;
+    const bool padding = b[0] == -1.0f && b[1] == -1.0f && b[2] == -1.0f && b[3] == -1.0f;
+    const bool finite = isfinite(b[0]) && isfinite(b[1]) && isfinite(b[2]) && isfinite(b[3]);
+    if (padding || !finite) continue;
+    const float shared =
+        side(fmaxf(x0, b[0]), fminf(x1, b[2])) * side(fmaxf(y0, b[1]), fminf(y1, b[3]));
+    const float joined = area + side(b[0], b[2]) * side(b[1], b[3]) - shared;
+    if (joined > 0) best = fmaxf(best, shared / joined);
+  }
+  return best;
+}
+
+// The box of the contour of largest area. What the outside does not reach is foreground or enclosed
+// by it: its components are the outermost ones with their holes filled, and the sum over the 2x2
+// quads in one is its contour's area.
+__device__ int4 largest_box(const uint8_t* u, int cut, MapSize size, int* labels, int* area2) {
+  auto* partial = reinterpret_cast<unsigned long long*>(dynamic_shared());
+  const int width = size.width;
+  const auto is_foreground = [=](int p) { return static_cast<int>(u[p] > cut); };
+  start_runs(size, is_foreground, labels);
+  if (threadIdx.x == 0) labels[kOutside] = area2[kOutside] = 0;
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (inside && !is_foreground(p)) unite_with_earlier<false>(size, is_foreground, p, labels);
+  });
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (inside && !is_foreground(p)) labels[p + 1] = find_root(labels, p + 1);
+  });
+  __syncthreads();
+
+  const auto is_filled = [=](int p) { return labels[p + 1] != kOutside ? 1 : -1; };
+  start_runs(size, is_filled, labels);
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (inside && is_filled(p) > 0) unite_with_earlier<true>(size, is_filled, p, labels);
+  });
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (inside && is_filled(p) > 0) labels[p + 1] = find_root(labels, p + 1);
+    if (inside) area2[p + 1] = 0;
+  });
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    int place = kOutside, filled = 0;
+    if (inside && p % width < width - 1 && p / width < size.height - 1) {
+      for (const int q : {p, p + 1, p + width, p + width + 1}) {
+        if (labels[q + 1] == kOutside) continue;
+        place = labels[q + 1];
+        ++filled;
+      }
+    }
+    add_by_place(area2, place, max(filled - 2, 0));
+  });
+  __syncthreads();
+
+  unsigned long long best = 0;
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (!inside || labels[p + 1] != p + 1) return;
+    // Of equal areas OpenCV's first contour is the one that starts last.
+    const auto rank =
+        static_cast<unsigned long long>(area2[p + 1] + 1) << 32 | static_cast<unsigned>(p + 1);
+    best = max(best, rank);
+  });
+  const int winner = static_cast<int>(block_max(best, partial) & 0xffffffffu);
+  int right = 0, bottom = 0, left = width, top = size.height;
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (!inside || labels[p + 1] != winner) return;
+    left = min(left, p % width), right = max(right, p % width + 1);
+    top = min(top, p / width), bottom = max(bottom, p / width + 1);
+  });
+  int* bounds = reinterpret_cast<int*>(partial);
+  return make_int4(-block_max(-left, bounds), -block_max(-top, bounds), block_max(right, bounds),
+                   block_max(bottom, bounds));
+}
+
+// All contours of a cut: its roots and, at a root's place, bounds of its component's pixels.
+struct ContourRoots {
+  const uint8_t* u;
+  int cut;
+  MapSize size;
+  int *labels, *left, *right, *bottom;
+
+  __device__ int is_foreground(int p) const { return u[p] > cut; }
+  __device__ bool is_root(int p) const { return labels[p + 1] == p + 1; }
+  __device__ bool is_hole(int p) const { return !is_foreground(p); }
+
+  __device__ int4 box(int root) const {
+    const int grow = is_hole(root) ? 1 : 0;
+    return make_int4(left[root + 1] - grow, root / size.width - grow, right[root + 1] + 1 + grow,
+                     bottom[root + 1] + 1 + grow);
+  }
+};
+
+__device__ void label_all(const ContourRoots& map) {
+  const MapSize size = map.size;
+  int* labels = map.labels;
+  const auto class_of = [&](int p) { return map.is_foreground(p); };
+  start_runs(size, class_of, labels);
+  if (threadIdx.x == 0) labels[kOutside] = kOutside;
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (!inside) return;
+    if (map.is_foreground(p)) {
+      unite_with_earlier<true>(size, class_of, p, labels);
+    } else {
+      unite_with_earlier<false>(size, class_of, p, labels);
+    }
+  });
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (!inside) return;
+    labels[p + 1] = find_root(labels, p + 1);
+    map.left[p + 1] = size.width;
+    map.right[p + 1] = map.bottom[p + 1] = -1;
+  });
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    const int root = inside ? labels[p + 1] : kOutside;
+    if (root == kOutside) return;
+    const int own = map.is_foreground(p), x = p % size.width, y = p / size.width;
+    // Only a pixel without a neighbour of its class on that side can be the outermost.
+    if (x == 0 || map.is_foreground(p - 1) != own) atomicMin(&map.left[root], x);
+    if (x == size.width - 1 || map.is_foreground(p + 1) != own) atomicMax(&map.right[root], x);
+    if (y == size.height - 1 || map.is_foreground(p + size.width) != own)
+      atomicMax(&map.bottom[root], y);
+  });
+  __syncthreads();
+}
+
+// Writes the boxes in order: outer contours first, then holes, by their roots.
+__device__ void list_contours(const ContourRoots& map, int4* out) {
+  int* partial = reinterpret_cast<int*>(dynamic_shared());  // a count a warp
+  int outer = 0;
+  for_each_pixel(map.size, [&](int p, bool inside) {
+    if (inside && map.is_root(p) && !map.is_hole(p)) ++outer;
+  });
+  int next[2] = {0, block_sum(outer, partial)};
+  const int lane = threadIdx.x % kWarpSize;
+  const unsigned warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
+  for (int first = 0; first < map.size.pixels(); first += blockDim.x) {
+    const int p = first + static_cast<int>(threadIdx.x);
+    const bool root = p < map.size.pixels() && map.is_root(p);
+    for (int hole = 0; hole < 2; ++hole) {
+      const bool mine = root && map.is_hole(p) == (hole == 1);
+      const unsigned same = __ballot_sync(kFullWarp, mine);
+      __syncthreads();
+      if (lane == 0) partial[warp] = __popc(same);
+      __syncthreads();
+      int place = next[hole] + __popc(same & ((1u << lane) - 1u));
+      for (unsigned other = 0; other < warps; ++other) {
+        if (other < warp) place += partial[other];
+        next[hole] += partial[other];
+      }
+      if (mine) out[place] = map.box(p);
+    }
+  }
+}
+
+template <Answer kAnswer>
+__global__ void __launch_bounds__(kThreads)
+    pair_kernel(MapSize size, Scratch scratch, int64_t first_pair, int thresholds, GtBoxes gt,
+                const int64_t* offsets, int4* boxes) {
+  const int64_t pair = first_pair + blockIdx.x, image = pair / scratch.slots;
+  if (pair % scratch.slots >= scratch.cuts[image]) return;
+  const uint8_t* u = scratch.quantized + image * size.pixels();
+  const int cut = scratch.cut_values[pair];
+  const int64_t plane = static_cast<int64_t>(size.pixels()) + 1;
+  int* planes = scratch.planes + static_cast<int64_t>(blockIdx.x) * kPlanes<kAnswer> * plane;
+  int4 answer = make_int4(0, 0, 0, 0);
+  if constexpr (kAnswer == Answer::kLargestBox) {
+    answer = largest_box(u, cut, size, planes, planes + plane);
+  } else {
+    const ContourRoots map{
+        u, cut, size, planes, planes + plane, planes + 2 * plane, planes + 3 * plane};
+    label_all(map);
+    if constexpr (kAnswer == Answer::kList) {
+      const int64_t at = image * thresholds + scratch.first_thresholds[pair];
+      list_contours(map, boxes + offsets[at]);
+    } else if constexpr (kAnswer == Answer::kBestIou) {
+      float best = 0;
+      for_each_pixel(size, [&](int p, bool inside) {
+        if (inside && map.is_root(p)) best = fmaxf(best, best_iou(map.box(p), size, gt, image));
+      });
+      answer.x = __float_as_int(block_max(best, reinterpret_cast<float*>(dynamic_shared())));
+    } else {
+      for_each_pixel(size, [&](int p, bool inside) { answer.x += inside && map.is_root(p); });
+      answer.x = block_sum(answer.x, reinterpret_cast<int*>(dynamic_shared()));
+    }
+  }
+  if (threadIdx.x == 0) scratch.answers[pair] = answer;
+}
+
+__device__ int4 answer_of(const Scratch& scratch, int64_t index, int thresholds,
+                          int4 without_foreground) {
+  const int cut = scratch.cut_of_threshold[index];
+  return cut == kNoForeground ? without_foreground
+                              : scratch.answers[index / thresholds * scratch.slots + cut];
+}
+
+__global__ void boxes_kernel(Scratch scratch, int64_t total, int thresholds, int4* boxes) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (index < total) boxes[index] = answer_of(scratch, index, thresholds, make_int4(0, 0, 0, 0));
+}
+
+__global__ void counts_kernel(Scratch scratch, int64_t total, int thresholds, int64_t* counts) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (index < total) counts[index] = answer_of(scratch, index, thresholds, make_int4(1, 0, 0, 0)).x;
+}
+
+__global__ void ious_kernel(Scratch scratch, int64_t total, int thresholds, MapSize size,
+                            GtBoxes gt, bool answers_are_boxes, float* best_ious) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (index >= total) return;
+  const int4 answer = answer_of(scratch, index, thresholds, make_int4(0, 0, 0, 0));
+  const bool is_box = answers_are_boxes || scratch.cut_of_threshold[index] == kNoForeground;
+  best_ious[index] =
+      is_box ? best_iou(answer, size, gt, index / thresholds) : __int_as_float(answer.x);
+}
+
+// A block owns an (image, threshold) and fills its range, unless its cut's block did.
+__global__ void repeat_kernel(Scratch scratch, int thresholds, const int64_t* offsets,
+                              int4* boxes) {
+  const int64_t index = blockIdx.x, image = index / thresholds;
+  const int cut = scratch.cut_of_threshold[index];
+  int4* out = boxes + offsets[index];
+  if (cut == kNoForeground) {
+    if (threadIdx.x == 0) *out = make_int4(0, 0, 0, 0);
+    return;
+  }
+  const int64_t from = image * thresholds + scratch.first_thresholds[image * scratch.slots + cut];
+  if (from == index) return;
+  const int64_t count = offsets[index + 1] - offsets[index];
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) out[i] = boxes[offsets[from] + i];
+}
+
+// One operator call: its sizes, and the kernels that all of them run.
+struct Call {
+  const char* name;
+  MapSize size;
+  int64_t images;
+  int thresholds;
+  GtBoxes gt{nullptr, 0};
+  Stream stream;
+  Scratch scratch;
+
+  Call(const char* operator_name, const TensorView& score_maps, const TensorView& threshold_list,
+       const TensorView& memory, Answer answer, Stream on)
+      : name(operator_name),
+        size{static_cast<int>(score_maps.size(1)), static_cast<int>(score_maps.size(2))},
+        images(score_maps.size(0)),
+        thresholds(static_cast<int>(threshold_list.size(0))),
+        stream(on) {
+    scratch.lay_out(reinterpret_cast<uintptr_t>(memory.data), images, size, thresholds, answer);
+  }
+
+  int64_t total() const { return images * thresholds; }
+
+  // No more threads than pixels, but whole warps.
+  int threads() const {
+    return std::min(kThreads, (size.pixels() + kWarpSize - 1) / kWarpSize * kWarpSize);
+  }
+
+  void read(const TensorView& score_maps, const TensorView& threshold_list,
+            const TensorView& status) {
+    with_floating_type(name, score_maps.dtype, [&]<typename T>(ElementTag<T>) {
+      const ScoreMaps<T> maps{score_maps.as<T>(), score_maps.stride(0), score_maps.stride(1), size};
+      const size_t shared = (kThreads / kWarpSize + 256) * sizeof(int);
+      launch(name, read_kernel<T>, static_cast<unsigned>(images), threads(), shared, stream, maps,
+             threshold_list.as<double>(), thresholds, gt.data, gt.count * 4, scratch,
+             status.as<int>());
+    });
+  }
+
+  template <Answer kAnswer>
+  void answer_pairs(const int64_t* offsets = nullptr, int4* boxes = nullptr) {
+    const int64_t pairs = images * scratch.slots;
+    for (int64_t first = 0; first < pairs; first += scratch.pairs_at_once) {
+      const auto blocks = static_cast<unsigned>(std::min(scratch.pairs_at_once, pairs - first));
+      launch(name, pair_kernel<kAnswer>, blocks, threads(), kShared, stream, size, scratch, first,
+             thresholds, gt, offsets, boxes);
+    }
+  }
+
+  // Runs kernel(scratch, total, thresholds, arguments...), a thread for each (image, threshold).
+  template <typename Kernel, typename... Arguments>
+  void scatter(Kernel kernel, Arguments... arguments) {
+    constexpr int kBlock = 256;
+    launch(name, kernel, blocks_for(total(), kBlock), kBlock, 0, stream, scratch, total(),
+           thresholds, arguments...);
+  }
+};
+
+}  // namespace
+
+int64_t boxes_scratch_bytes(int64_t images, int64_t height, int64_t width, int64_t thresholds,
+                            bool all_contours) {
+  const MapSize size{static_cast<int>(height), static_cast<int>(width)};
+  return Scratch().lay_out(0, images, size, thresholds,
+                           all_contours ? Answer::kList : Answer::kLargestBox);
+}
+
+void extract_boxes(const ExtractBoxes& args, Stream stream) {
+  Call call("extract_boxes", args.score_maps, args.thresholds, args.scratch, Answer::kLargestBox,
+            stream);
+  call.read(args.score_maps, args.thresholds, args.status);
+  call.answer_pairs<Answer::kLargestBox>();
+  call.scatter(boxes_kernel, args.boxes.as<int4>());
+}
+
+void count_boxes(const CountBoxes& args, Stream stream) {
+  Call call("extract_boxes", args.score_maps, args.thresholds, args.scratch, Answer::kCount,
+            stream);
+  call.read(args.score_maps, args.thresholds, args.status);
+  call.answer_pairs<Answer::kCount>();
+  call.scatter(counts_kernel, args.counts.as<int64_t>());
+}
+
+void list_boxes(const ListBoxes& args, Stream stream) {
+  // The scratch is as count_boxes left it: the map is read already.
+  Call call("extract_boxes", args.score_maps, args.thresholds, args.scratch, Answer::kList, stream);
+  const auto* offsets = args.offsets.as<int64_t>();
+  call.answer_pairs<Answer::kList>(offsets, args.boxes.as<int4>());
+  launch(call.name, repeat_kernel, static_cast<unsigned>(call.total()), 64, 0, stream, call.scratch,
+         call.thresholds, offsets, args.boxes.as<int4>());
+}
+
+void best_box_iou(const BestBoxIou& args, Stream stream) {
+  const Answer answer = args.all_contours ? Answer::kBestIou : Answer::kLargestBox;
+  Call call("best_box_iou", args.score_maps, args.thresholds, args.scratch, answer, stream);
+  call.gt = {args.gt_boxes.as<float>(), static_cast<int>(args.gt_boxes.size(1))};
+  call.read(args.score_maps, args.thresholds, args.status);
+  if (args.all_contours) {
+    call.answer_pairs<Answer::kBestIou>();
+  } else {
+    call.answer_pairs<Answer::kLargestBox>();
+  }
+  call.scatter(ious_kernel, call.size, call.gt, !args.all_contours, args.best_iou.as<float>());
+}
+
+}  // namespace wsol::cuda

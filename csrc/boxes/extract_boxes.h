@@ -1,0 +1,80 @@
+// Boxes around what of a score map lies above each of many thresholds, and the best IoU of those
+// boxes.
+//
+//   u = floor(255 score),  cut = floor(threshold * max u),  foreground: u > cut,  8-connected
+//   components
+//
+// The contours, their areas and their order are those of OpenCV's findContours (RETR_TREE). Two
+// facts make them cheap:
+//   * The contour of largest area is always an outer one that no other contour encloses, and its
+//   area is that of its
+//     component with all holes filled: the sum over 2x2 pixel quads inside it (four pixels 1, three
+//     pixels 1/2). Of equals, OpenCV lists the contour first whose first pixel, in raster order,
+//     comes last.
+//   * A hole's box is the box of its pixels grown by one.
+//
+// score_maps (B, H, W): any floating dtype, last dimension contiguous. thresholds (T,): float64,
+// contiguous. Boxes are int32 [x0, y0, x1, y1], x1 and y1 exclusive; with nothing above a cut, a
+// threshold has the one box of zeros.
+#pragma once
+
+#include "core/tensor_view.h"
+#if defined(WSOL_WITH_CUDA)
+#include "core/cuda.h"
+#endif
+
+namespace wsol {
+
+// Bits that a kernel sets in `status` (1,) int32 where it meets a value it should not.
+enum BoxStatus : int32_t { kBadScore = 1, kBadThreshold = 2, kBadGtBox = 4 };
+
+struct ExtractBoxes {
+  TensorView score_maps, thresholds;
+  TensorView boxes;  // (B, T, 4): the box of the contour of largest area
+  TensorView status, scratch;
+};
+
+// Two calls list every contour: the first counts, the second writes where the offsets say. In a
+// range outer contours come first, then holes, each in raster order of their component's or hole's
+// first pixel.
+struct CountBoxes {
+  TensorView score_maps, thresholds;
+  TensorView counts;  // (B, T) int64
+  TensorView status, scratch;
+};
+
+struct ListBoxes {
+  TensorView score_maps, thresholds;
+  TensorView offsets;  // (B * T + 1,) int64
+  TensorView boxes;    // (offsets[B * T], 4)
+  TensorView scratch;  // what count_boxes left there
+};
+
+struct BestBoxIou {
+  TensorView score_maps, thresholds;
+  TensorView gt_boxes;  // (B, G, 4) float32, contiguous; rows of -1 are padding
+  TensorView best_iou;  // (B, T) float32
+  TensorView status, scratch;
+  bool all_contours;  // else the contour of largest area alone
+};
+
+namespace cpu {
+void extract_boxes(const ExtractBoxes& args, int threads);
+void count_boxes(const CountBoxes& args, int threads);
+void list_boxes(const ListBoxes& args, int threads);
+void best_box_iou(const BestBoxIou& args, int threads);
+}  // namespace cpu
+
+#if defined(WSOL_WITH_CUDA)
+namespace cuda {
+// How much `scratch` the calls below want, uint8.
+int64_t boxes_scratch_bytes(int64_t images, int64_t height, int64_t width, int64_t thresholds,
+                            bool all_contours);
+void extract_boxes(const ExtractBoxes& args, Stream stream);
+void count_boxes(const CountBoxes& args, Stream stream);
+void list_boxes(const ListBoxes& args, Stream stream);
+void best_box_iou(const BestBoxIou& args, Stream stream);
+}  // namespace cuda
+#endif
+
+}  // namespace wsol

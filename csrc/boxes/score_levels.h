@@ -1,0 +1,44 @@
+// A score map as the few levels that its thresholds tell apart.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/tensor_view.h"
+
+namespace wsol::cpu {
+
+// Bytes on a (height, width) grid inside a frame one pixel wide.
+struct FramedBytes {
+  int height = 0, width = 0, stride = 0;  // stride = width + 2
+  std::vector<uint8_t> bytes;
+
+  void resize(int new_height, int new_width) {
+    height = new_height, width = new_width, stride = new_width + 2;
+    bytes.resize(static_cast<size_t>(height + 2) * stride);
+  }
+  // The row's pixel 0; -1 and `width` are the frame. So are the rows -1 and `height`.
+  uint8_t* row(int y) { return bytes.data() + static_cast<size_t>(y + 1) * stride + 1; }
+  const uint8_t* row(int y) const { return const_cast<FramedBytes*>(this)->row(y); }
+
+  void set_frame(uint8_t value);
+};
+
+struct ScoreLevels {
+  static constexpr int kNoForeground = -1;
+
+  // Distinct cuts below the map's maximum, from the lowest: cut i has a foreground, the pixels of
+  // level > i.
+  int cuts = 0;
+  FramedBytes levels;                 // 0..cuts: how many cuts a pixel is above; 0 in the frame
+  std::vector<int> cut_of_threshold;  // (T,): which cut, or kNoForeground
+
+  // Reads image `image` of (B, H, W) scores. Returns the BoxStatus bits of what is wrong with it; a
+  // bad score counts as the nearest good one, NaN as 0.
+  int32_t read(const TensorView& score_maps, int64_t image, const TensorView& thresholds);
+
+ private:
+  std::vector<uint8_t> quantized_;
+};
+
+}  // namespace wsol::cpu

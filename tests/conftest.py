@@ -1,0 +1,95 @@
+"""The backends that tests of operators run over: `pytest --backend {cpu,cuda,emulated}`."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from emulator import build
+from emulator.schedules import UnderEverySchedule
+
+from wsol_ext.ops import _backend
+
+BACKENDS = ("cpu", "cuda", "emulated")
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, see `backend`
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs an operator: give it tensors on `device`."""
+
+    name: str
+    device: torch.device
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=BACKENDS,
+        help="what runs the operators; repeatable. By default cpu, and cuda where there is a GPU. "
+        "emulated: the CUDA kernels on the host; scripts/test_emulated.sh adds the sanitizers.",
+    )
+
+
+def _cuda_is_usable() -> bool:
+    return _backend._cuda is not None and torch.cuda.is_available()
+
+
+def _chosen(config: pytest.Config) -> list[str]:
+    asked = config.getoption("--backend") or (["cpu", "cuda"] if _cuda_is_usable() else ["cpu"])
+    return [name for name in BACKENDS if name in asked]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "cuda" in _chosen(config) and not _cuda_is_usable():
+        why = _backend.cuda_import_error or "torch finds no GPU"
+        raise pytest.UsageError(f"--backend cuda: {why}")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    chosen = _chosen(config)
+    line = "backends: " + ", ".join(chosen)
+    if "emulated" in chosen and not build.sanitizer_is_loaded():
+        line += " (without AddressSanitizer: scripts/test_emulated.sh runs with it)"
+    terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Test the emulator itself only with the operators on it: building it takes a minute."""
+    if "emulated" in _chosen(config):
+        return
+    of_emulator = [item for item in items if item.path.parent == build.HERE]
+    if of_emulator:
+        config.hook.pytest_deselected(items=of_emulator)
+        items[:] = [item for item in items if item.path.parent != build.HERE]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", _chosen(metafunc.config), indirect=True)
+
+
+@pytest.fixture(scope="session")
+def emulated_kernels() -> UnderEverySchedule:
+    return UnderEverySchedule(build.load(sanitize=build.sanitizer_is_loaded()))
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """A backend that the operators run on during the test.
+
+    Memory that torch hands out uninitialized is filled with NaN (integers: their largest), so that
+    what a kernel forgets to write shows.
+    """
+    name = request.param
+    if name == "emulated":
+        monkeypatch.setattr(_backend, "emulated", request.getfixturevalue("emulated_kernels"))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield Backend(name, torch.device("cuda" if name == "cuda" else "cpu"))
+    torch.use_deterministic_algorithms(False)

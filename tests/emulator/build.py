@@ -1,0 +1,101 @@
+"""Build the emulated CUDA kernels, for all tests to import."""
+
+import argparse
+import ctypes
+import fcntl
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pybind11
+
+HERE = Path(__file__).resolve().parent
+BUILD_ROOT = HERE.parents[1] / "build"
+
+
+def sanitizer_is_loaded() -> bool:
+    """Whether this process started under AddressSanitizer, as modules built with it demand."""
+    return hasattr(ctypes.CDLL(None), "__asan_init")
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """What to start Python with, so that it can import modules built with the sanitizers."""
+    compiler = os.environ.get("CXX", "g++")
+    # libstdc++ too: AddressSanitizer wants to find its exceptions before Python loads it.
+    preload = [
+        subprocess.check_output([compiler, f"-print-file-name={library}"], text=True).strip()
+        for library in ("libasan.so", "libstdc++.so")
+    ]
+    return {
+        "LD_PRELOAD": " ".join(preload),
+        # Python's interned objects look like leaks. An abort makes pytest name the test that ran.
+        # torch's libraries mix allocators and repeat symbols; that is not for us to find.
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=2"
+        ":alloc_dealloc_mismatch=0:detect_odr_violation=0",
+        "UBSAN_OPTIONS": "abort_on_error=1:print_stacktrace=1",
+    }
+
+
+def build(sanitize: bool) -> Path:
+    """Bring the build up to date with the sources; the folder the modules are in."""
+    folder = BUILD_ROOT / ("emulator-asan" if sanitize else "emulator")
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+
+    def run(*command: str) -> None:
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if result.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}")
+
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not any((folder / made).exists() for made in ("build.ninja", "Makefile")):
+            generator = ["-GNinja"] if shutil.which("ninja", path=environment["PATH"]) else []
+            run(
+                "cmake",
+                *generator,
+                f"-S{HERE}",
+                f"-B{folder}",
+                f"-DWSOL_SANITIZE={'ON' if sanitize else 'OFF'}",
+                f"-DPython_EXECUTABLE={sys.executable}",
+                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            )
+        run("cmake", "--build", str(folder), "--parallel")
+    return folder
+
+
+def load(sanitize: bool, module: str = "_emulated") -> ModuleType:
+    """Build and import `_emulated`, the package's kernels, or `_test_kernels`, the emulator's own."""
+    if sanitize and not sanitizer_is_loaded():
+        raise RuntimeError(
+            "modules built with AddressSanitizer need Python started under it: use scripts/test_emulated.sh"
+        )
+    folder = build(sanitize)
+    (path,) = folder.glob(f"{module}.*so")
+    spec = importlib.util.spec_from_file_location(module, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument(
+        "--environment", action="store_true", help="print what to start Python with, for sh to eval"
+    )
+    arguments = parser.parse_args()
+    build(arguments.sanitize)
+    if arguments.environment:
+        for name, value in sanitizer_environment().items():
+            print(f"export {name}={shlex.quote(value)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+#include "emulator.h"
+
+#include <pybind11/pybind11.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "context.h"
+
+namespace emulator {
+namespace {
+
+// --- fibers
+
+enum class State { kNotStarted, kReady, kAtBarrier, kAtWarpOperation, kExited };
+
+// A CUDA thread. Fibers are kept and serve block after block.
+struct Fiber {
+  Context context;
+  uint3 index;
+  int rank;  // in the block: x fastest, then y, z
+  State state;
+
+  // What it waits for, or last waited for.
+  const char* operation;
+  std::source_location where;
+  bool predicate;
+  unsigned mask;
+  uint64_t brought;
+  WarpValues received;
+};
+
+struct Abandoned {};  // thrown in a waiting fiber to unwind it, once its block has failed
+
+// The launch under way.
+struct Launch {
+  const char* operator_name;
+  const std::function<void()>* thread_body;
+  std::span<Fiber> block;
+  std::unique_ptr<unsigned char[]> shared;
+  std::exception_ptr error;
+  size_t at_barrier;
+  int barrier_count;
+};
+
+std::mutex one_launch;  // guards all that follows, and the built-in variables
+Launch running;
+Fiber* current;
+Context scheduler;
+
+void suspend() {
+  switch_context(current->context, scheduler);
+  if (running.error) throw Abandoned();
+}
+
+void fiber_main() {
+  entered_from(scheduler);
+  for (;;) {
+    try {
+      (*running.thread_body)();
+    } catch (const Abandoned&) {
+    } catch (...) {
+      running.error = std::current_exception();
+    }
+    current->state = State::kExited;
+    switch_context(current->context, scheduler);
+  }
+}
+
+void start(Fiber& fiber) {
+  constexpr size_t kStackBytes = 128 * 1024, kGuardBytes = 64 * 1024;
+  void* memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  mprotect(memory, kGuardBytes, PROT_NONE);
+  fiber.context.stack_bottom = static_cast<char*>(memory) + kGuardBytes;
+  fiber.context.stack_bytes = kStackBytes;
+  enter_on_first_swap(fiber.context, fiber_main);
+}
+
+void resume(Fiber& fiber) {
+  current = &fiber;
+  threadIdx = fiber.index;
+  switch_context(scheduler, fiber.context);
+}
+
+// Never freed: between blocks each fiber rests in its endless loop.
+std::span<Fiber> fibers(size_t count) {
+  static auto& all = *new std::vector<Fiber>(kMaxThreads);
+  const std::span<Fiber> block = std::span(all).first(count);
+  for (Fiber& fiber : block) {
+    if (fiber.context.stack_bottom == nullptr) start(fiber);
+  }
+  return block;
+}
+
+// --- errors
+
+std::string text(uint3 index) {
+  return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " +
+         std::to_string(index.z) + ")";
+}
+
+std::string whereabouts(const Fiber& fiber) {
+  if (fiber.state == State::kExited) return "exited";
+  if (fiber.state != State::kAtBarrier && fiber.state != State::kAtWarpOperation) return "running";
+  std::string place = std::string("at ") + fiber.operation;
+  if (fiber.state == State::kAtWarpOperation) {
+    char mask[16];
+    std::snprintf(mask, sizeof(mask), " of 0x%08x", fiber.mask);
+    place += mask;
+  }
+  return place + " in " + fiber.where.file_name() + ":" + std::to_string(fiber.where.line());
+}
+
+[[noreturn]] void fail(const std::string& what) {
+  throw std::runtime_error(std::string(running.operator_name) + ": block " + text(blockIdx) + ": " +
+                           what);
+}
+
+// Says where the threads are, those at one place together.
+[[noreturn]] void fail_divergent(const std::string& what, std::span<const Fiber> threads) {
+  std::map<std::string, std::vector<const Fiber*>> places;
+  for (const Fiber& fiber : threads) places[whereabouts(fiber)].push_back(&fiber);
+  std::string message = what;
+  const char* separator = ": ";
+  for (const auto& [place, there] : places) {
+    message += separator + std::to_string(there.size()) + " of " + std::to_string(threads.size()) +
+               " threads " + place + ", the first of them thread " + text(there.front()->index);
+    separator = "; ";
+  }
+  fail(message);
+}
+
+bool same_call(const Fiber& a, const Fiber& b) {
+  return a.where.line() == b.where.line() && a.where.column() == b.where.column() &&
+         std::strcmp(a.where.file_name(), b.where.file_name()) == 0;
+}
+
+std::span<Fiber> warp_of(const Fiber& fiber) {
+  const size_t first = fiber.rank / warpSize * warpSize;
+  return running.block.subspan(first, std::min<size_t>(warpSize, running.block.size() - first));
+}
+
+// --- a block
+
+void check_limits(const char* operator_name, dim3 grid, dim3 block, size_t shared_bytes) {
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > kMaxThreads || block.z > 64 || grid.x > 0x7fffffffu ||
+      grid.y > 65535 || grid.z > 65535 || shared_bytes > kMaxSharedBytes) {
+    throw std::runtime_error(std::string(operator_name) + ": a GPU refuses this launch: grid " +
+                             text({grid.x, grid.y, grid.z}) + ", block " +
+                             text({block.x, block.y, block.z}) + ", " +
+                             std::to_string(shared_bytes) + " bytes of shared memory (at most " +
+                             std::to_string(kMaxSharedBytes) + ")");
+  }
+}
+
+uint3 unravel(uint64_t rank, dim3 size) {
+  return {static_cast<unsigned>(rank % size.x), static_cast<unsigned>(rank / size.x % size.y),
+          static_cast<unsigned>(rank / size.x / size.y)};
+}
+
+// Puts 0, 1, ... in the schedule's order.
+void arrange(std::vector<uint64_t>& order, std::mt19937_64& random) {
+  std::iota(order.begin(), order.end(), uint64_t{0});
+  if (schedule.order == Order::kDescending) std::ranges::reverse(order);
+  if (schedule.order == Order::kShuffled) std::ranges::shuffle(order, random);
+}
+
+void run_threads(std::mt19937_64& random) {
+  std::vector<uint64_t> order(running.block.size());
+  for (bool progress = true; progress && !running.error;) {
+    progress = false;
+    arrange(order, random);
+    for (const uint64_t rank : order) {
+      Fiber& fiber = running.block[rank];
+      if (fiber.state != State::kNotStarted && fiber.state != State::kReady) continue;
+      fiber.state = State::kReady;
+      resume(fiber);
+      progress = true;
+      if (running.error) return;
+    }
+  }
+  if (std::ranges::all_of(running.block, [](const Fiber& f) { return f.state == State::kExited; }))
+    return;
+  const bool in_warp = std::ranges::any_of(
+      running.block, [](const Fiber& f) { return f.state == State::kAtWarpOperation; });
+  try {
+    fail_divergent(in_warp ? "divergent warp operation" : "divergent barrier", running.block);
+  } catch (...) {
+    running.error = std::current_exception();
+  }
+}
+
+void run_block(dim3 block, size_t shared_bytes, std::mt19937_64& random) {
+  running.at_barrier = 0;
+  running.shared.reset(shared_bytes > 0 ? new unsigned char[shared_bytes] : nullptr);
+  std::fill_n(running.shared.get(), shared_bytes, schedule.poison);
+  for (size_t rank = 0; rank < running.block.size(); ++rank) {
+    Fiber& fiber = running.block[rank];
+    fiber.index = unravel(rank, block);
+    fiber.rank = static_cast<int>(rank);
+    fiber.state = State::kNotStarted;
+  }
+  run_threads(random);
+  if (!running.error) return;
+  for (Fiber& fiber : running.block) {
+    if (fiber.state != State::kNotStarted && fiber.state != State::kExited) resume(fiber);
+  }
+  std::rethrow_exception(std::exchange(running.error, nullptr));
+}
+
+}  // namespace
+
+void launch(const char* operator_name, dim3 grid, dim3 block, size_t shared_bytes,
+            const std::function<void()>& thread_body) {
+  check_limits(operator_name, grid, block, shared_bytes);
+  const std::lock_guard lock(one_launch);
+  running.operator_name = operator_name;
+  running.thread_body = &thread_body;
+  running.block = fibers(size_t{block.x} * block.y * block.z);
+  gridDim = grid;
+  blockDim = block;
+  std::mt19937_64 random(schedule.seed);
+  std::vector<uint64_t> order(uint64_t{grid.x} * grid.y * grid.z);
+  arrange(order, random);
+  for (const uint64_t rank : order) {
+    blockIdx = unravel(rank, grid);
+    run_block(block, shared_bytes, random);
+  }
+}
+
+unsigned char* dynamic_shared() { return running.shared.get(); }
+
+int lane() { return current->rank % warpSize; }
+
+int barrier(const char* operation, bool predicate, const std::source_location& where) {
+  Fiber& self = *current;
+  self.operation = operation;
+  self.where = where;
+  self.predicate = predicate;
+  self.state = State::kAtBarrier;
+  if (++running.at_barrier < running.block.size()) {
+    suspend();
+    return running.barrier_count;  // the next barrier cannot complete before all have read this
+  }
+  int count = 0;
+  for (const Fiber& fiber : running.block) {
+    if (!same_call(fiber, self)) fail_divergent("divergent barrier", running.block);
+    count += fiber.predicate;
+  }
+  for (Fiber& fiber : running.block) fiber.state = State::kReady;
+  running.at_barrier = 0;
+  return running.barrier_count = count;
+}
+
+const WarpValues& exchange(const char* operation, unsigned mask, uint64_t value,
+                           const std::source_location& where) {
+  Fiber& self = *current;
+  self.operation = operation;
+  self.where = where;
+  self.mask = mask;
+  self.brought = value;
+  self.state = State::kAtWarpOperation;
+  const std::span<Fiber> warp = warp_of(self);
+  const size_t highest = std::bit_width(mask);
+  if ((mask >> lane() & 1) == 0 || highest > warp.size()) {
+    fail("divergent warp operation: the mask of thread " + text(self.index) + ", " +
+         whereabouts(self) + ", leaves out its own lane or names one that does not exist");
+  }
+  const auto named = [&](size_t i) { return (mask >> i & 1) != 0; };
+  for (size_t i = 0; i < highest; ++i) {
+    if (named(i) && warp[i].state != State::kAtWarpOperation) {
+      suspend();
+      return self.received;
+    }
+  }
+  WarpValues values;
+  values.fill(schedule.poison * 0x0101010101010101u);
+  for (size_t i = 0; i < highest; ++i) {
+    if (!named(i)) continue;
+    if (warp[i].mask != mask || !same_call(warp[i], self)) {
+      fail_divergent("divergent warp operation", warp);
+    }
+    values[i] = warp[i].brought;
+  }
+  for (size_t i = 0; i < highest; ++i) {
+    if (!named(i)) continue;
+    warp[i].received = values;
+    warp[i].state = State::kReady;
+  }
+  return self.received;
+}
+
+void bind(pybind11::module_& module) {
+  namespace py = pybind11;
+  module.def(
+      "set_schedule",
+      [](const std::string& order, uint64_t seed, int poison) {
+        const std::map<std::string, Order> orders{{"ascending", Order::kAscending},
+                                                  {"descending", Order::kDescending},
+                                                  {"shuffled", Order::kShuffled}};
+        const auto found = orders.find(order);
+        if (found == orders.end()) {
+          throw py::value_error("set_schedule: order is '" + order +
+                                "', it should be ascending, descending or shuffled");
+        }
+        schedule = {found->second, seed, static_cast<unsigned char>(poison)};
+      },
+      py::arg("order"), py::arg("seed"), py::arg("poison"));
+}
+
+}  // namespace emulator

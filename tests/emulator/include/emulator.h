@@ -1,0 +1,83 @@
+// A CUDA emulator for tests: it runs kernels on the host, strictly, so that a machine without a GPU
+// finds their mistakes.
+//
+// Blocks run one after another. A block's threads are fibers: one runs until it meets a barrier or
+// a warp operation, and waits there until everyone it meets has come. Nothing else interrupts a
+// thread, so a kernel may not spin on memory that another thread will write.
+//
+// Strict where a GPU is lenient:
+//   - threads that miss each other at a barrier or a warp operation are an error, also where
+//   hardware would go on;
+//   - shared memory is a heap allocation of exactly the size asked for, poisoned anew for each
+//   block;
+//   - launch limits are the smallest of the architectures the package is built for;
+//   - the order of blocks and threads, and the poison, are the tests' to choose (`Schedule`): a
+//   result that depends on
+//     them comes of a missing barrier, of blocks that rely on each other, or of shared memory
+//     nobody wrote.
+// AddressSanitizer and UndefinedBehaviorSanitizer, which this is built with, see the rest.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <source_location>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline uint3 threadIdx, blockIdx;  // of the fiber that runs
+inline dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+namespace pybind11 {
+class module_;
+}
+
+namespace emulator {
+
+enum class Order { kAscending, kDescending, kShuffled };
+
+struct Schedule {
+  Order order = Order::kAscending;  // of the blocks of a grid, and of the threads of a block
+  uint64_t seed = 0;                // of kShuffled
+  unsigned char poison = 0xff;      // what shared memory holds before it is written
+};
+
+inline Schedule schedule;
+
+constexpr unsigned kMaxThreads = 1024;
+constexpr size_t kMaxSharedBytes = 99 * 1024;  // compute capability 8.6 and 8.9
+
+// Runs `thread_body` once for each thread of the grid. Throws std::runtime_error where the threads
+// of a block diverge, and whatever a thread throws.
+void launch(const char* operator_name, dim3 grid, dim3 block, size_t shared_bytes,
+            const std::function<void()>& thread_body);
+
+// The running block's shared memory; null where the launch asked for none.
+unsigned char* dynamic_shared();
+
+// Waits for all the block's threads, which must come to this very call. Returns how many came with
+// `predicate`.
+int barrier(const char* operation, bool predicate, const std::source_location& where);
+
+using WarpValues = std::array<uint64_t, warpSize>;
+
+// Waits for the lanes that `mask` names, which must come to this very call with this mask. Returns
+// the value each brought; lanes that the mask does not name read as poison.
+const WarpValues& exchange(const char* operation, unsigned mask, uint64_t value,
+                           const std::source_location& where);
+
+int lane();  // of the fiber that runs
+
+// Adds `set_schedule(order, seed, poison)` to a Python module of emulated kernels.
+void bind(pybind11::module_& module);
+
+}  // namespace emulator

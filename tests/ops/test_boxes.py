@@ -1,0 +1,517 @@
+"""extract_boxes, best_box_iou and box_iou: equal to OpenCV, contour by contour."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracles import opencv_boxes, score_maps
+from torch import Tensor
+
+from wsol_ext.ops import best_box_iou, box_iou, extract_boxes
+from wsol_ext.ops.boxes import box_iou_reference
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "boxes.npz"
+FAMILIES = tuple(score_maps.FAMILIES)
+THRESHOLDS = [0.0, 0.9, 0.35, 0.2, 0.35, 0.5, 0.999]
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN) as record:
+        return dict(record)
+
+
+def drawing(backend, *rows: str) -> Tensor:
+    """A (1, h, w) map, 1 where a row has a #."""
+    scores = [[float(pixel == "#") for pixel in row] for row in rows]
+    return torch.tensor(scores, device=backend.device)[None]
+
+
+def ranges(boxes: Tensor, offsets: Tensor) -> list[list[list[int]]]:
+    """The boxes of each (image, threshold)."""
+    flat, ends = boxes.tolist(), offsets.tolist()
+    assert ends[0] == 0
+    assert ends[-1] == len(flat)
+    return [flat[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+
+
+def all_boxes(score_map: Tensor, threshold: float = 0.5) -> list[list[int]]:
+    (boxes,) = ranges(*extract_boxes(score_map, [threshold], contours="all"))
+    return boxes
+
+
+def small_maps(backend, family: str, seed: int, count: int) -> list[np.ndarray]:
+    """Maps of one size; the emulator takes a few, small ones."""
+    rng = np.random.default_rng(seed)
+    emulated = backend.name == "emulated"
+    height, width = rng.integers(1, 14 if emulated else 40, size=2)
+    return [score_maps.score_map(family, rng, height, width) for _ in range(count)]
+
+
+# --- values: OpenCV's
+
+
+def golden_slice(backend) -> tuple[slice, slice]:
+    """The images and thresholds of the golden record to look at: all, but for the slow emulator."""
+    return (slice(4, 60, 25), slice(10, 100, 45)) if backend.name == "emulated" else (slice(None),) * 2
+
+
+def test_largest_box_is_the_golden_one(backend, golden):
+    images, cuts = golden_slice(backend)
+    maps = torch.from_numpy(golden["maps"][images]).to(backend.device)
+    boxes = extract_boxes(maps, golden["thresholds"][cuts]).cpu().numpy()
+    height, width = maps.shape[1:]
+    clipped = np.minimum(boxes, (width, height, width - 1, height - 1))
+    np.testing.assert_array_equal(clipped, golden["largest_box"][images, cuts])
+
+
+@pytest.mark.parametrize("contours", ["largest", "all"])
+def test_best_iou_is_the_golden_one(backend, golden, contours):
+    images, cuts = golden_slice(backend)
+    maps, gt_boxes = (
+        torch.from_numpy(golden[name][images]).to(backend.device) for name in ("maps", "gt_boxes")
+    )
+    thresholds = torch.from_numpy(golden["thresholds"][cuts]).to(backend.device)
+    iou = best_box_iou(maps, thresholds, gt_boxes, contours).cpu().numpy()
+    expected = golden[f"{contours}_best_iou"][images, cuts]
+    np.testing.assert_allclose(iou, expected, rtol=0, atol=1e-6)
+
+
+def test_number_of_contours_is_the_golden_one(backend, golden):
+    images, cuts = golden_slice(backend)
+    maps = torch.from_numpy(golden["maps"][images]).to(backend.device)
+    _, offsets = extract_boxes(maps, golden["thresholds"][cuts], contours="all")
+    expected = golden["all_box_count"][images, cuts]
+    np.testing.assert_array_equal(offsets.diff().view(expected.shape).cpu(), expected)
+
+
+def assert_equal_to_opencv(backend, maps: list[np.ndarray], gt_boxes: np.ndarray) -> None:
+    batch = torch.from_numpy(np.stack(maps)).to(backend.device)
+    gt_batch = torch.from_numpy(gt_boxes).to(backend.device).expand(len(maps), -1, -1)
+    largest = extract_boxes(batch, THRESHOLDS).cpu().numpy()
+    every = ranges(*extract_boxes(batch, THRESHOLDS, contours="all"))
+    best = {
+        contours: best_box_iou(batch, THRESHOLDS, gt_batch, contours).cpu().numpy()
+        for contours in ("largest", "all")
+    }
+    for i, score_map in enumerate(maps):
+        expected = np.concatenate(opencv_boxes.boxes_of_map(score_map, THRESHOLDS))
+        np.testing.assert_array_equal(largest[i], expected)
+        contours_of_cuts = opencv_boxes.boxes_of_map(score_map, THRESHOLDS, "all")
+        for t, contours_of_cut in enumerate(contours_of_cuts):
+            assert sorted(every[i * len(THRESHOLDS) + t]) == sorted(contours_of_cut.tolist())
+        for contours, iou in best.items():
+            expected = opencv_boxes.best_iou_of_map(score_map, THRESHOLDS, gt_boxes, contours)
+            np.testing.assert_allclose(iou[i], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_small_maps_are_as_opencv_has_them(backend, family):
+    repeats, count = (2, 2) if backend.name == "emulated" else (50, 20)
+    gt_boxes = np.array([[1, 2, 7, 6], [4, 0, 30, 9]])
+    for seed in range(repeats):
+        assert_equal_to_opencv(backend, small_maps(backend, family, seed, count), gt_boxes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_size_maps_are_as_opencv_has_them(backend, family):
+    if backend.name == "emulated":
+        pytest.skip("too large for the emulator")
+    rng = np.random.default_rng(0)
+    maps = [score_maps.score_map(family, rng, 224, 224) for _ in range(2)]
+    assert_equal_to_opencv(backend, maps, np.array([[20, 30, 180, 200]]))
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 2), (2, 1), (1, 37), (37, 1), (2, 2), (13, 31), (3, 67)]
+)
+def test_odd_sizes_are_as_opencv_has_them(backend, height, width):
+    rng = np.random.default_rng(height * width)
+    maps = [score_maps.score_map(family, rng, height, width) for family in ("noise", "coarse_noise")]
+    assert_equal_to_opencv(backend, maps, np.array([[0, 0, 3, 5]]))
+
+
+def test_every_binary_map_of_four_by_three_pixels_is_as_opencv_has_it(backend):
+    if backend.name == "emulated":
+        pytest.skip("too many for the emulator")
+    patterns = np.arange(2**12)[:, None] >> np.arange(12) & 1
+    maps = patterns.reshape(-1, 4, 3).astype(np.float32)
+    batch = torch.from_numpy(maps).to(backend.device)
+    largest = extract_boxes(batch, [0.5])[:, 0].tolist()
+    every = ranges(*extract_boxes(batch, [0.5], contours="all"))
+    for i, score_map in enumerate(maps):
+        assert [largest[i]] == opencv_boxes.boxes_of_map(score_map, [0.5])[0].tolist()
+        expected = opencv_boxes.boxes_of_map(score_map, [0.5], "all")[0].tolist()
+        assert sorted(every[i]) == sorted(expected)
+
+
+# --- behaviour, by name
+
+
+def test_box_of_ring_is_its_outer_contour_and_its_hole_has_one_too(backend):
+    ring = drawing(backend, "......", ".####.", ".#..#.", ".#..#.", ".####.", "......")
+    assert extract_boxes(ring, [0.5]).tolist() == [[[1, 1, 5, 5]]]
+    assert all_boxes(ring) == [[1, 1, 5, 5], [1, 1, 5, 5]]
+
+
+def test_hole_counts_as_area(backend):
+    """The thin ring encloses more than the solid block that has more pixels."""
+    maps = drawing(
+        backend,
+        "#######...",
+        "#.....#...",
+        "#.....#...",
+        "#.....#.##",
+        "#.....#.##",
+        "#######.##",
+    )
+    assert extract_boxes(maps, [0.5]).tolist() == [[[0, 0, 7, 6]]]
+    assert all_boxes(maps) == [[0, 0, 7, 6], [8, 3, 10, 6], [0, 0, 7, 6]]
+
+
+def test_gap_in_a_ring_lets_its_area_out(backend):
+    maps = drawing(
+        backend,
+        "#######....",
+        "#.....#.###",
+        "#.....#.###",
+        "#.....#.###",
+        "#.......###",
+        "#######.###",
+    )
+    assert extract_boxes(maps, [0.5]).tolist() == [[[8, 1, 11, 6]]]
+
+
+def test_diagonal_neighbours_are_one_component_but_do_not_let_background_through(backend):
+    diamond = drawing(backend, "..#..", ".#.#.", "#...#", ".#.#.", "..#..")
+    assert all_boxes(diamond) == [[0, 0, 5, 5], [0, 0, 5, 5]]
+
+
+def test_nested_components_each_have_contours(backend):
+    nested = drawing(
+        backend,
+        "#######",
+        "#.....#",
+        "#.###.#",
+        "#.#.#.#",
+        "#.###.#",
+        "#.....#",
+        "#######",
+    )
+    assert all_boxes(nested) == [[0, 0, 7, 7], [2, 2, 5, 5], [0, 0, 7, 7], [2, 2, 5, 5]]
+
+
+def test_single_pixel_has_a_box_of_one(backend):
+    assert extract_boxes(drawing(backend, "...", "..#"), [0.5]).tolist() == [[[2, 1, 3, 2]]]
+
+
+def test_of_equal_areas_the_component_that_starts_last_wins(backend):
+    maps = drawing(backend, "#..##", ".....", "##...")
+    assert extract_boxes(maps, [0.5]).tolist() == [[[0, 2, 2, 3]]]
+    assert all_boxes(maps) == [[0, 0, 1, 1], [3, 0, 5, 1], [0, 2, 2, 3]]
+
+
+def test_open_background_at_the_border_is_no_hole(backend):
+    assert all_boxes(drawing(backend, "#.#", "###")) == [[0, 0, 3, 2]]
+
+
+@pytest.mark.parametrize("contours", ["largest", "all"])
+def test_nothing_above_the_cut_is_one_box_of_zeros(backend, contours):
+    maps = torch.zeros(2, 4, 5, device=backend.device)
+    boxes = extract_boxes(maps, [0.0, 0.5], contours=contours)
+    if contours == "all":
+        boxes, offsets = boxes
+        assert offsets.tolist() == [0, 1, 2, 3, 4]
+    assert boxes.view(-1, 4).tolist() == [[0, 0, 0, 0]] * 4
+    gt_boxes = torch.tensor([[[0, 0, 1, 0]], [[3, 3, 4, 4]]], device=backend.device)
+    iou = best_box_iou(maps, [0.0, 0.5], gt_boxes, contours)
+    assert iou.tolist() == [[0.5, 0.5], [0.0, 0.0]]
+
+
+def test_threshold_is_relative_to_the_maps_maximum(backend):
+    scores = torch.tensor([[[0.0, 0.2, 0.4, 0.2]]], device=backend.device)
+    assert extract_boxes(scores, [0.4, 0.6]).tolist() == [[[1, 0, 4, 1], [2, 0, 3, 1]]]
+
+
+def test_cut_is_rounded_down_in_float64(backend):
+    """0.29 * 100 is 28.999999999999996 in float64, 29 in float32."""
+    scores = torch.tensor([[[29.5 / 255, 100.5 / 255]]], device=backend.device)
+    assert extract_boxes(scores, [0.29]).tolist() == [[[0, 0, 2, 1]]]
+
+
+def test_repeated_and_unsorted_thresholds_keep_their_places(backend):
+    scores = torch.tensor([[[0.2, 0.6, 1.0]]], device=backend.device)
+    boxes = extract_boxes(scores, [0.7, 0.1, 0.7, 0.3])[0]
+    assert boxes.tolist() == [[2, 0, 3, 1], [0, 0, 3, 1], [2, 0, 3, 1], [1, 0, 3, 1]]
+    every = ranges(*extract_boxes(scores, [0.7, 0.1, 0.7, 0.3], contours="all"))
+    assert every == [[box] for box in boxes.tolist()]
+
+
+def test_padding_is_no_ground_truth(backend):
+    scores = torch.ones(2, 4, 4, device=backend.device)
+    gt_boxes = torch.tensor([[[-1] * 4, [0, 0, 3, 3]], [[-1] * 4, [-1] * 4]], device=backend.device)
+    for contours in ("largest", "all"):
+        assert best_box_iou(scores, [0.5], gt_boxes, contours).tolist() == [[1.0], [0.0]]
+    assert best_box_iou(scores, [0.5], gt_boxes[:, :0]).tolist() == [[0.0], [0.0]]
+
+
+def test_only_the_predicted_box_is_clipped(backend):
+    scores = torch.ones(1, 4, 5, device=backend.device)
+    gt_boxes = torch.tensor([[[0, 0, 5, 4]]], device=backend.device)
+    iou = best_box_iou(scores, [0.5], gt_boxes)
+    torch.testing.assert_close(iou.cpu(), torch.tensor([[20 / 30]]))
+
+
+# --- what may come in
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_every_floating_dtype_is_quantized_in_float64(backend, dtype):
+    rng = np.random.default_rng(3)
+    maps = torch.from_numpy(score_maps.score_map("smooth", rng, 11, 9))[None].to(dtype)
+    gt_boxes = torch.tensor([[[1, 1, 6, 6]]], device=backend.device)
+    expected = opencv_boxes.boxes_of_map(maps[0].double().numpy(), THRESHOLDS)
+    on_device = maps.to(backend.device)
+    np.testing.assert_array_equal(extract_boxes(on_device, THRESHOLDS).cpu()[0], np.concatenate(expected))
+    iou = best_box_iou(on_device, THRESHOLDS, gt_boxes)
+    assert iou.dtype == torch.float32
+    torch.testing.assert_close(iou, best_box_iou(on_device.double(), THRESHOLDS, gt_boxes))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64, torch.float64])
+def test_gt_boxes_of_any_dtype(backend, dtype):
+    scores = torch.ones(1, 4, 5, device=backend.device)
+    gt_boxes = torch.tensor([[[0, 0, 4, 3]]], dtype=dtype, device=backend.device)
+    assert best_box_iou(scores, [0.5], gt_boxes).tolist() == [[1.0]]
+
+
+def test_views_are_read_as_they_lie(backend):
+    rng = np.random.default_rng(5)
+    base = torch.from_numpy(rng.random((3, 2, 20, 24), dtype=np.float32)).to(backend.device)
+    thresholds = torch.linspace(0, 0.9, 8, dtype=torch.float64, device=backend.device)[::2]
+    for view in (base[:, 1, 3:14, 2:19], base[0, :, ::2, ::2], base[:, 0].mT, base[:1, 0].expand(2, -1, -1)):
+        copy = view.clone(memory_format=torch.contiguous_format)
+        expected = extract_boxes(copy, thresholds.clone())
+        assert extract_boxes(view, thresholds).equal(expected)
+        gt_boxes = torch.tensor([[1, 1, 8, 8]], device=backend.device).expand(len(view), 1, 4)
+        expected = best_box_iou(copy, thresholds.clone(), gt_boxes.clone(), "all")
+        assert best_box_iou(view, thresholds, gt_boxes, "all").equal(expected)
+
+
+@pytest.mark.parametrize(("batch", "count"), [(0, 3), (2, 0), (0, 0)])
+def test_empty_batch_or_no_thresholds_give_empty_outputs(backend, batch, count):
+    maps = torch.zeros(batch, 4, 5, device=backend.device)
+    thresholds = torch.zeros(count, dtype=torch.float64, device=backend.device)
+    assert extract_boxes(maps, thresholds).shape == (batch, count, 4)
+    boxes, offsets = extract_boxes(maps, thresholds, contours="all")
+    assert boxes.shape == (0, 4)
+    assert offsets.tolist() == [0]
+    gt_boxes = torch.zeros(batch, 1, 4, device=backend.device)
+    assert best_box_iou(maps, thresholds, gt_boxes).shape == (batch, count)
+
+
+def test_thresholds_may_be_a_list_an_array_or_a_tensor(backend):
+    scores = torch.rand(1, 6, 7, generator=torch.Generator().manual_seed(0)).to(backend.device)
+    expected = extract_boxes(scores, [0.25, 0.5])
+    assert extract_boxes(scores, np.array([0.25, 0.5])).equal(expected)
+    as_tensor = torch.tensor([0.25, 0.5], dtype=torch.float64, device=backend.device)
+    assert extract_boxes(scores, as_tensor).equal(expected)
+
+
+def test_result_does_not_depend_on_the_number_of_threads():
+    rng = np.random.default_rng(7)
+    maps = torch.from_numpy(np.stack([score_maps.score_map("noise", rng, 30, 41) for _ in range(9)]))
+    gt_boxes = torch.tensor([[[3, 4, 20, 22]]]).expand(9, 1, 4)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 8):
+            torch.set_num_threads(count)
+            results.append(
+                (
+                    extract_boxes(maps, THRESHOLDS),
+                    *extract_boxes(maps, THRESHOLDS, contours="all"),
+                    best_box_iou(maps, THRESHOLDS, gt_boxes, "all"),
+                )
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(a.equal(b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_order_of_all_boxes_is_the_same_on_every_backend(backend):
+    """Outer contours by their component's first pixel, then holes by theirs."""
+    rng = np.random.default_rng(8)
+    score_map = score_maps.score_map("coarse_noise", rng, 12, 13)
+    maps = torch.from_numpy(score_map)[None].to(backend.device)
+    boxes = ranges(*extract_boxes(maps, [0.0, 0.3], contours="all"))
+    for threshold, found in zip([0.0, 0.3], boxes, strict=True):
+        (expected,) = opencv_boxes.boxes_of_map(score_map, [threshold], "all")
+        tops = [box[1] for box in found]
+        descents = sum(below < above for above, below in zip(tops, tops[1:], strict=False))
+        assert len(found) == len(expected)
+        assert descents <= 1
+
+
+# --- what may not
+
+
+def ones(backend) -> Tensor:
+    return torch.ones(2, 4, 5, device=backend.device)
+
+
+@pytest.mark.parametrize("bad", [-0.01, 1.01, float("nan"), float("inf"), -float("inf")])
+def test_score_out_of_range_is_an_error(backend, bad):
+    scores = ones(backend)
+    scores[1, 3, 2] = bad
+    gt_boxes = torch.zeros(2, 1, 4, device=backend.device)
+    with pytest.raises(ValueError, match=r"extract_boxes: score_maps has values from .*\[0, 1\]"):
+        extract_boxes(scores, [0.5])
+    with pytest.raises(ValueError, match="extract_boxes: score_maps has values"):
+        extract_boxes(scores, [0.5], contours="all")
+    with pytest.raises(ValueError, match="best_box_iou: score_maps has values"):
+        best_box_iou(scores, [0.5], gt_boxes)
+
+
+def test_score_out_of_range_counts_as_the_nearest_good_one_where_values_are_not_checked(backend):
+    scores = torch.tensor([[[-3.0, 0.5, 7.0, float("nan")]]], device=backend.device)
+    boxes = extract_boxes(scores, [0.0, 0.9], check_values=False)
+    assert boxes.tolist() == [[[1, 0, 3, 1], [2, 0, 3, 1]]]
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.0, float("nan")])
+def test_threshold_out_of_range_is_an_error(backend, bad):
+    with pytest.raises(ValueError, match=r"extract_boxes: thresholds has values from .*\[0, 1\)"):
+        extract_boxes(ones(backend), [0.5, bad])
+
+
+def test_gt_box_that_is_not_finite_is_an_error(backend):
+    gt_boxes = torch.zeros(2, 1, 4, device=backend.device)
+    gt_boxes[1, 0, 2] = float("inf")
+    with pytest.raises(ValueError, match="best_box_iou: gt_boxes has values that are infinite"):
+        best_box_iou(ones(backend), [0.5], gt_boxes)
+    iou = best_box_iou(ones(backend), [0.5], gt_boxes, check_values=False)
+    assert iou[1].tolist() == [0.0]
+
+
+def test_wrong_dtypes_are_type_errors(backend):
+    scores, device = ones(backend), backend.device
+    gt_boxes = torch.zeros(2, 1, 4, device=device)
+    with pytest.raises(TypeError, match="extract_boxes: score_maps has dtype uint8, it should be"):
+        extract_boxes(scores.byte(), [0.5])
+    with pytest.raises(TypeError, match=r"thresholds has dtype float32, it should be one of float64"):
+        extract_boxes(scores, torch.zeros(3, device=device))
+    with pytest.raises(TypeError, match="thresholds is str, it should be a sequence"):
+        extract_boxes(scores, "0.5")
+    with pytest.raises(TypeError, match="best_box_iou: gt_boxes has dtype bool"):
+        best_box_iou(scores, [0.5], gt_boxes.bool())
+    with pytest.raises(TypeError, match="box_iou: b has dtype complex64"):
+        box_iou(gt_boxes, gt_boxes.to(torch.complex64))
+
+
+def test_wrong_shapes_are_value_errors(backend):
+    scores, device = ones(backend), backend.device
+    with pytest.raises(ValueError, match=r"score_maps has shape \(4, 5\), it should be \(B, h, w\)"):
+        extract_boxes(scores[0], [0.5])
+    with pytest.raises(ValueError, match=r"score_maps has shape \(2, 4, 0\), its sides should be 1 to"):
+        extract_boxes(scores[..., :0], [0.5])
+    with pytest.raises(ValueError, match=r"thresholds has shape \(\), it should be \(T\)"):
+        extract_boxes(scores, torch.tensor(0.5, dtype=torch.float64, device=device))
+    with pytest.raises(ValueError, match=r"gt_boxes has shape \(1, 3, 4\), it should be \(2, G, 4\)"):
+        best_box_iou(scores, [0.5], torch.zeros(1, 3, 4, device=device))
+    with pytest.raises(ValueError, match="contours is 'some', it should be 'largest' or 'all'"):
+        extract_boxes(scores, [0.5], contours="some")
+    with pytest.raises(ValueError, match="box_iou: a has shape"):
+        box_iou(torch.zeros(4, device=device), torch.zeros(2, 4, device=device))
+    with pytest.raises(ValueError, match=r"leading dimensions should broadcast with a's \(2, 3, 4\)"):
+        box_iou(torch.zeros(2, 3, 4, device=device), torch.zeros(3, 3, 4, device=device))
+
+
+def test_tensors_on_two_devices_are_a_value_error():
+    elsewhere = torch.zeros(3, dtype=torch.float64, device="meta")
+    with pytest.raises(ValueError, match="extract_boxes: all tensors should be on one device"):
+        extract_boxes(torch.zeros(1, 2, 2), elsewhere)
+
+
+# --- box_iou
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+@pytest.mark.parametrize(
+    ("a_shape", "b_shape"),
+    [((3, 4), (5, 4)), ((2, 3, 4), (2, 1, 4)), ((2, 1, 3, 4), (3, 5, 4)), ((0, 4), (2, 4)), ((2, 2, 4), (2, 0, 4))],
+)
+def test_box_iou_is_its_definition(backend, inclusive, a_shape, b_shape):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.randint(0, 12, shape, generator=generator).to(backend.device, torch.float32)
+        for shape in (a_shape, b_shape)
+    )
+    for left, right in ((a, b), (a.double(), b), (a.long(), b.half()), (a.int(), b.int())):
+        torch.testing.assert_close(box_iou(left, right, inclusive), box_iou_reference(left, right, inclusive))
+
+
+def test_box_iou_not_inclusive_is_torchvisions(backend):
+    ops = pytest.importorskip("torchvision").ops
+    corners = torch.rand(9, 2, 2, generator=torch.Generator().manual_seed(1)).sort(dim=1).values
+    boxes = corners.flatten(1).to(backend.device)
+    torch.testing.assert_close(box_iou(boxes, boxes, inclusive=False), ops.box_iou(boxes, boxes))
+
+
+def test_box_iou_counts_both_end_pixels(backend):
+    a = torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]], device=backend.device)
+    b = torch.tensor([[1, 1, 2, 2]], device=backend.device)
+    torch.testing.assert_close(box_iou(a, b).cpu(), torch.tensor([[1 / 7], [1 / 4]]))
+
+
+def test_box_iou_of_empty_boxes_is_zero(backend):
+    empty = torch.tensor([[5, 5, 5, 5], [4, 4, 2, 2]], device=backend.device)
+    assert box_iou(empty, empty, inclusive=False).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_box_iou_reads_views(backend):
+    boxes = torch.rand(4, 6, 3, generator=torch.Generator().manual_seed(2)).to(backend.device)
+    view = boxes.permute(2, 1, 0)[1:]
+    torch.testing.assert_close(box_iou(view, view), box_iou_reference(view, view))
+
+
+# --- inside PyTorch
+
+
+@pytest.mark.parametrize("name", ["extract_boxes", "extract_all_boxes", "best_box_iou", "box_iou"])
+def test_registration_passes_opcheck(backend, name):
+    device = backend.device
+    maps = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(0)).to(device)
+    thresholds = torch.tensor([0.2, 0.6], dtype=torch.float64, device=device)
+    boxes = torch.tensor([[[0, 1, 3, 4]], [[1, 1, 4, 4]]], device=device)
+    arguments = {
+        "extract_boxes": (maps, thresholds),
+        "extract_all_boxes": (maps, thresholds),
+        "best_box_iou": (maps, thresholds, boxes, True),
+        "box_iou": (boxes.float(), boxes),
+    }[name]
+    torch.library.opcheck(getattr(torch.ops.wsol, name).default, arguments)
+
+
+def test_compiles_in_one_graph(backend):
+    def evaluate(maps: Tensor, gt_boxes: Tensor) -> tuple[Tensor, ...]:
+        boxes, offsets = extract_boxes(maps, [0.25, 0.5], contours="all")
+        largest = extract_boxes(maps, [0.25, 0.5])
+        best = best_box_iou(maps, [0.25, 0.5], gt_boxes, "all")
+        return boxes + 1, offsets, best, box_iou(largest, gt_boxes)
+
+    torch.compiler.reset()
+    compiled = torch.compile(evaluate, fullgraph=True, backend="aot_eager")
+    generator = torch.Generator().manual_seed(0)
+    for height in (6, 7):
+        maps = torch.rand(2, height, 6, generator=generator).to(backend.device)
+        gt_boxes = torch.tensor([[[0, 1, 3, 4]]], device=backend.device).expand(2, -1, -1)
+        for got, want in zip(compiled(maps, gt_boxes), evaluate(maps, gt_boxes), strict=True):
+            torch.testing.assert_close(got, want)
+
+
+def test_maps_that_require_grad_give_results_that_do_not(backend):
+    maps = ones(backend).requires_grad_()
+    gt_boxes = torch.zeros(2, 1, 4, device=backend.device)
+    assert not best_box_iou(maps, [0.5], gt_boxes).requires_grad
