@@ -64,6 +64,18 @@ def differentiate(
     )
 
 
+def not_differentiable(name: str, message: str) -> None:
+    """Raise RuntimeError where a gradient through `torch.ops.wsol.<name>` is asked for.
+
+    PyTorch by itself would warn and go on as if the gradient were zero.
+    """
+
+    def refuse(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(f"{name}: {message}")
+
+    torch.library.register_autograd(f"wsol::{name}", refuse, lib=_library)
+
+
 def autocast(name: str) -> None:
     """Under `torch.autocast`, cast the operator's floating tensors to the autocast dtype.
 
