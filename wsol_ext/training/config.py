@@ -1,5 +1,7 @@
 """What a training run is told: every field is a flag of `wsol train` and a key of its YAML file."""
 
+# ruff: noqa: RUF009  (`_option` makes a dataclass field)
+
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
