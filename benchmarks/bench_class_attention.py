@@ -22,7 +22,9 @@ class StoredAttention(torch.nn.Module):
     def forward(self, tokens, *_arguments, **_options):
         attention = self.attention
         batch, count, _ = tokens.shape
-        qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
+        qkv = attention.qkv(tokens).reshape(
+            batch, count, 3, attention.num_heads, attention.head_dim
+        )
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         self.matrix = (query @ key.transpose(-2, -1) * attention.scale).softmax(dim=-1)
         return attention.proj((self.matrix @ value).transpose(1, 2).reshape(batch, count, -1))
@@ -59,7 +61,9 @@ def test_forward(versus, device, tokens):
 
 @pytest.mark.parametrize("tokens", [197, 577, 1025])
 def test_forward_and_backward(versus, device, tokens):
-    query, key = (torch.randn(8, 6, tokens, 64, device=device, requires_grad=True) for _ in range(2))
+    query, key = (
+        torch.randn(8, 6, tokens, 64, device=device, requires_grad=True) for _ in range(2)
+    )
     versus(
         f"operator, forward + backward, 8 x 6 heads x {tokens} x 64",
         lambda: class_attention_reference(query, key)[:, 0].square().sum().backward(),
@@ -71,7 +75,9 @@ def test_forward_and_backward(versus, device, tokens):
 @SIZES
 def test_vit_with_rows_against_timm_without(versus, device, img_size, batch):
     torch.manual_seed(0)
-    backbone = Backbone("deit_small_patch16_224", pretrained=False, img_size=img_size).eval().to(device)
+    backbone = (
+        Backbone("deit_small_patch16_224", pretrained=False, img_size=img_size).eval().to(device)
+    )
     images = torch.randn(batch, 3, img_size, img_size, device=device)
     with torch.inference_mode():
         versus(
@@ -86,7 +92,9 @@ def test_vit_with_rows_against_timm_without(versus, device, img_size, batch):
 @SIZES
 def test_vit_with_rows_against_the_published_way(versus, device, img_size, batch):
     torch.manual_seed(0)
-    backbone = Backbone("deit_small_patch16_224", pretrained=False, img_size=img_size).eval().to(device)
+    backbone = (
+        Backbone("deit_small_patch16_224", pretrained=False, img_size=img_size).eval().to(device)
+    )
     published = published_vit("deit_small_patch16_224", img_size)
     images = torch.randn(batch, 3, img_size, img_size, device=device)
     with torch.inference_mode():

@@ -1,10 +1,13 @@
-"""The benchmarks' common ground: `versus` times an operator beside its baseline, in one run, and the table is printed last.
+"""The benchmarks' common ground: `versus` times an operator beside its baseline, in one run.
+
+The table is printed last.
 
     pytest benchmarks                      all, on the CPU with torch's threads
     pytest benchmarks --device cuda        on the GPU
     pytest benchmarks --save cpu           also writes benchmarks/results/cpu.md
 
-Timings alternate between the two, so that what else the machine does falls on both; a row's ratio is that of the medians.
+Timings alternate between the two, so that what else the machine does falls on both; a row's ratio is that of
+the medians.
 """
 
 import datetime
@@ -48,11 +51,22 @@ class Row:
         ]
 
 
-HEADER = ["benchmark", "case", "baseline ms", "ours ms", "speedup", "bar", "peak memory, baseline / ours"]
+HEADER = [
+    "benchmark",
+    "case",
+    "baseline ms",
+    "ours ms",
+    "speedup",
+    "bar",
+    "peak memory, baseline / ours",
+]
 
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="cpu or cuda")
+    parser.addoption(
+        "--rounds", type=int, help="rounds of each timing; 1 only shows that all of it runs"
+    )
     parser.addoption("--save", metavar="NAME", help="write benchmarks/results/NAME.md")
 
 
@@ -82,7 +96,8 @@ def versus(request, benchmark, device):
         memory: bool = False,
     ) -> float:
         times: dict[str, list[float]] = {"baseline": [], "operator": []}
-        for _ in range(2):
+        rounds = request.config.getoption("--rounds") or rounds
+        for _ in range(min(rounds, 2)):  # warm up
             baseline(), operator()
         for _ in range(rounds):
             times["baseline"].append(_seconds(baseline, device))
@@ -92,7 +107,7 @@ def versus(request, benchmark, device):
         name = Path(request.node.fspath).stem.removeprefix("bench_")
         request.config.stash[_rows].append(Row(name, case, baseline_ms, operator_ms, bar, used))
         benchmark.extra_info.update(case=case, speedup=baseline_ms / operator_ms)
-        benchmark.pedantic(operator, rounds=3)
+        benchmark.pedantic(operator, rounds=min(rounds, 3))
         return baseline_ms / operator_ms
 
     return compare
@@ -144,7 +159,9 @@ def pytest_terminal_summary(terminalreporter, config):
     widths = [max(len(line[i]) for line in table) for i in range(len(HEADER))]
     terminalreporter.section("ours beside the baseline")
     for line in table:
-        terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths)))
+        terminalreporter.write_line(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        )
     name = config.getoption("--save")
     if name:
         lines = [f"# {name}", "", _machine(config.getoption("--device")), "", _markdown(HEADER)]
