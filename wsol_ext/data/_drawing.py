@@ -29,7 +29,7 @@ def add_clutter(rng: Rng, image: np.ndarray, colours: Sequence[tuple[int, int, i
         distance = np.abs(np.hypot(x, y) - size * rng.uniform(0.05, 0.09)) - size * 0.012
     else:  # a stone
         distance = _ellipse(x, y, size * rng.uniform(0.05, 0.12), size * rng.uniform(0.04, 0.08))
-    vivid = kind < 2 and rng.random() < 0.5
+    vivid = kind < 2 and rng.random() < 0.35
     colour = (
         np.array(colours[int(rng.integers(len(colours)))], np.float32) / 255
         if vivid
@@ -41,11 +41,12 @@ def add_clutter(rng: Rng, image: np.ndarray, colours: Sequence[tuple[int, int, i
 def add_bird(rng: Rng, image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """A bird, wholly inside the picture, whose head has that colour; its mask, (size, size) uint8."""
     size = len(image)
-    length = size * rng.uniform(0.17, 0.30)  # half of the body's length
+    length = size * rng.uniform(0.17, 0.28)  # half of the body's length
     height = length / rng.uniform(1.3, 2.0)
     angle = rng.uniform(-0.6, 0.6)
     facing = rng.choice([-1.0, 1.0])
-    head, reach = height * rng.uniform(0.5, 0.65), length * 1.55
+    head = height * rng.uniform(0.5, 0.6)
+    reach = max(length * 1.5, length * 0.95 + head * 1.7)  # to the tail's end or the beak's tip
     half_width = reach * abs(np.cos(angle)) + height * abs(np.sin(angle))
     half_height = reach * abs(np.sin(angle)) + height * abs(np.cos(angle))
     x, y = _rotated(

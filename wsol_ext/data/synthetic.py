@@ -31,7 +31,7 @@ class SyntheticDataset(LocalizationDataset):
     Everything else is drawn at random and tells nothing: the body's own colour and pattern, the pose, size and place,
     the ground, and clutter in all species' colours. So a classifier is content with the head where a localizer has to
     find the bird: the difficulty that weakly supervised localization is about. Birds lie off centre and differ in size,
-    so that the best centred square has IoU >= 0.5 with about a quarter of the boxes only.
+    so that the best centred square has IoU >= 0.5 with about a fifth of the boxes only.
 
     Picture i depends on (seed, split, i) and img_size alone: a longer data set starts with the same pictures.
 
