@@ -23,7 +23,7 @@ def resize_maps(
         mode: "bicubic" or "bilinear".
 
     Returns:
-        (..., height, width), equal to OpenCV's to rounding. A NaN stays in its map.
+        (..., height, width), OpenCV's to rounding (its weights are always float32). A NaN stays in its map.
 
     Raises:
         TypeError: maps that are not floating point.
