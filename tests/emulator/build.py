@@ -31,9 +31,12 @@ def sanitizer_environment() -> dict[str, str]:
         subprocess.check_output([compiler, f"-print-file-name={library}"], text=True).strip()
         for library in ("libasan.so", "libstdc++.so")
     ]
+    if not all(Path(library).is_absolute() for library in preload):
+        raise RuntimeError(f"{compiler} has no {preload}: the sanitizers need g++ (set CXX to it)")
     return {
         "LD_PRELOAD": " ".join(preload),
-        # Python's interned objects look like leaks. An abort makes pytest name the test that ran.
+        # Python's interned objects look like leaks. An abort, rather than an exit, makes pytest say
+        # which test ran; handle_segv=2 keeps the report of a wild pointer from its fault handler.
         # torch's libraries mix allocators and repeat symbols; that is not for us to find.
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=2"
         ":alloc_dealloc_mismatch=0:detect_odr_violation=0",

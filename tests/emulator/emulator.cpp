@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <map>
@@ -15,6 +16,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "context.h"
@@ -125,23 +127,23 @@ std::string whereabouts(const Fiber& fiber) {
   return place + " in " + fiber.where.file_name() + ":" + std::to_string(fiber.where.line());
 }
 
-[[noreturn]] void fail(const std::string& what) {
-  throw std::runtime_error(std::string(running.operator_name) + ": block " + text(blockIdx) + ": " +
-                           what);
+std::runtime_error error(const std::string& what) {
+  return std::runtime_error(std::string(running.operator_name) + ": block " + text(blockIdx) +
+                            ": " + what);
 }
 
 // Says where the threads are, those at one place together.
-[[noreturn]] void fail_divergent(const std::string& what, std::span<const Fiber> threads) {
+std::runtime_error divergence(const std::string& what, std::span<const Fiber> threads) {
   std::map<std::string, std::vector<const Fiber*>> places;
   for (const Fiber& fiber : threads) places[whereabouts(fiber)].push_back(&fiber);
-  std::string message = what;
+  std::string message = "divergent " + what;
   const char* separator = ": ";
   for (const auto& [place, there] : places) {
     message += separator + std::to_string(there.size()) + " of " + std::to_string(threads.size()) +
                " threads " + place + ", the first of them thread " + text(there.front()->index);
     separator = "; ";
   }
-  fail(message);
+  return error(message);
 }
 
 bool same_call(const Fiber& a, const Fiber& b) {
@@ -180,9 +182,11 @@ void arrange(std::vector<uint64_t>& order, std::mt19937_64& random) {
   if (schedule.order == Order::kShuffled) std::ranges::shuffle(order, random);
 }
 
+// Resumes whoever can go on until all have exited. Where nobody can, those who wait have missed
+// each other.
 void run_threads(std::mt19937_64& random) {
   std::vector<uint64_t> order(running.block.size());
-  for (bool progress = true; progress && !running.error;) {
+  for (bool progress = true; progress;) {
     progress = false;
     arrange(order, random);
     for (const uint64_t rank : order) {
@@ -190,18 +194,17 @@ void run_threads(std::mt19937_64& random) {
       if (fiber.state != State::kNotStarted && fiber.state != State::kReady) continue;
       fiber.state = State::kReady;
       resume(fiber);
-      progress = true;
       if (running.error) return;
+      progress = true;
     }
   }
-  if (std::ranges::all_of(running.block, [](const Fiber& f) { return f.state == State::kExited; }))
-    return;
-  const bool in_warp = std::ranges::any_of(
-      running.block, [](const Fiber& f) { return f.state == State::kAtWarpOperation; });
-  try {
-    fail_divergent(in_warp ? "divergent warp operation" : "divergent barrier", running.block);
-  } catch (...) {
-    running.error = std::current_exception();
+  const auto anyone = [](State state) {
+    return std::ranges::find(running.block, state, &Fiber::state);
+  };
+  if (const auto waiting = anyone(State::kAtWarpOperation); waiting != running.block.end()) {
+    running.error = std::make_exception_ptr(divergence("warp operation", warp_of(*waiting)));
+  } else if (anyone(State::kAtBarrier) != running.block.end()) {
+    running.error = std::make_exception_ptr(divergence("barrier", running.block));
   }
 }
 
@@ -259,7 +262,7 @@ int barrier(const char* operation, bool predicate, const std::source_location& w
   }
   int count = 0;
   for (const Fiber& fiber : running.block) {
-    if (!same_call(fiber, self)) fail_divergent("divergent barrier", running.block);
+    if (!same_call(fiber, self)) throw divergence("barrier", running.block);
     count += fiber.predicate;
   }
   for (Fiber& fiber : running.block) fiber.state = State::kReady;
@@ -278,8 +281,8 @@ const WarpValues& exchange(const char* operation, unsigned mask, uint64_t value,
   const std::span<Fiber> warp = warp_of(self);
   const size_t highest = std::bit_width(mask);
   if ((mask >> lane() & 1) == 0 || highest > warp.size()) {
-    fail("divergent warp operation: the mask of thread " + text(self.index) + ", " +
-         whereabouts(self) + ", leaves out its own lane or names one that does not exist");
+    throw error("divergent warp operation: the mask of thread " + text(self.index) + ", " +
+                whereabouts(self) + ", leaves out its own lane or names one that does not exist");
   }
   const auto named = [&](size_t i) { return (mask >> i & 1) != 0; };
   for (size_t i = 0; i < highest; ++i) {
@@ -293,7 +296,7 @@ const WarpValues& exchange(const char* operation, unsigned mask, uint64_t value,
   for (size_t i = 0; i < highest; ++i) {
     if (!named(i)) continue;
     if (warp[i].mask != mask || !same_call(warp[i], self)) {
-      fail_divergent("divergent warp operation", warp);
+      throw divergence("warp operation", warp);
     }
     values[i] = warp[i].brought;
   }

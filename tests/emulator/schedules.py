@@ -65,7 +65,7 @@ class UnderEverySchedule:
 def _memory(tensor: torch.Tensor) -> bytes:
     """All of what the tensor is a view of."""
     storage = tensor.untyped_storage()
-    return ctypes.string_at(storage.data_ptr(), storage.nbytes())
+    return ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
 
 
 def _set_memory(tensor: torch.Tensor, memory: bytes) -> None:

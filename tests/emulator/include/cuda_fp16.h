@@ -13,6 +13,10 @@ struct __half {
   __half(double value) : bits(std::bit_cast<uint16_t>(static_cast<_Float16>(value))) {}
   __half(int value) : __half(static_cast<double>(value)) {}
   operator float() const { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
+  friend __half operator+(__half a, __half b) { return float(a) + float(b); }
+  friend __half operator-(__half a, __half b) { return float(a) - float(b); }
+  friend __half operator*(__half a, __half b) { return float(a) * float(b); }
+  friend __half operator/(__half a, __half b) { return float(a) / float(b); }
 };
 
 struct alignas(4) __half2 {

@@ -7,14 +7,13 @@
 //
 // Strict where a GPU is lenient:
 //   - threads that miss each other at a barrier or a warp operation are an error, also where
-//   hardware would go on;
-//   - shared memory is a heap allocation of exactly the size asked for, poisoned anew for each
-//   block;
+//     hardware would go on. (A call is known by its line, so two calls of one helper that holds a
+//     barrier look alike.)
+//   - shared memory is a heap allocation of exactly the size asked for, poisoned for each block;
 //   - launch limits are the smallest of the architectures the package is built for;
-//   - the order of blocks and threads, and the poison, are the tests' to choose (`Schedule`): a
-//   result that depends on
-//     them comes of a missing barrier, of blocks that rely on each other, or of shared memory
-//     nobody wrote.
+//   - the order of blocks and threads, and the poison, are the tests' to choose (`Schedule`): where
+//     they change a result, a barrier is missing, blocks rely on each other, or shared memory is
+//     read that nobody wrote.
 // AddressSanitizer and UndefinedBehaviorSanitizer, which this is built with, see the rest.
 #pragma once
 
