@@ -72,6 +72,9 @@ def test_bad_line_is_named_by_file_and_number(root, line, message):
 def test_other_header_is_an_error(root):
     with pytest.raises(AnnotationError, match=r"boxes\.csv:1: the header is 'name,x,y,w,h'"):
         FolderDataset(root, csv_of(root, header="name,x,y,w,h"))
+    (root.parent / "boxes.csv").write_text("")
+    with pytest.raises(AnnotationError, match=r"boxes\.csv:1: the header is ''"):
+        FolderDataset(root, root.parent / "boxes.csv")
 
 
 def test_pictures_without_a_box_are_an_error_or_dropped(root):

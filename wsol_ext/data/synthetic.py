@@ -25,15 +25,15 @@ _SPLITS = {"train": 0, "val": 1, "test": 2}
 
 
 class SyntheticDataset(LocalizationDataset):
-    """Drawn birds on textured grounds, with exact boxes and masks; made in memory, the same on every machine.
+    """Drawn birds on textured grounds, with exact boxes and masks; made in memory from a seed.
 
-    What tells the class is the colour of the head, about a sixth of the bird, and a tint of it over parts of the body.
+    What tells the class is the colour of the head, about a sixth of the bird, and a tint of it over much of the body.
     Everything else is drawn at random and tells nothing: the body's own colour and pattern, the pose, size and place,
     the ground, and clutter in all species' colours. So a classifier is content with the head where a localizer has to
     find the bird: the difficulty that weakly supervised localization is about. Birds lie off centre and differ in size,
     so that the best centred square has IoU >= 0.5 with about a fifth of the boxes only.
 
-    Picture i depends on (seed, split, i) and img_size alone: a longer data set starts with the same pictures.
+    Picture i depends on (seed, split, i), num_classes and img_size alone: a longer data set starts with the same pictures.
 
     Args:
         length: the number of pictures.
