@@ -33,7 +33,8 @@ class SyntheticDataset(LocalizationDataset):
     find the bird: the difficulty that weakly supervised localization is about. Birds lie off centre and differ in size,
     so that the best centred square has IoU >= 0.5 with about a fifth of the boxes only.
 
-    Picture i depends on (seed, split, i), num_classes and img_size alone: a longer data set starts with the same pictures.
+    Picture i depends on (seed, split, i), num_classes and img_size alone: a longer data set starts with the same
+    pictures.
 
     Args:
         length: the number of pictures.
