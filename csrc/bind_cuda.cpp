@@ -1,5 +1,5 @@
-// The CUDA kernels as the Python module wsol_ext._cuda, or, over the emulator, as the tests' module. Every function ends
-// with the stream to run on.
+// The CUDA kernels as the Python module wsol_ext._cuda, or, over the emulator, as the tests'
+// module. Every function ends with the stream to run on.
 #define WSOL_WITH_CUDA
 #include "attention/class_attention.h"
 #include "boxes/box_iou.h"
@@ -23,16 +23,15 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def(
       "class_attention_forward",
       [](const TensorView& query, const TensorView& key, const TensorView& out,
-         const TensorView& probabilities, double scale,
-         Stream stream) {
-        wsol::cuda::class_attention_forward({query, key, out, probabilities, scale},
-                                            stream);
+         const TensorView& probabilities, double scale, Stream stream) {
+        wsol::cuda::class_attention_forward({query, key, out, probabilities, scale}, stream);
       },
       NoGil());
   module.def(
       "class_attention_backward",
-      [](const TensorView& query, const TensorView& key, const TensorView& grad_out, const TensorView& grad_query, const TensorView& grad_key,
-         const TensorView& grad_logits, double scale, Stream stream) {
+      [](const TensorView& query, const TensorView& key, const TensorView& grad_out,
+         const TensorView& grad_query, const TensorView& grad_key, const TensorView& grad_logits,
+         double scale, Stream stream) {
         wsol::cuda::class_attention_backward(
             {query, key, grad_out, grad_query, grad_key, grad_logits, scale}, stream);
       },

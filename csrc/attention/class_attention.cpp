@@ -1,5 +1,5 @@
-// CPU: one task a (image, head), which reads that head's keys once, forward, and once more, backward. Limited by the bandwidth
-// of reading the keys.
+// CPU: one task a (image, head), which reads that head's keys once, forward, and once more,
+// backward. Limited by the bandwidth of reading the keys.
 #include "attention/class_attention.h"
 
 #include <algorithm>
@@ -39,7 +39,8 @@ inline A dot(const T* a, const T* b, int64_t width) {
 
 // One query's softmax over a head's tokens.
 template <typename T, typename A>
-inline void softmax_row(const T* query, const T* key, int64_t key_stride, Sizes n, A scale, A* row) {
+inline void softmax_row(const T* query, const T* key, int64_t key_stride, Sizes n, A scale,
+                        A* row) {
   A largest = -std::numeric_limits<A>::infinity();
   for (int64_t j = 0; j < n.tokens; ++j) {
     row[j] = scale * dot<T, A>(query, key + j * key_stride, n.width);
@@ -64,7 +65,8 @@ WSOL_MULTIVERSION void head_forward(const T* query, int64_t query_stride, const 
 
 template <typename T, typename A>
 WSOL_MULTIVERSION void head_backward(const T* query, int64_t query_stride, const T* key,
-                                     int64_t key_stride, Sizes n, A scale, const A* grad_out, A* grad_logits, A* grad_row, T* grad_query,
+                                     int64_t key_stride, Sizes n, A scale, const A* grad_out,
+                                     A* grad_logits, A* grad_row, T* grad_query,
                                      int64_t grad_query_stride, T* grad_key,
                                      int64_t grad_key_stride) {
   const A per_head = A(1) / static_cast<A>(n.heads);

@@ -1,10 +1,14 @@
-// CUDA: three short launches a direction, so that every one of them has a block for each part of its work whatever B, H, N.
+// CUDA: three short launches a direction, so that every one of them has a block for each part of
+// its work whatever B, H, N.
 //
-//   logits      a warp owns kRowsPerWarp key rows of one (image, head), lanes split the row in 16-byte pieces; the head's
-//               queries lie in shared memory. Reads every key once: this is the kernel that bandwidth limits.
+//   logits      a warp owns kRowsPerWarp key rows of one (image, head), lanes split the row in
+//   16-byte pieces; the head's
+//               queries lie in shared memory. Reads every key once: this is the kernel that
+//               bandwidth limits.
 //   softmax     a warp owns one row of logits (B, H, Q): softmax forward, its gradient backward.
-//   combine     forward: a thread owns one out[b, q, j] and sums over heads. Backward: grad_key with the queries in shared
-//               memory, and grad_query, a block for each (image, head, query), reading every key a second time.
+//   combine     forward: a thread owns one out[b, q, j] and sums over heads. Backward: a thread
+//   owns elements of grad_key;
+//               a block owns grad_query[b, h, q], which reads every key a second time.
 //
 // The (B, H, Q, N) scratch is 1/D of the keys' size for each query.
 #define WSOL_WITH_CUDA
@@ -19,6 +23,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kRowsPerWarp = 8;
 constexpr int kRowsPerBlock = kWarps * kRowsPerWarp;
+constexpr int64_t kQueryBytes = 16 * 1024;  // of shared memory: leaves room for several blocks
 
 struct Sizes {
   int64_t heads, queries, tokens, width;
@@ -45,23 +50,18 @@ struct alignas(sizeof(T) * kVector) Vector {
   T values[kVector];
 };
 
-template <typename T>
-__device__ void load_queries(const HeadRows<const T>& query, const Sizes& n, int64_t image,
-                             int64_t head, typename Element<T>::Accumulator* shared) {
-  for (int64_t i = threadIdx.x; i < n.queries * n.width; i += blockDim.x) {
-    shared[i] = Element<T>::load(query.row(image, head, i / n.width)[i % n.width]);
-  }
-  __syncthreads();
-}
-
 template <typename T, int kVector>
 __global__ void logits_kernel(HeadRows<const T> query, HeadRows<const T> key, Sizes n,
+                              int64_t first_query, int64_t queries_here,
                               typename Element<T>::Accumulator scale,
                               typename Element<T>::Accumulator* logits) {
   using A = typename Element<T>::Accumulator;
   A* queries = reinterpret_cast<A*>(dynamic_shared());
   const int64_t image = blockIdx.x / n.heads, head = blockIdx.x % n.heads;
-  load_queries<T>(query, n, image, head, queries);
+  for (int64_t i = threadIdx.x; i < queries_here * n.width; i += kThreads) {
+    queries[i] = Element<T>::load(query.row(image, head, first_query + i / n.width)[i % n.width]);
+  }
+  __syncthreads();
 
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerBlock + warp * kRowsPerWarp;
@@ -75,7 +75,7 @@ __global__ void logits_kernel(HeadRows<const T> query, HeadRows<const T> key, Si
     const int64_t j = first + step + lane / group;
     const bool present = j < n.tokens && step + lane / group < kRowsPerWarp;
     const T* row = key.row(image, head, present ? j : 0);
-    for (int64_t q = 0; q < n.queries; ++q) {
+    for (int64_t q = 0; q < queries_here; ++q) {
       const A* weights = queries + q * n.width;
       A sum = 0;
       if (present) {
@@ -91,7 +91,8 @@ __global__ void logits_kernel(HeadRows<const T> query, HeadRows<const T> key, Si
         sum += __shfl_xor_sync(kFullWarp, sum, offset);
       }
       if (present && member == 0) {
-        logits[(static_cast<int64_t>(blockIdx.x) * n.queries + q) * n.tokens + j] = scale * sum;
+        const int64_t row_of_logits = blockIdx.x * n.queries + first_query + q;
+        logits[row_of_logits * n.tokens + j] = scale * sum;
       }
     }
   }
@@ -128,7 +129,8 @@ __global__ void average_kernel(const A* probabilities, Sizes n, int64_t total, A
 
 // Turns a row of logits into the gradient of the loss with respect to query . key.
 template <typename A>
-__global__ void softmax_gradient_kernel(A* logits, const A* grad_out, Sizes n, int64_t rows, A scale) {
+__global__ void softmax_gradient_kernel(A* logits, const A* grad_out, Sizes n, int64_t rows,
+                                        A scale) {
   const int lane = threadIdx.x % kWarpSize;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (index >= rows) return;  // a whole warp at a time
@@ -143,7 +145,8 @@ __global__ void softmax_gradient_kernel(A* logits, const A* grad_out, Sizes n, i
   for (int64_t j = lane; j < n.tokens; j += kWarpSize) row[j] *= (grad[j] - expected) * factor;
 }
 
-// A block owns grad_query[b, h, q]: its warps split the tokens, its lanes the width, 32 columns at a time.
+// A block owns grad_query[b, h, q]: its warps split the tokens, its lanes the width, 32 columns at
+// a time.
 template <typename T>
 __global__ void grad_query_kernel(HeadRows<const T> key, Sizes n,
                                   const typename Element<T>::Accumulator* grad_logits,
@@ -177,16 +180,17 @@ __global__ void grad_key_kernel(HeadRows<const T> query, Sizes n,
                                 const typename Element<T>::Accumulator* grad_logits,
                                 HeadRows<T> grad_key) {
   using A = typename Element<T>::Accumulator;
-  A* queries = reinterpret_cast<A*>(dynamic_shared());
   const int64_t image = blockIdx.x / n.heads, head = blockIdx.x % n.heads;
-  load_queries<T>(query, n, image, head, queries);
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerBlock;
   const int64_t rows = min(static_cast<int64_t>(kRowsPerBlock), n.tokens - first);
   const A* weights = grad_logits + static_cast<int64_t>(blockIdx.x) * n.queries * n.tokens + first;
   for (int64_t i = threadIdx.x; i < rows * n.width; i += kThreads) {
     const int64_t j = i / n.width, d = i % n.width;
     A sum = 0;
-    for (int64_t q = 0; q < n.queries; ++q) sum += weights[q * n.tokens + j] * queries[q * n.width + d];
+    for (int64_t q = 0; q < n.queries;
+         ++q) {  // the block's threads share these rows in the L1 cache
+      sum += weights[q * n.tokens + j] * Element<T>::load(query.row(image, head, q)[d]);
+    }
     grad_key.row(image, head, first + j)[d] = Element<T>::store(sum);
   }
 }
@@ -209,12 +213,18 @@ void logits(const char* name, const TensorView& query, const TensorView& key, do
             const TensorView& out, Stream stream) {
   using A = typename Element<T>::Accumulator;
   const Sizes n = sizes_of(query, key);
-  const dim3 grid(static_cast<unsigned>(query.size(0) * n.heads), blocks_for(n.tokens, kRowsPerBlock));
-  const size_t shared = n.queries * n.width * sizeof(A);
+  const dim3 grid(static_cast<unsigned>(query.size(0) * n.heads),
+                  blocks_for(n.tokens, kRowsPerBlock));
   constexpr int kVector = 16 / sizeof(T);
   const auto kernel = rows_are_aligned<T>(key) ? logits_kernel<T, kVector> : logits_kernel<T, 1>;
-  launch(name, kernel, grid, kThreads, shared, stream, HeadRows<const T>(query),
-         HeadRows<const T>(key), n, static_cast<A>(scale), out.as<A>());
+  // As many queries a launch as fit beside each other in shared memory: usually the one there is.
+  const int64_t query_bytes = n.width * sizeof(A);
+  const int64_t at_once = std::clamp<int64_t>(kQueryBytes / query_bytes, 1, n.queries);
+  for (int64_t first = 0; first < n.queries; first += at_once) {
+    const int64_t here = std::min(at_once, n.queries - first);
+    launch(name, kernel, grid, kThreads, here * query_bytes, stream, HeadRows<const T>(query),
+           HeadRows<const T>(key), n, first, here, static_cast<A>(scale), out.as<A>());
+  }
 }
 
 }  // namespace
@@ -244,15 +254,14 @@ void class_attention_backward(const ClassAttentionBackward& args, Stream stream)
     const int64_t rows = images_heads * n.queries;
     A* scratch = args.grad_logits.as<A>();
     logits<T>(kName, args.query, args.key, args.scale, args.grad_logits, stream);
-    launch(kName, softmax_gradient_kernel<A>, blocks_for(rows, kWarps), kThreads, 0, stream, scratch,
-           args.grad_out.as<A>(), n, rows, static_cast<A>(args.scale));
+    launch(kName, softmax_gradient_kernel<A>, blocks_for(rows, kWarps), kThreads, 0, stream,
+           scratch, args.grad_out.as<A>(), n, rows, static_cast<A>(args.scale));
     const auto per_head = static_cast<unsigned>(images_heads);
     launch(kName, grad_query_kernel<T>, dim3(per_head, static_cast<unsigned>(n.queries)), kThreads,
            kThreads * sizeof(A), stream, HeadRows<const T>(args.key), n, scratch,
            HeadRows<T>(args.grad_query));
     launch(kName, grad_key_kernel<T>, dim3(per_head, blocks_for(n.tokens, kRowsPerBlock)), kThreads,
-           n.queries * n.width * sizeof(A), stream, HeadRows<const T>(args.query), n, scratch,
-           HeadRows<T>(args.grad_key));
+           0, stream, HeadRows<const T>(args.query), n, scratch, HeadRows<T>(args.grad_key));
   });
 }
 

@@ -2,9 +2,10 @@
 //
 //   out[b, q, j] = 1/H sum_h softmax_j(scale * query[b, h, q] . key[b, h, j])
 //
-// query (B, H, Q, D) and key (B, H, N, D): one floating dtype, last dimension contiguous, any other strides. All the rest is
-// contiguous, of the accumulator type (float32; float64 for float64 inputs). The backward saves nothing of the forward: it
-// reads the keys anyway, so the softmax costs it nothing more.
+// query (B, H, Q, D) and key (B, H, N, D): one floating dtype, last dimension contiguous, any other
+// strides. All the rest is contiguous, of the accumulator type (float32; float64 for float64
+// inputs). The backward saves nothing of the forward: it reads the keys anyway, so the softmax
+// costs it nothing more.
 #pragma once
 
 #include "core/tensor_view.h"

@@ -1,7 +1,9 @@
-// What every CUDA kernel stands on: launches that check themselves, dynamic shared memory, and warp reductions.
+// What every CUDA kernel stands on: launches that check themselves, dynamic shared memory, and warp
+// reductions.
 //
-// The same .cu files compile for the host over tests/emulator, which is why kernels launch through `launch`, keep all
-// their shared memory in `dynamic_shared`, and use these warp helpers instead of CUB.
+// The same .cu files compile for the host over tests/emulator, which is why kernels launch through
+// `launch`, keep all their shared memory in `dynamic_shared`, and use these warp helpers instead of
+// CUB.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -25,11 +27,13 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 
 inline void check(const char* operator_name, cudaError_t status) {
   if (status != cudaSuccess) {
-    throw std::runtime_error(std::string(operator_name) + ": CUDA error: " + cudaGetErrorString(status));
+    throw std::runtime_error(std::string(operator_name) +
+                             ": CUDA error: " + cudaGetErrorString(status));
   }
 }
 
-// Launches `kernel` on `stream` and turns a failed launch into an exception that names the operator.
+// Launches `kernel` on `stream` and turns a failed launch into an exception that names the
+// operator.
 template <typename... Parameters, typename... Arguments>
 void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             size_t shared_bytes, Stream stream, Arguments&&... arguments) {
@@ -44,7 +48,7 @@ void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid,
                                               static_cast<int>(shared_bytes)));
   }
 #if defined(__CUDACC__)
-  kernel<<<grid, block, shared_bytes, reinterpret_cast<cudaStream_t>(stream)>>>(
+  kernel<<<grid, block, shared_bytes, reinterpret_cast<cudaStream_t>(stream)> > >(
       static_cast<Parameters>(arguments)...);
 #endif
   check(operator_name, cudaGetLastError());

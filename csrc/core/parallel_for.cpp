@@ -80,8 +80,9 @@ class Pool {
   int wanted_ = 0, active_ = 0;
 };
 
-// Never destroyed: its threads may outlive static destruction at exit. A forked child (a data-loading worker) has none of
-// the parent's threads, so it gets a new pool and leaves the old one behind.
+// Never destroyed: its threads may outlive static destruction at exit. A forked child (a
+// data-loading worker) has none of the parent's threads, so it gets a new pool and leaves the old
+// one behind.
 Pool* pool_of_process = nullptr;
 
 Pool& pool() {

@@ -20,10 +20,10 @@ inline DType dtype_of(pybind11::handle torch_dtype) {
       return Entry{torch.attr(name).ptr(), dtype};
     };
     return std::array<Entry, 8>{
-        entry("float32", DType::kFloat32),   entry("bfloat16", DType::kBFloat16),
-        entry("float16", DType::kFloat16),   entry("float64", DType::kFloat64),
-        entry("uint8", DType::kUInt8),       entry("int32", DType::kInt32),
-        entry("int64", DType::kInt64),       entry("bool", DType::kBool),
+        entry("float32", DType::kFloat32), entry("bfloat16", DType::kBFloat16),
+        entry("float16", DType::kFloat16), entry("float64", DType::kFloat64),
+        entry("uint8", DType::kUInt8),     entry("int32", DType::kInt32),
+        entry("int64", DType::kInt64),     entry("bool", DType::kBool),
     };
   }();
   for (const Entry& entry : table) {

@@ -1,5 +1,6 @@
-// A tensor as a kernel's host entry sees it: memory, element type, sizes and strides. Nothing of libtorch, so that one
-// build serves every torch version; Python checked the arguments and allocated the outputs.
+// A tensor as a kernel's host entry sees it: memory, element type, sizes and strides. Nothing of
+// libtorch, so that one build serves every torch version; Python checked the arguments and
+// allocated the outputs.
 #pragma once
 
 #include <array>

@@ -28,6 +28,7 @@ SIZES = (
     (1, 1, 5, 67, 257),
     (2, 2, 13, 13, 24),
     (1, 1, 1, 3, 600),
+    (1, 2, 70, 9, 64),  # more queries than one launch holds
 )
 
 

@@ -1,10 +1,9 @@
 """`wsol demo`: the whole journey on drawn birds, in about two minutes on two cores."""
 
 import time
-from pathlib import Path
 from typing import Any
 
-from wsol_ext.cli.options import Parser
+from wsol_ext.cli.options import Parser, add_switch
 
 HELP = "train, evaluate and report on drawn data, in two minutes"
 DESCRIPTION = (
@@ -17,10 +16,13 @@ def add_options(parser: Parser) -> None:
     """Add the command's flags."""
     parser.add_argument("--out", type=str, default="runs/demo", help="the run folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of training")
+    add_switch(
+        parser, "--overwrite", False, "move a run that --out holds to OUT.old-1 and start anew"
+    )
     group = parser.add_argument_group("size")
     group.add_argument("--images", type=int, default=2000, help="training images")
     group.add_argument("--test-images", type=int, default=400, help="test images")
-    group.add_argument("--epochs", type=int, default=15, help="passes over the training images")
+    group.add_argument("--epochs", type=int, default=10, help="passes over the training images")
 
 
 def run(options: Any) -> int:
@@ -34,7 +36,7 @@ def run(options: Any) -> int:
     started = time.perf_counter()
     config = demo_config(options)
     print("Training on drawn birds: the model sees class labels, never a box.")
-    folder = train(config)
+    folder = train(config, overwrite=options.overwrite)
     model = load_model(folder.model)
     dataset = SyntheticDataset(
         options.test_images,
@@ -46,13 +48,13 @@ def run(options: Any) -> int:
         model, dataset, ("toploc", "maxboxaccv2", "pxap"), threshold=THRESHOLD, gallery=6
     )
     evaluation.about = {"data": "drawn birds", "split": "test"}
-    write_results(evaluation, dataset, Path(folder.path) / "evaluation", config.as_dict())
+    write_results(evaluation, dataset, folder.path, folder.path, config.as_dict())
     print(f"{time.perf_counter() - started:.0f} s in all")
     return 0
 
 
 # Where the demo's maps are cut: chosen on its training images.
-THRESHOLD = 0.3
+THRESHOLD = 0.1
 
 
 def demo_config(options: Any) -> Any:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wsol_ext.cli.options import Parser, add_config, add_data, add_device, check_device
+from wsol_ext.cli.options import Parser, add_config, add_data, add_device, add_switch, check_device
 
 HELP = "evaluate a model by the published protocols"
 DESCRIPTION = (
@@ -41,7 +41,7 @@ def add_options(parser: Parser) -> None:
         "--out", type=str | None, default=None, help="folder; by default CHECKPOINT's, /evaluation"
     )
     output.add_argument("--gallery", type=int, default=6, help="examples of each outcome to show")
-    output.add_argument("--progress", type=bool, default=True, help="show progress")
+    add_switch(output, "--progress", True, "show progress")
     add_device(parser, batch_size=64)
 
 
@@ -78,19 +78,19 @@ def run(options: Any) -> int:
         shown = {k: v for k, v in arguments.items() if k in ("name", "split")}
         evaluation.about = {"data": shown.pop("name"), **shown, "checkpoint": str(checkpoint)}
         out = Path(options.out or folder / "evaluation").expanduser()
-        write_results(evaluation, dataset, out, config, options.progress)
+        write_results(evaluation, dataset, out, folder, config, options.progress)
     return 0
 
 
 def write_results(
-    evaluation: Any, dataset: Any, out: Path, config: dict[str, Any] | None, show: bool = True
+    evaluation: Any, dataset: Any, out: Path, run_folder: Path, config: Any, show: bool = True
 ) -> None:
     """Write an evaluation's files and the report, and print its tables."""
     from wsol_ext.report.page import write_report
     from wsol_ext.report.table import print_tables
 
     evaluation.save(out)
-    history = _history(out.parent / "metrics.csv")
+    history = _history(run_folder / "metrics.csv")
     title = f"{evaluation.method} on {evaluation.about['data']}"
     write_report(
         out / "report.html", evaluation, dataset, title=title, history=history, config=config

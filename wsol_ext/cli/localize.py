@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsol_ext.cli.evaluate import find_checkpoint
-from wsol_ext.cli.options import Parser, add_config, add_device, check_device
+from wsol_ext.cli.options import Parser, add_config, add_device, add_switch, check_device
 
 HELP = "boxes for your own images"
 DESCRIPTION = (
@@ -33,8 +33,8 @@ def add_options(parser: Parser) -> None:
         default=None,
         help="known classes: 'folder' for the name of each image's folder, or a CSV file `image,class`",
     )
-    parser.add_argument("--overlays", type=bool, default=True, help="write the overlay pictures")
-    parser.add_argument("--progress", type=bool, default=True, help="show progress")
+    add_switch(parser, "--overlays", True, "write the overlay pictures")
+    add_switch(parser, "--progress", True, "show progress")
     add_device(parser, batch_size=32)
 
 

@@ -10,7 +10,9 @@ Parser = ArgumentParser
 
 def make_parser(program: str, description: str) -> Parser:
     """A parser that raises instead of leaving the process."""
-    return ArgumentParser(prog=program, description=description, exit_on_error=False)
+    return ArgumentParser(
+        prog=program, description=description, exit_on_error=False, allow_abbrev=False
+    )
 
 
 def add_config(parser: Parser) -> None:
@@ -20,6 +22,11 @@ def add_config(parser: Parser) -> None:
         action=ActionConfigFile,
         help="YAML file of options, named as the flags with underscores; flags after it override it",
     )
+
+
+def add_switch(parser: Any, flag: str, default: bool, text: str) -> None:
+    """Add a flag for a truth value: `--flag`, `--flag true`, `--flag false`."""
+    parser.add_argument(flag, type=bool, nargs="?", const=True, default=default, help=text)
 
 
 def add_dataclass(parser: Parser, options: type) -> None:
@@ -33,7 +40,9 @@ def add_dataclass(parser: Parser, options: type) -> None:
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         keywords: dict[str, Any] = {"type": hints[field.name], "default": default}
-        if hints[field.name] == list[int]:
+        if hints[field.name] is bool:
+            keywords |= {"nargs": "?", "const": True}
+        elif hints[field.name] == list[int]:
             keywords |= {"type": int, "nargs": "*"}
         flag = "--" + field.name.replace("_", "-")
         groups[title].add_argument(flag, help=field.metadata["help"], **keywords)

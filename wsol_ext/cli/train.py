@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from wsol_ext.cli.options import Parser, add_config, add_dataclass
+from wsol_ext.cli.options import Parser, add_config, add_dataclass, add_switch
 from wsol_ext.training.config import TrainingConfig
 
 HELP = "train a model on images with class labels"
@@ -16,10 +16,8 @@ def add_options(parser: Parser) -> None:
     """Add the command's flags."""
     add_config(parser)
     add_dataclass(parser, TrainingConfig)
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="where --out holds another run: move that to OUT.old-1 and start anew",
+    add_switch(
+        parser, "--overwrite", False, "move a run that --out holds to OUT.old-1 and start anew"
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from wsol_ext._files import atomic_path
 
@@ -36,6 +37,7 @@ def loss_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
     marker = "o" if len(rows) < 25 else None
     axes.plot(epochs, [row["loss"] for row in rows], color=SERIES[0], marker=marker, markersize=3)
     axes.set_xlabel("epoch", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("training loss", color=SERIES[0])
     axes.set_ylim(bottom=0)
     shown = [n for n in ("accuracy", "test_accuracy") if any(n in row for row in rows)]

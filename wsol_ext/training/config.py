@@ -130,7 +130,16 @@ def dataset_options(
     """Arguments of `wsol_ext.data.open_dataset`, from the flags that training and evaluation share.
 
     Boxes are for evaluation: training does not read them.
+
+    Raises:
+        ValueError: an unknown data set, or one whose folder is not given.
     """
+    if data not in ("cub", "wsol", "folder", "synthetic"):
+        raise ValueError(f"--data is {data!r}, it should be cub, wsol, folder or synthetic")
+    if root is None and data != "synthetic":
+        raise ValueError(f"--root is missing, it should be the folder of the {data} data set")
+    if data == "wsol" and image_root is None:
+        raise ValueError("--image-root is missing, it should be the folder of the images")
     if root is not None:
         root = str(Path(root).expanduser())
     arguments: dict[str, Any] = {"name": data, "root": root, "split": split, **(options or {})}
