@@ -48,8 +48,12 @@ void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid,
                                               static_cast<int>(shared_bytes)));
   }
 #if defined(__CUDACC__)
-  kernel<<<grid, block, shared_bytes, reinterpret_cast<cudaStream_t>(stream)> > >(
-      static_cast<Parameters>(arguments)...);
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = reinterpret_cast<cudaStream_t>(stream);
+  check(operator_name, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 #endif
   check(operator_name, cudaGetLastError());
 #endif
