@@ -7,4 +7,5 @@ python="${PYTHON:-python}"
 environment="$("$python" tests/emulator/build.py --sanitize --environment)"
 eval "$environment"
 # --capture=sys, so that a report of the sanitizers, written as the process dies, reaches the terminal.
-exec "$python" -m pytest --capture=sys --backend emulated tests/ops tests/emulator "$@"
+# Not `python -m pytest`, which would put this folder's sources before the installed package.
+exec "$(dirname "$(command -v "$python")")/pytest" --capture=sys --backend emulated tests/ops tests/emulator "$@"

@@ -71,10 +71,11 @@ def build(sanitize: bool) -> Path:
 
 
 def load(sanitize: bool, module: str = "_emulated") -> ModuleType:
-    """Build and import `_emulated`, the package's kernels, or `_test_kernels`, the emulator's own."""
+    """Build and import `_emulated`, the package's kernels, or `_test_kernels`, the emulator's."""
     if sanitize and not sanitizer_is_loaded():
         raise RuntimeError(
-            "modules built with AddressSanitizer need Python started under it: use scripts/test_emulated.sh"
+            "modules built with AddressSanitizer need a Python started under it: "
+            "use scripts/test_emulated.sh"
         )
     folder = build(sanitize)
     (path,) = folder.glob(f"{module}.*so")

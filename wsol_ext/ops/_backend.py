@@ -1,7 +1,8 @@
 """Which compiled module runs an operator, and how an operator reaches PyTorch.
 
-An operator is one Python function over raw kernels: it allocates outputs with torch and calls `run`. `define` registers it as
-`torch.ops.wsol.NAME` with a schema, a fake twin for `torch.compile`, and, where there is a gradient, autograd.
+An operator is one Python function over raw kernels: it allocates outputs with torch and calls `run`. `define`
+registers it as `torch.ops.wsol.NAME` with a schema, a fake twin for `torch.compile`, and, where there is a
+gradient, autograd.
 """
 
 import importlib
@@ -46,9 +47,7 @@ def run(name: str, *arguments: Any, device: torch.device) -> Any:
     return getattr(_cpu, name)(*arguments, torch.get_num_threads())
 
 
-def define(
-    name: str, signature: str, kernel: Callable[..., Any], fake: Callable[..., Any]
-) -> None:
+def define(name: str, signature: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Register `torch.ops.wsol.<name>`: `kernel` for CPU and CUDA tensors, `fake` for shapes and dtypes alone."""
     _library.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA"):
@@ -63,6 +62,18 @@ def differentiate(
     torch.library.register_autograd(
         f"wsol::{name}", backward, setup_context=setup_context, lib=_library
     )
+
+
+def not_differentiable(name: str, message: str) -> None:
+    """Raise RuntimeError where a gradient through `torch.ops.wsol.<name>` is asked for.
+
+    PyTorch by itself would warn and go on as if the gradient were zero.
+    """
+
+    def refuse(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(f"{name}: {message}")
+
+    torch.library.register_autograd(f"wsol::{name}", refuse, lib=_library)
 
 
 def autocast(name: str) -> None:
@@ -108,7 +119,11 @@ def rows_contiguous(tensor: Tensor) -> Tensor:
 
 
 def check_tensor(
-    operator: str, argument: str, tensor: Any, shape: Sequence[str | int], dtypes: Sequence[torch.dtype]
+    operator: str,
+    argument: str,
+    tensor: Any,
+    shape: Sequence[str | int],
+    dtypes: Sequence[torch.dtype],
 ) -> None:
     """Raise unless `tensor` is a tensor of one of `dtypes` with a dimension for each entry of `shape`.
 
@@ -119,7 +134,9 @@ def check_tensor(
         ValueError: another number of dimensions, or another size.
     """
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{operator}: {argument} is {type(tensor).__name__}, it should be a torch.Tensor")
+        raise TypeError(
+            f"{operator}: {argument} is {type(tensor).__name__}, it should be a torch.Tensor"
+        )
     if tensor.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(
@@ -127,10 +144,13 @@ def check_tensor(
         )
     wanted = "(" + ", ".join(map(str, shape)) + ")"
     fits = tensor.dim() == len(shape) and all(
-        isinstance(want, str) or have == want for have, want in zip(tensor.shape, shape, strict=True)
+        isinstance(want, str) or have == want
+        for have, want in zip(tensor.shape, shape, strict=True)
     )
     if not fits:
-        raise ValueError(f"{operator}: {argument} has shape {tuple(tensor.shape)}, it should be {wanted}")
+        raise ValueError(
+            f"{operator}: {argument} has shape {tuple(tensor.shape)}, it should be {wanted}"
+        )
 
 
 def check_same_device(operator: str, **tensors: Tensor) -> None:

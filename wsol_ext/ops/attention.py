@@ -19,7 +19,8 @@ def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> T
 
     Args:
         query: (B, H, Q, D), float32, bfloat16, float16 or float64; usually Q = 1, the class token.
-        key: (B, H, N, D), of the same dtype, N >= 1. Views are read where they lie, such as the keys in a fused qkv tensor.
+        key: (B, H, N, D), of the same dtype, N >= 1. Views are read where they lie, such as the keys in a fused qkv
+            tensor.
         scale: the logits' factor, by default D ** -0.5.
 
     Returns:
@@ -29,7 +30,8 @@ def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> T
         TypeError: a dtype that is none of these, or two dtypes.
         ValueError: shapes that do not fit, tensors on two devices, or a scale that is not finite.
 
-    Differentiable in query and key, once: the backward has no gradient of its own. Under autocast both are cast to its dtype.
+    Differentiable in query and key, once: the backward has no gradient of its own. Under autocast both are cast to
+    its dtype.
 
     Example:
         >>> query, key = torch.zeros(2, 3, 1, 8), torch.randn(2, 3, 5, 8)
@@ -54,7 +56,9 @@ def _check(query: Tensor, key: Tensor, scale: float | None) -> float:
     backend.check_tensor(name, "key", key, (batch, heads, "N", width), (query.dtype,))
     backend.check_same_device(name, query=query, key=key)
     if min(heads, key.size(2), width) == 0:
-        raise ValueError(f"{name}: key has shape {tuple(key.shape)}, it should have at least one head, token and channel")
+        raise ValueError(
+            f"{name}: key has shape {tuple(key.shape)}, it should have at least one head, token and channel"
+        )
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"{name}: scale is {scale}, it should be a finite number")
     return width**-0.5 if scale is None else scale
@@ -118,7 +122,10 @@ def _autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 backend.define(
-    "class_attention", "(Tensor query, Tensor key, float? scale=None) -> Tensor", _forward, _forward_fake
+    "class_attention",
+    "(Tensor query, Tensor key, float? scale=None) -> Tensor",
+    _forward,
+    _forward_fake,
 )
 backend.define(
     "class_attention_backward",
@@ -127,4 +134,7 @@ backend.define(
     _backward_fake,
 )
 backend.differentiate("class_attention", _autograd, _setup_context)
+backend.not_differentiable(
+    "class_attention_backward", "class_attention has no second derivative"
+)
 backend.autocast("class_attention")

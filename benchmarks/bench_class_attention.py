@@ -1,0 +1,138 @@
+"""class_attention against the published way: store the attention matrices, average heads, read one row."""
+
+import pytest
+import timm
+import torch
+
+from wsol_ext import create_model, ops
+from wsol_ext.models.vit import Backbone
+from wsol_ext.ops.attention import class_attention_reference
+
+DEPTH = 12
+
+
+class StoredAttention(torch.nn.Module):
+    """timm's attention as the published programs change it: unfused, its matrix kept."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+        self.matrix = None
+
+    def forward(self, tokens, *_arguments, **_options):
+        attention = self.attention
+        batch, count, _ = tokens.shape
+        qkv = attention.qkv(tokens).reshape(
+            batch, count, 3, attention.num_heads, attention.head_dim
+        )
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        self.matrix = (query @ key.transpose(-2, -1) * attention.scale).softmax(dim=-1)
+        return attention.proj((self.matrix @ value).transpose(1, 2).reshape(batch, count, -1))
+
+
+def published_vit(name, img_size):
+    vit = timm.create_model(name, img_size=img_size).eval()
+    for block in vit.blocks:
+        block.attn = StoredAttention(block.attn)
+
+    def forward(images):
+        logits = vit(images)
+        matrices = torch.stack([block.attn.matrix for block in vit.blocks])
+        return logits, matrices.mean(dim=2).sum(dim=0)[:, 0]
+
+    return forward
+
+
+# The smaller batch at 384 keeps the published way's matrices in memory.
+SIZES = pytest.mark.parametrize(("img_size", "batch"), [(224, 8), (384, 4)])
+
+
+@pytest.mark.parametrize("tokens", [197, 577, 1025])
+def test_forward(versus, device, tokens):
+    qkv = torch.randn(8, tokens, 3, 6, 64, device=device).permute(2, 0, 3, 1, 4)
+    query, key, _ = qkv
+    versus(
+        f"operator, forward, 8 x 6 heads x {tokens} x 64",
+        lambda: class_attention_reference(query, key)[:, :1],
+        lambda: ops.class_attention(query[:, :, :1], key),
+        memory=True,
+    )
+
+
+@pytest.mark.parametrize("tokens", [197, 577, 1025])
+def test_forward_and_backward(versus, device, tokens):
+    query, key = (
+        torch.randn(8, 6, tokens, 64, device=device, requires_grad=True) for _ in range(2)
+    )
+    versus(
+        f"operator, forward + backward, 8 x 6 heads x {tokens} x 64",
+        lambda: class_attention_reference(query, key)[:, 0].square().sum().backward(),
+        lambda: ops.class_attention(query[:, :, :1], key).square().sum().backward(),
+        memory=True,
+    )
+
+
+@SIZES
+def test_vit_with_rows_against_timm_without(versus, device, img_size, batch):
+    torch.manual_seed(0)
+    backbone = (
+        Backbone("deit_small_patch16_224", pretrained=False, img_size=img_size).eval().to(device)
+    )
+    images = torch.randn(batch, 3, img_size, img_size, device=device)
+    with torch.inference_mode():
+        versus(
+            f"DeiT-S {img_size}: rows of all blocks, against timm without",
+            lambda: backbone.vit(images),
+            lambda: backbone(images, rows_of=range(DEPTH)),
+            bar="costs <= 1.03x",
+            rounds=31,
+        )
+
+
+@SIZES
+def test_vit_with_rows_against_the_published_way(versus, device, img_size, batch):
+    torch.manual_seed(0)
+    backbone = (
+        Backbone("deit_small_patch16_224", pretrained=False, img_size=img_size).eval().to(device)
+    )
+    published = published_vit("deit_small_patch16_224", img_size)
+    images = torch.randn(batch, 3, img_size, img_size, device=device)
+    with torch.inference_mode():
+        versus(
+            f"DeiT-S {img_size}: rows of all blocks, against stored matrices",
+            lambda: published(images),
+            lambda: backbone(images, rows_of=range(DEPTH)),
+            memory=True,
+        )
+
+
+@SIZES
+def test_tscam_maps_against_timm_classification(versus, device, img_size, batch):
+    torch.manual_seed(0)
+    vit = timm.create_model("deit_small_patch16_224", img_size=img_size).eval().to(device)
+    model = create_model("tscam", pretrained=False, img_size=img_size).eval().to(device)
+    images = torch.randn(batch, 3, img_size, img_size, device=device)
+    with torch.inference_mode():
+        versus(
+            f"TS-CAM DeiT-S {img_size}: logits and top-1 map, against timm's logits",
+            lambda: vit(images),
+            lambda: model.localize(images),
+            bar="costs <= 1.03x",
+            rounds=31,
+        )
+
+
+@pytest.mark.parametrize("element", [torch.float32, torch.bfloat16])
+def test_bandwidth(versus, device, element):
+    """The share of copy bandwidth: 64 Mi elements of keys, beside a copy of them (which moves them twice)."""
+    if device.type != "cuda":
+        pytest.skip("the bandwidth bar is the GPU's")
+    key = torch.randn(683, 12, 128, 64, device=device).to(element)
+    query, target = key[:, :, :1].contiguous(), torch.empty_like(key)
+    speedup = versus(
+        f"GPU, {str(element)[6:]}, 64 Mi elements, against a copy",
+        lambda: target.copy_(key),
+        lambda: ops.class_attention(query, key),
+        bar=">= 1.4x (70% of copy bandwidth)",
+    )
+    print(f"{str(element)[6:]}: {speedup / 2:.0%} of copy bandwidth")

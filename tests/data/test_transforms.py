@@ -1,0 +1,62 @@
+import pytest
+import torch
+from PIL import Image
+
+from wsol_ext.data import MEAN, STD, denormalize, eval_transform, train_transform
+
+
+@pytest.fixture
+def picture():
+    """Left half black, right half white, 60 x 20 pixels."""
+    image = Image.new("RGB", (60, 20))
+    image.paste((255, 255, 255), (30, 0, 60, 20))
+    return image
+
+
+def test_evaluation_keeps_the_whole_picture_in_a_square(picture):
+    pixels = denormalize(eval_transform(24)(picture))
+    assert (pixels.shape, pixels.dtype) == ((3, 24, 24), torch.float32)
+    assert pixels[:, :, :11].max() < 0.02
+    assert pixels[:, :, 13:].min() > 0.98
+
+
+def test_values_are_normalized_by_the_mean_and_deviation_of_imagenet():
+    grey = torch.full((3, 8, 8), 51, dtype=torch.uint8)
+    expected = [(0.2 - mean) / std for mean, std in zip(MEAN, STD, strict=True)]
+    assert eval_transform(8)(grey)[:, 3, 3].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_evaluation_can_cut_the_centre_out_of_a_larger_square(picture):
+    centre = eval_transform(8, resize=16)(picture)
+    assert torch.equal(centre, eval_transform(16)(picture)[:, 4:12, 4:12])
+
+
+def test_training_cuts_from_a_square_an_eighth_larger_by_default(picture):
+    resize, crop, flip = train_transform(224).transforms[:3]
+    assert (list(resize.size), list(crop.size), flip.p) == ([256, 256], [224, 224], 0.5)
+
+
+def test_training_pictures_are_cuts_some_mirrored(picture):
+    torch.manual_seed(0)
+    transform = train_transform(24, resize=24)
+    plain = eval_transform(24)(picture)
+    seen = [transform(picture) for _ in range(20)]
+    assert {bool(torch.equal(each, plain)) for each in seen} == {True, False}
+    assert all(torch.equal(each, plain) or torch.equal(each.flip(2), plain) for each in seen)
+
+
+def test_denormalize_gives_pixels_back(picture):
+    noise = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    back = denormalize(torch.stack([eval_transform(8)(each) for each in noise]))
+    assert torch.allclose(back * 255, noise.float(), atol=1e-3)
+
+
+def test_bad_sizes_are_named():
+    with pytest.raises(
+        ValueError, match="train_transform: resize is 100, it should be at least img_size, 224"
+    ):
+        train_transform(224, resize=100)
+    with pytest.raises(ValueError, match="eval_transform: resize is 100"):
+        eval_transform(224, resize=100)
+    with pytest.raises(ValueError, match="img_size is 0"):
+        eval_transform(0)

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from wsol_ext.metrics import center_map, normalize_maps, resize_maps, to_score_maps
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("grid", [(14, 14), (7, 28), (1, 1), (9, 12), (24, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_resizing_equals_opencv(mode, grid, dtype):
+    cv2 = pytest.importorskip("cv2")
+    maps = torch.randn(2, 3, *grid, generator=torch.Generator().manual_seed(0)).to(dtype)
+    flag = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
+    resized = resize_maps(maps, (224, 224), mode)
+    assert resized.shape == (2, 3, 224, 224)
+    assert resized.dtype == dtype
+    # OpenCV's weights are float32 whatever the map is: exact only where 224 / side is a power of two.
+    exact = dtype == torch.float64 and all(side in (7, 14, 28) for side in grid)
+    for resized_map, each in zip(resized.flatten(0, 1), maps.flatten(0, 1), strict=True):
+        published = cv2.resize(each.numpy(), (224, 224), interpolation=flag)
+        assert np.abs(resized_map.numpy() - published).max() < (1e-14 if exact else 1e-5)
+
+
+def test_rows_and_columns_may_differ():
+    assert resize_maps(torch.randn(2, 3, 4), (20, 30)).shape == (2, 20, 30)
+
+
+def test_half_precision_maps_are_computed_in_float32():
+    maps = torch.randn(1, 4, 4).bfloat16()
+    assert torch.equal(to_score_maps(maps, 32), to_score_maps(maps.float(), 32))
+
+
+def test_each_map_is_normalized_over_its_own_pixels():
+    maps = torch.tensor([[[0.0, 2.0], [4.0, 1.0]], [[-3.0, -2.0], [-1.0, -2.0]]])
+    assert normalize_maps(maps).tolist() == [[[0, 0.5], [1, 0.25]], [[0, 0.5], [1, 0.5]]]
+
+
+def test_constant_maps_and_maps_with_a_nan_become_zeros():
+    maps = torch.stack(
+        [torch.full((2, 2), 5.0), torch.tensor([[1.0, 2.0], [float("nan"), 3.0]]), torch.eye(2)]
+    )
+    assert normalize_maps(maps).tolist() == [[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 1]]]
+    assert to_score_maps(maps, 8)[1].abs().max() == 0
+
+
+def test_largest_range_still_ends_at_one():
+    score_maps = to_score_maps(torch.randn(50, 14, 14) * torch.logspace(-30, 30, 50).view(-1, 1, 1))
+    assert score_maps.amin(dim=(1, 2)).tolist() == [0.0] * 50
+    assert score_maps.amax(dim=(1, 2)).tolist() == [1.0] * 50
+
+
+def test_empty_batch_gives_an_empty_batch():
+    assert to_score_maps(torch.zeros(0, 14, 14)).shape == (0, 224, 224)
+
+
+def test_infinite_maps_are_an_error():
+    with pytest.raises(ValueError, match="normalize_maps: maps has infinite values"):
+        normalize_maps(torch.tensor([[0.0, float("inf")]]))
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(TypeError, match=r"resize_maps: maps is torch\.int64"):
+        resize_maps(torch.zeros(1, 2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="mode is 'nearest', it should be 'bicubic' or 'bilinear'"):
+        resize_maps(torch.zeros(1, 2, 2), mode="nearest")
+    with pytest.raises(ValueError, match=r"maps has shape \(2, 0\)"):
+        normalize_maps(torch.zeros(2, 0))
+    with pytest.raises(ValueError, match="size is 0"):
+        resize_maps(torch.zeros(1, 2, 2), 0)
+    with pytest.raises(ValueError, match="height and width are 0, 3"):
+        center_map(0, 3)
+
+
+def test_center_map_is_symmetric_with_its_peak_in_the_middle():
+    center = center_map(9, 21)
+    assert torch.equal(center, center.flip(0))
+    assert torch.equal(center, center.flip(1))
+    assert (center.argmax().item(), center.max().item(), center.min().item()) == (
+        4 * 21 + 10,
+        1.0,
+        0.0,
+    )

@@ -1,0 +1,172 @@
+"""Weights in and out: nothing lost, nothing run, and one clear line for what does not fit."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from wsol_ext import checkpoints, create_model
+from wsol_ext.checkpoints import CheckpointError, load_model, load_published, save_model
+
+
+def small_model(num_classes=3):
+    torch.manual_seed(0)
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+    return create_model(
+        "tscam",
+        "vit_tiny_patch16_224",
+        num_classes,
+        pretrained=False,
+        img_size=(32, 64),
+        backbone_options=options,
+    )
+
+
+def published_names(model):
+    return {
+        name.removeprefix("backbone.vit."): tensor for name, tensor in model.state_dict().items()
+    }
+
+
+def test_a_saved_model_comes_back_with_its_weights_configuration_and_class_names(tmp_path):
+    model, path = small_model(), tmp_path / "model.safetensors"
+    save_model(model, path, class_names=["a", "b", "c"])
+    loaded = load_model(path, method="tscam")
+    assert loaded.class_names == ["a", "b", "c"]
+    assert loaded.config == model.config
+    assert not loaded.training
+    images = torch.randn(1, 3, 32, 64)
+    assert torch.equal(loaded(images), model.eval()(images))
+
+
+def test_class_names_must_be_one_a_class(tmp_path):
+    with pytest.raises(ValueError, match="class_names has 2 names, the model has 3 classes"):
+        save_model(small_model(), tmp_path / "model.safetensors", class_names=["a", "b"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_model(small_model(), path)
+    before = path.read_bytes()
+
+    def full_disk(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left on device.*model.safetensors"):
+        save_model(small_model(num_classes=4), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"not a checkpoint at all"])
+def test_a_corrupt_file_is_named(tmp_path, content):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="broken.safetensors is corrupt"):
+        load_model(path)
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    path = tmp_path / "half.safetensors"
+    save_model(small_model(), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="half.safetensors is corrupt"):
+        load_model(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.safetensors does not exist"):
+        load_model(tmp_path / "nowhere.safetensors")
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="was not written by wsol_ext.*load_published"):
+        load_model(path)
+
+
+def test_a_file_of_another_method_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(small_model(), path)
+    with pytest.raises(CheckpointError, match="holds a tscam model, not trt"):
+        load_model(path, method="trt")
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = small_model()
+    save_model(model, path)
+    weights = load_file(path)
+    weights["head.other"] = weights.pop("head.bias")
+    metadata = {
+        "format": "wsol_ext",
+        "config": checkpoints.json.dumps(model.config),
+        "class_names": "null",
+    }
+    save_file(weights, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"missing: head.bias; unexpected: head.other"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_published_weights_load_wrapped_and_prefixed(tmp_path, wrap, prefix):
+    model, path = small_model().eval(), tmp_path / "published.pth"
+    state = {prefix + name: tensor for name, tensor in published_names(model).items()}
+    # 32 x 64 has 2 x 4 patches; published models are square, so give it 9.
+    state[prefix + "pos_embed"] = torch.zeros(1, 10, 24)
+    torch.save({wrap: state, "epoch": 3} if wrap else state, path)
+    loaded = load_published("tscam", path, num_heads=3)
+    assert loaded.config["img_size"] == 48
+    assert loaded.num_classes == 3
+    assert torch.equal(loaded.head.weight, model.head.weight)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (os.mkdir, (os.environ["WSOL_TEST_CANARY"],))
+
+
+@pytest.mark.parametrize(
+    "load", [load_model, lambda path: load_published("tscam", path, num_heads=3)]
+)
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch, load):
+    canary = tmp_path / "ran"
+    monkeypatch.setenv("WSOL_TEST_CANARY", str(canary))
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps({"state_dict": RunsCode()}, protocol=2))
+    torch.save({"state_dict": RunsCode()}, tmp_path / "evil2.pth")
+    for evil in (path, tmp_path / "evil2.pth"):
+        with pytest.raises(CheckpointError, match="evil2?.pth"):
+            load(evil)
+    assert not canary.exists()
+
+
+def test_what_is_missing_from_published_weights_is_listed():
+    state = published_names(small_model())
+    state["pos_embed"] = torch.zeros(1, 10, 24)
+    del state["norm.weight"]
+    state["surplus"] = torch.zeros(1)
+    with pytest.raises(
+        CheckpointError,
+        match=r"missing: backbone.vit.norm.weight; unexpected: backbone.vit.surplus",
+    ):
+        load_published("tscam", state, num_heads=3)
+
+
+def test_a_number_of_heads_that_does_not_divide_the_width_is_refused():
+    state = published_names(small_model())
+    with pytest.raises(ValueError, match="num_heads is 5, it should divide the width, 24"):
+        load_published("tscam", state, num_heads=5)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="method is 'nothing', it should be one of tscam"):
+        load_published("nothing", {}, num_heads=3)
+    with pytest.raises(ValueError, match="method is 'nothing', it should be one of tscam"):
+        create_model("nothing", pretrained=False)

@@ -1,0 +1,137 @@
+"""The backbone: timm's numbers, with class-attention rows beside them."""
+
+import pytest
+import timm
+import torch
+
+from wsol_ext.models.vit import Backbone, patch_attention
+
+SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3}
+
+
+def small_backbone(name="vit_tiny_patch16_224", **options):
+    torch.manual_seed(0)
+    return Backbone(name, pretrained=False, **{"img_size": 64, **SMALL, **options}).eval()
+
+
+def attention_rows_of_timm(vit, images):
+    """The rows as the published programs read them: from stored attention matrices."""
+    rows, handles = [], []
+    for block in vit.blocks:
+        attention = block.attn
+
+        def keep(module, inputs, _output):
+            (tokens,) = inputs[:1]
+            batch, count, _ = tokens.shape
+            qkv = module.qkv(tokens).reshape(batch, count, 3, module.num_heads, module.head_dim)
+            query, key, _ = qkv.permute(2, 0, 3, 1, 4)
+            query, key = module.q_norm(query), module.k_norm(key)
+            matrix = (query @ key.transpose(-2, -1) * module.scale).softmax(-1)
+            rows.append(matrix.mean(1)[:, 0])
+
+        handles.append(attention.register_forward_hook(keep))
+    vit.forward_features(images)
+    for handle in handles:
+        handle.remove()
+    return rows
+
+
+FAMILIES = {
+    "vit": ("vit_tiny_patch16_224", 1),
+    "deit": ("deit_tiny_patch16_224", 1),
+    "deit, distilled": ("deit_tiny_distilled_patch16_224", 2),
+    "deit3": ("deit3_small_patch16_224", 1),
+    "dinov2, registers": ("vit_small_patch14_reg4_dinov2", 5),
+    "query and key norms": ("vit_tiny_patch16_224", 1),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_are_timms_and_rows_are_those_of_its_attention_matrices(family):
+    name, prefix_tokens = FAMILIES[family]
+    options = {"qk_norm": True} if family == "query and key norms" else {}
+    patch = 14 if "patch14" in name else 16
+    backbone = small_backbone(name, img_size=4 * patch, **options)
+    images = torch.randn(2, 3, 4 * patch, 4 * patch)
+    with torch.no_grad():
+        tokens, rows = backbone(images, rows_of=range(3))
+        torch.testing.assert_close(tokens, backbone.vit.forward_features(images))
+        expected = attention_rows_of_timm(backbone.vit, images)
+    assert backbone.prefix_tokens == prefix_tokens
+    assert len(rows) == 3
+    for row, reference in zip(rows, expected, strict=True):
+        torch.testing.assert_close(row, reference)
+
+
+def test_only_the_asked_rows_are_made():
+    backbone = small_backbone()
+    tokens, rows = backbone(torch.randn(1, 3, 64, 64), rows_of={1})
+    assert [row.shape for row in rows] == [(1, 17)]
+    assert tokens.shape == (1, 17, 24)
+
+
+def test_images_of_other_sizes_and_aspects_are_taken():
+    backbone = small_backbone()
+    images = torch.randn(1, 3, 32, 96)
+    tokens, rows = backbone(images, rows_of=range(3))
+    assert backbone.grid(images) == (2, 6)
+    assert patch_attention(rows, backbone.prefix_tokens, (2, 6)).shape == (1, 2, 6)
+    assert tokens.shape == (1, 13, 24)
+
+
+def test_position_embeddings_are_interpolated_to_another_size():
+    small = small_backbone(img_size=64)
+    large = small_backbone(img_size=128)
+    images = torch.randn(1, 3, 128, 128)
+    state = small.state_dict()
+    state["vit.pos_embed"] = timm.layers.resample_abs_pos_embed(
+        state["vit.pos_embed"], new_size=[8, 8], old_size=[4, 4], num_prefix_tokens=1
+    )
+    large.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(small(images)[0], large(images)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (1, 3, 65, 64),
+            "images are 65 x 64 pixels, both should be multiples of the patch, 16 x 16",
+        ),
+        ((1, 3, 0, 64), "images are 0 x 64 pixels"),
+        (
+            (1, 1, 64, 64),
+            r"images have shape \(1, 1, 64, 64\), they should be \(B, 3, height, width\)",
+        ),
+        ((0, 3, 64, 64), "images are an empty batch"),
+        ((3, 64, 64), r"images have shape \(3, 64, 64\)"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        small_backbone()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet18", {}, "resnet18.*unexpected keyword"),
+        ("no_such_model", {}, "no_such_model.*not a model that timm knows"),
+        (
+            "vit_tiny_patch16_224",
+            {"class_token": False, "global_pool": "avg"},
+            "with a class token",
+        ),
+        ("vit_tiny_patch16_224", {"patch_drop_rate": 0.5}, "patch_drop_rate should be 0"),
+        ("vit_tiny_patch16_224", {"no_such_option": 1}, "no_such_option"),
+    ],
+)
+def test_backbones_that_cannot_localize_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        Backbone(name, pretrained=False, **options)
+
+
+def test_tokens_and_position_embeddings_train_without_weight_decay():
+    backbone = small_backbone()
+    assert {"vit.cls_token", "vit.pos_embed"} <= backbone.no_weight_decay()

@@ -1,0 +1,57 @@
+"""Files that are whole or absent: written beside their place, then renamed into it."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was written there becomes `path` at the end.
+
+    A crash, a full disk or an exception leaves the old file as it was, and an exception removes the
+    temporary file. Missing folders are made. The data is flushed to the disk before the renaming,
+    so that a power cut cannot leave an empty file.
+
+    Raises:
+        OSError: the file cannot be written; the message names `path`.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "numbers.txt"
+        >>> with atomic_path(target) as temporary:
+        ...     _ = temporary.write_text("1 2 3")
+        >>> target.read_text()
+        '1 2 3'
+    """
+    target = Path(path)
+    # The suffix stays last: some writers choose the format by it.
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.filename in (None, str(temporary), os.fspath(temporary)):
+            raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON file, whole or not at all; NaN and other values that JSON lacks raise first."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

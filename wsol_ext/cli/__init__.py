@@ -1,0 +1,5 @@
+"""The command line: `wsol train`, `evaluate`, `localize`, `demo` and `info`."""
+
+from wsol_ext.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,79 @@
+"""`wsol demo`: the whole journey on drawn birds, in about two minutes on two cores."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from wsol_ext.cli.options import Parser
+
+HELP = "train, evaluate and report on drawn data, in two minutes"
+DESCRIPTION = (
+    "Train a small TS-CAM from scratch on procedurally drawn birds with class labels alone, evaluate its boxes, and "
+    "write an HTML report. Needs no download; takes about two minutes on two cores."
+)
+
+
+def add_options(parser: Parser) -> None:
+    """Add the command's flags."""
+    parser.add_argument("--out", type=str, default="runs/demo", help="the run folder")
+    parser.add_argument("--seed", type=int, default=0, help="seed of training")
+    group = parser.add_argument_group("size")
+    group.add_argument("--images", type=int, default=2000, help="training images")
+    group.add_argument("--test-images", type=int, default=400, help="test images")
+    group.add_argument("--epochs", type=int, default=15, help="passes over the training images")
+
+
+def run(options: Any) -> int:
+    """Run the demonstration."""
+    from wsol_ext.checkpoints import load_model
+    from wsol_ext.cli.evaluate import write_results
+    from wsol_ext.data import SyntheticDataset, eval_transform
+    from wsol_ext.evaluation import evaluate
+    from wsol_ext.training import train
+
+    started = time.perf_counter()
+    config = demo_config(options)
+    print("Training on drawn birds: the model sees class labels, never a box.")
+    folder = train(config)
+    model = load_model(folder.model)
+    dataset = SyntheticDataset(
+        options.test_images,
+        img_size=config.img_size,
+        split="test",
+        transform=eval_transform(config.img_size),
+    )
+    evaluation = evaluate(
+        model, dataset, ("toploc", "maxboxaccv2", "pxap"), threshold=THRESHOLD, gallery=6
+    )
+    evaluation.about = {"data": "drawn birds", "split": "test"}
+    write_results(evaluation, dataset, Path(folder.path) / "evaluation", config.as_dict())
+    print(f"{time.perf_counter() - started:.0f} s in all")
+    return 0
+
+
+# Where the demo's maps are cut: chosen on its training images.
+THRESHOLD = 0.3
+
+
+def demo_config(options: Any) -> Any:
+    """The demonstration's training configuration."""
+    from wsol_ext.training import TrainingConfig
+
+    return TrainingConfig(
+        out=options.out,
+        seed=options.seed,
+        data="synthetic",
+        data_options={"length": options.images, "img_size": 64},
+        img_size=64,
+        backbone="vit_tiny_patch16_224",
+        pretrained=False,
+        backbone_options={"embed_dim": 96, "depth": 4, "num_heads": 3, "patch_size": 8},
+        epochs=options.epochs,
+        batch_size=64,
+        lr=1e-3,
+        weight_decay=0.05,
+        selective_decay=True,
+        schedule="cosine",
+        warmup_epochs=min(1.0, options.epochs / 4),
+        workers=0,
+    )

@@ -1,0 +1,163 @@
+"""`wsol evaluate`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from wsol_ext.cli.options import Parser, add_config, add_data, add_device, check_device
+
+HELP = "evaluate a model by the published protocols"
+DESCRIPTION = (
+    "Evaluate a model by the published protocols, the centre baseline beside it, and write tables, curves and an "
+    "HTML report."
+)
+
+
+def add_options(parser: Parser) -> None:
+    """Add the command's flags."""
+    add_config(parser)
+    parser.add_argument(
+        "checkpoint", type=str, help="a model.safetensors, or the run folder of `wsol train`"
+    )
+    group = parser.add_argument_group("protocol")
+    group.add_argument(
+        "--protocols",
+        nargs="+",
+        default=["maxboxaccv2", "toploc"],
+        help="maxboxacc, maxboxaccv2, toploc, pxap",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float | str,
+        default=0.1,
+        help="toploc: where maps are cut; 'best' chooses on these images, and the report says so",
+    )
+    group.add_argument(
+        "--interval", type=float, default=0.001, help="maxboxacc, pxap: between thresholds"
+    )
+    add_data(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", type=str | None, default=None, help="folder; by default CHECKPOINT's, /evaluation"
+    )
+    output.add_argument("--gallery", type=int, default=6, help="examples of each outcome to show")
+    output.add_argument("--progress", type=bool, default=True, help="show progress")
+    add_device(parser, batch_size=64)
+
+
+def run(options: Any) -> int:
+    """Evaluate."""
+    device = check_device(options)
+    checkpoint, folder = find_checkpoint(options.checkpoint)
+    from wsol_ext.checkpoints import load_model
+    from wsol_ext.data import eval_transform, open_dataset
+    from wsol_ext.evaluation import evaluate
+
+    model = load_model(checkpoint)
+    config = _run_config(folder)
+    arguments = _data_arguments(options, config)
+    dataset = open_dataset(transform=eval_transform(model.config["img_size"]), **arguments)
+    if len(dataset.class_names) != model.num_classes:
+        raise ValueError(
+            f"{checkpoint} knows {model.num_classes} classes, the data set has {len(dataset.class_names)}"
+        )
+    rank = _join_processes(device)
+    evaluation = evaluate(
+        model,
+        dataset,
+        options.protocols,
+        batch_size=options.batch_size,
+        device=device,
+        workers=options.workers,
+        threshold=options.threshold,
+        interval=options.interval,
+        gallery=options.gallery,
+        progress=options.progress,
+    )
+    if rank == 0:
+        shown = {k: v for k, v in arguments.items() if k in ("name", "split")}
+        evaluation.about = {"data": shown.pop("name"), **shown, "checkpoint": str(checkpoint)}
+        out = Path(options.out or folder / "evaluation").expanduser()
+        write_results(evaluation, dataset, out, config, options.progress)
+    return 0
+
+
+def write_results(
+    evaluation: Any, dataset: Any, out: Path, config: dict[str, Any] | None, show: bool = True
+) -> None:
+    """Write an evaluation's files and the report, and print its tables."""
+    from wsol_ext.report.page import write_report
+    from wsol_ext.report.table import print_tables
+
+    evaluation.save(out)
+    history = _history(out.parent / "metrics.csv")
+    title = f"{evaluation.method} on {evaluation.about['data']}"
+    write_report(
+        out / "report.html", evaluation, dataset, title=title, history=history, config=config
+    )
+    if show:
+        print_tables(evaluation)
+        print(f"report: {out / 'report.html'}")
+
+
+def find_checkpoint(given: str) -> tuple[Path, Path]:
+    """The model file and its folder, from either of them.
+
+    Raises:
+        FileNotFoundError: neither is there, or the run has not finished.
+    """
+    path = Path(given).expanduser()
+    if not path.is_dir():
+        return path, path.parent
+    checkpoint = path / "model.safetensors"
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{path} has no model.safetensors: training has not ended there")
+    return checkpoint, path
+
+
+def _run_config(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.yaml").exists():
+        return {}
+    from wsol_ext.training.runs import read_config
+
+    return read_config(folder / "config.yaml")
+
+
+def _data_arguments(options: Any, config: dict[str, Any]) -> dict[str, Any]:
+    from wsol_ext.training.config import dataset_options
+
+    names = ("data", "root", "image_root", "boxes", "data_options")
+    given = {name: options[name] for name in names}
+    if given["data"] is None or given["data"] == config.get("data"):
+        given = {name: config.get(name) if given[name] is None else given[name] for name in names}
+    if given["data"] is None:
+        raise ValueError("--data is missing, it should be cub, wsol, folder or synthetic")
+    return dataset_options(
+        given["data"],
+        given["root"],
+        options.split,
+        given["image_root"],
+        given["boxes"],
+        given["data_options"],
+    )
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    import csv
+
+    with path.open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def _join_processes(device: str) -> int:
+    """Under `torchrun`, join the other processes; this one's rank."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return torch.distributed.get_rank()

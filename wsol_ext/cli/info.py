@@ -1,0 +1,97 @@
+"""`wsol info`."""
+
+import importlib
+import platform
+from types import ModuleType
+from typing import Any
+
+from wsol_ext.cli.options import Parser
+
+HELP = "what is installed and usable here"
+DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them."
+
+
+def add_options(parser: Parser) -> None:
+    """The command has no flags of its own."""
+
+
+def run(options: Any) -> int:
+    """Print."""
+    for name, value in describe().items():
+        print(f"{name:<14}{value}")
+    return 0
+
+
+def describe() -> dict[str, str]:
+    """A line of text for each thing worth knowing in an error report."""
+    import timm
+    import torch
+
+    import wsol_ext
+    from wsol_ext.models import METHODS
+
+    return {
+        "wsol_ext": wsol_ext.__version__,
+        "python": platform.python_version(),
+        "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})",
+        "timm": timm.__version__,
+        "methods": ", ".join(METHODS),
+        "cpu kernels": _cpu(),
+        "cuda kernels": _cuda(),
+        "gpus": _gpus(),
+    }
+
+
+def _cpu() -> str:
+    import torch
+
+    try:
+        module = importlib.import_module("wsol_ext._cpu")
+    except ImportError as error:
+        return f"not usable: {error}"
+    isa = _fact(module, "isa") or torch.backends.cpu.get_cpu_capability().lower()
+    return f"usable ({isa}, {torch.get_num_threads()} threads)"
+
+
+def _cuda() -> str:
+    import torch
+
+    from wsol_ext.ops import _backend
+
+    try:
+        module = importlib.import_module("wsol_ext._cuda")
+    except ModuleNotFoundError:
+        return "not built: no CUDA compiler was found at installation (WSOL_CUDA=ON asks for one)"
+    except ImportError as error:
+        return f"built, not usable: {_backend.cuda_import_error or error}"
+    architectures, toolkit = _fact(module, "architectures"), _fact(module, "toolkit_version")
+    built = ", ".join(
+        part
+        for part in (
+            f"architectures {architectures}" if architectures else "",
+            f"CUDA toolkit {toolkit}" if toolkit else "",
+        )
+        if part
+    )
+    usable = "usable" if torch.cuda.is_available() else "built, no GPU here"
+    return f"{usable} ({built})" if built else usable
+
+
+def _gpus() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none that torch can use"
+    found = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        memory = facts.total_memory / 2**30
+        found.append(f"{facts.name} (sm_{facts.major}{facts.minor}, {memory:.0f} GiB)")
+    return ", ".join(found)
+
+
+def _fact(module: ModuleType, name: str) -> str:
+    """A constant of a compiled module, or what its function of that name gives."""
+    value = getattr(module, name, "")
+    value = value() if callable(value) else value
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

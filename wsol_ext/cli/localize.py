@@ -1,0 +1,117 @@
+"""`wsol localize`."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from wsol_ext.cli.evaluate import find_checkpoint
+from wsol_ext.cli.options import Parser, add_config, add_device, check_device
+
+HELP = "boxes for your own images"
+DESCRIPTION = (
+    "Write the boxes of your own images as a COCO results file, in pixels of each image, with an overlay picture of "
+    "each. An image that cannot be read is named, the rest is done, and the exit status is 1."
+)
+
+
+def add_options(parser: Parser) -> None:
+    """Add the command's flags."""
+    add_config(parser)
+    parser.add_argument(
+        "checkpoint", type=str, help="a model.safetensors, or the run folder of `wsol train`"
+    )
+    parser.add_argument("images", type=str, nargs="+", help="image files, and folders of them")
+    parser.add_argument("--out", type=str, default="boxes", help="the folder to write to")
+    parser.add_argument(
+        "--threshold", type=float, default=0.1, help="where maps are cut, in [0, 1)"
+    )
+    parser.add_argument("--top-k", type=int, default=1, help="how many classes get a box an image")
+    parser.add_argument(
+        "--labels",
+        type=str | None,
+        default=None,
+        help="known classes: 'folder' for the name of each image's folder, or a CSV file `image,class`",
+    )
+    parser.add_argument("--overlays", type=bool, default=True, help="write the overlay pictures")
+    parser.add_argument("--progress", type=bool, default=True, help="show progress")
+    add_device(parser, batch_size=32)
+
+
+def run(options: Any) -> int:
+    """Localize."""
+    device = check_device(options)
+    from wsol_ext import localize
+    from wsol_ext.checkpoints import load_model
+
+    paths = localize.list_images(options.images)
+    model = load_model(find_checkpoint(options.checkpoint)[0])
+    names = model.class_names or [f"class {k}" for k in range(model.num_classes)]
+    labels = localize.read_labels(options.labels, paths, names) if options.labels else None
+    out = Path(options.out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    found = localize.localize_images(
+        model,
+        paths,
+        threshold=options.threshold,
+        top_k=options.top_k,
+        labels=labels,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=device,
+    )
+    results = []
+    for number, result in enumerate(_watch(found, len(paths), options.progress), start=1):
+        if result.error is not None:
+            print(f"wsol: error: {result.error}", file=sys.stderr)
+        elif options.overlays:
+            _write_overlay(out / "overlays" / f"{number:06d}_{result.path.stem}.png", result, names)
+        results.append(_without_maps(result))
+    localize.write_coco(results, names, out, _common_folder(paths))
+    broken = sum(result.error is not None for result in results)
+    print(f"{len(results) - broken} of {len(results)} images: {out / 'boxes.json'}")
+    if broken:
+        print(f"wsol: error: {broken} of {len(results)} images could not be read", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _watch(results: Iterable[Any], total: int, progress: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True, quiet=not progress)
+    if not console.is_terminal:
+        yield from results
+        return
+    yield from track(results, "localizing", total, console=console, transient=True)
+
+
+def _write_overlay(path: Path, result: Any, names: Sequence[str]) -> None:
+    import torch
+
+    from wsol_ext._files import atomic_path
+    from wsol_ext.data import read_image
+    from wsol_ext.report import drawing
+
+    image = drawing.fit(read_image(result.path), 1024)
+    best = result.objects[0]
+    image = drawing.overlay(image, best.score_map)
+    boxes = torch.stack([one.box for one in result.objects])
+    texts = [f"{names[one.category]} {one.score:.0%}" for one in result.objects]
+    image = drawing.draw_boxes(image, boxes, drawing.RED, result.size)
+    image = drawing.caption(image, texts, boxes, result.size)
+    with atomic_path(path) as temporary:
+        image.save(temporary)
+
+
+def _without_maps(result: Any) -> Any:
+    """The result without its maps, which a million images have no room for."""
+    for one in result.objects:
+        one.score_map = None
+    return result
+
+
+def _common_folder(paths: Sequence[Path]) -> Path:
+    import os
+
+    return Path(os.path.commonpath([str(path.resolve().parent) for path in paths]))

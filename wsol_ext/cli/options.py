@@ -1,0 +1,86 @@
+"""Flags that are YAML keys too, and those that several commands share."""
+
+import dataclasses
+from typing import Any, get_type_hints
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+Parser = ArgumentParser
+
+
+def make_parser(program: str, description: str) -> Parser:
+    """A parser that raises instead of leaving the process."""
+    return ArgumentParser(prog=program, description=description, exit_on_error=False)
+
+
+def add_config(parser: Parser) -> None:
+    """Add `--config FILE`."""
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file of options, named as the flags with underscores; flags after it override it",
+    )
+
+
+def add_dataclass(parser: Parser, options: type) -> None:
+    """Add a flag for each field, in groups, by the fields' `group` and `help` metadata."""
+    hints = get_type_hints(options)
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        title = field.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        keywords: dict[str, Any] = {"type": hints[field.name], "default": default}
+        if hints[field.name] == list[int]:
+            keywords |= {"type": int, "nargs": "*"}
+        flag = "--" + field.name.replace("_", "-")
+        groups[title].add_argument(flag, help=field.metadata["help"], **keywords)
+
+
+def add_data(parser: Parser) -> None:
+    """Add the flags that name a data set."""
+    group = parser.add_argument_group("data (by default what the checkpoint's run folder says)")
+    group.add_argument(
+        "--data", type=str | None, default=None, help="cub, wsol, folder or synthetic"
+    )
+    group.add_argument("--root", type=str | None, default=None, help="where the data set lies")
+    group.add_argument(
+        "--image-root", type=str | None, default=None, help="wsol: the images' folder"
+    )
+    group.add_argument("--boxes", type=str | None, default=None, help="folder: CSV file of boxes")
+    group.add_argument(
+        "--data-options", type=dict[str, Any] | None, default=None, help="passed to the data set"
+    )
+    group.add_argument("--split", type=str, default="test", help="train, val or test")
+
+
+def add_device(parser: Parser, batch_size: int) -> None:
+    """Add the flags that say where a model runs."""
+    group = parser.add_argument_group("hardware")
+    group.add_argument("--batch-size", type=int, default=batch_size, help="images at a time")
+    group.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, …")
+    group.add_argument("--workers", type=int, default=2, help="processes that read images")
+
+
+def check_device(options: Any) -> str:
+    """The device asked for, checked along with the batch size and the workers.
+
+    Raises:
+        ValueError: a device that this machine or this torch lacks, or a size outside its range.
+    """
+    import torch
+
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size is {options.batch_size}, it should be at least 1")
+    if options.workers < 0:
+        raise ValueError(f"--workers is {options.workers}, it should be 0 or more")
+    if options.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device {options.device} cannot be used: {reason}") from error
+    return str(options.device)

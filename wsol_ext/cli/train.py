@@ -1,0 +1,36 @@
+"""`wsol train`."""
+
+from typing import Any
+
+from wsol_ext.cli.options import Parser, add_config, add_dataclass
+from wsol_ext.training.config import TrainingConfig
+
+HELP = "train a model on images with class labels"
+DESCRIPTION = (
+    "Train a model on images with class labels. The same command continues an interrupted run from its last "
+    "whole epoch, and leaves a finished one alone."
+)
+
+
+def add_options(parser: Parser) -> None:
+    """Add the command's flags."""
+    add_config(parser)
+    add_dataclass(parser, TrainingConfig)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="where --out holds another run: move that to OUT.old-1 and start anew",
+    )
+
+
+def run(options: Any) -> int:
+    """Train."""
+    names = TrainingConfig.__dataclass_fields__
+    values = {name: options[name] for name in names}
+    config = TrainingConfig(**{**values, "milestones": list(values["milestones"])})
+    from wsol_ext.training import train
+
+    folder = train(config, overwrite=options.overwrite)
+    if config.progress:
+        print(f"{folder.model}\nevaluate it: wsol evaluate {folder.path}")
+    return 0

@@ -1,0 +1,36 @@
+"""Data sets for weakly supervised localization: one label a picture to train on, boxes or masks to evaluate by."""
+
+from wsol_ext.data.base import LocalizationDataset, Sample, Tolerant, Transform, collate
+from wsol_ext.data.cub import CubDataset
+from wsol_ext.data.factory import DATASETS, open_dataset
+from wsol_ext.data.folder import FolderDataset, ImageListDataset
+from wsol_ext.data.images import ImageError, read_image
+from wsol_ext.data.samplers import UnpaddedDistributedSampler
+from wsol_ext.data.synthetic import SyntheticDataset
+from wsol_ext.data.tables import AnnotationError
+from wsol_ext.data.transforms import MEAN, STD, denormalize, eval_transform, train_transform
+from wsol_ext.data.wsol_metadata import WsolMetadataDataset
+
+__all__ = [
+    "DATASETS",
+    "MEAN",
+    "STD",
+    "AnnotationError",
+    "CubDataset",
+    "FolderDataset",
+    "ImageError",
+    "ImageListDataset",
+    "LocalizationDataset",
+    "Sample",
+    "SyntheticDataset",
+    "Tolerant",
+    "Transform",
+    "UnpaddedDistributedSampler",
+    "WsolMetadataDataset",
+    "collate",
+    "denormalize",
+    "eval_transform",
+    "open_dataset",
+    "read_image",
+    "train_transform",
+]

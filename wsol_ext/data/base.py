@@ -1,0 +1,199 @@
+"""What every data set of this package gives: pictures with a label, and for evaluation boxes or masks."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from wsol_ext.data.images import ImageError
+from wsol_ext.data.tables import AnnotationError
+
+Sample = dict[str, Any]
+Transform = Callable[[Image.Image], Tensor]
+
+
+class LocalizationDataset(Dataset[Sample]):
+    """Pictures, each with one class label, and where known the boxes or the mask of its objects.
+
+    A subclass hands its tables to `__init__` and reads a picture in `load_image`. A sample is a dict:
+
+    | key | value |
+    | --- | --- |
+    | `image` | what `transform` makes of the picture; without one, uint8 (3, height, width) |
+    | `label` | the class, an int |
+    | `boxes` | (G, 4) float32: x0, y0, x1, y1 in pixels of the *original* picture, (0, 4) where none is known |
+    | `size` | (2,) int64: the original width and height |
+    | `index` | the sample's place in the data set, an int |
+    | `mask` | only with `has_masks`: (h, w) uint8, 1 object, 0 background, 255 ignored |
+
+    Args:
+        image_names: each picture's name, by which reports and errors call it.
+        labels: each picture's class, 0 to len(class_names) - 1.
+        class_names: each class's name.
+        transform: a function of a Pillow picture that gives a tensor, such as `eval_transform()`; None: the pixels.
+        boxes: for each picture its boxes, (G, 4); None where the data set has none.
+        has_masks: whether `load_mask` gives masks.
+
+    Raises:
+        ValueError: tables of differing lengths, or no picture at all.
+        ImageError: from `dataset[i]`: a missing or broken picture file.
+        AnnotationError: from `dataset[i]`: a box that lies wholly outside of its picture. One that lies partly outside
+            is clipped to the picture; by more than a pixel, with one warning a data set.
+    """
+
+    def __init__(
+        self,
+        image_names: Sequence[str],
+        labels: Sequence[int],
+        class_names: Sequence[str],
+        transform: Transform | None = None,
+        boxes: Sequence[Tensor] | None = None,
+        has_masks: bool = False,
+    ) -> None:
+        if len(image_names) == 0:
+            raise ValueError(f"{type(self).__name__}: the data set has no image")
+        if len(labels) != len(image_names) or len(boxes or image_names) != len(image_names):
+            raise ValueError(
+                f"{type(self).__name__}: {len(image_names)} image names, {len(labels)} labels and "
+                f"{len(boxes or image_names)} lists of boxes, there should be one of each an image"
+            )
+        self.image_names: list[str] = list(image_names)
+        self.labels: list[int] = list(labels)
+        self.class_names: list[str] = list(class_names)
+        self.transform = transform
+        self.has_boxes = boxes is not None
+        self.has_masks = has_masks
+        self._boxes = list(boxes) if boxes is not None else None
+        self._warned_of_clipping = False
+
+    def load_image(self, index: int) -> Image.Image:
+        """Picture number `index`, RGB, before the transform."""
+        raise NotImplementedError
+
+    def load_mask(self, index: int) -> Tensor:
+        """Mask of picture number `index`, (h, w) uint8: 1 object, 0 background, 255 ignored."""
+        raise NotImplementedError
+
+    def original_size(self, index: int, image: Image.Image) -> tuple[int, int]:
+        """Width and height of the picture that the boxes were drawn on: by default the picture read."""
+        return image.size
+
+    def __len__(self) -> int:
+        return len(self.image_names)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index is {index}, the data set has {len(self)} images")
+        index %= len(self)
+        image = self.load_image(index)
+        size = self.original_size(index, image)
+        sample: Sample = {
+            "image": self.transform(image) if self.transform else pil_to_tensor(image),
+            "label": self.labels[index],
+            "boxes": self._boxes_within(index, size),
+            "size": torch.tensor(size),
+            "index": index,
+        }
+        if self.has_masks:
+            sample["mask"] = self.load_mask(index)
+        return sample
+
+    def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:
+        if self._boxes is None:
+            return torch.zeros(0, 4)
+        boxes = self._boxes[index]
+        limit = torch.tensor([*size, *size], dtype=boxes.dtype)
+        outside = (boxes[:, :2] >= limit[:2]).any(1) | (boxes[:, 2:] < 0).any(1)
+        if outside.any():
+            raise AnnotationError(
+                f"{self.image_names[index]}: the box {boxes[outside][0].tolist()} lies outside of its image, "
+                f"which is {size[0]} x {size[1]} pixels"
+            )
+        clipped = torch.minimum(boxes.clamp(min=0), limit)
+        # One pixel beyond is a habit of annotators (CUB-200-2011 has such boxes), not worth a warning.
+        if not self._warned_of_clipping and (clipped - boxes).abs().max() > 1:
+            self._warned_of_clipping = True
+            warnings.warn(
+                f"{self.image_names[index]}: the boxes {boxes.tolist()} reach beyond their image of "
+                f"{size[0]} x {size[1]} pixels and are clipped to it, as are others from here on",
+                stacklevel=2,
+            )
+        return clipped
+
+
+class Tolerant(Dataset[Sample]):
+    """A data set whose unreadable pictures come as samples that say so, so that a long run goes on with the rest.
+
+    Args:
+        dataset: any `LocalizationDataset`.
+
+    A picture that raises `ImageError` gives `{"index": i, "error": message}`; `collate` gathers those as `errors`.
+
+    Example:
+        >>> from wsol_ext.data import ImageListDataset
+        >>> Tolerant(ImageListDataset(["missing.jpg"]))[0]
+        {'index': 0, 'error': 'missing.jpg: no such image file'}
+    """
+
+    def __init__(self, dataset: LocalizationDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            return self.dataset[index]
+        except ImageError as error:
+            return {"index": index, "error": str(error)}
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Join samples into a batch: the `collate_fn` of a `DataLoader` over a `LocalizationDataset`.
+
+    Args:
+        samples: samples whose images have one shape.
+
+    Returns:
+        A dict: `images` (B, 3, H, W), `labels` (B,) int64, `boxes` a list of (G_i, 4) float32, `sizes` (B, 2) int64 of
+        width and height, `indices` (B,) int64; `masks` (B, h, w) uint8 where the samples have masks; and `errors`, the
+        list of (index, message) of the samples that a `Tolerant` data set could not read, left out of all other
+        entries.
+
+    Raises:
+        ValueError: images of differing shapes, as without a transform that resizes.
+
+    Example:
+        >>> from wsol_ext.data import SyntheticDataset
+        >>> dataset = SyntheticDataset(length=3, img_size=64)
+        >>> batch = collate([dataset[0], dataset[1]])
+        >>> batch["images"].shape, batch["labels"].shape, batch["boxes"][0].shape, batch["sizes"].tolist()
+        (torch.Size([2, 3, 64, 64]), torch.Size([2]), torch.Size([1, 4]), [[64, 64], [64, 64]])
+    """
+    errors = [(sample["index"], sample["error"]) for sample in samples if "error" in sample]
+    samples = [sample for sample in samples if "error" not in sample]
+    images = [sample["image"] for sample in samples]
+    if len({image.shape for image in images}) > 1:
+        shapes = sorted({tuple(image.shape) for image in images})
+        raise ValueError(
+            f"collate: images of shapes {shapes} in one batch, they should have one shape: "
+            "give the data set a transform, such as eval_transform(img_size)"
+        )
+    batch: Sample = {
+        "images": torch.stack(images) if images else torch.zeros(0, 3, 0, 0),
+        "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
+        "boxes": [sample["boxes"] for sample in samples],
+        "sizes": torch.stack([sample["size"] for sample in samples])
+        if samples
+        else torch.zeros(0, 2, dtype=torch.int64),
+        "indices": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
+        "errors": errors,
+    }
+    if samples and "mask" in samples[0]:
+        batch["masks"] = torch.stack([sample["mask"] for sample in samples])
+    return batch

@@ -1,0 +1,132 @@
+"""CUB-200-2011 in the layout it is published in."""
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wsol_ext.data.base import LocalizationDataset, Transform
+from wsol_ext.data.images import read_image
+from wsol_ext.data.tables import AnnotationError, Row, read_rows
+
+_SPLITS = {"train": 1, "test": 0}
+
+
+class CubDataset(LocalizationDataset):
+    """Caltech-UCSD Birds-200-2011 (Wah et al., 2011): one bird and one box a picture.
+
+    The folder is read as published: `images.txt`, `image_class_labels.txt`, `train_test_split.txt`, `classes.txt` and
+    `bounding_boxes.txt`, joined by image id, and the pictures below `images/`. What `images.txt` lists counts; the
+    other files may list more, so that a subset needs no edited files. Labels are consecutive over the classes that
+    occur in either split, in the order of their ids: 0 to 199 for the whole data set. A class is called as in
+    `classes.txt` without its number: `Black_footed_Albatross`.
+
+    Boxes x, y, width, height become x, y, x + width, y + height, as in the split files of the public WSOL evaluator
+    (Choe et al., CVPR 2020): image 1 is `60.0 27.0 325.0 304.0` here and `60,27,385,331` there. As there, x1 and y1 end
+    at the last pixel, width - 1 and height - 1, in the few pictures whose box reaches the border.
+
+    Args:
+        root: the folder `CUB_200_2011`.
+        split: "train" or "test".
+        transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
+
+    Raises:
+        FileNotFoundError: root lacks one of its files.
+        AnnotationError: a malformed line, or an image without label, split or box, named by file and line.
+        ValueError: another split.
+        ImageError: from `dataset[i]`: a missing or broken picture file.
+
+    Example:
+        >>> dataset = CubDataset("CUB_200_2011", split="test")  # doctest: +SKIP
+        >>> dataset.class_names[0], dataset[0]["boxes"]  # doctest: +SKIP
+        ('Black_footed_Albatross', tensor([[ 60.,  27., 385., 331.]]))
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["train", "test"] = "train",
+        transform: Transform | None = None,
+    ) -> None:
+        if split not in _SPLITS:
+            raise ValueError(f"CubDataset: split is {split!r}, it should be 'train' or 'test'")
+        self.root = Path(root)
+        images = self._by_id("images.txt", "image id, path")
+        class_ids = {
+            key: row.integer(1, "the class id")
+            for key, row in self._by_id("image_class_labels.txt", "image id, class id").items()
+        }
+        splits = {
+            key: row.integer(1, "the split")
+            for key, row in self._by_id(
+                "train_test_split.txt", "image id, is training image"
+            ).items()
+        }
+        names = {
+            key: row.fields[1] for key, row in self._by_id("classes.txt", "class id, name").items()
+        }
+        boxes = self._by_id("bounding_boxes.txt", "image id, x, y, width, height")
+        tables: dict[str, Container[int]] = {
+            "image_class_labels.txt": class_ids,
+            "train_test_split.txt": splits,
+            "bounding_boxes.txt": boxes,
+        }
+        for file, table in tables.items():
+            for key, row in images.items():
+                if key not in table:
+                    raise row.error(
+                        f"image id {key} ({row.fields[1]}) has no line in {self.root / file}"
+                    )
+
+        present = sorted({class_ids[key] for key in images})
+        unnamed = [key for key in present if key not in names]
+        if unnamed:
+            raise AnnotationError(
+                f"{self.root / 'classes.txt'}: has no line for class id {unnamed[0]}"
+            )
+        label_of = {class_id: label for label, class_id in enumerate(present)}
+        chosen = [key for key in images if splits[key] == _SPLITS[split]]
+        super().__init__(
+            image_names=[images[key].fields[1] for key in chosen],
+            labels=[label_of[class_ids[key]] for key in chosen],
+            class_names=[_without_number(names[class_id]) for class_id in present],
+            transform=transform,
+            boxes=[torch.tensor([_corners(boxes[key])]) for key in chosen],
+        )
+
+    def load_image(self, index: int) -> Image.Image:
+        """Picture number `index`, RGB."""
+        return read_image(self.root / "images" / self.image_names[index])
+
+    def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:
+        boxes = super()._boxes_within(index, size)
+        last = torch.tensor([*size, *size], dtype=boxes.dtype) - 1
+        return torch.minimum(boxes, last)
+
+    def _by_id(self, file: str, columns: str) -> dict[int, Row]:
+        table: dict[int, Row] = {}
+        for row in read_rows(self.root / file, columns):
+            key = row.integer(0, columns.split(",")[0])
+            if key in table:
+                raise row.error(f"id {key} has a line already, at {table[key].line}")
+            table[key] = row
+        return table
+
+
+def _corners(row: Row) -> tuple[float, float, float, float]:
+    x, y, width, height = (
+        row.number(k, name) for k, name in enumerate(("x", "y", "width", "height"), start=1)
+    )
+    if width <= 0 or height <= 0:
+        raise row.error(
+            f"the box is {width:g} x {height:g} pixels, it should be larger than nothing"
+        )
+    return x, y, x + width, y + height
+
+
+def _without_number(name: str) -> str:
+    number, dot, rest = name.partition(".")
+    return rest if dot and number.isdigit() else name

@@ -1,0 +1,87 @@
+"""Reading the data sets' text files, with errors that name the file and the line."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+class AnnotationError(ValueError):
+    """Annotations that do not fit: a malformed line, an unknown or missing image. The message names the file."""
+
+
+class Row:
+    """One line of an annotation file: its fields, and errors that say where it is."""
+
+    def __init__(self, path: Path, line: int, fields: Sequence[str]) -> None:
+        self.path, self.line, self.fields = path, line, fields
+
+    def error(self, message: str) -> AnnotationError:
+        """The error to raise for this line: `file:line: message`."""
+        return AnnotationError(f"{self.path}:{self.line}: {message}")
+
+    def integer(self, column: int, name: str) -> int:
+        """The field of that column as an integer."""
+        try:
+            return int(self.fields[column])
+        except ValueError:
+            raise self.error(
+                f"{name} is {self.fields[column]!r}, it should be an integer"
+            ) from None
+
+    def number(self, column: int, name: str) -> float:
+        """The field of that column as a finite number."""
+        try:
+            value = float(self.fields[column])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.error(f"{name} is {self.fields[column]!r}, it should be a finite number")
+        return value
+
+    def box(self, column: int) -> tuple[float, float, float, float]:
+        """Four fields from that column on as a box x0, y0, x1, y1 whose x1 and y1 are not below x0 and y0."""
+        names = ("x0", "y0", "x1", "y1")
+        x0, y0, x1, y1 = (self.number(column + k, name) for k, name in enumerate(names))
+        if x1 < x0 or y1 < y0:
+            raise self.error(
+                f"the box is x0, y0, x1, y1 = {x0:g}, {y0:g}, {x1:g}, {y1:g}, "
+                "it should have x1 >= x0 and y1 >= y0"
+            )
+        return x0, y0, x1, y1
+
+
+def read_rows(
+    path: Path, columns: str | Sequence[str], separator: str | None = None
+) -> Iterator[Row]:
+    """The lines of a text table; empty lines are left out.
+
+    Args:
+        path: the file, UTF-8.
+        columns: what a line should hold, such as `"image id, class id"`; or several such forms.
+        separator: what stands between two fields; None for blanks, whereby the last field may hold blanks of its own.
+
+    Yields:
+        The rows, each with as many fields as one of the forms has.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: a line with another number of fields, or a file that is not UTF-8.
+    """
+    forms = [columns] if isinstance(columns, str) else list(columns)
+    counts = {form.count(",") + 1 for form in forms}
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; each of its lines should be {forms[0]}")
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, text in enumerate(lines, start=1):
+                if not text.strip():
+                    continue
+                fields = text.split(separator, max(counts) - 1 if separator is None else -1)
+                row = Row(path, number, [field.strip() for field in fields])
+                if len(fields) not in counts:
+                    raise row.error(
+                        f"the line is {text.strip()!r}, it should be {' or '.join(forms)}"
+                    )
+                yield row
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: is no UTF-8 text: {error}") from error

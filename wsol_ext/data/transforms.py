@@ -1,0 +1,110 @@
+"""Picture to network input, and back, as the published programs do it."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's pixels in [0, 1], by colour channel."""
+STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's pixels in [0, 1], by colour channel."""
+
+
+def train_transform(img_size: int = 224, resize: int | None = None) -> v2.Compose:
+    """The training transform of TS-CAM's program (Gao et al., ICCV 2021), which its successors use too.
+
+    The whole picture is resized to a square whatever its aspect; a random square is cut out, and mirrored half of the
+    time.
+
+    Args:
+        img_size: side of the cut, in pixels.
+        resize: side of the square before the cut; None: `img_size` * 256 / 224, rounded.
+
+    Returns:
+        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size),
+        normalized by `MEAN` and `STD`.
+
+    Raises:
+        ValueError: a resize below img_size, or a size below 1.
+
+    Example:
+        >>> train_transform(64)(torch.zeros(3, 90, 120, dtype=torch.uint8)).shape
+        torch.Size([3, 64, 64])
+    """
+    _check_size("train_transform", img_size)
+    resize = round(img_size * 256 / 224) if resize is None else resize
+    if resize < img_size:
+        raise ValueError(
+            f"train_transform: resize is {resize}, it should be at least img_size, {img_size}"
+        )
+    return v2.Compose(
+        [
+            v2.Resize((resize, resize), antialias=True),
+            v2.RandomCrop(img_size),
+            v2.RandomHorizontalFlip(),
+            *_to_input(),
+        ]
+    )
+
+
+def eval_transform(img_size: int = 224, resize: int | None = None) -> v2.Compose:
+    """The evaluation transform: the whole picture resized to a square, nothing cut away.
+
+    Args:
+        img_size: side of the square, in pixels.
+        resize: None; or the side of a larger square of which the centre is cut out, as the `sat` protocol does
+            (resize 256, img_size 224).
+
+    Returns:
+        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size),
+        normalized by `MEAN` and `STD`.
+
+    Raises:
+        ValueError: a resize below img_size, or a size below 1.
+
+    Example:
+        >>> eval_transform(64)(torch.zeros(3, 90, 120, dtype=torch.uint8))[:, 0, 0]
+        tensor([-2.1179, -2.0357, -1.8044])
+    """
+    _check_size("eval_transform", img_size)
+    side = img_size if resize is None else resize
+    if side < img_size:
+        raise ValueError(
+            f"eval_transform: resize is {resize}, it should be at least img_size, {img_size}"
+        )
+    crop = [v2.CenterCrop(img_size)] if side > img_size else []
+    return v2.Compose([v2.Resize((side, side), antialias=True), *crop, *_to_input()])
+
+
+def denormalize(images: Tensor) -> Tensor:
+    """Network input back to pixels in [0, 1], to look at.
+
+    Args:
+        images: (..., 3, h, w) float, as `train_transform` and `eval_transform` give it.
+
+    Returns:
+        (..., 3, h, w) of the same dtype, clipped to [0, 1].
+
+    Example:
+        >>> images = eval_transform(8)(torch.full((3, 8, 8), 255, dtype=torch.uint8))
+        >>> denormalize(images)[:, 0, 0]
+        tensor([1., 1., 1.])
+    """
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (images * std + mean).clamp(0, 1)
+
+
+def _to_input() -> list[torch.nn.Module]:
+    return [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(MEAN, STD),
+        v2.ToPureTensor(),
+    ]
+
+
+def _check_size(name: str, img_size: int) -> None:
+    if img_size < 1:
+        raise ValueError(
+            f"{name}: img_size is {img_size}, it should be a positive number of pixels"
+        )

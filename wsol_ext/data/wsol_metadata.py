@@ -1,0 +1,154 @@
+"""The public split files of the WSOL evaluation: ILSVRC, CUB and OpenImages, with boxes or masks."""
+
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wsol_ext.data.base import LocalizationDataset, Transform
+from wsol_ext.data.images import read_grey, read_image
+from wsol_ext.data.tables import Row, read_rows
+
+_BOX_FORM, _MASK_FORM = "image id, x0, y0, x1, y1", "image id, mask file, ignore file"
+
+
+class WsolMetadataDataset(LocalizationDataset):
+    """A split of ILSVRC, CUB or OpenImages as the public WSOL evaluation defines it (Choe et al., CVPR 2020).
+
+    `metadata_dir` holds `image_ids.txt`, `class_labels.txt`, `image_sizes.txt` and `localization.txt`. The ids of the
+    first file, in its order, are the pictures; an id is also the picture's path below `image_root`. Where
+    `image_sizes.txt` has a picture's size, that is its `size`, so that pictures stored smaller than they were annotated
+    need no other boxes.
+
+    Masks (OpenImages) become what the published evaluator makes of them: each file read as grey, resized to `mask_size`
+    by nearest neighbour, an object where any instance is above 0.5, ignored (255) where the ignore file is and no
+    object.
+
+    Args:
+        metadata_dir: the folder of the four files, such as `metadata/ILSVRC/test`.
+        image_root: the folder that the ids are paths below.
+        transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
+        mask_root: the folder that mask files are paths below; None: `image_root`.
+        mask_size: side of the masks in pixels.
+        class_names: the classes' names; None: the name of the folder that holds a class's pictures and no other's, or
+            else the label's number.
+
+    Raises:
+        FileNotFoundError: metadata_dir lacks one of its files.
+        AnnotationError: a malformed line, an unknown id, or a picture without a label or box, named by file and line.
+        ImageError: from `dataset[i]`: a missing or broken picture or mask file.
+
+    Example:
+        >>> dataset = WsolMetadataDataset("metadata/CUB/test", "CUB_200_2011/images")  # doctest: +SKIP
+        >>> dataset.has_boxes, len(dataset.class_names)  # doctest: +SKIP
+        (True, 200)
+    """
+
+    def __init__(
+        self,
+        metadata_dir: str | Path,
+        image_root: str | Path,
+        transform: Transform | None = None,
+        mask_root: str | Path | None = None,
+        mask_size: int = 224,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.metadata_dir, self.image_root = Path(metadata_dir), Path(image_root)
+        self.mask_root = self.image_root if mask_root is None else Path(mask_root)
+        self.mask_size = mask_size
+        ids: dict[str, Row] = {}
+        for row in read_rows(self.metadata_dir / "image_ids.txt", "image id", ","):
+            if row.fields[0] in ids:
+                raise row.error(f"{row.fields[0]} has a line already, at {ids[row.fields[0]].line}")
+            ids[row.fields[0]] = row
+
+        labels: dict[str, int] = {}
+        for row in self._rows_of("class_labels.txt", "image id, label", ids):
+            labels[row.fields[0]] = row.integer(1, "the label")
+            if labels[row.fields[0]] < 0:
+                raise row.error(f"the label is {row.fields[1]}, it should not be negative")
+        self._check_complete("class_labels.txt", ids, labels)
+        self._sizes = {
+            row.fields[0]: (row.integer(1, "the width"), row.integer(2, "the height"))
+            for row in self._rows_of("image_sizes.txt", "image id, width, height", ids)
+        }
+        boxes: dict[str, list[tuple[float, ...]]] = {}
+        self._masks: dict[str, list[str]] = {}
+        self._ignored: dict[str, str] = {}
+        for row in self._rows_of("localization.txt", (_BOX_FORM, _MASK_FORM), ids):
+            name = row.fields[0]
+            if len(row.fields) == 5:
+                boxes.setdefault(name, []).append(row.box(1))
+            else:
+                self._masks.setdefault(name, []).append(row.fields[1])
+                if row.fields[2]:  # only an image's first line names its ignore file
+                    self._ignored[name] = row.fields[2]
+            if boxes and self._masks:
+                raise row.error("boxes and masks in one file, it should hold one kind")
+        self._check_complete("localization.txt", ids, self._masks or boxes)
+
+        names = list(ids)
+        label_list = [labels[name] for name in names]
+        if class_names is None:
+            class_names = _names_from_folders(names, label_list)
+        elif label_list and max(label_list) >= len(class_names):
+            raise ValueError(
+                f"WsolMetadataDataset: class_names has {len(class_names)} names, the labels go up to {max(label_list)}"
+            )
+        tables = [torch.tensor(boxes[name]) for name in names] if boxes else None
+        super().__init__(names, label_list, class_names, transform, tables, bool(self._masks))
+
+    def load_image(self, index: int) -> Image.Image:
+        """Picture number `index`, RGB."""
+        return read_image(self.image_root / self.image_names[index])
+
+    def original_size(self, index: int, image: Image.Image) -> tuple[int, int]:
+        """The size in `image_sizes.txt`, or the picture's own."""
+        return self._sizes.get(self.image_names[index], image.size)
+
+    def load_mask(self, index: int) -> Tensor:
+        """Mask of picture number `index`, (mask_size, mask_size) uint8: 1 object, 0 background, 255 ignored."""
+        name = self.image_names[index]
+        instances = [self._read_mask(file) for file in self._masks[name]]
+        objects = np.any(instances, axis=0)
+        mask = objects.astype(np.uint8)
+        if name in self._ignored:
+            mask[self._read_mask(self._ignored[name]) & ~objects] = 255
+        return torch.from_numpy(mask)
+
+    def _read_mask(self, file: str) -> np.ndarray:
+        pixels = np.asarray(read_grey(self.mask_root / file))
+        # Nearest neighbour as OpenCV has it, down to the rounding of 1 / (new / old). (Pillow takes pixel centres.)
+        rows, columns = (
+            np.minimum(
+                (np.arange(self.mask_size) * (1 / (self.mask_size / side))).astype(int), side - 1
+            )
+            for side in pixels.shape
+        )
+        return pixels[rows[:, None], columns] > 0.5
+
+    def _rows_of(self, file: str, columns: str | Sequence[str], ids: dict[str, Row]) -> list[Row]:
+        rows = list(read_rows(self.metadata_dir / file, columns, ","))
+        for row in rows:
+            if row.fields[0] not in ids:
+                raise row.error(
+                    f"{row.fields[0]!r} is not in {self.metadata_dir / 'image_ids.txt'}"
+                )
+        return rows
+
+    def _check_complete(self, file: str, ids: dict[str, Row], table: Container[str]) -> None:
+        for name, row in ids.items():
+            if name not in table:
+                raise row.error(f"{name} has no line in {self.metadata_dir / file}")
+
+
+def _names_from_folders(names: Sequence[str], labels: Sequence[int]) -> list[str]:
+    folders = [Path(name).parent.name for name in names]
+    pairs = set(zip(labels, folders, strict=True))
+    count = max(labels, default=-1) + 1
+    if len(pairs) == len(set(labels)) == len(set(folders)) == count:
+        return [folder for _, folder in sorted(pairs)]
+    return [str(label) for label in range(count)]

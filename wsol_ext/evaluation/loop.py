@@ -1,0 +1,227 @@
+"""The one pass over the data that every protocol is fed from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from wsol_ext.data import UnpaddedDistributedSampler, collate
+from wsol_ext.data.base import LocalizationDataset, Sample
+from wsol_ext.evaluation.protocols import EVALUATED, PROTOCOLS, Batch, Protocol
+from wsol_ext.evaluation.results import CENTER, Curve, Evaluation, ProtocolResult
+from wsol_ext.metrics import (
+    OUTCOMES,
+    center_map,
+    localization_outcomes,
+    scale_boxes,
+    single_boxes,
+    to_score_maps,
+)
+
+MapFunction = Callable[[Tensor], Tensor]
+"""Images (B, 3, H, W) to class-agnostic score maps (B, h, w), on any grid: what has no class predictions."""
+
+
+@dataclass
+class Example:
+    """One image of a gallery.
+
+    Attributes:
+        index: its place in the data set.
+        outcome: `right`, `class_wrong`, `multi_instance`, `part`, `more` or `other`.
+        label: the true class.
+        predicted: the top-1 class.
+        probability: of that class.
+        score_map: (h, w), the true class's map.
+        box: (4,) x0, y0, x1, y1 cut from it, pixels of the original.
+        gt_boxes: (G, 4), pixels of the original.
+    """
+
+    index: int
+    outcome: str
+    label: int
+    predicted: int
+    probability: float
+    score_map: Tensor
+    box: Tensor
+    gt_boxes: Tensor
+
+
+def evaluate(
+    model: nn.Module | MapFunction,
+    dataset: LocalizationDataset,
+    protocols: Sequence[str] = ("maxboxaccv2", "toploc"),
+    *,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    threshold: float | str = 0.1,
+    interval: float = 0.001,
+    gallery: int = 0,
+    progress: bool = True,
+    method: str | None = None,
+) -> Evaluation:
+    """Evaluate a model by one or more protocols in one pass, the centre baseline beside it.
+
+    In several processes (an initialized process group, as under `torchrun`) each takes its share of
+    the images, each image counts once, and every process gets the results over all.
+
+    Args:
+        model: a localization model, whose `localize` gives logits and maps; or a function of images
+            that gives class-agnostic maps (B, h, w).
+        dataset: with the transform that the model wants, and boxes or masks as the protocols need.
+        protocols: names out of `PROTOCOLS`.
+        batch_size: images at a time.
+        device: where to compute.
+        workers: processes that read images; 0: none beside this one.
+        threshold: of `toploc`, in [0, 1); "best" chooses it on these images, and the result says so.
+        interval: of the thresholds of `maxboxacc` and `maxboxaccv2`, and of the bins of `pxap`.
+        gallery: how many examples of each outcome to keep.
+        progress: show a bar.
+        method: the model's name in the results; by default its own.
+
+    Raises:
+        ValueError: an unknown protocol, one that this data lacks boxes or masks for, or a threshold
+            or interval outside its range.
+        ImageError: an image of the data set cannot be read.
+    """
+    _check(dataset, protocols, threshold, interval)
+    device = torch.device(device)
+    method = method or _name(model)
+    sources = {
+        name: {p: _on(PROTOCOLS[p](interval, threshold), device) for p in protocols}
+        for name in (method, CENTER)
+    }
+    examples = _Gallery(gallery if dataset.has_boxes else 0, threshold)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=UnpaddedDistributedSampler(dataset),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )
+    if isinstance(model, nn.Module):
+        model.eval().to(device)
+    with torch.inference_mode():
+        for raw in _progress(loader, progress):
+            batch = _ask(model, raw, device)
+            for name, shown in ((method, batch), (CENTER, _baseline(batch))):
+                for protocol in sources[name].values():
+                    protocol.update(shown)
+            examples.update(batch, raw)
+    return Evaluation(method, len(dataset), _results(sources), examples=examples.chosen())
+
+
+def _check(
+    dataset: LocalizationDataset, protocols: Sequence[str], threshold: float | str, interval: float
+) -> None:
+    if not protocols:
+        raise ValueError(f"no protocol is given, there should be one of {', '.join(PROTOCOLS)}")
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise ValueError(f"protocol is {name!r}, it should be one of {', '.join(PROTOCOLS)}")
+        needed = PROTOCOLS[name](0.5, 0.5).needs
+        if not getattr(dataset, f"has_{needed}"):
+            raise ValueError(f"protocol {name} needs {needed}, which the data set does not have")
+    if isinstance(threshold, str):
+        if threshold != "best":
+            raise ValueError(f"threshold is {threshold!r}, it should be a number or 'best'")
+    elif not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold}, it should be in [0, 1)")
+    if not 0 < interval < 1:
+        raise ValueError(f"interval is {interval}, it should be between 0 and 1")
+
+
+def _name(model: nn.Module | MapFunction) -> str:
+    config = getattr(model, "config", {})
+    return str(config.get("method") or getattr(model, "__name__", type(model).__name__))
+
+
+def _on(protocol: Protocol, device: torch.device) -> Protocol:
+    protocol.to(device)
+    return protocol
+
+
+def _progress(loader: DataLoader[Sample], progress: bool) -> Iterator[Sample]:
+    first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    console = Console(stderr=True, quiet=not (progress and first))
+    if not console.is_terminal:
+        yield from loader
+        return
+    yield from track(loader, description="evaluating", console=console, transient=True)
+
+
+def _ask(model: nn.Module | MapFunction, raw: Sample, device: torch.device) -> Batch:
+    """The model's maps for a batch of the loader: the true class's alone, all that any protocol looks at."""
+    images = raw["images"].to(device, non_blocking=True)
+    labels = raw["labels"].to(device, non_blocking=True)
+    logits: Tensor | None = None
+    if isinstance(model, nn.Module):
+        logits, maps = model.localize(images, classes=labels[:, None])  # type: ignore[operator]
+        maps = maps[:, 0]
+    else:
+        maps = model(images)
+    masks = raw["masks"].to(device) if "masks" in raw else None
+    boxes = [boxes.to(device) for boxes in raw["boxes"]]
+    return Batch(maps, logits, labels, boxes, raw["sizes"].to(device), masks)
+
+
+def _baseline(batch: Batch) -> Batch:
+    """The same images under a centred Gaussian."""
+    maps = center_map(EVALUATED, EVALUATED).to(batch.maps.device).expand(len(batch.labels), -1, -1)
+    return replace(batch, maps=maps, logits=None)
+
+
+def _results(sources: dict[str, dict[str, Protocol]]) -> list[ProtocolResult]:
+    results = []
+    method, *_ = sources
+    for name, protocol in sources[method].items():
+        result = ProtocolResult(name, protocol.settings(), {})
+        for source, by_name in sources.items():
+            result.metrics[source] = by_name[name].compute()
+            for title, curve in by_name[name].curves().items():
+                kept = result.curves.setdefault(title, Curve(curve.thresholds, {}))
+                kept.accuracy[source] = curve.accuracy[""]
+        results.append(result)
+    return results
+
+
+class _Gallery:
+    """Keeps the first few examples of each outcome."""
+
+    def __init__(self, wanted: int, threshold: float | str) -> None:
+        self.wanted = wanted
+        self.threshold = 0.1 if isinstance(threshold, str) else threshold
+        self.kept: dict[str, list[Example]] = {}
+
+    def update(self, batch: Batch, raw: Sample) -> None:
+        if not self.wanted or batch.logits is None:
+            return
+        frame = scale_boxes(batch.boxes, batch.sizes, protocol="toploc", size=EVALUATED)
+        cut = single_boxes(to_score_maps(batch.maps.float(), EVALUATED, "bilinear"), self.threshold)
+        outcomes = localization_outcomes(cut, batch.logits.float(), batch.labels, frame)
+        boxes = cut * batch.sizes.repeat(1, 2) / EVALUATED
+        probabilities, predicted = batch.logits.float().softmax(dim=1).max(dim=1)
+        for outcome in OUTCOMES:
+            kept = self.kept.setdefault(outcome, [])
+            for row in outcomes[outcome].nonzero().flatten().tolist()[: self.wanted - len(kept)]:
+                example = Example(
+                    index=int(raw["indices"][row]),
+                    outcome=outcome,
+                    label=int(batch.labels[row]),
+                    predicted=int(predicted[row]),
+                    probability=float(probabilities[row]),
+                    score_map=batch.maps[row].float().cpu(),
+                    box=boxes[row].float().cpu(),
+                    gt_boxes=raw["boxes"][row],
+                )
+                kept.append(example)
+
+    def chosen(self) -> list[Example]:
+        return [example for kept in self.kept.values() for example in kept]

@@ -1,0 +1,196 @@
+"""The protocols by name: which maps and boxes each metric is shown, and what it reports."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsol_ext import metrics
+from wsol_ext.evaluation.results import Curve
+
+EVALUATED = 224
+"""The side of the square that all of these protocols evaluate on."""
+
+
+@dataclass
+class Batch:
+    """A batch as protocols see it.
+
+    Attributes:
+        maps: (B, h, w), the true class's score maps as the model gives them, on its grid.
+        logits: (B, C); None for a source that predicts no classes.
+        labels: (B,) int64.
+        boxes: for each image (G, 4), pixels of the original.
+        sizes: (B, 2), the originals' width and height.
+        masks: (B, h, w) uint8 where the data has masks.
+    """
+
+    maps: Tensor
+    logits: Tensor | None
+    labels: Tensor
+    boxes: list[Tensor]
+    sizes: Tensor
+    masks: Tensor | None
+
+
+class Protocol:
+    """One protocol over one source of maps: fed batches, asked for numbers at the end.
+
+    Attributes:
+        needs: "boxes" or "masks", what the data must have.
+    """
+
+    needs = "boxes"
+
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on beside the protocol's name."""
+        raise NotImplementedError
+
+    def update(self, batch: Batch) -> None:
+        """Take in a batch."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device) -> None:
+        """Keep the metrics' states on a device."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float]:
+        """The metrics over everything seen, by all processes: shares in [0, 1]."""
+        raise NotImplementedError
+
+    def curves(self) -> dict[str, Curve]:
+        """Accuracy over the threshold, by IoU; a curve's one line is named ""."""
+        return {}
+
+
+class BoxAccuracy(Protocol):
+    """`maxboxacc` and `maxboxaccv2`: the best threshold's accuracy of the true class's map."""
+
+    def __init__(self, name: str, interval: float) -> None:
+        kinds = {"maxboxacc": metrics.MaxBoxAcc, "maxboxaccv2": metrics.MaxBoxAccV2}
+        self.name, self.interval = name, interval
+        self.metric = kinds[name](interval=interval)
+
+    def settings(self) -> dict[str, Any]:
+        """The interval of thresholds; the maximum is over the evaluated images themselves."""
+        return {"interval": self.interval}
+
+    def to(self, device: torch.device) -> None:
+        """Keep the metric's states on a device."""
+        self.metric.to(device)
+
+    def update(self, batch: Batch) -> None:
+        """Score maps of the true class, upsampled and normalized, against the boxes."""
+        maps = metrics.to_score_maps(batch.maps.double(), EVALUATED)
+        boxes = metrics.scale_boxes(batch.boxes, batch.sizes, protocol=self.name)
+        self.metric.update(maps, boxes)
+
+    def compute(self) -> dict[str, float]:
+        """The protocol's number, each IoU's own maximum, and the threshold it is reached at."""
+        values = {self.name: float(self.metric.compute())}
+        curve, best = self.metric.curve(), self.metric.best_thresholds()
+        for row, iou in enumerate(curve.iou_thresholds.tolist()):
+            if len(curve.iou_thresholds) > 1:
+                values[f"IoU {iou:g}"] = float(curve.accuracy[row].max())
+            values[f"best threshold, IoU {iou:g}"] = float(best[row])
+        return values
+
+    def curves(self) -> dict[str, Curve]:
+        """A curve an IoU."""
+        curve = self.metric.curve()
+        thresholds = curve.thresholds.tolist()
+        return {
+            f"IoU {iou:g}": Curve(thresholds, {"": curve.accuracy[row].tolist()})
+            for row, iou in enumerate(curve.iou_thresholds.tolist())
+        }
+
+
+class TopLoc(Protocol):
+    """`toploc`: Top-1, Top-5 and GT-known at one threshold, or at the best of several.
+
+    Args:
+        threshold: a share of each map's maximum; "best": the one of 0.05, 0.1, …, 0.6 with the
+            highest GT-known on the evaluated images themselves, and `settings` says so.
+    """
+
+    def __init__(self, threshold: float | str) -> None:
+        self.chosen = threshold == "best"
+        candidates = [k / 20 for k in range(1, 13)] if self.chosen else [float(threshold)]
+        self.metrics = {t: metrics.LocalizationAccuracy(threshold=t) for t in candidates}
+        self.predicts_classes = True
+
+    def settings(self) -> dict[str, Any]:
+        """The threshold, and where it comes from."""
+        if self.chosen:
+            return {"threshold": self._best()[0], "chosen": "on the evaluated images"}
+        return {"threshold": next(iter(self.metrics))}
+
+    def to(self, device: torch.device) -> None:
+        """Keep the metrics' states on a device."""
+        for metric in self.metrics.values():
+            metric.to(device)
+
+    def update(self, batch: Batch) -> None:
+        """Class maps and logits against labels and boxes."""
+        logits = batch.logits
+        if logits is None:
+            self.predicts_classes = False
+            logits = batch.maps.new_zeros(len(batch.labels), int(batch.labels.max()) + 1)
+        boxes = metrics.scale_boxes(batch.boxes, batch.sizes, protocol="toploc")
+        maps = batch.maps.float()[:, None]
+        for metric in self.metrics.values():
+            metric.update(maps, logits.float(), batch.labels, boxes)
+
+    def compute(self) -> dict[str, float]:
+        """All shares; without class predictions those that need none."""
+        values = self._best()[1]
+        return values if self.predicts_classes else {"gt_known": values["gt_known"]}
+
+    def _best(self) -> tuple[float, dict[str, float]]:
+        computed = {
+            threshold: {name: float(value) for name, value in metric.compute().items()}
+            for threshold, metric in self.metrics.items()
+        }
+        best = max(computed, key=lambda threshold: computed[threshold]["gt_known"])
+        return best, computed[best]
+
+
+class PixelPrecision(Protocol):
+    """`pxap`: average precision of the true class's map over pixels, against masks."""
+
+    needs = "masks"
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.metric = metrics.PxAP(interval=interval)
+
+    def settings(self) -> dict[str, Any]:
+        """The width of the score bins."""
+        return {"interval": self.interval}
+
+    def to(self, device: torch.device) -> None:
+        """Keep the metric's states on a device."""
+        self.metric.to(device)
+
+    def update(self, batch: Batch) -> None:
+        """Score maps of the true class against masks, both on the protocol's square."""
+        maps = metrics.to_score_maps(batch.maps.float(), EVALUATED)
+        assert batch.masks is not None  # evaluate() has checked the data
+        masks = F.interpolate(batch.masks[:, None].float(), EVALUATED, mode="nearest")[:, 0]
+        self.metric.update(maps, masks.to(torch.uint8))
+
+    def compute(self) -> dict[str, float]:
+        """The average precision."""
+        return {"pxap": float(self.metric.compute())}
+
+
+PROTOCOLS: dict[str, Callable[[float, float | str], Protocol]] = {
+    "maxboxacc": lambda interval, threshold: BoxAccuracy("maxboxacc", interval),
+    "maxboxaccv2": lambda interval, threshold: BoxAccuracy("maxboxaccv2", interval),
+    "toploc": lambda interval, threshold: TopLoc(threshold),
+    "pxap": lambda interval, threshold: PixelPrecision(interval),
+}
+"""For each protocol's name, what makes one from the interval and the threshold."""

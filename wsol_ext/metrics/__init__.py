@@ -1,0 +1,44 @@
+"""The published evaluation protocols: torchmetrics classes over pure functions."""
+
+from wsol_ext.metrics.ground_truth import BOX_PROTOCOLS, pad_boxes, scale_boxes
+from wsol_ext.metrics.maps import center_map, normalize_maps, resize_maps, to_score_maps
+from wsol_ext.metrics.max_box_acc import (
+    BoxAccCurve,
+    MaxBoxAcc,
+    MaxBoxAccV2,
+    count_right_boxes,
+    score_thresholds,
+)
+from wsol_ext.metrics.pxap import PxAP, PxCurve, pixel_histograms
+from wsol_ext.metrics.toploc import (
+    OUTCOMES,
+    SHARES,
+    LocalizationAccuracy,
+    localization_outcomes,
+    single_boxes,
+    true_class_maps,
+)
+
+__all__ = [
+    "BOX_PROTOCOLS",
+    "OUTCOMES",
+    "SHARES",
+    "BoxAccCurve",
+    "LocalizationAccuracy",
+    "MaxBoxAcc",
+    "MaxBoxAccV2",
+    "PxAP",
+    "PxCurve",
+    "center_map",
+    "count_right_boxes",
+    "localization_outcomes",
+    "normalize_maps",
+    "pad_boxes",
+    "pixel_histograms",
+    "resize_maps",
+    "scale_boxes",
+    "score_thresholds",
+    "single_boxes",
+    "to_score_maps",
+    "true_class_maps",
+]

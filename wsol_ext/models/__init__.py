@@ -1,0 +1,62 @@
+"""The localization methods, each a thin model composed of the operators on a timm backbone."""
+
+from typing import Any
+
+from wsol_ext.models.base import LocalizationModel
+from wsol_ext.models.tscam import TSCAM
+from wsol_ext.models.vit import Backbone
+
+METHODS: dict[str, type[LocalizationModel]] = {"tscam": TSCAM}
+
+__all__ = ["METHODS", "TSCAM", "Backbone", "LocalizationModel", "create_model"]
+
+
+def create_model(
+    method: str,
+    backbone: str = "deit_small_patch16_224",
+    num_classes: int = 1000,
+    pretrained: bool = True,
+    img_size: int | tuple[int, int] = 224,
+    backbone_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> LocalizationModel:
+    """A localization model by name.
+
+    Args:
+        method: ``tscam``.
+        backbone: a timm VisionTransformer with a class token.
+        num_classes: number of classes, at least 1.
+        pretrained: start from timm's weights for that backbone (downloaded on first use).
+        img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch.
+        backbone_options: passed to timm, such as ``{"drop_path_rate": 0.1}``.
+        options: the method's own.
+
+    Raises:
+        ValueError: an unknown method, backbone or option, or a number of classes below 1.
+
+    Example:
+        >>> import torch
+        >>> model = create_model("tscam", "vit_tiny_patch16_224", num_classes=3, pretrained=False, img_size=64)
+        >>> logits, maps = model.localize(torch.zeros(2, 3, 64, 96))
+        >>> logits.shape, maps.shape
+        (torch.Size([2, 3]), torch.Size([2, 1, 4, 6]))
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}, it should be one of {', '.join(METHODS)}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}, it should be at least 1")
+    backbone_options = dict(backbone_options or {})
+    vit = Backbone(backbone, pretrained=pretrained, img_size=img_size, **backbone_options)
+    try:
+        model = METHODS[method](vit, num_classes, **options)
+    except TypeError as error:
+        raise ValueError(f"method {method!r} with options {options}: {error}") from error
+    model.config = {
+        "method": method,
+        "backbone": backbone,
+        "num_classes": num_classes,
+        "img_size": img_size if isinstance(img_size, int) else list(img_size),
+        "backbone_options": backbone_options,
+        **options,
+    }
+    return model

@@ -1,0 +1,88 @@
+"""What every localization model is: the calls training, evaluation and the command line rely on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsol_ext.models.vit import Backbone
+
+
+class LocalizationModel(nn.Module):
+    """A backbone and what a method adds to it.
+
+    Subclasses give `forward`, `localize` and, where it is more than cross-entropy, `training_loss`.
+
+    Args:
+        backbone: see `Backbone`.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.config: dict[str, Any] = {}  # the arguments of `create_model`, without `pretrained`
+        self.class_names: list[str] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, 3, height, width), normalized as the backbone expects."""
+        raise NotImplementedError
+
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits and score maps.
+
+        Args:
+            images: (B, 3, height, width).
+            classes: (B, K) int64, the classes whose maps are wanted; None for each image's top-1.
+
+        Returns:
+            logits (B, classes) and score maps (B, K, h, w) on the patch grid, not normalized. Only the asked maps
+            are formed.
+        """
+        raise NotImplementedError
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What the method optimizes on images (B, 3, height, width) and labels (B,) int64.
+
+        Returns:
+            loss terms by name; `loss` is their sum. `logits` (B, classes), detached, ride along for the accuracy.
+        """
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute each block's activations in the backward."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters to train without weight decay, beside biases and norms."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+
+def asked_classes(logits: Tensor, classes: Tensor | None) -> Tensor:
+    """The classes to localize, (B, K) int64: those asked for, or each image's top-1.
+
+    Raises:
+        TypeError: classes are not int64.
+        ValueError: not (B, K), or a class outside [0, number of classes).
+    """
+    if classes is None:
+        return logits.argmax(dim=1, keepdim=True)
+    batch, count = logits.shape
+    if classes.dtype != torch.int64:
+        raise TypeError(f"classes have dtype {classes.dtype}, they should be int64")
+    if classes.dim() != 2 or classes.size(0) != batch:
+        raise ValueError(f"classes have shape {tuple(classes.shape)}, they should be ({batch}, K)")
+    # On CUDA the indexing itself checks, without a synchronization.
+    if (
+        classes.device.type == "cpu"
+        and classes.numel()
+        and not 0 <= int(classes.min()) <= int(classes.max()) < count
+    ):
+        raise ValueError(
+            f"classes hold {int(classes.min())} to {int(classes.max())}, they should be in [0, {count})"
+        )
+    return classes

@@ -1,0 +1,192 @@
+"""The backbone: any timm VisionTransformer with a class token, read block by block.
+
+Blocks whose class-attention row nobody asks for run as timm wrote them; the others run the same computation and
+hand out the row beside it, both through fused attention: no (N, N) matrix is formed anywhere.
+"""
+
+from collections.abc import Callable, Container, Iterable
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from wsol_ext import ops
+
+
+class Backbone(nn.Module):
+    """A timm VisionTransformer without its head, for images of any size that its patches divide.
+
+    Args:
+        name: a timm model name, such as ``deit_small_patch16_224``.
+        pretrained: load timm's weights for that name.
+        img_size: the usual image size, an int or (height, width); position embeddings are stored for it and
+            interpolated for others.
+        options: passed to timm, such as ``drop_path_rate`` or, for a network of another size, ``embed_dim`` and
+            ``depth``.
+
+    Raises:
+        ValueError: the name is no timm VisionTransformer with a class token and standard blocks, or an option is
+            unknown.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = True,
+        img_size: int | tuple[int, int] = 224,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.vit = _create_vit(name, pretrained, img_size, options)
+        self.embed_dim: int = self.vit.embed_dim
+        self.depth = len(self.vit.blocks)
+        self.prefix_tokens: int = self.vit.num_prefix_tokens
+        patch_height, patch_width = self.vit.patch_embed.patch_size
+        self.patch_size: tuple[int, int] = (patch_height, patch_width)
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches in images (B, 3, height, width).
+
+        Raises:
+            ValueError: not (B, 3, height, width), none at all, or of a size the patch does not divide.
+        """
+        channels = self.vit.in_chans
+        if images.dim() != 4 or images.size(1) != channels:
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}, they should be (B, {channels}, height, width)"
+            )
+        if images.size(0) == 0:
+            raise ValueError("images are an empty batch, there should be at least one image")
+        (height, width), (patch_height, patch_width) = images.shape[2:], self.patch_size
+        if (
+            height < patch_height
+            or width < patch_width
+            or height % patch_height
+            or width % patch_width
+        ):
+            raise ValueError(
+                f"images are {height} x {width} pixels, both should be multiples of the patch, "
+                f"{patch_height} x {patch_width}"
+            )
+        return height // patch_height, width // patch_width
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images (B, 3, height, width) to tokens (B, N, C): prefix tokens, the class token first, then patches."""
+        vit = self.vit
+        return vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
+
+    def run_block(
+        self, index: int, tokens: Tensor, with_row: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """One block: tokens (B, N, C) after it and, where asked, its class-attention row (B, N) float32."""
+        block = self.vit.blocks[index]
+        run: Callable[..., Any] = _block_with_row if with_row else _block
+        if self.vit.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(run, block, tokens, use_reentrant=False)
+        return run(block, tokens)
+
+    def forward(self, images: Tensor, rows_of: Container[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        """All blocks and the final norm.
+
+        Args:
+            images: (B, 3, height, width).
+            rows_of: the blocks whose class-attention rows are wanted, counted from 0.
+
+        Returns:
+            tokens (B, N, C) after the final norm, and a list of rows (B, N) float32, prefix tokens included.
+        """
+        self.grid(images)
+        tokens, rows = self.embed(images), []
+        for index in range(self.depth):
+            tokens, row = self.run_block(index, tokens, with_row=index in rows_of)
+            if row is not None:
+                rows.append(row)
+        return self.vit.norm(tokens), rows
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute each block's activations in the backward."""
+        self.vit.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters timm trains without weight decay: tokens and position embeddings."""
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()}
+
+
+def _create_vit(
+    name: str, pretrained: bool, img_size: int | tuple[int, int], options: dict[str, Any]
+) -> VisionTransformer:
+    try:
+        vit = timm.create_model(
+            name,
+            pretrained=pretrained,
+            img_size=img_size,
+            num_classes=0,
+            dynamic_img_size=True,
+            **options,
+        )
+    except TypeError as error:
+        raise ValueError(f"backbone {name!r} with options {options}: {error}") from error
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        raise ValueError(
+            f"backbone {name!r} is not a model that timm knows; see timm.list_models('*vit*')"
+        ) from error
+    standard = (
+        isinstance(vit, VisionTransformer)
+        and vit.cls_token is not None
+        and all(
+            type(block) is Block
+            and type(block.attn) is Attention
+            and getattr(block.attn, "gate", None) is None
+            for block in vit.blocks
+        )
+    )
+    if not standard:
+        raise ValueError(
+            f"backbone {name!r} should be a timm VisionTransformer with a class token and standard blocks "
+            "(the vit, deit, deit3, dino and dinov2 families)"
+        )
+    if not isinstance(vit.patch_drop, nn.Identity):
+        raise ValueError(
+            f"backbone {name!r}: patch_drop_rate should be 0, every patch has a place in the map"
+        )
+    return vit
+
+
+def _block(block: Block, tokens: Tensor) -> tuple[Tensor, None]:
+    return block(tokens), None
+
+
+def _block_with_row(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """timm's pre-norm block, its class-attention row beside the result."""
+    attended, row = attend(block.attn, block.norm1(tokens))
+    tokens = tokens + block.drop_path1(block.ls1(attended))
+    tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    return tokens, row
+
+
+def attend(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """timm's attention layer, fused, with the class token's head-averaged attention row (B, N) float32."""
+    batch, count, _ = tokens.shape
+    qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    query, key = attention.q_norm(query), attention.k_norm(key)
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    out = out.transpose(1, 2).reshape(batch, count, -1)
+    if hasattr(attention, "norm"):  # absent from timm's older releases
+        out = attention.norm(out)
+    row = ops.class_attention(query[:, :, :1], key, attention.scale)[:, 0]
+    return attention.proj_drop(attention.proj(out)), row
+
+
+def patch_attention(rows: Iterable[Tensor], prefix_tokens: int, grid: tuple[int, int]) -> Tensor:
+    """Sum of class-attention rows (B, N) over blocks, on the patch grid: (B, h, w) float32."""
+    total = torch.stack(list(rows)).sum(dim=0)
+    return total[:, prefix_tokens:].unflatten(1, grid)

@@ -1,0 +1,107 @@
+"""Heat maps and boxes over pictures."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from wsol_ext.metrics import to_score_maps
+
+GREEN, RED = (34, 197, 94), (239, 68, 68)
+
+
+def fit(image: Image.Image, longest: int | None) -> Image.Image:
+    """The image with its longest side at most `longest` pixels, and small ones enlarged to half of it at least."""
+    if longest is None:
+        return image
+    side = max(image.size)
+    if longest / 2 <= side <= longest:
+        return image
+    factor = longest / side
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def overlay(image: Image.Image, score_map: Tensor, strength: float = 0.5) -> Image.Image:
+    """An image under its heat map: blue where the map is lowest, red where it is highest.
+
+    Args:
+        image: RGB.
+        score_map: (h, w), any finite values.
+        strength: of the colours, 0 to 1; low parts of the map are more transparent.
+    """
+    scores = to_score_maps(score_map[None].float(), (image.height, image.width), "bilinear")[0]
+    scores = scores.numpy().astype(np.float32)
+    colours = colormaps["turbo"](scores)[..., :3].astype(np.float32) * 255
+    opacity = (strength * (0.35 + 0.65 * scores))[..., None]
+    pixels = np.asarray(image, np.float32)
+    return Image.fromarray((pixels * (1 - opacity) + colours * opacity).astype(np.uint8))
+
+
+def draw_boxes(
+    image: Image.Image,
+    boxes: Tensor,
+    colour: tuple[int, int, int],
+    original: tuple[int, int] | None = None,
+) -> Image.Image:
+    """A copy of the image with boxes on it.
+
+    Args:
+        image: RGB.
+        boxes: (N, 4) x0, y0, x1, y1.
+        colour: RGB.
+        original: width and height of the picture the boxes refer to, where the image was resized.
+    """
+    image = image.copy()
+    canvas = ImageDraw.Draw(image)
+    width = max(2, round(max(image.size) / 130))
+    for x0, y0, x1, y1 in _scaled(boxes, image, original).tolist():
+        # The dark rim keeps the line visible on any ground.
+        canvas.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=width + 2)
+        canvas.rectangle((x0, y0, x1, y1), outline=colour, width=width)
+    return image
+
+
+def caption(
+    image: Image.Image, texts: Sequence[str], corners: Tensor, original: tuple[int, int]
+) -> Image.Image:
+    """A copy of the image with a text at each box's top left corner, kept inside of the image.
+
+    Args:
+        image: RGB.
+        texts: N texts.
+        corners: (N, 4) boxes.
+        original: width and height of the picture the boxes refer to.
+    """
+    image = image.copy()
+    canvas = ImageDraw.Draw(image)
+    font = _font(max(11, round(max(image.size) / 32)))
+    for text, (x0, y0, _, _) in zip(texts, _scaled(corners, image, original).tolist(), strict=True):
+        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+        x = max(0, min(x0, image.width - (right - left) - 6))
+        y = y0 - (bottom - top) - 7
+        y = y if y >= 0 else min(y0 + 2, image.height - (bottom - top) - 7)
+        area = (x, y, x + right - left + 6, y + bottom - top + 6)
+        canvas.rectangle(area, fill=RED)
+        canvas.text((x + 3 - left, y + 3 - top), text, fill=(255, 255, 255), font=font)
+    return image
+
+
+def _scaled(boxes: Tensor, image: Image.Image, original: tuple[int, int] | None) -> Tensor:
+    width, height = original or image.size
+    factors = torch.tensor([image.width / width, image.height / height] * 2)
+    return boxes.reshape(-1, 4).float() * factors
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib's own font knows most alphabets; Pillow's built-in one knows Latin only.
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
+    )

@@ -1,0 +1,99 @@
+"""Curves, drawn without a display."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from wsol_ext._files import atomic_path
+
+INK, GREY = "#1f2933", "#9aa5b1"
+SERIES = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed")
+
+
+def _axes(width: float = 6.0, height: float = 3.4) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GREY)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def loss_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """The training loss by epoch, and the accuracy beside it where the rows have one.
+
+    Args:
+        rows: a mapping an epoch, with `epoch`, `loss` and possibly `accuracy`, `test_accuracy`.
+    """
+    figure, axes = _axes()
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 25 else None
+    axes.plot(epochs, [row["loss"] for row in rows], color=SERIES[0], marker=marker, markersize=3)
+    axes.set_xlabel("epoch", color=INK)
+    axes.set_ylabel("training loss", color=SERIES[0])
+    axes.set_ylim(bottom=0)
+    shown = [n for n in ("accuracy", "test_accuracy") if any(n in row for row in rows)]
+    if shown:
+        right = axes.twinx()
+        for name, colour in zip(shown, SERIES[1:], strict=False):
+            points = [(row["epoch"], 100 * row[name]) for row in rows if name in row]
+            label = "training accuracy" if name == "accuracy" else "test accuracy"
+            right.plot(
+                *zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=3
+            )
+        right.set_ylabel("accuracy (%)", color=SERIES[1])
+        right.set_ylim(0, 101)
+        right.spines["top"].set_visible(False)
+        right.tick_params(colors=INK, labelsize=9)
+        if len(shown) > 1:
+            right.legend(frameon=False, fontsize=9, loc="center right")
+    return figure
+
+
+def curve_figure(
+    thresholds: Sequence[float], curves: Mapping[str, Sequence[float]], title: str
+) -> Figure:
+    """Localization accuracy over the map's threshold, a line for each of `curves`, shares in [0, 1].
+
+    A name that starts with "center" is drawn grey and dashed: the baseline.
+    """
+    figure, axes = _axes()
+    colours = iter(SERIES * 4)
+    for name, accuracy in curves.items():
+        baseline = name.startswith("center")
+        colour = GREY if baseline else next(colours)
+        style = "--" if baseline else "-"
+        axes.plot(thresholds, [100 * a for a in accuracy], style, color=colour, label=name)
+        if not baseline:
+            best = max(range(len(accuracy)), key=accuracy.__getitem__)
+            axes.plot(thresholds[best], 100 * accuracy[best], "o", color=colour, markersize=5)
+    axes.set_xlabel("threshold on the score map", color=INK)
+    axes.set_ylabel("correct boxes (%)", color=INK)
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 101)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def precision_recall_figure(precision: Sequence[float], recall: Sequence[float]) -> Figure:
+    """Precision of a map's pixels over their recall."""
+    figure, axes = _axes()
+    axes.plot([100 * r for r in recall], [100 * p for p in precision], color=SERIES[0])
+    axes.set_xlabel("recall of object pixels (%)", color=INK)
+    axes.set_ylabel("precision (%)", color=INK)
+    axes.set_xlim(0, 101)
+    axes.set_ylim(0, 101)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)

@@ -1,0 +1,22 @@
+"""The metric tables on a terminal."""
+
+from rich.console import Console
+from rich.table import Table
+
+from wsol_ext.evaluation.results import CENTER, Evaluation
+
+
+def print_tables(evaluation: Evaluation) -> None:
+    """Print each protocol's metrics, the method beside the centre baseline, shares in percent."""
+    console = Console()
+    for result in evaluation.protocols:
+        table = Table(title=result.title, title_justify="left", title_style="bold")
+        table.add_column("metric")
+        table.add_column(evaluation.method, justify="right")
+        table.add_column(CENTER, justify="right")
+        for name, value in result.metrics[evaluation.method].items():
+            baseline = result.metrics[CENTER].get(name)
+            show = "{:.3f}" if name.startswith("best threshold") else "{:.1%}"
+            beside = "" if baseline is None else show.format(baseline)
+            table.add_row(name, show.format(value), beside)
+        console.print(table)

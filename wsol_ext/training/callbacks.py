@@ -1,0 +1,203 @@
+"""What happens beside the training step: seeding, history, checkpoints, progress."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wsol_ext._files import atomic_path, write_text
+from wsol_ext.training.data import mix_seed
+
+# How often a GPU is asked whether the loss is still finite: asking waits for it.
+_CHECK_EVERY = 50
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what is kept."""
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, whole or absent on disk, and never read by running a pickle."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint under another name and rename it into place."""
+        # Through memory: torch.save turns a full disk into an error that does not say so.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint of tensors and plain values; anything else is refused."""
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class SeedEachEpoch(Callback):
+    """Seed every generator from (seed, epoch, process), so that epochs do not depend on those before."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Seed Python, numpy and torch."""
+        seed = mix_seed(self.seed, trainer.current_epoch, trainer.global_rank)
+        pl.seed_everything(seed & 0xFFFFFFFF, verbose=False)
+
+
+class StopOnNaN(Callback):
+    """Raise `TrainingError` when the loss is not finite, before anything of it is saved."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self._sum: torch.Tensor | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start anew."""
+        self._sum = None
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Add up the losses (a NaN stays one) and look at the sum now and then."""
+        loss = outputs["loss"].detach()
+        self._sum = loss if self._sum is None else self._sum + loss
+        if self._sum.device.type == "cpu" or batch_idx % _CHECK_EVERY == 0:
+            self._check(trainer, batch_idx, self._sum)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Look at the sum and at the weights."""
+        weights = torch.stack([p.detach().sum() for p in module.parameters()]).sum()
+        total = weights if self._sum is None else self._sum + weights
+        self._check(trainer, trainer.num_training_batches, total)
+
+    def _check(self, trainer: pl.Trainer, step: int, value: torch.Tensor) -> None:
+        if torch.isfinite(value):
+            return
+        kept = (
+            f"the checkpoint of the last good epoch is {self.checkpoint}"
+            if self.checkpoint.exists()
+            else "there is no checkpoint yet"
+        )
+        raise TrainingError(
+            f"the loss became NaN or infinite in epoch {trainer.current_epoch + 1}, "
+            f"at step {step + 1}; {kept}. Try a lower --lr, --warmup-epochs or --clip-grad 1"
+        )
+
+
+class History(Callback):
+    """A row of means an epoch, kept in the checkpoint and written to `metrics.csv` and `loss.png`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Add the epoch's row and write the file."""
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
+        row |= {name: value.item() for name, value in trainer.callback_metrics.items()}
+        every = trainer.check_val_every_n_epoch
+        if every and row["epoch"] % every:  # Lightning still shows an earlier epoch's
+            row.pop("test_accuracy", None)
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["seconds"] = round(time.perf_counter() - self._started, 3)
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self.write()
+
+    def write(self) -> None:
+        """Write `metrics.csv`; a metric that an epoch lacks is an empty field."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        lines = [",".join(names)]
+        lines += [",".join(str(row.get(name, "")) for name in names) for row in self.rows]
+        write_text(self.folder / "metrics.csv", "\n".join(lines) + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Rows of an earlier part of the run."""
+        self.rows = list(state_dict["rows"])
+
+
+class SaveEachEpoch(Checkpoint):
+    """`checkpoints/last.ckpt` after every epoch: what a killed run continues from.
+
+    A `Checkpoint`, since Lightning calls these after all other callbacks, whose state they save.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Save everything the next epoch needs."""
+        trainer.save_checkpoint(self.path)
+
+
+class EpochProgress(Callback):
+    """A bar over the steps of the running epoch, where someone watches, and a line for each that ended."""
+
+    def __init__(self, console: Console, history: History) -> None:
+        self.console = console
+        self.history = history
+        self._bar: Progress | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Put up the bar."""
+        if not trainer.is_global_zero or not self.console.is_terminal:
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+        title = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._bar.add_task(title, total=trainer.num_training_batches)
+        self._bar.start()
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take the bar down and print the epoch's line."""
+        self._stop()
+        if not trainer.is_global_zero or not self.history.rows:
+            return
+        row = self.history.rows[-1]
+        parts = [f"epoch {int(row['epoch']):>3}/{trainer.max_epochs}", f"loss {row['loss']:.4f}"]
+        for name in ("accuracy", "test_accuracy"):
+            if name in row:
+                parts.append(f"{name.replace('_', ' ')} {100 * row[name]:.1f}%")
+        parts += [f"lr {row['lr']:.2g}", f"{row['seconds']:.1f} s"]
+        self.console.print("  ".join(parts), highlight=False)
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,141 @@
+"""What a training run is told: every field is a flag of `wsol train` and a key of its YAML file."""
+
+# ruff: noqa: RUF009  (`_option` makes a dataclass field)
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["constant", "steps", "cosine"]
+Augmentation = Literal["none", "standard", "autoaugment", "strong"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+
+# Where and how fast a run computes, not what: a run may be continued under other values of these.
+_NOT_PART_OF_A_RUN = ("out", "workers", "accelerator", "progress")
+
+
+def _option(default: Any, group: str, text: str) -> Any:
+    """A dataclass field with what the command line's help says of it."""
+    metadata = {"group": group, "help": text}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class TrainingConfig:
+    """The configuration of a training run.
+
+    Raises:
+        ValueError: a value outside its range; the message names the option.
+    """
+
+    out: str = _option(
+        "runs/train", "run", "the run folder: resumed where it holds an unfinished run"
+    )
+    seed: int = _option(0, "run", "seed of everything random")
+    model: str = _option("tscam", "model", "the localization method")
+    backbone: str = _option("deit_small_patch16_224", "model", "a timm VisionTransformer")
+    pretrained: bool = _option(True, "model", "start from timm's pretrained weights")
+    img_size: int = _option(224, "model", "side of the network's input, pixels")
+    backbone_options: dict[str, Any] = _option(
+        {}, "model", "passed to timm: depth, drop_path_rate, …"
+    )
+    model_options: dict[str, Any] = _option({}, "model", "the method's own options")
+    data: str = _option("folder", "data", "cub, wsol, folder or synthetic")
+    root: str | None = _option(None, "data", "where the data set lies")
+    image_root: str | None = _option(None, "data", "wsol: the folder of the images")
+    boxes: str | None = _option(None, "data", "folder: CSV file of boxes, to evaluate by")
+    data_options: dict[str, Any] = _option(
+        {}, "data", "passed to the data set: length, num_classes, …"
+    )
+    augmentation: Augmentation = _option(
+        "standard", "data", "standard is resize, random crop, flip"
+    )
+    workers: int = _option(2, "data", "processes that read images; 0: none beside this one")
+    epochs: int = _option(60, "optimization", "passes over the training images")
+    batch_size: int = _option(128, "optimization", "images a step, summed over devices")
+    optimizer: Optimizer = _option("adamw", "optimization", "the optimizer")
+    lr: float = _option(5e-5, "optimization", "the highest learning rate")
+    weight_decay: float = _option(5e-4, "optimization", "weight decay")
+    selective_decay: bool = _option(
+        False, "optimization", "no weight decay on biases, norms, embeddings and tokens"
+    )
+    schedule: Schedule = _option("steps", "optimization", "how the learning rate falls")
+    milestones: list[int] = _option(
+        [], "optimization", "steps: after these epochs, times --lr-factor"
+    )
+    lr_factor: float = _option(0.1, "optimization", "steps: the factor at a milestone")
+    min_lr: float = _option(0.0, "optimization", "cosine: the learning rate it ends at")
+    warmup_epochs: float = _option(0.0, "optimization", "epochs of linear warm-up")
+    clip_grad: float = _option(0.0, "optimization", "clip the gradient's norm; 0: never")
+    validate_every: int = _option(
+        0, "optimization", "epochs between measurements of test accuracy; 0: never"
+    )
+    precision: Precision = _option("32-true", "hardware", "number format of the computation")
+    accelerator: str = _option("auto", "hardware", "auto, cpu, gpu, …")
+    devices: int = _option(1, "hardware", "how many of them")
+    nodes: int = _option(1, "hardware", "how many machines")
+    progress: bool = _option(True, "hardware", "show progress")
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "epochs", "batch_size", "devices", "nodes"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("seed", "workers", "validate_every", "weight_decay", "min_lr", "clip_grad"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number")
+        self._require("min_lr", self.min_lr <= self.lr, f"at most the learning rate, {self.lr}")
+        self._require("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "0 to the epochs")
+        self._require(
+            "batch_size", self.batch_size % self.processes == 0, "a multiple of the devices"
+        )
+
+    def _require(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is {getattr(self, name)}, it should be {wanted}")
+
+    @property
+    def processes(self) -> int:
+        """Over how many processes a batch is divided."""
+        return self.devices * self.nodes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every option and its value, as a YAML file has them."""
+        return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide what comes out: two runs that agree on them are the same run."""
+        return {
+            name: value for name, value in asdict(self).items() if name not in _NOT_PART_OF_A_RUN
+        }
+
+    def dataset_options(self, split: str) -> dict[str, Any]:
+        """Arguments of `wsol_ext.data.open_dataset` for a split, the transform left out."""
+        return dataset_options(
+            self.data, self.root, split, self.image_root, self.boxes, self.data_options
+        )
+
+
+def dataset_options(
+    data: str,
+    root: str | None,
+    split: str,
+    image_root: str | None = None,
+    boxes: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Arguments of `wsol_ext.data.open_dataset`, from the flags that training and evaluation share.
+
+    Boxes are for evaluation: training does not read them.
+    """
+    if root is not None:
+        root = str(Path(root).expanduser())
+    arguments: dict[str, Any] = {"name": data, "root": root, "split": split, **(options or {})}
+    if image_root is not None:
+        arguments["image_root"] = image_root
+    if boxes is not None and split != "train":
+        arguments["boxes"] = boxes
+    return arguments

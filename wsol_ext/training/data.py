@@ -1,0 +1,187 @@
+"""Training batches that depend on (seed, epoch, index) alone, so that a resumed run sees what an unbroken one would."""
+
+import random
+from collections.abc import Iterator, Sized
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from wsol_ext.data import (
+    MEAN,
+    STD,
+    UnpaddedDistributedSampler,
+    collate,
+    eval_transform,
+    open_dataset,
+    train_transform,
+)
+from wsol_ext.data.base import LocalizationDataset, Sample, Transform
+from wsol_ext.training.config import TrainingConfig
+
+
+def mix_seed(*parts: int) -> int:
+    """One seed for torch from several numbers; each combination gets its own.
+
+    Example:
+        >>> mix_seed(0, 1) != mix_seed(1, 0)
+        True
+    """
+    seed = 0
+    for part in parts:  # splitmix64, a step a part
+        seed = (seed + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        seed = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        seed = ((seed ^ (seed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        seed ^= seed >> 31
+    return seed >> 1  # torch takes seeds below 2 ** 63
+
+
+class Draw(NamedTuple):
+    """A sample and the seed its augmentation uses: what `ShuffledSampler` hands to `Augmented`."""
+
+    index: int
+    seed: int
+
+
+class ShuffledSampler(Sampler[Draw]):
+    """Each epoch's order of the samples, from (seed, epoch) alone, divided over processes.
+
+    A process gets every `replicas`-th sample; the few left over when the division does not go up sit this epoch out.
+
+    Args:
+        dataset: anything with a length.
+        seed: the run's seed.
+        replicas: the number of processes.
+        rank: this process's number.
+    """
+
+    def __init__(self, dataset: Sized, seed: int, replicas: int = 1, rank: int = 0) -> None:
+        self.length, self.seed, self.replicas, self.rank = len(dataset), seed, replicas, rank
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is drawn next. Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // self.replicas
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        mine = order[self.rank : len(self) * self.replicas : self.replicas]
+        return (Draw(index, mix_seed(self.seed, self.epoch, index)) for index in mine)
+
+
+class Augmented(Dataset[Sample]):
+    """A data set whose random augmentation is seeded by each `Draw`: the same for any number of workers."""
+
+    def __init__(self, dataset: LocalizationDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        state = random.getstate()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw.seed)
+            random.seed(draw.seed)
+            sample = self.dataset[draw.index]
+        random.setstate(state)
+        return sample
+
+
+def augmentation(name: str, img_size: int) -> Transform:
+    """A training transform by name.
+
+    | name | what |
+    | --- | --- |
+    | `none` | as in evaluation: resize to a square |
+    | `standard` | TS-CAM's: resize to 256/224 of the size, random crop, mirror half of the time |
+    | `autoaugment` | standard, then AutoAugment's ImageNet policy |
+    | `strong` | crops of 35% of the picture and more, mirror, TrivialAugment, erasing: for little data |
+    """
+    if name == "none":
+        return eval_transform(img_size)
+    if name == "standard":
+        return train_transform(img_size)
+    to_input = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    if name == "autoaugment":
+        side = round(img_size * 256 / 224)
+        shapes = [v2.Resize((side, side), antialias=True), v2.RandomCrop(img_size)]
+        transform = [*shapes, v2.RandomHorizontalFlip(), v2.AutoAugment(), *to_input]
+    else:
+        crop = v2.RandomResizedCrop(img_size, scale=(0.35, 1.0), antialias=True)
+        erase = v2.RandomErasing(p=0.25, scale=(0.02, 0.2))
+        transform = [crop, v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(), *to_input, erase]
+    return v2.Compose([*transform, v2.ToPureTensor()])
+
+
+class TrainingData(pl.LightningDataModule):
+    """Loaders over a configuration's data set: `train` in a fresh order each epoch, `test` in its own.
+
+    Args:
+        config: the run's configuration.
+
+    Raises:
+        ValueError: fewer training images than a batch holds, or what `open_dataset` raises.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self.config = config
+        transform = augmentation(config.augmentation, config.img_size)
+        self.train_set = open_dataset(transform=transform, **config.dataset_options("train"))
+        if len(self.train_set) < config.batch_size:
+            raise ValueError(
+                f"--batch-size is {config.batch_size}, it should be at most the number of "
+                f"training images, {len(self.train_set)}"
+            )
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes' names."""
+        return self.train_set.class_names
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch: the last, incomplete batch is left out."""
+        return len(self.train_set) // self.config.processes // self._batch_size
+
+    @property
+    def _batch_size(self) -> int:
+        return self.config.batch_size // self.config.processes
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the training images."""
+        rank, replicas = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        sampler = ShuffledSampler(self.train_set, self.config.seed, replicas, rank)
+        return DataLoader(
+            Augmented(self.train_set), sampler=sampler, drop_last=True, **self._loading()
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
+        """Batches of the test images, where test accuracy is asked for."""
+        if not self.config.validate_every:
+            return []
+        transform = eval_transform(self.config.img_size)
+        dataset = open_dataset(transform=transform, **self.config.dataset_options("test"))
+        sampler = UnpaddedDistributedSampler(dataset)
+        return DataLoader(dataset, sampler=sampler, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        workers = self.config.workers
+        return {
+            "batch_size": self._batch_size,
+            "collate_fn": collate,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            # Its own, so that loading draws nothing from the generator that the model's dropout uses.
+            "generator": torch.Generator().manual_seed(self.config.seed),
+        }

@@ -1,0 +1,129 @@
+"""The training step around any localization model, its optimizer and its learning rate."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from wsol_ext.training.config import TrainingConfig
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": lambda parameters, lr, weight_decay: torch.optim.SGD(
+        parameters, lr=lr, weight_decay=weight_decay, momentum=0.9
+    ),
+}
+
+
+class Localizer(pl.LightningModule):
+    """A localization model in training.
+
+    Args:
+        model: has `training_loss(images, labels)`, as every model of `wsol_ext.create_model`.
+        config: optimizer, learning rate and its schedule.
+        steps_per_epoch: optimizer steps an epoch, by which the schedule counts epochs.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """One step: the method's loss terms and the training accuracy, logged as epoch means."""
+        terms = self.model.training_loss(batch["images"], batch["labels"])
+        logits = terms.pop("logits", None)
+        count = len(batch["labels"])
+        for name, value in terms.items():
+            self._log_mean(name, value, count)
+        if logits is not None:
+            self._log_mean("accuracy", _share_correct(logits, batch["labels"]), count)
+        return terms["loss"]
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Accuracy on the test images."""
+        logits = self.model(batch["images"])
+        share = _share_correct(logits, batch["labels"])
+        self._log_mean("test_accuracy", share, len(batch["labels"]))
+
+    def _log_mean(self, name: str, value: Tensor, count: int) -> None:
+        self.log(name, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and a schedule that moves every step."""
+        config = self.config
+        groups = parameter_groups(self.model, config.weight_decay, config.selective_decay)
+        optimizer = _OPTIMIZERS[config.optimizer](
+            groups, lr=config.lr, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(config, step / self.steps_per_epoch) / config.lr
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, selective: bool
+) -> list[dict[str, Any]]:
+    """The parameters to train, as an optimizer takes them.
+
+    Args:
+        model: frozen parameters (`requires_grad` False) are left out.
+        weight_decay: the weight decay of those that get one.
+        selective: none on biases, norms (all that have one dimension) and on what the model's
+            `no_weight_decay()` names, its embeddings and tokens.
+
+    Raises:
+        ValueError: nothing to train.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise ValueError("the model has no parameter to train: all are frozen")
+    if not selective:
+        return [{"params": [p for _, p in named], "weight_decay": weight_decay}]
+    listed: Iterable[str] = getattr(model, "no_weight_decay", set)()
+    exempt = [p.dim() <= 1 or name in set(listed) for name, p in named]
+    decayed = [p for (_, p), free in zip(named, exempt, strict=True) if not free]
+    free = [p for (_, p), free in zip(named, exempt, strict=True) if free]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(config: TrainingConfig, epoch: float) -> float:
+    """The learning rate at a point of training.
+
+    Args:
+        config: `lr`, `schedule` and what belongs to it.
+        epoch: epochs done, with their fraction.
+
+    Example:
+        >>> config = TrainingConfig(lr=1.0, epochs=10, milestones=[5])
+        >>> [learning_rate(config, epoch) for epoch in (0, 4.9, 5)]
+        [1.0, 1.0, 0.1]
+    """
+    if epoch < config.warmup_epochs:
+        # From a small rate rather than none, so that the first step is not lost.
+        return config.lr * max(epoch / config.warmup_epochs, 0.01)
+    if config.schedule == "steps":
+        passed = sum(epoch >= milestone for milestone in config.milestones)
+        return config.lr * config.lr_factor**passed
+    if config.schedule == "cosine":
+        length = max(config.epochs - config.warmup_epochs, 1e-9)
+        fraction = min((epoch - config.warmup_epochs) / length, 1.0)
+        return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * fraction)) / 2
+    return config.lr
+
+
+def _share_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == labels).float().mean()
