@@ -19,7 +19,6 @@ BARS = {100: "3x", 1000: "15x"}  # of best_box_iou, on one thread
 
 CASES = pytest.mark.parametrize("contours", ["largest", "all"])
 COUNTS = pytest.mark.parametrize("count", [100, 1000])
-THREADS = pytest.mark.parametrize("threads", [1, None], ids=["one_thread", "all_threads"])
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +28,14 @@ def maps():
     return torch.from_numpy(np.stack(batch))
 
 
-@pytest.fixture(autouse=True)
-def thread_count(request):
+@pytest.fixture(params=["one_thread", "all_threads"])
+def threads(request):
     """The number of threads that torch and OpenCV run on."""
     before = torch.get_num_threads()
-    count = request.getfixturevalue("threads") if "threads" in request.fixturenames else None
-    torch.set_num_threads(count or before)
-    cv2.setNumThreads(count or before)
-    yield torch.get_num_threads()
+    count = 1 if request.param == "one_thread" else before
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+    yield count
     torch.set_num_threads(before)
 
 
@@ -51,27 +50,25 @@ def case(operator, contours, thresholds, threads):
 
 @CASES
 @COUNTS
-@THREADS
-def test_best_box_iou(versus, maps, thresholds, contours, device, thread_count):
+def test_best_box_iou(versus, maps, thresholds, contours, device, threads):
     gt_boxes = torch.tensor([[30, 40, 180, 200], [60, 10, 120, 90]])
     cuts, truth, arrays = thresholds.tolist(), gt_boxes.numpy(), maps.numpy()
     batch, gt_batch = maps.to(device), gt_boxes.expand(BATCH, -1, -1).to(device)
     versus(
-        case("best_box_iou", contours, thresholds, thread_count),
+        case("best_box_iou", contours, thresholds, threads),
         lambda: [opencv_boxes.best_iou_of_map(a, cuts, truth, contours) for a in arrays],
         lambda: best_box_iou(batch, thresholds, gt_batch, contours),
-        bar=BARS[len(cuts)] if thread_count == 1 else "",
+        bar=BARS[len(cuts)] if threads == 1 else "",
         rounds=5,
     )
 
 
 @CASES
 @COUNTS
-@THREADS
-def test_extract_boxes(versus, maps, thresholds, contours, device, thread_count):
+def test_extract_boxes(versus, maps, thresholds, contours, device, threads):
     cuts, arrays, batch = thresholds.tolist(), maps.numpy(), maps.to(device)
     versus(
-        case("extract_boxes", contours, thresholds, thread_count),
+        case("extract_boxes", contours, thresholds, threads),
         lambda: [opencv_boxes.boxes_of_map(a, cuts, contours) for a in arrays],
         lambda: extract_boxes(batch, thresholds, contours),
         rounds=5,
