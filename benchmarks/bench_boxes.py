@@ -9,10 +9,10 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from oracles import opencv_boxes, score_maps  # noqa: E402
+from oracles import opencv_boxes, score_maps
 
-from wsol_ext.ops import best_box_iou, box_iou, extract_boxes  # noqa: E402
-from wsol_ext.ops.boxes import box_iou_reference  # noqa: E402
+from wsol_ext.ops import best_box_iou, box_iou, extract_boxes
+from wsol_ext.ops.boxes import box_iou_reference
 
 BATCH, SIDE = 32, 224
 BARS = {100: "3x", 1000: "15x"}  # of best_box_iou, on one thread

@@ -1,4 +1,4 @@
-"""Hold extract_boxes and best_box_iou to OpenCV on many random maps of every family, and print a table.
+"""Hold extract_boxes and best_box_iou to OpenCV on random maps of every family; print a table.
 
 python scripts/fuzz_boxes.py --maps 1000
 """
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from oracles import opencv_boxes, score_maps  # noqa: E402
+from oracles import opencv_boxes, score_maps
 
-from wsol_ext.ops import best_box_iou, extract_boxes  # noqa: E402
+from wsol_ext.ops import best_box_iou, extract_boxes
 
 QUANTITIES = ("largest", "all", "largest IoU", "all IoU")
 

@@ -1,5 +1,6 @@
 """extract_boxes, best_box_iou and box_iou: equal to OpenCV, contour by contour."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def ranges(boxes: Tensor, offsets: Tensor) -> list[list[list[int]]]:
     flat, ends = boxes.tolist(), offsets.tolist()
     assert ends[0] == 0
     assert ends[-1] == len(flat)
-    return [flat[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    return [flat[begin:end] for begin, end in pairwise(ends)]
 
 
 def all_boxes(score_map: Tensor, threshold: float = 0.5) -> list[list[int]]:
@@ -360,7 +361,7 @@ def test_order_of_all_boxes_is_the_same_on_every_backend(backend):
     for threshold, found in zip([0.0, 0.3], boxes, strict=True):
         (expected,) = opencv_boxes.boxes_of_map(score_map, [threshold], "all")
         tops = [box[1] for box in found]
-        descents = sum(below < above for above, below in zip(tops, tops[1:], strict=False))
+        descents = sum(below < above for above, below in pairwise(tops))
         assert len(found) == len(expected)
         assert descents <= 1
 
