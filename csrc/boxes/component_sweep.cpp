@@ -1,32 +1,35 @@
 #include "boxes/component_sweep.h"
 
 #include <bit>
-#include <cstdlib>
 
 #include "core/multiversion.h"
 
 namespace wsol::cpu {
 namespace {
 
-constexpr std::array<int8_t, 8> kDx{-1, 0, 1, -1, 1, -1, 0, 1};
-constexpr std::array<int8_t, 8> kDy{-1, -1, -1, 0, 0, 1, 1, 1};
+// The neighbours, in raster order.
+constexpr std::array<int, 8> kDx{-1, 0, 1, -1, 1, -1, 0, 1};
+constexpr std::array<int, 8> kDy{-1, -1, -1, 0, 0, 1, 1, 1};
 
-bool adjacent(Connectivity connectivity, int dx, int dy) {
-  dx = std::abs(dx), dy = std::abs(dy);
-  return connectivity == Connectivity::kEight ? std::max(dx, dy) <= 1 : dx + dy <= 1;
+constexpr bool adjacent(Connectivity connectivity, int dx, int dy) {
+  const int square = dx * dx + dy * dy;
+  return square == 1 || (square == 2 && connectivity == Connectivity::kEight);
 }
 
-Arrival arrival_of(Connectivity connectivity, int bits) {
-  // Flood the neighbours that are present from each one adjacent to the pixel.
-  Arrival arrival{};
-  int seen = 0;
-  for (int start = 0; start < 8; ++start) {
-    if (!(bits >> start & 1) || (seen >> start & 1)) continue;
-    if (!adjacent(connectivity, kDx[start], kDy[start])) continue;
-    arrival.dx[arrival.clusters] = kDx[start];
-    arrival.dy[arrival.clusters++] = kDy[start];
+// A neighbour of each cluster, by its bit, and the area.
+struct Pattern {
+  std::array<int8_t, 4> neighbours{};
+  int8_t clusters = 0;
+  int8_t area2 = 0;
+};
+
+constexpr Pattern pattern_of(Connectivity connectivity, int bits) {
+  Pattern pattern;
+  for (int seen = 0, start = 0; start < 8; ++start) {
+    if (!((bits & ~seen) >> start & 1) || !adjacent(connectivity, kDx[start], kDy[start])) continue;
+    pattern.neighbours[pattern.clusters++] = static_cast<int8_t>(start);
     int cluster = 1 << start;
-    for (int before = 0; before != cluster;) {
+    for (int before = 0; before != cluster;) {  // flood it
       before = cluster;
       for (int i = 0; i < 8; ++i) {
         for (int j = 0; j < 8; ++j) {
@@ -43,15 +46,15 @@ Arrival arrival_of(Connectivity connectivity, int bits) {
   constexpr int kArea2[5] = {0, 0, 0, 1, 2};
   for (const int quad : kQuads) {
     const int others = std::popcount(static_cast<unsigned>(bits & quad));
-    arrival.area2 += static_cast<int8_t>(kArea2[others + 1] - kArea2[others]);
+    pattern.area2 += static_cast<int8_t>(kArea2[others + 1] - kArea2[others]);
   }
-  return arrival;
+  return pattern;
 }
 
-std::array<Arrival, 256> table_of(Connectivity connectivity) {
-  std::array<Arrival, 256> table;
-  for (int bits = 0; bits < 256; ++bits) table[bits] = arrival_of(connectivity, bits);
-  return table;
+constexpr std::array<Pattern, 256> patterns_of(Connectivity connectivity) {
+  std::array<Pattern, 256> patterns;
+  for (int bits = 0; bits < 256; ++bits) patterns[bits] = pattern_of(connectivity, bits);
+  return patterns;
 }
 
 // Neighbours before the pixel in raster order come first on the same level too; those after it only
@@ -70,10 +73,20 @@ WSOL_MULTIVERSION void earlier_in_row(const uint8_t* above, const uint8_t* row,
 
 }  // namespace
 
-const std::array<Arrival, 256>& arrivals(Connectivity connectivity) {
-  static const std::array<Arrival, 256> four = table_of(Connectivity::kFour);
-  static const std::array<Arrival, 256> eight = table_of(Connectivity::kEight);
-  return connectivity == Connectivity::kFour ? four : eight;
+std::array<Arrival, 256> arrivals(Connectivity connectivity, int stride) {
+  static constexpr std::array<Pattern, 256> kFour = patterns_of(Connectivity::kFour);
+  static constexpr std::array<Pattern, 256> kEight = patterns_of(Connectivity::kEight);
+  const auto& patterns = connectivity == Connectivity::kFour ? kFour : kEight;
+  std::array<Arrival, 256> result;
+  for (int bits = 0; bits < 256; ++bits) {
+    const Pattern& pattern = patterns[bits];
+    result[bits] = {{}, pattern.clusters, pattern.area2};
+    for (int i = 0; i < pattern.clusters; ++i) {
+      const int neighbour = pattern.neighbours[i];
+      result[bits].neighbours[i] = kDy[neighbour] * stride + kDx[neighbour];
+    }
+  }
+  return result;
 }
 
 void ComponentSweep::sort_pixels(const FramedBytes& map) {

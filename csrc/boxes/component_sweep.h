@@ -26,17 +26,32 @@ struct Component {
   int32_t area2;           // twice the sum over its 2x2 quads: four pixels 1, three pixels 1/2
   int32_t x0, y0, x1, y1;  // its pixels' box, both ends inside
   int32_t since;           // the level of its last change
+
+  void add(uint32_t pixel, int x, int y, int pixel_area2) {
+    first = std::min(first, pixel);
+    area2 += pixel_area2;
+    x0 = std::min(x0, x), y0 = std::min(y0, y);
+    x1 = std::max(x1, x), y1 = std::max(y1, y);
+  }
+  void add(const Component& other) {
+    first = std::min(first, other.first);
+    area2 += other.area2;
+    x0 = std::min(x0, other.x0), y0 = std::min(y0, other.y0);
+    x1 = std::max(x1, other.x1), y1 = std::max(y1, other.y1);
+  }
 };
 
-// What a pixel's neighbours of earlier coming (a bit each) say about it.
+// What a pixel's earlier neighbours say about its arrival.
 struct Arrival {
-  std::array<int8_t, 4> dx, dy;  // one adjacent neighbour of each cluster
+  std::array<int32_t, 4>
+      neighbours;  // one adjacent neighbour of each cluster, relative to the pixel
   int8_t clusters;
   int8_t area2;  // growth of the quads' doubled area
 };
 
-// Bits 0..7 are the neighbours in raster order.
-const std::array<Arrival, 256>& arrivals(Connectivity connectivity);
+// One for each set of earlier neighbours: bits 0..7 in raster order. `stride` is that of the
+// pixels' rows.
+std::array<Arrival, 256> arrivals(Connectivity connectivity, int stride);
 
 class ComponentSweep {
  public:
@@ -81,70 +96,50 @@ void ComponentSweep::run(const FramedBytes& map, int levels, Emit&& emit) {
   labels_.resize(map.bytes.size());
   components_.clear(), parents_.clear(), merges_.clear();
   if (kFrameIsComponent) {
-    components_.push_back({0, 0, 0, 0, 0, 0, 0});
+    components_.push_back({});
     parents_.push_back(0);
     std::fill(labels_.begin(), labels_.end(), 0);
   }
-  const auto& table = arrivals(kConnectivity);
-  const int stride = map.stride;
-  std::array<std::array<int32_t, 4>, 256> offsets;
-  for (int bits = 0; bits < 256; ++bits) {
-    for (int i = 0; i < table[bits].clusters; ++i) {
-      offsets[bits][i] = table[bits].dy[i] * stride + table[bits].dx[i];
-    }
-  }
+  const std::array<Arrival, 256> table = arrivals(kConnectivity, map.stride);
 
   // Ends the version that the component had before this level.
-  const auto begin_change = [&](int32_t id, int level) {
-    Component& component = components_[id];
-    if (component.since > level) {
-      emit(std::as_const(component), level + 1, component.since);
-      component.since = level;
-    }
+  const auto begin_change = [&](Component& component, int level) {
+    if (component.since <= level) return;
+    emit(std::as_const(component), level + 1, component.since);
+    component.since = level;
   };
-  const auto merge = [&](int32_t a, int32_t b, int level) {
-    if (b == 0) std::swap(a, b);  // the frame's component stays a root
-    begin_change(a, level);
-    begin_change(b, level);
-    Component& into = components_[a];
-    const Component& from = components_[b];
-    into.first = std::min(into.first, from.first);
-    into.area2 += from.area2;
-    into.x0 = std::min(into.x0, from.x0), into.y0 = std::min(into.y0, from.y0);
-    into.x1 = std::max(into.x1, from.x1), into.y1 = std::max(into.y1, from.y1);
-    parents_[b] = a;
-    if (kFrameIsComponent) merges_.push_back({b, a, level});
-    return a;
+  const auto merge = [&](int32_t into, int32_t from, int level) {
+    if (from == 0) std::swap(into, from);  // the frame's component stays a root
+    begin_change(components_[into], level);
+    begin_change(components_[from], level);
+    components_[into].add(components_[from]);
+    parents_[from] = into;
+    if (kFrameIsComponent) merges_.push_back({from, into, level});
+    return into;
   };
 
-  int64_t next = 0;
+  const uint32_t* next = order_.data();
   for (int level = levels; level >= 1; --level) {
-    for (; next < ends_[level]; ++next) {
-      const uint32_t pixel = order_[next];
-      const int x = static_cast<int>(pixel & 0xffffu), y = static_cast<int>(pixel >> 16);
-      const int64_t place = static_cast<int64_t>(y + 1) * stride + x + 1;
-      const int bits = earlier_[place];
-      const Arrival& arrival = table[bits];
-      int32_t id;
+    for (const uint32_t* end = order_.data() + ends_[level]; next != end; ++next) {
+      const int x = static_cast<int>(*next & 0xffffu), y = static_cast<int>(*next >> 16);
+      const int64_t place = static_cast<int64_t>(y + 1) * map.stride + x + 1;
+      const Arrival& arrival = table[earlier_[place]];
+      int32_t* label = labels_.data() + place;
       if (arrival.clusters == 0) {
-        id = static_cast<int32_t>(components_.size());
-        components_.push_back({pixel, 0, x, y, x, y, level});
-        parents_.push_back(id);
-      } else {
-        id = root_of(labels_[place + offsets[bits][0]]);
-        for (int i = 1; i < arrival.clusters; ++i) {
-          const int32_t other = root_of(labels_[place + offsets[bits][i]]);
-          if (other != id) id = merge(id, other, level);
-        }
+        *label = static_cast<int32_t>(components_.size());
+        components_.push_back({*next, 0, x, y, x, y, level});
+        parents_.push_back(*label);
+        continue;
       }
-      labels_[place] = id;
+      int32_t id = root_of(label[arrival.neighbours[0]]);
+      for (int i = 1; i < arrival.clusters; ++i) {
+        const int32_t other = root_of(label[arrival.neighbours[i]]);
+        if (other != id) id = merge(id, other, level);
+      }
+      *label = id;
       if (kFrameIsComponent && id == 0) continue;
-      begin_change(id, level);
-      Component& component = components_[id];
-      component.first = std::min(component.first, pixel);
-      component.area2 += arrival.area2;
-      component.x0 = std::min(component.x0, x), component.y0 = std::min(component.y0, y);
-      component.x1 = std::max(component.x1, x), component.y1 = std::max(component.y1, y);
+      begin_change(components_[id], level);
+      components_[id].add(*next, x, y, arrival.area2);
     }
   }
   for (int32_t id = kFrameIsComponent ? 1 : 0; id < count(); ++id) {

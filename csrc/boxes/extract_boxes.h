@@ -1,21 +1,20 @@
-// Boxes around what of a score map lies above each of many thresholds, and the best IoU of those
-// boxes.
+// Boxes around what of a score map lies above each of many thresholds, and the best IoU of those.
 //
-//   u = floor(255 score),  cut = floor(threshold * max u),  foreground: u > cut,  8-connected
-//   components
+//   u = floor(255 score),  cut = floor(threshold * max u),  foreground: u > cut, 8-connected
 //
-// The contours, their areas and their order are those of OpenCV's findContours (RETR_TREE). Two
+// The contours, their areas and their order are those of OpenCV's findContours (RETR_TREE). Three
 // facts make them cheap:
-//   * The contour of largest area is always an outer one that no other contour encloses, and its
-//   area is that of its
-//     component with all holes filled: the sum over 2x2 pixel quads inside it (four pixels 1, three
-//     pixels 1/2). Of equals, OpenCV lists the contour first whose first pixel, in raster order,
-//     comes last.
-//   * A hole's box is the box of its pixels grown by one.
+// - The contour of largest area is an outer one that no other contour encloses: what a contour
+//   encloses, a hole of the same component included, has no larger area and comes later in the
+//   list.
+// - An outer contour's area is that of its component with all holes filled: the sum over the 2x2
+//   quads of pixels, 1 for four pixels in it and 1/2 for three. Of equal areas, OpenCV lists the
+//   contour first whose first pixel in raster order comes last.
+// - A hole's box is the box of its pixels grown by one.
 //
 // score_maps (B, H, W): any floating dtype, last dimension contiguous. thresholds (T,): float64,
-// contiguous. Boxes are int32 [x0, y0, x1, y1], x1 and y1 exclusive; with nothing above a cut, a
-// threshold has the one box of zeros.
+// contiguous. Boxes are int32 [x0, y0, x1, y1], x1 and y1 exclusive; where nothing lies above a cut
+// it has one box of zeros. The CPU kernels leave `scratch` alone.
 #pragma once
 
 #include "core/tensor_view.h"

@@ -1,7 +1,7 @@
 """The box step of the public WSOL evaluator (Choe et al., CVPR 2020), written over OpenCV.
 
-Tests hold the operators to it and benchmarks time them beside it, so it does what that evaluator does: cut, find contours,
-measure, once for every threshold.
+Tests hold the operators to it and benchmarks time them beside it, so it does what that evaluator
+does: cut, find contours, measure, once for every threshold.
 """
 
 from collections.abc import Sequence
@@ -14,24 +14,32 @@ from numpy.typing import NDArray
 Contours = Literal["largest", "all"]
 
 
+def contours_of_map(score_map: NDArray, thresholds: Sequence[float]) -> list[tuple[NDArray, ...]]:
+    """For each threshold the contours of what lies above it, in OpenCV's order."""
+    quantized = (score_map.astype(np.float64) * 255).astype(np.uint8)
+    largest = quantized.max()
+    contours = []
+    for threshold in thresholds:
+        _, cut = cv2.threshold(quantized, int(threshold * largest), 255, cv2.THRESH_BINARY)
+        contours.append(cv2.findContours(cut, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2])
+    return contours
+
+
+def boxes_of_contours(found: tuple[NDArray, ...], contours: Contours) -> NDArray[np.int32]:
+    """The (n, 4) boxes [x0, y0, x1, y1] of contours, x1 and y1 exclusive; zeros for none."""
+    if len(found) == 0:
+        return np.zeros((1, 4), np.int32)
+    if contours == "largest":
+        found = (max(found, key=cv2.contourArea),)
+    rectangles = [cv2.boundingRect(contour) for contour in found]
+    return np.array([(x, y, x + w, y + h) for x, y, w, h in rectangles], np.int32)
+
+
 def boxes_of_map(
     score_map: NDArray, thresholds: Sequence[float], contours: Contours = "largest"
 ) -> list[NDArray[np.int32]]:
-    """For each threshold the (n, 4) boxes [x0, y0, x1, y1] of one map's contours, x1 and y1 exclusive, in OpenCV's order."""
-    quantized = (score_map.astype(np.float64) * 255).astype(np.uint8)
-    largest = quantized.max()
-    boxes = []
-    for threshold in thresholds:
-        _, cut = cv2.threshold(quantized, int(threshold * largest), 255, cv2.THRESH_BINARY)
-        found = cv2.findContours(cut, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2]
-        if len(found) == 0:
-            boxes.append(np.zeros((1, 4), np.int32))
-            continue
-        if contours == "largest":
-            found = [max(found, key=cv2.contourArea)]
-        rectangles = [cv2.boundingRect(contour) for contour in found]
-        boxes.append(np.array([(x, y, x + w, y + h) for x, y, w, h in rectangles], np.int32))
-    return boxes
+    """For each threshold the (n, 4) boxes of a map's contours, in OpenCV's order."""
+    return [boxes_of_contours(found, contours) for found in contours_of_map(score_map, thresholds)]
 
 
 def box_iou(a: NDArray, b: NDArray) -> NDArray[np.float64]:
@@ -45,16 +53,18 @@ def box_iou(a: NDArray, b: NDArray) -> NDArray[np.float64]:
     return shared / (area(a[..., :2], a[..., 2:]) + area(b[..., :2], b[..., 2:]) - shared)
 
 
+def best_iou(boxes: NDArray, gt_boxes: NDArray, height: int, width: int) -> float:
+    """The best overlap of boxes, clipped to the map, with any of the (G, 4) ground-truth boxes."""
+    clipped = np.minimum(boxes, (width, height, width - 1, height - 1))
+    return float(box_iou(clipped, gt_boxes).max(initial=0))
+
+
 def best_iou_of_map(
     score_map: NDArray,
     thresholds: Sequence[float],
     gt_boxes: NDArray,
     contours: Contours = "largest",
 ) -> NDArray[np.float32]:
-    """(T,): the best overlap of a map's clipped boxes with any of the (G, 4) ground-truth boxes, none of them padding."""
-    height, width = score_map.shape
-    best = np.zeros(len(thresholds), np.float32)
-    for i, boxes in enumerate(boxes_of_map(score_map, thresholds, contours)):
-        clipped = np.minimum(boxes, (width, height, width - 1, height - 1))
-        best[i] = box_iou(clipped, gt_boxes).max(initial=0)
-    return best
+    """(T,): `best_iou` of a map's boxes at each threshold."""
+    boxes = boxes_of_map(score_map, thresholds, contours)
+    return np.array([best_iou(found, gt_boxes, *score_map.shape) for found in boxes], np.float32)

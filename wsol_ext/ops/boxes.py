@@ -1,4 +1,4 @@
-"""Box operators: boxes around what of a score map lies above each of many thresholds, and their overlap with the truth."""
+"""Box operators: boxes around what of a score map exceeds thresholds, and their overlap."""
 
 from collections.abc import Sequence
 from typing import Literal, overload
@@ -45,28 +45,35 @@ def extract_boxes(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Boxes around what of each score map lies above each threshold.
 
-    The box step of the MaxBoxAcc evaluation (Choe et al., CVPR 2020, section 4.3). A map is quantized, ``u = floor(255 * s)``
-    in float64; a pixel is foreground at threshold t where ``u > floor(t * max(u))``; boxes are those of the contours that
-    OpenCV's ``findContours(RETR_TREE)`` finds. Boxes are not clipped (the evaluator goes on to clip x1 to w - 1, y1 to h - 1).
+    The box step of MaxBoxAcc (Choe et al., CVPR 2020). A map is quantized, ``u = floor(255 * s)`` in
+    float64; a pixel is foreground at threshold t where ``u > floor(t * max(u))``; boxes are those of
+    the contours that OpenCV's ``findContours(RETR_TREE)`` finds. They are not clipped (the evaluator
+    goes on to clip x1 to w - 1 and y1 to h - 1; `best_box_iou` does that).
 
     Args:
         score_maps: (B, h, w), in [0, 1], float32, bfloat16, float16 or float64; sides up to 32,767.
-        thresholds: T numbers in [0, 1), in any order: a sequence, or a (T,) float64 tensor on the maps' device.
-        contours: ``"largest"``: only the contour of largest area (``cv2.contourArea``; the first of equals in OpenCV's order).
-            ``"all"``: every contour, of components and of holes alike; a hole's box is its pixels' box grown by one.
-        check_values: whether values out of range are an error. On CUDA that waits for the kernel; without it a score or
-            threshold that is out of range counts as a nearby one that is not, and nothing waits.
+        thresholds: T numbers in [0, 1), in any order: a sequence, or a (T,) float64 tensor on the
+            maps' device.
+        contours: ``"largest"``: only the contour of largest area (``cv2.contourArea``; the first of
+            equals in OpenCV's order). ``"all"``: every contour, of components and of holes alike; a
+            hole's box is its pixels' box grown by one.
+        check_values: whether values out of range are an error. On CUDA that waits for the kernel.
+            Without it nothing waits; a score out of range counts as the nearest in range, NaN as 0,
+            and a threshold out of range as 0.
 
     Returns:
-        For ``"largest"``: (B, T, 4) int32, ``[x0, y0, x1, y1]`` in pixels, x1 and y1 exclusive; zeros where nothing is foreground.
-        For ``"all"``: boxes (M, 4) int32, and offsets (B * T + 1,) int64: those of image b at threshold t are
-        ``boxes[offsets[b * T + t] : offsets[b * T + t + 1]]``. Outer contours come first, then holes, each in raster order of
-        their first pixel. Where nothing is foreground there is one box of zeros, as in the evaluator. (Waits on CUDA.)
+        For ``"largest"``: boxes (B, T, 4) int32, ``[x0, y0, x1, y1]`` in pixels, x1 and y1 exclusive;
+        zeros where nothing is foreground.
+
+        For ``"all"``: boxes (M, 4) int32 and offsets (B * T + 1,) int64. Those of image b at threshold
+        t are ``boxes[offsets[b * T + t] : offsets[b * T + t + 1]]``: outer contours, then holes, each
+        in raster order of the first pixel of their component or hole; one box of zeros where nothing
+        is foreground, as in the evaluator. On CUDA this waits for the number of boxes.
 
     Raises:
         TypeError: a dtype that is none of these.
-        ValueError: a shape that does not fit, tensors on two devices, a score that is NaN or outside [0, 1], or a threshold
-            outside [0, 1).
+        ValueError: a shape that does not fit, tensors on two devices, a score that is NaN or outside
+            [0, 1], or a threshold outside [0, 1).
 
     Example:
         >>> score_map = torch.zeros(1, 8, 8)
@@ -94,23 +101,24 @@ def best_box_iou(
     *,
     check_values: bool = True,
 ) -> Tensor:
-    """The best overlap, at each threshold, of a score map's boxes with any ground-truth box of its image.
+    """The best overlap, at each threshold, of a map's boxes with any ground-truth box.
 
-    What MaxBoxAcc (``"largest"``) and MaxBoxAccV2 (``"all"``; Choe et al., CVPR 2020 and TPAMI 2022) ask of `extract_boxes`,
-    without listing the boxes. Predicted boxes are clipped to x1 <= w - 1, y1 <= h - 1 as the evaluator does, and the IoU
-    counts both end pixels: a side is x1 - x0 + 1.
+    What MaxBoxAcc (``"largest"``; Choe et al., CVPR 2020) and MaxBoxAccV2 (``"all"``; the journal
+    version) ask of `extract_boxes`, without listing the boxes. As in their evaluator a map's boxes are
+    clipped to x1 <= w - 1, y1 <= h - 1, and the IoU counts both end pixels: a side is x1 - x0 + 1.
 
     Args:
         score_maps: (B, h, w), as for `extract_boxes`.
         thresholds: T numbers in [0, 1), as for `extract_boxes`.
-        gt_boxes: (B, G, 4), ``[x0, y0, x1, y1]`` in pixels of the map, integer or floating (used in float32); rows of -1
-            are padding.
+        gt_boxes: (B, G, 4), ``[x0, y0, x1, y1]`` in pixels of the map, integer or floating (used in
+            float32); rows of -1 are padding.
         contours: as for `extract_boxes`.
-        check_values: as for `extract_boxes`, and for ground-truth boxes that are not finite, which without it are left out.
+        check_values: as for `extract_boxes`; also whether a ground-truth box that is not finite is an
+            error or left out.
 
     Returns:
-        (B, T) float32 in [0, 1]; 0 for an image without ground truth. Where nothing is foreground, the overlap of
-        [0, 0, 0, 0], as in the evaluator.
+        (B, T) float32 in [0, 1]; 0 for an image without ground truth. Where nothing is foreground, the
+        overlap of the box [0, 0, 0, 0], as in the evaluator.
 
     Raises:
         TypeError: a dtype that is none of these.
@@ -135,11 +143,12 @@ def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
     Args:
         a: (..., N, 4), ``[x0, y0, x1, y1]``, integer or floating.
         b: (..., M, 4), of any of these dtypes; the leading dimensions broadcast with those of `a`.
-        inclusive: whether both end pixels count, so that a side is x1 - x0 + 1: the convention of this field's evaluators.
-            Otherwise a side is x1 - x0, as in ``torchvision.ops.box_iou``.
+        inclusive: whether both end pixels count, so that a side is x1 - x0 + 1, as in this field's
+            evaluators. Otherwise a side is x1 - x0, as in ``torchvision.ops.box_iou``.
 
     Returns:
-        (..., N, M) float32 (float64 if a or b is); 0 where both boxes are empty. Not differentiable.
+        (..., N, M) float32 (float64 if a or b is); 0 where both boxes are empty. Not
+        differentiable.
 
     Raises:
         TypeError: a dtype that is neither integer nor floating.
@@ -177,12 +186,13 @@ def _detach(tensor: Tensor) -> Tensor:
 
 def _as_tensor(name: str, thresholds: Thresholds, score_maps: Tensor) -> Tensor:
     if isinstance(thresholds, Tensor) or not isinstance(score_maps, Tensor):
-        return thresholds  # type: ignore[return-value]
+        return thresholds
     try:
         return torch.as_tensor(thresholds, dtype=torch.float64, device=score_maps.device)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{name}: thresholds is {type(thresholds).__name__}, it should be a sequence of numbers or a tensor"
+            f"{name}: thresholds is {type(thresholds).__name__}, "
+            "it should be a sequence of numbers or a tensor"
         ) from error
 
 
@@ -193,7 +203,8 @@ def _check(name: str, score_maps: Tensor, thresholds: Tensor) -> None:
     _, height, width = score_maps.shape
     if not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
         raise ValueError(
-            f"{name}: score_maps has shape {tuple(score_maps.shape)}, its sides should be 1 to {_LARGEST_SIDE:,} pixels"
+            f"{name}: score_maps has shape {tuple(score_maps.shape)}, "
+            f"its sides should be 1 to {_LARGEST_SIDE:,} pixels"
         )
 
 
@@ -202,12 +213,14 @@ def _raise_for_status(name: str, status: Tensor, score_maps: Tensor, thresholds:
     if bits & _BAD_SCORE:
         low, high = score_maps.min().item(), score_maps.max().item()
         raise ValueError(
-            f"{name}: score_maps has values from {low:g} to {high:g}, they should lie in [0, 1] and not be NaN"
+            f"{name}: score_maps has values from {low:g} to {high:g}, "
+            "they should lie in [0, 1] and not be NaN"
         )
     if bits & _BAD_THRESHOLD:
         low, high = thresholds.min().item(), thresholds.max().item()
         raise ValueError(
-            f"{name}: thresholds has values from {low:g} to {high:g}, they should lie in [0, 1) and not be NaN"
+            f"{name}: thresholds has values from {low:g} to {high:g}, "
+            "they should lie in [0, 1) and not be NaN"
         )
     if bits & _BAD_GT_BOX:
         raise ValueError(
@@ -342,17 +355,18 @@ def _iou_dtype(a: Tensor, b: Tensor) -> torch.dtype:
 
 def _check_boxes(a: Tensor, b: Tensor) -> tuple[int, ...]:
     """Check the arguments of `box_iou`; return their broadcast leading dimensions."""
-    for argument, boxes in (("a", a), ("b", b)):
-        shape = ("...", "N" if argument == "a" else "M", 4)
-        dims = boxes.dim() if isinstance(boxes, Tensor) else 0
-        wanted = shape if dims < 2 else (*("..." for _ in range(dims - 2)), *shape[1:])
-        backend.check_tensor("box_iou", argument, boxes, wanted, (*backend.FLOATING, *_INTEGER))
+    for argument, boxes, count in (("a", a, "N"), ("b", b, "M")):
+        # Any number of leading dimensions, but these two there must be.
+        leading = boxes.dim() - 2 if isinstance(boxes, Tensor) and boxes.dim() > 2 else 0
+        shape: tuple[str | int, ...] = (*("..." for _ in range(leading)), count, 4)
+        backend.check_tensor("box_iou", argument, boxes, shape, (*backend.FLOATING, *_INTEGER))
     backend.check_same_device("box_iou", a=a, b=b)
     try:
         return tuple(torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]))
     except RuntimeError as error:
         raise ValueError(
-            f"box_iou: b has shape {tuple(b.shape)}, its leading dimensions should broadcast with a's {tuple(a.shape)}"
+            f"box_iou: b has shape {tuple(b.shape)}, "
+            f"its leading dimensions should broadcast with a's {tuple(a.shape)}"
         ) from error
 
 
@@ -383,13 +397,15 @@ backend.define(
 )
 backend.define(
     "extract_all_boxes",
-    "(Tensor score_maps, Tensor thresholds, bool check_values=True) -> (Tensor boxes, Tensor offsets)",
+    "(Tensor score_maps, Tensor thresholds, bool check_values=True)"
+    " -> (Tensor boxes, Tensor offsets)",
     _extract_all_boxes,
     _extract_all_boxes_fake,
 )
 backend.define(
     "best_box_iou",
-    "(Tensor score_maps, Tensor thresholds, Tensor gt_boxes, bool all_contours=False, bool check_values=True) -> Tensor",
+    "(Tensor score_maps, Tensor thresholds, Tensor gt_boxes, bool all_contours=False,"
+    " bool check_values=True) -> Tensor",
     _best_box_iou,
     _best_box_iou_fake,
 )
