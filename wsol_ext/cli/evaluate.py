@@ -50,13 +50,14 @@ def run(options: Any) -> int:
     device = check_device(options)
     checkpoint, folder = find_checkpoint(options.checkpoint)
     from wsol_ext.checkpoints import load_model
-    from wsol_ext.data import eval_transform, open_dataset
+    from wsol_ext.data import eval_transform
     from wsol_ext.evaluation import evaluate
+    from wsol_ext.training.data import open_data
 
     model = load_model(checkpoint)
     config = _run_config(folder)
     arguments = _data_arguments(options, config)
-    dataset = open_dataset(transform=eval_transform(model.config["img_size"]), **arguments)
+    dataset = open_data(arguments, eval_transform(model.config["img_size"]))
     if len(dataset.class_names) != model.num_classes:
         raise ValueError(
             f"{checkpoint} knows {model.num_classes} classes, the data set has {len(dataset.class_names)}"

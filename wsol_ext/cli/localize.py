@@ -93,7 +93,7 @@ def _write_overlay(path: Path, result: Any, names: Sequence[str]) -> None:
     from wsol_ext.data import read_image
     from wsol_ext.report import drawing
 
-    image = drawing.fit(read_image(result.path), 1024)
+    image = drawing.fit(read_image(result.path), 400, 1024)
     best = result.objects[0]
     image = drawing.overlay(image, best.score_map)
     boxes = torch.stack([one.box for one in result.objects])

@@ -16,16 +16,14 @@ from wsol_ext.metrics import to_score_maps
 GREEN, RED = (34, 197, 94), (239, 68, 68)
 
 
-def fit(image: Image.Image, longest: int | None) -> Image.Image:
-    """The image with its longest side at most `longest` pixels, and small ones enlarged to half of it at least."""
-    if longest is None:
-        return image
+def fit(image: Image.Image, smallest: int, largest: int) -> Image.Image:
+    """The image resized, where need be, so that its longest side is `smallest` to `largest` pixels."""
     side = max(image.size)
-    if longest / 2 <= side <= longest:
+    wanted = min(max(side, smallest), largest)
+    if wanted == side:
         return image
-    factor = longest / side
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    return image.resize(size, Image.Resampling.LANCZOS)
+    size = [max(1, round(length * wanted / side)) for length in image.size]
+    return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
 
 
 def overlay(image: Image.Image, score_map: Tensor, strength: float = 0.5) -> Image.Image:

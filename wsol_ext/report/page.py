@@ -192,7 +192,7 @@ def _gallery(examples: Sequence[Example], dataset: LocalizationDataset) -> str:
 def _card(example: Example, dataset: LocalizationDataset) -> str:
     original = dataset.load_image(example.index)
     size = dataset.original_size(example.index, original)
-    image = drawing.fit(original, 240)
+    image = drawing.fit(original, 240, 320)
     heat = drawing.overlay(image, example.score_map)
     for boxes, colour in ((example.gt_boxes, drawing.GREEN), (example.box[None], drawing.RED)):
         image = drawing.draw_boxes(image, boxes, colour, size)

@@ -94,6 +94,20 @@ class Augmented(Dataset[Sample]):
         return sample
 
 
+def open_data(arguments: dict[str, Any], transform: Transform) -> LocalizationDataset:
+    """The data set that `wsol_ext.training.config.dataset_options` describes.
+
+    Raises:
+        ValueError: `--data-options` has one that the data set does not take; or as `open_dataset`.
+    """
+    try:
+        return open_dataset(transform=transform, **arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"--data-options do not suit --data {arguments['name']}: {error}"
+        ) from error
+
+
 def augmentation(name: str, img_size: int) -> Transform:
     """A training transform by name.
 
@@ -134,7 +148,7 @@ class TrainingData(pl.LightningDataModule):
         super().__init__()
         self.config = config
         transform = augmentation(config.augmentation, config.img_size)
-        self.train_set = open_dataset(transform=transform, **config.dataset_options("train"))
+        self.train_set = open_data(config.dataset_options("train"), transform)
         if len(self.train_set) < config.batch_size:
             raise ValueError(
                 f"--batch-size is {config.batch_size}, it should be at most the number of "
@@ -170,7 +184,7 @@ class TrainingData(pl.LightningDataModule):
         if not self.config.validate_every:
             return []
         transform = eval_transform(self.config.img_size)
-        dataset = open_dataset(transform=transform, **self.config.dataset_options("test"))
+        dataset = open_data(self.config.dataset_options("test"), transform)
         sampler = UnpaddedDistributedSampler(dataset)
         return DataLoader(dataset, sampler=sampler, **self._loading())
 

@@ -1,0 +1,223 @@
+"""`wsol evaluate` and `wsol_ext.evaluation`: numbers, their names, files and refusals."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from cli.malice import save_pickle
+from safetensors.torch import load_file, save_file
+
+from wsol_ext import metrics
+from wsol_ext.checkpoints import load_model
+from wsol_ext.cli import main
+from wsol_ext.data import SyntheticDataset, collate, eval_transform
+from wsol_ext.evaluation import CENTER, evaluate
+
+QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return SyntheticDataset(20, img_size=32, split="test", transform=eval_transform(32))
+
+
+@pytest.fixture(scope="module")
+def model(run_folder):
+    return load_model(run_folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def results(run_folder, tmp_path_factory):
+    """The folder `wsol evaluate` fills for the run, by every protocol that boxes are enough for."""
+    out = tmp_path_factory.mktemp("evaluation")
+    protocols = ["--protocols", "maxboxacc", "maxboxaccv2", "toploc", "--threshold", "0.2"]
+    arguments = [*protocols, "--interval", "0.01", "--out", str(out), *QUIET]
+    assert main(["evaluate", str(run_folder), *arguments]) == 0
+    return out
+
+
+def test_one_pass_gives_what_each_metric_gives_alone(model, dataset):
+    found = evaluate(
+        model, dataset, ("toploc", "maxboxaccv2"), batch_size=7, interval=0.01, progress=False
+    )
+    batch = collate([dataset[i] for i in range(len(dataset))])
+    with torch.inference_mode():
+        logits, maps = model.localize(batch["images"], batch["labels"][:, None])
+    toploc = metrics.LocalizationAccuracy(threshold=0.1)
+    boxes = metrics.scale_boxes(batch["boxes"], batch["sizes"], "toploc")
+    toploc.update(maps, logits, batch["labels"], boxes)
+    for name, value in toploc.compute().items():
+        assert found.metric("toploc", name) == pytest.approx(float(value))
+    v2 = metrics.MaxBoxAccV2(interval=0.01)
+    v2.update(
+        metrics.to_score_maps(maps[:, 0].double()),
+        metrics.scale_boxes(batch["boxes"], batch["sizes"], "maxboxaccv2"),
+    )
+    assert found.metric("maxboxaccv2", "maxboxaccv2") == pytest.approx(float(v2.compute()))
+
+
+def test_center_baseline_stands_beside_without_class_metrics(model, dataset):
+    found = evaluate(model, dataset, ("toploc",), threshold=0.4, progress=False)
+    assert set(found.protocols[0].metrics) == {"tscam", CENTER}
+    assert set(found.protocols[0].metrics[CENTER]) == {"gt_known"}
+
+    def center(images):
+        return metrics.center_map(50, 50).expand(len(images), -1, -1)
+
+    alone = evaluate(center, dataset, ("toploc",), threshold=0.4, progress=False)
+    assert alone.metric("toploc", "gt_known") == found.metric("toploc", "gt_known", CENTER)
+
+
+def test_masks_are_evaluated_by_pxap(model, dataset):
+    found = evaluate(model, dataset, ("pxap",), progress=False)
+    assert 0 < found.metric("pxap", "pxap") < 1
+
+
+def test_map_of_the_truth_is_perfect(dataset):
+    masks = iter([dataset[index]["mask"] for index in range(len(dataset))])
+
+    def truth(images):
+        return torch.stack([next(masks).float() for _ in images])
+
+    found = evaluate(truth, dataset, ("maxboxacc", "pxap"), progress=False)
+    assert found.metric("maxboxacc", "maxboxacc") == 1
+    assert found.metric("pxap", "pxap") > 0.95
+    assert found.metric("maxboxacc", "maxboxacc", CENTER) < 0.7
+
+
+def test_every_image_is_in_the_gallery_under_its_outcome(model, dataset):
+    found = evaluate(model, dataset, ("toploc",), gallery=20, progress=False)
+    assert sorted(example.index for example in found.examples) == list(range(20))
+    right = sum(example.outcome == "right" for example in found.examples)
+    assert found.metric("toploc", "right") == right / 20
+
+
+def test_threshold_chosen_on_the_test_images_says_so(model, dataset):
+    found = evaluate(model, dataset, ("toploc",), threshold="best", progress=False)
+    settings = found.protocols[0].settings
+    assert settings["chosen"] == "on the evaluated images"
+    given = evaluate(model, dataset, ("toploc",), threshold=settings["threshold"], progress=False)
+    assert given.metric("toploc", "gt_known") == found.metric("toploc", "gt_known")
+    assert given.protocols[0].settings == {"threshold": settings["threshold"]}
+
+
+def test_files_name_protocol_interval_and_threshold(results):
+    found = json.loads((results / "evaluation.json").read_text())
+    settings = {one["protocol"]: one["settings"] for one in found["protocols"]}
+    interval = {"interval": 0.01}
+    assert settings == {
+        "maxboxacc": interval,
+        "maxboxaccv2": interval,
+        "toploc": {"threshold": 0.2},
+    }
+    assert found["images"] == 12
+    with open(results / "evaluation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["protocol"] for row in rows} == {
+        "maxboxacc (interval 0.01)",
+        "maxboxaccv2 (interval 0.01)",
+        "toploc (threshold 0.2)",
+    }
+    best = next(r for r in rows if r["metric"] == "maxboxacc" and r["source"] == "tscam")
+    with open(results / "curve_maxboxacc.csv", newline="") as file:
+        curve = list(csv.DictReader(file))
+    assert len(curve) == 100
+    assert max(float(row["tscam, IoU 0.5"]) for row in curve) == float(best["value"])
+
+
+def test_report_needs_nothing_beside_it(results):
+    page = (results / "report.html").read_text()
+    assert "maxboxaccv2 (interval 0.01)" in page
+    assert "toploc (threshold 0.2)" in page
+    assert CENTER in page
+    assert page.count('src="data:image/jpeg;base64,') >= 12
+    assert page.count('src="data:image/svg+xml;base64,') >= 5
+    for outside in ("http://", "https://", "<script", "<link", "url("):
+        assert outside not in page
+
+
+def test_processes_give_the_numbers_of_one(run_folder, results, tmp_path):
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    protocols = ["--protocols", "maxboxacc", "maxboxaccv2", "toploc", "--threshold", "0.2"]
+    arguments = [*protocols, "--interval", "0.01", "--out", str(tmp_path), *QUIET]
+    command = [*launch, "-m", "wsol_ext.cli", "evaluate", str(run_folder), *arguments]
+    done = subprocess.run(
+        [*command, "--batch-size", "5"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    alone, shared = (json.loads((f / "evaluation.json").read_text()) for f in (results, tmp_path))
+    assert shared == alone
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--threshold", "1.5"], ["threshold is 1.5", "[0, 1)"]),
+        (["--threshold", "good"], ["'good'", "best"]),
+        (["--interval", "0"], ["interval is 0"]),
+        (["--protocols", "map50"], ["'map50'", "toploc"]),
+        (["--protocols", "pxap"], ["pxap needs masks"]),
+        (["--batch-size", "0"], ["--batch-size is 0"]),
+        (["--device", "cuda:77"], ["--device cuda:77"]),
+        (["--data", "imagenet"], ["'imagenet'"]),
+        (["--data", "synthetic", "--data-options", '{"num_classes": 5}'], ["4 classes", "5"]),
+        (["--split", "val"], ["val"]),
+    ],
+)
+def test_mistake_is_one_line(run_folder, tmp_path, fails, flags, words):
+    message = fails("evaluate", run_folder, "--out", tmp_path / "out", *QUIET, *flags)
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_malformed_box_file_is_named_with_its_line(run_folder, pictures, tmp_path, fails):
+    boxes = tmp_path / "boxes.csv"
+    lines = (pictures / "boxes.csv").read_text().splitlines()
+    lines[2] = lines[2].rpartition(",")[0] + ",wide"
+    boxes.write_text("\n".join(lines))
+    message = fails("evaluate", run_folder, "--boxes", boxes, "--out", tmp_path / "out", *QUIET)
+    assert f"{boxes}:3" in message
+    assert "wide" in message
+
+
+def test_run_that_has_not_finished_is_named(run_folder, tmp_path, fails):
+    shutil.copytree(run_folder, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    assert "training has not ended" in fails("evaluate", tmp_path / "run")
+
+
+def test_corrupt_checkpoint_is_one_line(run_folder, tmp_path, fails):
+    data = (run_folder / "model.safetensors").read_bytes()
+    for name, content in {
+        "cut": data[: len(data) // 2],
+        "noise": b"\x80" * 500,
+        "empty": b"",
+    }.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        assert str(path) in fails("evaluate", path, "--data", "synthetic", *QUIET)
+
+
+def test_checkpoint_of_another_program_is_one_line(run_folder, tmp_path, fails):
+    path = tmp_path / "foreign.safetensors"
+    save_file(load_file(run_folder / "model.safetensors"), path)
+    assert "not written by wsol_ext" in fails("evaluate", path, "--data", "synthetic", *QUIET)
+
+
+def test_pickle_is_refused_and_never_run(tmp_path, fails):
+    path = tmp_path / "model.pth"
+    evidence = save_pickle(path)
+    assert str(path) in fails("evaluate", path, "--data", "synthetic", *QUIET)
+    assert not evidence.exists()

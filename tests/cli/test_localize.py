@@ -1,0 +1,165 @@
+"""`wsol localize`: boxes of one's own pictures."""
+
+import contextlib
+import io
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from wsol_ext.checkpoints import load_model
+from wsol_ext.cli import main
+from wsol_ext.localize import boxes_of_maps, list_images, localize_images
+
+QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
+
+
+@pytest.fixture
+def album(pictures, tmp_path):
+    """Test pictures in class folders, one of them large."""
+    folder = tmp_path / "album"
+    shutil.copytree(pictures / "test", folder)
+    first = sorted(folder.rglob("*.png"))[0]
+    Image.open(first).resize((300, 200)).save(first)
+    return folder
+
+
+def localize(run_folder, *arguments):
+    return main(["localize", str(run_folder), *map(str, arguments), *QUIET])
+
+
+def read(out):
+    return json.loads((out / "boxes.json").read_text()), json.loads(
+        (out / "dataset.json").read_text()
+    )
+
+
+def test_results_load_in_pycocotools(run_folder, album, tmp_path):
+    assert localize(run_folder, album, "--out", tmp_path / "out", "--top-k", "2") == 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(tmp_path / "out" / "dataset.json"))
+        results = coco.loadRes(str(tmp_path / "out" / "boxes.json"))
+    assert len(results.getAnnIds()) == 24
+    names = {category["name"] for category in coco.loadCats(coco.getCatIds())}
+    assert names == {folder.name for folder in album.iterdir()}
+    for image in coco.loadImgs(coco.getImgIds()):
+        assert Image.open(album / image["file_name"]).size == (image["width"], image["height"])
+        best, second = results.loadAnns(results.getAnnIds(image["id"]))
+        assert 1 >= best["score"] >= second["score"] > 0
+        for found in (best, second):
+            x, y, width, height = found["bbox"]
+            assert 0 <= x < x + width <= image["width"] + 0.01
+            assert 0 <= y < y + height <= image["height"] + 0.01
+
+
+def test_box_is_in_pixels_of_the_original(run_folder, album):
+    model = load_model(run_folder / "model.safetensors")
+    small = sorted(album.rglob("*.png"))[1]
+    large = small.with_name("large.png")
+    Image.open(small).resize((480, 96), Image.Resampling.NEAREST).save(large)
+    one, other = localize_images(model, [small, large])
+    scaled = one.objects[0].box * torch.tensor([10.0, 2.0, 10.0, 2.0])
+    assert torch.allclose(scaled, other.objects[0].box, atol=12)
+    assert other.size == (480, 96)
+
+
+def test_box_of_a_known_map():
+    maps = torch.zeros(2, 14, 14)
+    maps[0, 3:6, 7:12] = 1
+    box, whole = boxes_of_maps(maps, torch.tensor([[280, 140], [280, 140]]), threshold=0.5)
+    assert torch.allclose(box, torch.tensor([140.0, 30.0, 240.0, 60.0]), atol=1.3)
+    assert whole.tolist() == [0, 0, 280, 140]
+
+
+def test_overlay_is_written_for_each_image(run_folder, album, tmp_path):
+    assert localize(run_folder, album, "--out", tmp_path / "out") == 0
+    overlays = sorted((tmp_path / "out" / "overlays").iterdir())
+    assert len(overlays) == 12
+    assert all(max(Image.open(path).size) >= 256 for path in overlays)
+
+
+def test_broken_images_are_named_and_the_rest_is_done(run_folder, album, tmp_path, capsys):
+    data = sorted(album.rglob("*.png"))[2].read_bytes()
+    (album / "truncated.png").write_bytes(data[: len(data) // 2])
+    (album / "letter.jpg").write_text("dear all")
+    assert localize(run_folder, album, "--out", tmp_path / "out", "--batch-size", "4") == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 3
+    assert all(line.startswith("wsol: error: ") for line in errors)
+    assert any("truncated.png" in line for line in errors)
+    assert any("letter.jpg" in line for line in errors)
+    assert errors[-1].endswith("2 of 14 images could not be read")
+    boxes, dataset = read(tmp_path / "out")
+    assert len(boxes) == len(dataset["images"]) == 12
+
+
+def test_only_broken_images_still_end_in_files(run_folder, tmp_path, capsys):
+    (tmp_path / "letter.jpg").write_text("dear all")
+    assert localize(run_folder, tmp_path / "letter.jpg", "--out", tmp_path / "out") == 1
+    assert read(tmp_path / "out")[0] == []
+
+
+def test_known_classes_come_from_folders_or_a_file(run_folder, album, tmp_path):
+    assert localize(run_folder, album, "--labels", "folder", "--out", tmp_path / "folder") == 0
+    boxes, _ = read(tmp_path / "folder")
+    assert all(box["category"] == box["file_name"].split("/")[0] for box in boxes)
+    table = tmp_path / "labels.csv"
+    names = [path.name for path in list_images([album])]
+    table.write_text("image,class\n" + "".join(f"{name},parrot\n" for name in names))
+    assert localize(run_folder, album, "--labels", table, "--out", tmp_path / "file") == 0
+    assert {box["category"] for box in read(tmp_path / "file")[0]} == {"parrot"}
+
+
+def test_batch_size_changes_nothing(run_folder, album, tmp_path):
+    for size in ("1", "5"):
+        assert localize(run_folder, album, "--batch-size", size, "--out", tmp_path / size) == 0
+    (one, images), (five, same_images) = read(tmp_path / "1"), read(tmp_path / "5")
+    assert images == same_images
+    for first, second in zip(one, five, strict=True):
+        assert first["category_id"] == second["category_id"]
+        assert first["bbox"] == pytest.approx(second["bbox"], abs=1.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--threshold", "-0.1"], ["threshold is -0.1"]),
+        (["--top-k", "9"], ["top_k is 9", "4"]),
+        (["--labels", "/nowhere.csv"], ["/nowhere.csv: no such label file"]),
+        (["/nowhere.jpg"], ["/nowhere.jpg: no such file or folder"]),
+    ],
+)
+def test_mistake_is_one_line(run_folder, album, tmp_path, fails, flags, words):
+    message = fails("localize", run_folder, album, *flags, "--out", tmp_path / "out", *QUIET)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("picture,class\n", [":1: the header"]),
+        ("image,class\n0.png,parrot\n1.png\n", [":3: the line has 1 fields"]),
+        ("image,class\n0.png,penguin\n", [":2: 'penguin' is no class of the model"]),
+        ("image,class\nnone.png,parrot\n", ["has no line for"]),
+        ("\x00\udcff", ["no UTF-8 CSV"]),
+    ],
+)
+def test_malformed_label_file_is_named_with_its_line(
+    run_folder, album, tmp_path, fails, content, words
+):
+    table = tmp_path / "labels.csv"
+    table.write_bytes(content.encode("utf-8", "surrogateescape"))
+    message = fails(
+        "localize", run_folder, album, "--labels", table, "--out", tmp_path / "out", *QUIET
+    )
+    for word in [str(table), *words]:
+        assert word in message
+
+
+def test_folder_without_images_is_one_line(run_folder, tmp_path, fails):
+    (tmp_path / "empty").mkdir()
+    assert "no image" in fails("localize", run_folder, tmp_path / "empty", *QUIET)

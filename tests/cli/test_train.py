@@ -1,0 +1,319 @@
+"""`wsol train`: what a run leaves, how it resumes, what it refuses."""
+
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from cli.malice import save_pickle
+from cli.tiny_runs import tiny_run
+from safetensors.torch import load_file
+
+from wsol_ext.cli import main
+from wsol_ext.models import TSCAM
+from wsol_ext.training import TrainingConfig
+from wsol_ext.training.data import ShuffledSampler, TrainingData
+from wsol_ext.training.module import learning_rate, parameter_groups
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_run_leaves_model_metrics_configuration_checkpoint_and_curve(run_folder):
+    files = {str(p.relative_to(run_folder)) for p in run_folder.rglob("*") if p.is_file()}
+    wanted = {"config.yaml", "metrics.csv", "metrics.json", "model.safetensors", "loss.png"}
+    assert wanted | {"checkpoints/last.ckpt"} <= files
+    assert not [name for name in files if "tmp" in name]
+    with open(run_folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert rows[0]["test_accuracy"] == ""
+    assert 0 <= float(rows[1]["test_accuracy"]) <= 1
+    assert json.loads((run_folder / "metrics.json").read_text())["epoch"] == 2
+
+
+def test_killed_run_continues_to_the_very_weights_of_an_unbroken_one(tmp_path):
+    flags = ["--schedule", "cosine", "--validate-every", "2"]
+    dropping = (
+        '{"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "drop_path_rate": 0.2}'
+    )
+    flags += ["--backbone-options", dropping, "--augmentation", "strong"]
+    assert main(tiny_run(tmp_path / "unbroken", *flags, epochs=4)) == 0
+
+    broken = tmp_path / "broken"
+    command = [sys.executable, "-m", "wsol_ext.cli", *tiny_run(broken, *flags, epochs=4)]
+    # Slowed down, so that the kill falls into the third epoch.
+    slow = (
+        "import time, runpy, sys, wsol_ext.training.module as m; step = m.Localizer.training_step\n"
+    )
+    slow += "def slowly(*a): time.sleep(0.3); return step(*a)\n"
+    slow += "m.Localizer.training_step = slowly; from wsol_ext.cli import main; main(sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", slow, *command[3:]])
+    checkpoint = broken / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 60
+    while not _has_rows(broken / "metrics.csv", 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert not (broken / "model.safetensors").exists()
+
+    assert main(tiny_run(broken, *flags, epochs=4)) == 0
+    assert same(weights(tmp_path / "unbroken"), weights(broken))
+    assert _metrics(broken) == _metrics(tmp_path / "unbroken")
+
+
+def _has_rows(path: Path, count: int) -> bool:
+    return path.exists() and len(path.read_text().splitlines()) > count
+
+
+def _metrics(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_finished_run_is_not_trained_again(tmp_path):
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_folder_of_another_run_is_refused_and_untouched(run_folder, fails):
+    before = everything_in(run_folder)
+    message = fails(*tiny_run(run_folder, "--seed", "5"))
+    assert str(run_folder) in message
+    assert "seed 0 there, 5 here" in message
+    assert "--overwrite" in message
+    assert everything_in(run_folder) == before
+
+
+def test_overwrite_moves_the_other_run_aside(tmp_path):
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    old = everything_in(tmp_path / "run")
+    assert main(tiny_run(tmp_path / "run", "--seed", "5", "--overwrite", epochs=1)) == 0
+    assert everything_in(tmp_path / "run.old-1") == old
+    assert not same(weights(tmp_path / "run"), weights(tmp_path / "run.old-1"))
+
+
+def test_folder_of_other_files_is_refused(tmp_path, fails):
+    (tmp_path / "letter.txt").write_text("dear all")
+    assert "no training run" in fails(*tiny_run(tmp_path, "--overwrite"))
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_flags_and_yaml_mean_the_same(tmp_path):
+    arguments = tiny_run(tmp_path / "flags", "--milestones", "1", "2", "--selective-decay")
+    assert main(arguments) == 0
+    options = yaml.safe_load((tmp_path / "flags" / "config.yaml").read_text())
+    assert options["milestones"] == [1, 2]
+    assert options["backbone_options"]["embed_dim"] == 32
+    file = tmp_path / "options.yaml"
+    file.write_text(yaml.safe_dump(options))
+    assert main(["train", "--config", str(file), "--out", str(tmp_path / "yaml")]) == 0
+    assert same(weights(tmp_path / "flags"), weights(tmp_path / "yaml"))
+    again = yaml.safe_load((tmp_path / "yaml" / "config.yaml").read_text())
+    assert {**again, "out": ""} == {**options, "out": ""}
+
+
+def test_number_of_workers_changes_nothing(tmp_path):
+    for workers in ("0", "2"):
+        arguments = tiny_run(tmp_path / workers, "--augmentation", "strong", epochs=1)
+        assert main([*arguments, "--workers", workers]) == 0
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, fails, monkeypatch):
+    real, calls = TSCAM.training_loss, []
+
+    def breaks_in_second_epoch(self, images, labels):
+        calls.append(1)
+        terms = real(self, images, labels)
+        return {**terms, "loss": terms["loss"] * float("nan")} if len(calls) > 3 else terms
+
+    monkeypatch.setattr(TSCAM, "training_loss", breaks_in_second_epoch)
+    message = fails(*tiny_run(tmp_path / "run", epochs=3), status=1)
+    assert "NaN" in message
+    assert "epoch 2, at step 2" in message
+    assert "last.ckpt" in message
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(torch.isfinite(t).all() for t in kept["state_dict"].values())
+
+    monkeypatch.setattr(TSCAM, "training_loss", real)  # and it goes on from there
+    assert main(tiny_run(tmp_path / "run", epochs=3)) == 0
+    assert len(_metrics(tmp_path / "run")) == 3
+
+
+def test_full_disk_is_one_line_and_leaves_old_files_whole(tmp_path, fails, monkeypatch):
+    real, writes = Path.write_bytes, []
+
+    def full_at_second_checkpoint(self, data):
+        if self.suffix == ".ckpt":
+            writes.append(self)
+            if len(writes) == 2:
+                real(self, bytes(data)[:1000])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full_at_second_checkpoint)
+    message = fails(*tiny_run(tmp_path / "run", epochs=3), status=1)
+    assert message == f"wsol: error: {tmp_path}/run/checkpoints/last.ckpt: No space left on device"
+    folder = tmp_path / "run" / "checkpoints"
+    assert [p.name for p in folder.iterdir()] == ["last.ckpt"]
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 0
+
+    monkeypatch.setattr(Path, "write_bytes", real)
+    assert main(tiny_run(tmp_path / "run", epochs=3)) == 0
+    assert main(tiny_run(tmp_path / "unbroken", epochs=3)) == 0
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "unbroken"))
+
+
+def test_file_size_limit_leaves_no_partial_file(tmp_path):
+    """The operating system's own refusal, in the middle of a write."""
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from wsol_ext._files import atomic_path;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));\n"
+        "with atomic_path(sys.argv[1]) as t: t.write_bytes(bytes(5000))"
+    )
+    target = tmp_path / "model.safetensors"
+    target.write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(target)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"File too large: '{target}'" in done.stderr
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_unwritable_folder_is_one_line(tmp_path, fails):
+    (tmp_path / "file").write_text("")
+    message = fails(*tiny_run(tmp_path / "file" / "run"), status=1)
+    assert message == f"wsol: error: {tmp_path}/file/run: Not a directory"
+
+
+def test_damaged_training_checkpoint_is_one_line(tmp_path, fails):
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    (tmp_path / "run" / "model.safetensors").unlink()
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    message = fails(*tiny_run(tmp_path / "run", epochs=1))
+    assert "last.ckpt is corrupt" in message
+
+
+def test_training_checkpoint_that_would_run_code_is_refused(tmp_path, fails):
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    (tmp_path / "run" / "model.safetensors").unlink()
+    evidence = save_pickle(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert "last.ckpt" in fails(*tiny_run(tmp_path / "run", epochs=1))
+    assert not evidence.exists()
+
+
+def test_second_process_in_a_run_folder_is_refused(tmp_path, fails):
+    import fcntl
+
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with open(tmp_path / "run" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "in use by another" in fails(*tiny_run(tmp_path / "run", epochs=1), status=1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data", "imagenet"], ["--data", "'imagenet'", "cub"]),
+        (["--data", "cub"], ["--root is missing"]),
+        (["--data", "folder", "--root", "/nowhere", "--data-options", "{}"], ["/nowhere: no such"]),
+        (["--data", "folder", "--root", "/tmp"], ["--data-options", "'length'"]),
+        (["--model", "resnet"], ["'resnet'", "tscam"]),
+        (["--backbone", "resnet50"], ["resnet50"]),
+        (["--lr", "-1"], ["--lr is -1.0"]),
+        (["--lr", "fast"], ["lr", "fast"]),
+        (["--batch-size", "65"], ["--batch-size is 65", "64"]),
+        (["--epochs", "0"], ["--epochs is 0"]),
+        (["--img-size", "33"], ["33"]),
+        (["--no-such-flag", "1"], ["no-such-flag"]),
+        (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
+        (["--precision", "8"], ["precision"]),
+    ],
+)
+def test_mistake_is_one_line_and_leaves_nothing(tmp_path, fails, flags, words):
+    message = fails(*tiny_run(tmp_path / "run"), *flags)
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_unknown_key_of_a_yaml_file_is_named(tmp_path, fails):
+    file = tmp_path / "options.yaml"
+    file.write_text("learning_rate: 1.0\n")
+    assert "learning_rate" in fails("train", "--config", file)
+
+
+def test_selective_decay_spares_biases_norms_and_tokens():
+    import wsol_ext
+
+    options = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = wsol_ext.create_model("tscam", "vit_tiny_patch16_224", 3, False, 32, options)
+    decayed, spared = parameter_groups(model, 0.05, selective=True)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    assert {"backbone.vit.cls_token", "backbone.vit.pos_embed", "head.bias"} <= {
+        names[id(p)] for p in spared["params"]
+    }
+    assert all(names[id(p)].endswith("weight") for p in decayed["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+    (everything,) = parameter_groups(model, 0.05, selective=False)
+    assert len(everything["params"]) == len(names)
+
+
+def test_learning_rate_warms_up_and_falls_as_asked():
+    cosine = TrainingConfig(lr=1.0, min_lr=0.1, epochs=10, warmup_epochs=2, schedule="cosine")
+    rates = [learning_rate(cosine, epoch) for epoch in (0, 1, 2, 6, 10)]
+    assert rates == pytest.approx([0.01, 0.5, 1.0, 0.55, 0.1])
+    steps = TrainingConfig(lr=1.0, epochs=10, milestones=[3, 6], lr_factor=0.1)
+    rates = [learning_rate(steps, epoch) for epoch in (0, 2.99, 3, 6)]
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.01])
+
+
+def test_processes_share_an_epoch_without_overlap():
+    samplers = [ShuffledSampler(range(11), seed=3, replicas=2, rank=rank) for rank in (0, 1)]
+    epochs = []
+    for epoch in (0, 1):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        shares = [[draw.index for draw in sampler] for sampler in samplers]
+        assert [len(share) for share in shares] == [5, 5]
+        assert len({*shares[0], *shares[1]}) == 10
+        epochs.append(shares)
+    assert epochs[0] != epochs[1]
+
+
+def test_augmentation_differs_between_epochs_and_not_between_readings(tmp_path):
+    config = TrainingConfig(data="synthetic", data_options={"length": 8}, batch_size=8, workers=0)
+    loader = TrainingData(config).train_dataloader()
+    first, again = next(iter(loader))["images"], next(iter(loader))["images"]
+    assert torch.equal(first, again)
+    loader.sampler.set_epoch(1)
+    assert not torch.equal(first, next(iter(loader))["images"])
