@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -132,7 +133,6 @@ def test_missing_mask_is_named(masked):
 
 @pytest.mark.parametrize(("height", "width"), [(1063, 1600), (7, 449), (224, 1024), (100, 31)])
 def test_masks_are_resized_as_opencv_does(masked, height, width):
-    cv2 = pytest.importorskip("cv2")
     pixels = np.random.default_rng(0).integers(0, 2, (height, width), np.uint8) * 255
     Image.fromarray(pixels).save(masked / "two.png")
     mask = WsolMetadataDataset(masked, masked)[0]["mask"].numpy()

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,6 @@ from wsol_ext.metrics import center_map, normalize_maps, resize_maps, to_score_m
 @pytest.mark.parametrize("grid", [(14, 14), (7, 28), (1, 1), (9, 12), (24, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_resizing_equals_opencv(mode, grid, dtype):
-    cv2 = pytest.importorskip("cv2")
     maps = torch.randn(2, 3, *grid, generator=torch.Generator().manual_seed(0)).to(dtype)
     flag = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
     resized = resize_maps(maps, (224, 224), mode)

@@ -1,3 +1,4 @@
+import cv2
 import pytest
 import torch
 
@@ -41,7 +42,6 @@ def test_shares_are_those_of_the_published_program(toploc_golden, threshold):
 
 @pytest.mark.parametrize("threshold", [0.05, 0.1, 0.3, 0.5, 0.9])
 def test_box_of_every_class_map_is_that_of_opencv(toploc_golden, threshold):
-    cv2 = pytest.importorskip("cv2")
     class_maps = toploc_golden["class_maps"][:12].flatten(0, 1)
     boxes = single_boxes(to_score_maps(class_maps, 224, "bilinear"), threshold)
     for class_map, box in zip(class_maps.numpy(), boxes.tolist(), strict=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from oracles import opencv_boxes, score_maps
 from torch import Tensor
 
@@ -136,9 +137,8 @@ def test_odd_sizes_are_as_opencv_has_them(backend, height, width):
 
 
 def test_every_binary_map_of_four_by_three_pixels_is_as_opencv_has_it(backend):
-    if backend.name == "emulated":
-        pytest.skip("too many for the emulator")
-    patterns = np.arange(2**12)[:, None] >> np.arange(12) & 1
+    step = 61 if backend.name == "emulated" else 1  # all of them would take it minutes
+    patterns = np.arange(0, 2**12, step)[:, None] >> np.arange(12) & 1
     maps = patterns.reshape(-1, 4, 3).astype(np.float32)
     batch = torch.from_numpy(maps).to(backend.device)
     largest = extract_boxes(batch, [0.5])[:, 0].tolist()
@@ -483,10 +483,9 @@ def test_box_iou_is_its_definition(backend, inclusive, a_shape, b_shape):
 
 
 def test_box_iou_not_inclusive_is_torchvisions(backend):
-    ops = pytest.importorskip("torchvision").ops
     corners = torch.rand(9, 2, 2, generator=torch.Generator().manual_seed(1)).sort(dim=1).values
     boxes = corners.flatten(1).to(backend.device)
-    torch.testing.assert_close(box_iou(boxes, boxes, inclusive=False), ops.box_iou(boxes, boxes))
+    torch.testing.assert_close(box_iou(boxes, boxes, inclusive=False), torchvision.ops.box_iou(boxes, boxes))
 
 
 def test_box_iou_counts_both_end_pixels(backend):

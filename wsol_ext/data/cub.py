@@ -39,10 +39,11 @@ class CubDataset(LocalizationDataset):
         ValueError: another split.
         ImageError: from `dataset[i]`: a missing or broken picture file.
 
-    Example:
-        >>> dataset = CubDataset("CUB_200_2011", split="test")  # doctest: +SKIP
-        >>> dataset.class_names[0], dataset[0]["boxes"]  # doctest: +SKIP
-        ('Black_footed_Albatross', tensor([[ 60.,  27., 385., 331.]]))
+    Example::
+
+        dataset = CubDataset("CUB_200_2011", split="test")
+        dataset.class_names[0], dataset[0]["boxes"]
+        # ('Black_footed_Albatross', tensor([[ 60.,  27., 385., 331.]]))
     """
 
     def __init__(

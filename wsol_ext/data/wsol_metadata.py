@@ -41,10 +41,10 @@ class WsolMetadataDataset(LocalizationDataset):
         AnnotationError: a malformed line, an unknown id, or a picture without a label or box, named by file and line.
         ImageError: from `dataset[i]`: a missing or broken picture or mask file.
 
-    Example:
-        >>> dataset = WsolMetadataDataset("metadata/CUB/test", "CUB_200_2011/images")  # doctest: +SKIP
-        >>> dataset.has_boxes, len(dataset.class_names)  # doctest: +SKIP
-        (True, 200)
+    Example::
+
+        dataset = WsolMetadataDataset("metadata/CUB/test", "CUB_200_2011/images")
+        dataset.has_boxes, len(dataset.class_names)  # True, 200
     """
 
     def __init__(
