@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 import yaml
 from cli.malice import save_pickle
-from cli.tiny_runs import tiny_run
+from cli.tiny_runs import TINY, tiny_run
 from safetensors.torch import load_file
 
 from wsol_ext.cli import main
@@ -229,6 +230,38 @@ def test_training_checkpoint_that_would_run_code_is_refused(tmp_path, fails):
     assert not evidence.exists()
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_broken_training_image_is_one_line_that_names_it(pictures, tmp_path, fails, workers):
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    broken = next((tmp_path / "train").rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    data = ["--data", "folder", "--root", tmp_path, "--epochs", "1", "--batch-size", "32"]
+    arguments = ["train", "--out", tmp_path / "run", *TINY, *data, "--workers", workers]
+    assert f"wsol: error: {broken}: cannot be read" in fails(*arguments, status=1)
+
+
+def test_interrupted_run_says_so_and_keeps_its_checkpoint(tmp_path):
+    command = [sys.executable, "-m", "wsol_ext.cli", *tiny_run(tmp_path / "run", epochs=400)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not _has_rows(tmp_path / "run" / "metrics.csv", 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "wsol: error: interrupted"
+    torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_what_a_killed_write_left_is_cleared(tmp_path):
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    (tmp_path / "run" / "model.safetensors").unlink()
+    left = tmp_path / "run" / "checkpoints" / ".last.0123abcd.tmp.ckpt"
+    left.write_bytes(b"half")
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    assert not left.exists()
+
+
 def test_second_process_in_a_run_folder_is_refused(tmp_path, fails):
     import fcntl
 
@@ -303,7 +336,7 @@ def test_processes_share_an_epoch_without_overlap():
     for epoch in (0, 1):
         for sampler in samplers:
             sampler.set_epoch(epoch)
-        shares = [[draw.index for draw in sampler] for sampler in samplers]
+        shares = [[draw.sample for draw in sampler] for sampler in samplers]
         assert [len(share) for share in shares] == [5, 5]
         assert len({*shares[0], *shares[1]}) == 10
         epochs.append(shares)

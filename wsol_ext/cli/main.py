@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(arguments)
         except KeyboardInterrupt:
             return _fail("interrupted", _INTERRUPTED)
-        except SystemExit as stop:  # --help; or Lightning, interrupted
+        except SystemExit as stop:  # --help and --version
             return stop.code if isinstance(stop.code, int) else _FAILURE
         except Exception as error:
             if debug:
@@ -76,12 +76,20 @@ def _explain(error: Exception) -> tuple[str, int]:
 
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", _FAILURE
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(_message(error).split()) or type(error).__name__
     if isinstance(error, ArgumentError | ValueError | FileNotFoundError | FileExistsError):
         return text, _USAGE_ERROR
     if isinstance(error, OSError) or type(error).__module__.startswith("wsol_ext"):
         return text, _FAILURE
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)", _FAILURE
+
+
+def _message(error: Exception) -> str:
+    """The error's own words: what a DataLoader's worker raised comes wrapped in its traceback."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        return text.strip().splitlines()[-1].partition(": ")[2]
+    return text
 
 
 def _fail(text: str, status: int) -> int:

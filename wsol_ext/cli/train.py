@@ -28,7 +28,5 @@ def run(options: Any) -> int:
     config = TrainingConfig(**{**values, "milestones": list(values["milestones"])})
     from wsol_ext.training import train
 
-    folder = train(config, overwrite=options.overwrite)
-    if config.progress:
-        print(f"{folder.model}\nevaluate it: wsol evaluate {folder.path}")
+    train(config, overwrite=options.overwrite)
     return 0

@@ -34,9 +34,9 @@ def overlay(image: Image.Image, score_map: Tensor, strength: float = 0.5) -> Ima
         score_map: (h, w), any finite values.
         strength: of the colours, 0 to 1; low parts of the map are more transparent.
     """
-    scores = to_score_maps(score_map[None].float(), (image.height, image.width), "bilinear")[0]
-    scores = scores.numpy().astype(np.float32)
-    colours = colormaps["turbo"](scores)[..., :3].astype(np.float32) * 255
+    size = (image.height, image.width)
+    scores = to_score_maps(score_map[None].float(), size, "bilinear")[0].numpy()
+    colours = np.asarray(colormaps["turbo"](scores), np.float32)[..., :3] * 255
     opacity = (strength * (0.35 + 0.65 * scores))[..., None]
     pixels = np.asarray(image, np.float32)
     return Image.fromarray((pixels * (1 - opacity) + colours * opacity).astype(np.uint8))

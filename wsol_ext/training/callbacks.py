@@ -84,7 +84,7 @@ class StopOnNaN(Callback):
         """Look at the sum and at the weights."""
         weights = torch.stack([p.detach().sum() for p in module.parameters()]).sum()
         total = weights if self._sum is None else self._sum + weights
-        self._check(trainer, trainer.num_training_batches, total)
+        self._check(trainer, int(trainer.num_training_batches) - 1, total)
 
     def _check(self, trainer: pl.Trainer, step: int, value: torch.Tensor) -> None:
         if torch.isfinite(value):
@@ -101,7 +101,7 @@ class StopOnNaN(Callback):
 
 
 class History(Callback):
-    """A row of means an epoch, kept in the checkpoint and written to `metrics.csv` and `loss.png`."""
+    """A row of means an epoch, kept in the checkpoint and written to `metrics.csv`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

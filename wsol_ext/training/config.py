@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "steps", "cosine"]
-Augmentation = Literal["none", "standard", "autoaugment", "strong"]
+Augmentation = Literal["none", "standard", "erasing", "autoaugment", "strong"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 # Where and how fast a run computes, not what: a run may be continued under other values of these.

@@ -41,7 +41,7 @@ def mix_seed(*parts: int) -> int:
 class Draw(NamedTuple):
     """A sample and the seed its augmentation uses: what `ShuffledSampler` hands to `Augmented`."""
 
-    index: int
+    sample: int
     seed: int
 
 
@@ -89,7 +89,7 @@ class Augmented(Dataset[Sample]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw.seed)
             random.seed(draw.seed)
-            sample = self.dataset[draw.index]
+            sample = self.dataset[draw.sample]
         random.setstate(state)
         return sample
 
@@ -115,6 +115,7 @@ def augmentation(name: str, img_size: int) -> Transform:
     | --- | --- |
     | `none` | as in evaluation: resize to a square |
     | `standard` | TS-CAM's: resize to 256/224 of the size, random crop, mirror half of the time |
+    | `erasing` | standard, then a random rectangle of 5% to 30% is erased half of the time |
     | `autoaugment` | standard, then AutoAugment's ImageNet policy |
     | `strong` | crops of 35% of the picture and more, mirror, TrivialAugment, erasing: for little data |
     """
@@ -122,6 +123,10 @@ def augmentation(name: str, img_size: int) -> Transform:
         return eval_transform(img_size)
     if name == "standard":
         return train_transform(img_size)
+    if (
+        name == "erasing"
+    ):  # what is left of an object must do: maps spread beyond its most telling part
+        return v2.Compose([train_transform(img_size), v2.RandomErasing(p=0.5, scale=(0.05, 0.3))])
     to_input = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     if name == "autoaugment":
         side = round(img_size * 256 / 224)

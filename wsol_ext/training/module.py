@@ -30,7 +30,7 @@ class Localizer(pl.LightningModule):
 
     def __init__(self, model: nn.Module, config: TrainingConfig, steps_per_epoch: int) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # nn.Module's attributes are typed as tensors
         self.config = config
         self.steps_per_epoch = steps_per_epoch
 

@@ -97,6 +97,8 @@ class RunFolder:
                 raise TrainingError(
                     f"--out {self.path} is in use by another training run"
                 ) from error
+            for left in self.path.rglob(".*.tmp.*"):  # by a run that was killed while it wrote
+                left.unlink()
             yield
 
     def _require_same(self, config: TrainingConfig) -> None:
@@ -104,7 +106,8 @@ class RunFolder:
             found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"{self.config} is damaged; give --overwrite to start anew") from error
-        found = found if isinstance(found, dict) else {}
+        # An option that came after that run was made had its default's effect.
+        found = {**TrainingConfig().as_dict(), **(found if isinstance(found, dict) else {})}
         asked = config.identity()
         differing = [
             f"{name} {found.get(name)!r} there, {value!r} here"
@@ -181,11 +184,15 @@ def _fit(
         _check_readable(resume)
         console.print(f"continuing {folder.path}", highlight=False)
     localizer = Localizer(model, config, data.steps_per_epoch)
-    trainer.fit(localizer, data, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(localizer, data, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from stop
     if trainer.is_global_zero:
         save_model(model, folder.model, data.class_names)
         save_figure(loss_figure(history.rows), folder.path / "loss.png")
         write_json(folder.metrics, history.rows[-1])
+        console.print(f"{folder.model}\nevaluate it: wsol evaluate {folder.path}", highlight=False)
     return folder
 
 
