@@ -485,7 +485,9 @@ def test_box_iou_is_its_definition(backend, inclusive, a_shape, b_shape):
 def test_box_iou_not_inclusive_is_torchvisions(backend):
     corners = torch.rand(9, 2, 2, generator=torch.Generator().manual_seed(1)).sort(dim=1).values
     boxes = corners.flatten(1).to(backend.device)
-    torch.testing.assert_close(box_iou(boxes, boxes, inclusive=False), torchvision.ops.box_iou(boxes, boxes))
+    torch.testing.assert_close(
+        box_iou(boxes, boxes, inclusive=False), torchvision.ops.box_iou(boxes, boxes)
+    )
 
 
 def test_box_iou_counts_both_end_pixels(backend):
