@@ -45,7 +45,11 @@ def run(options: Any) -> int:
         transform=eval_transform(config.img_size),
     )
     evaluation = evaluate(
-        model, dataset, ("toploc", "maxboxaccv2", "pxap"), threshold=THRESHOLD, gallery=6
+        model,
+        dataset,
+        ("toploc", "maxboxacc", "maxboxaccv2", "pxap"),
+        threshold=THRESHOLD,
+        gallery=6,
     )
     evaluation.about = {"data": "drawn birds", "split": "test"}
     write_results(evaluation, dataset, folder.path, folder.path, config.as_dict())

@@ -93,9 +93,10 @@ def evaluate(
     _check(dataset, protocols, threshold, interval)
     device = torch.device(device)
     method = method or _name(model)
+    # The baseline's Gaussian has no threshold of its own: it gets the one that is best for it.
     sources = {
-        name: {p: _on(PROTOCOLS[p](interval, threshold), device) for p in protocols}
-        for name in (method, CENTER)
+        name: {p: _on(PROTOCOLS[p](interval, cut), device) for p in protocols}
+        for name, cut in ((method, threshold), (CENTER, "best"))
     }
     examples = _Gallery(gallery if dataset.has_boxes else 0, threshold)
     loader = DataLoader(
@@ -183,6 +184,9 @@ def _results(sources: dict[str, dict[str, Protocol]]) -> list[ProtocolResult]:
     method, *_ = sources
     for name, protocol in sources[method].items():
         result = ProtocolResult(name, protocol.settings(), {})
+        if "threshold" in result.settings:
+            best = sources[CENTER][name].settings()["threshold"]
+            result.settings[f"{CENTER}'s best threshold"] = best
         for source, by_name in sources.items():
             result.metrics[source] = by_name[name].compute()
             for title, curve in by_name[name].curves().items():

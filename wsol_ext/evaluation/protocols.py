@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from wsol_ext import metrics
 from wsol_ext.evaluation.results import Curve
@@ -112,50 +113,77 @@ class TopLoc(Protocol):
     """`toploc`: Top-1, Top-5 and GT-known at one threshold, or at the best of several.
 
     Args:
-        threshold: a share of each map's maximum; "best": the one of 0.05, 0.1, …, 0.6 with the
+        threshold: a share of each map's maximum; "best": the one of 0.05, 0.1, …, 0.95 with the
             highest GT-known on the evaluated images themselves, and `settings` says so.
     """
 
     def __init__(self, threshold: float | str) -> None:
         self.chosen = threshold == "best"
-        candidates = [k / 20 for k in range(1, 13)] if self.chosen else [float(threshold)]
-        self.metrics = {t: metrics.LocalizationAccuracy(threshold=t) for t in candidates}
+        candidates = [k / 20 for k in range(1, 20)] if self.chosen else [float(threshold)]
+        self.metric = _Sweep(candidates)
         self.predicts_classes = True
 
     def settings(self) -> dict[str, Any]:
         """The threshold, and where it comes from."""
-        if self.chosen:
-            return {"threshold": self._best()[0], "chosen": "on the evaluated images"}
-        return {"threshold": next(iter(self.metrics))}
+        threshold, _ = self.metric.best()
+        return {
+            "threshold": threshold,
+            **({"chosen": "on the evaluated images"} if self.chosen else {}),
+        }
 
     def to(self, device: torch.device) -> None:
-        """Keep the metrics' states on a device."""
-        for metric in self.metrics.values():
-            metric.to(device)
+        """Keep the metric's states on a device."""
+        self.metric.to(device)
 
     def update(self, batch: Batch) -> None:
-        """Class maps and logits against labels and boxes."""
+        """The true class's map and logits against labels and boxes."""
         logits = batch.logits
         if logits is None:
             self.predicts_classes = False
             logits = batch.maps.new_zeros(len(batch.labels), int(batch.labels.max()) + 1)
         boxes = metrics.scale_boxes(batch.boxes, batch.sizes, protocol="toploc")
-        maps = batch.maps.float()[:, None]
-        for metric in self.metrics.values():
-            metric.update(maps, logits.float(), batch.labels, boxes)
+        self.metric.update(batch.maps.float(), logits.float(), batch.labels, boxes)
 
     def compute(self) -> dict[str, float]:
         """All shares; without class predictions those that need none."""
-        values = self._best()[1]
-        return values if self.predicts_classes else {"gt_known": values["gt_known"]}
+        _, shares = self.metric.best()
+        return shares if self.predicts_classes else {"gt_known": shares["gt_known"]}
 
-    def _best(self) -> tuple[float, dict[str, float]]:
-        computed = {
-            threshold: {name: float(value) for name, value in metric.compute().items()}
-            for threshold, metric in self.metrics.items()
-        }
-        best = max(computed, key=lambda threshold: computed[threshold]["gt_known"])
-        return best, computed[best]
+
+class _Sweep(Metric):
+    """`metrics.LocalizationAccuracy` at several thresholds, each map upsampled and traced once."""
+
+    full_state_update = False
+    counts: Tensor
+    images: Tensor
+
+    def __init__(self, thresholds: list[float]) -> None:
+        super().__init__()
+        self.thresholds = thresholds
+        counts = torch.zeros(len(thresholds), len(metrics.SHARES), dtype=torch.int64)
+        self.add_state("counts", counts, dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, maps: Tensor, logits: Tensor, labels: Tensor, gt_boxes: list[Tensor]) -> None:
+        """Count a batch: maps (B, h, w) of the true class."""
+        # The baseline is one map for all images: an expanded tensor.
+        distinct = maps[:1] if maps.stride(0) == 0 else maps
+        score_maps = metrics.to_score_maps(distinct, EVALUATED, "bilinear")
+        for row, threshold in enumerate(self.thresholds):
+            boxes = metrics.single_boxes(score_maps, threshold).expand(len(maps), -1)
+            outcomes = metrics.localization_outcomes(boxes, logits, labels, gt_boxes)
+            self.counts[row] += torch.stack([outcomes[key].sum() for key in metrics.SHARES])
+        self.images += len(labels)
+
+    def compute(self) -> Tensor:
+        """(thresholds, shares) in [0, 1]."""
+        return self.counts.double() / self.images
+
+    def best(self) -> tuple[float, dict[str, float]]:
+        """The threshold of highest GT-known, the lowest of equals, and the shares there."""
+        shares = self.compute()
+        row = int(shares[:, metrics.SHARES.index("gt_known")].argmax())
+        return self.thresholds[row], dict(zip(metrics.SHARES, shares[row].tolist(), strict=True))
 
 
 class PixelPrecision(Protocol):

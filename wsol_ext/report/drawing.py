@@ -58,7 +58,7 @@ def draw_boxes(
     """
     image = image.copy()
     canvas = ImageDraw.Draw(image)
-    width = max(2, round(max(image.size) / 130))
+    width = max(3, round(max(image.size) / 130))
     for x0, y0, x1, y1 in _scaled(boxes, image, original).tolist():
         # The dark rim keeps the line visible on any ground.
         canvas.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=width + 2)
