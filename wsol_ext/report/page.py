@@ -122,7 +122,7 @@ def _summary(evaluation: Evaluation) -> str:
             if value is None:
                 continue
             baseline = result.metrics[CENTER].get(name)
-            beside = f"centre baseline {_percent(baseline)}" if baseline is not None else "&nbsp;"
+            beside = f"{CENTER} {_percent(baseline)}" if baseline is not None else "&nbsp;"
             tiles.append(
                 f'<div class="tile"><span>{_LABELS[name]}</span><strong>{_percent(value)}</strong>'
                 f"<small>{beside}</small></div>"
@@ -135,8 +135,8 @@ def _tables(evaluation: Evaluation) -> str:
     return _section(
         "Metrics",
         tables,
-        "Numbers of different protocols, intervals and thresholds are not comparable. The centre baseline is a "
-        "centred Gaussian as every image's map: no model at all.",
+        "Numbers of different protocols, intervals and thresholds are not comparable. The center baseline is a "
+        "centred Gaussian as every image's map, no model at all, cut where that is best for it.",
     )
 
 
