@@ -39,18 +39,21 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
         wsol::cpu::extract_boxes({score_maps, thresholds, boxes, status, scratch}, threads);
       },
       NoGil());
+  // count_boxes returns what list_boxes takes: here the contours it found.
+  py::class_<wsol::cpu::ContourLists, std::shared_ptr<wsol::cpu::ContourLists>>(module,
+                                                                                "ContourLists");
   module.def(
       "count_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& counts,
          const TensorView& status, const TensorView& scratch, int threads) {
-        wsol::cpu::count_boxes({score_maps, thresholds, counts, status, scratch}, threads);
+        return wsol::cpu::count_boxes({score_maps, thresholds, counts, status, scratch}, threads);
       },
       NoGil());
   module.def(
       "list_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& offsets,
-         const TensorView& boxes, const TensorView& scratch, int threads) {
-        wsol::cpu::list_boxes({score_maps, thresholds, offsets, boxes, scratch}, threads);
+         const TensorView& boxes, const wsol::cpu::ContourLists& found, int threads) {
+        wsol::cpu::list_boxes({score_maps, thresholds, offsets, boxes}, found, threads);
       },
       NoGil());
   module.def(

@@ -48,18 +48,20 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
         wsol::cuda::extract_boxes({score_maps, thresholds, boxes, status, scratch}, stream);
       },
       NoGil());
-  module.def(
-      "count_boxes",
-      [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& counts,
-         const TensorView& status, const TensorView& scratch, Stream stream) {
-        wsol::cuda::count_boxes({score_maps, thresholds, counts, status, scratch}, stream);
-      },
-      NoGil());
+  // count_boxes returns what list_boxes takes: here its scratch.
+  module.def("count_boxes", [](const TensorView& score_maps, const TensorView& thresholds,
+                               const TensorView& counts, const TensorView& status,
+                               const py::object& scratch, Stream stream) {
+    const auto memory = py::cast<TensorView>(scratch);
+    const py::gil_scoped_release no_gil;
+    wsol::cuda::count_boxes({score_maps, thresholds, counts, status, memory}, stream);
+    return scratch;
+  });
   module.def(
       "list_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& offsets,
          const TensorView& boxes, const TensorView& scratch, Stream stream) {
-        wsol::cuda::list_boxes({score_maps, thresholds, offsets, boxes, scratch}, stream);
+        wsol::cuda::list_boxes({score_maps, thresholds, offsets, boxes}, scratch, stream);
       },
       NoGil());
   module.def(

@@ -16,9 +16,6 @@
 namespace wsol::cpu {
 namespace {
 
-struct Box {
-  int32_t x0, y0, x1, y1;  // x1, y1 exclusive
-};
 constexpr Box kNoBox{0, 0, 0, 0};
 
 Box outer_box(const Component& c) { return {c.x0, c.y0, c.x1 + 1, c.y1 + 1}; }
@@ -206,58 +203,65 @@ void extract_boxes(const ExtractBoxes& args, int threads) {
   *args.status.as<int32_t>() |= status;
 }
 
-void count_boxes(const CountBoxes& args, int threads) {
+std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
   const int64_t count = args.thresholds.size(0);
+  const auto found = std::make_shared<ContourLists>();
+  found->images.resize(args.score_maps.size(0));
   std::atomic<int32_t> status{0};
-  for_each_image(args.score_maps, args.thresholds, status, threads,
-                 [&](ImageContours& contours, int64_t image) {
-                   std::vector<int64_t> counts(contours.cuts() + 1);  // first as differences
-                   contours.for_each_contour([&](Box, bool, uint32_t, int first, int last) {
-                     ++counts[first];
-                     --counts[last + 1];
-                   });
-                   for (int cut = 1; cut < contours.cuts(); ++cut) counts[cut] += counts[cut - 1];
-                   int64_t* out = args.counts.as<int64_t>() + image * count;
-                   for (int64_t t = 0; t < count; ++t) {
-                     const int cut = contours.cut_of_threshold()[t];
-                     out[t] = cut == ScoreLevels::kNoForeground ? 1 : counts[cut];
-                   }
-                 });
-  *args.status.as<int32_t>() |= status;
-}
-
-void list_boxes(const ListBoxes& args, int threads) {
-  struct Contour {
-    uint64_t place;  // outer contours before holes, then the first pixel
-    int first, last;
-    Box box;
-  };
-  const int64_t count = args.thresholds.size(0);
-  std::atomic<int32_t> ignored{0};  // count_boxes read the same
   for_each_image(
-      args.score_maps, args.thresholds, ignored, threads,
-      [&](ImageContours& contours, int64_t image) {
-        std::vector<Contour> list;
+      args.score_maps, args.thresholds, status, threads,
+      [&](ImageContours& contours, int64_t index) {
+        ContourLists::Image& image = found->images[index];
+        image.cuts = contours.cuts();
+        const std::span<const int> cuts = contours.cut_of_threshold();
+        image.cut_of_threshold.assign(cuts.begin(), cuts.end());
+        std::vector<int64_t> counts(image.cuts + 1);  // first as differences
         contours.for_each_contour([&](Box box, bool hole, uint32_t pixel, int first, int last) {
-          list.push_back({static_cast<uint64_t>(hole) << 32 | pixel, first, last, box});
+          image.contours.push_back({static_cast<uint64_t>(hole) << 32 | pixel, first, last, box});
+          ++counts[first];
+          --counts[last + 1];
         });
-        std::ranges::sort(list, {}, &Contour::place);
-        std::vector<std::vector<Box>> of_cut(contours.cuts());
-        for (const Contour& contour : list) {
-          for (int cut = contour.first; cut <= contour.last; ++cut)
-            of_cut[cut].push_back(contour.box);
-        }
-        const int64_t* offsets = args.offsets.as<int64_t>() + image * count;
+        std::ranges::sort(image.contours, {}, &ContourLists::Contour::place);
+        for (int cut = 1; cut < image.cuts; ++cut) counts[cut] += counts[cut - 1];
+        int64_t* out = args.counts.as<int64_t>() + index * count;
         for (int64_t t = 0; t < count; ++t) {
-          Box* out = args.boxes.as<Box>() + offsets[t];
-          const int cut = contours.cut_of_threshold()[t];
-          if (cut == ScoreLevels::kNoForeground) {
-            *out = kNoBox;
-          } else {
-            std::ranges::copy(of_cut[cut], out);
-          }
+          out[t] = cuts[t] == ScoreLevels::kNoForeground ? 1 : counts[cuts[t]];
         }
       });
+  *args.status.as<int32_t>() |= status;
+  return found;
+}
+
+void list_boxes(const ListBoxes& args, const ContourLists& found, int threads) {
+  const int64_t count = args.thresholds.size(0);
+  parallel_for(args.score_maps.size(0), 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t index = begin; index < end; ++index) {
+      const ContourLists::Image& image = found.images[index];
+      const int64_t* offsets = args.offsets.as<int64_t>() + index * count;
+      Box* boxes = args.boxes.as<Box>();
+      // The contours go where the first threshold of their cut wants them, the others copy.
+      std::vector<Box*> first_of_cut(image.cuts, nullptr);
+      for (int64_t t = 0; t < count; ++t) {
+        const int cut = image.cut_of_threshold[t];
+        if (cut == ScoreLevels::kNoForeground) {
+          boxes[offsets[t]] = kNoBox;
+        } else if (first_of_cut[cut] == nullptr) {
+          first_of_cut[cut] = boxes + offsets[t];
+        }
+      }
+      std::vector<Box*> next = first_of_cut;
+      for (const ContourLists::Contour& contour : image.contours) {
+        for (int cut = contour.first; cut <= contour.last; ++cut) {
+          *next[cut]++ = contour.box;
+        }
+      }
+      for (int64_t t = 0; t < count; ++t) {
+        const int cut = image.cut_of_threshold[t];
+        if (cut == ScoreLevels::kNoForeground || first_of_cut[cut] == boxes + offsets[t]) continue;
+        std::copy(first_of_cut[cut], next[cut], boxes + offsets[t]);
+      }
+    }
+  });
 }
 
 void best_box_iou(const BestBoxIou& args, int threads) {

@@ -311,9 +311,10 @@ void count_boxes(const CountBoxes& args, Stream stream) {
   call.scatter(counts_kernel, args.counts.as<int64_t>());
 }
 
-void list_boxes(const ListBoxes& args, Stream stream) {
+void list_boxes(const ListBoxes& args, const TensorView& scratch_of_count, Stream stream) {
   // The scratch is as count_boxes left it: the map is read already.
-  Call call("extract_boxes", args.score_maps, args.thresholds, args.scratch, Answer::kList, stream);
+  Call call("extract_boxes", args.score_maps, args.thresholds, scratch_of_count, Answer::kList,
+            stream);
   const auto* offsets = args.offsets.as<int64_t>();
   call.answer_pairs<Answer::kList>(offsets, args.boxes.as<int4>());
   launch(call.name, repeat_kernel, static_cast<unsigned>(call.total()), 64, 0, stream, call.scratch,

@@ -17,6 +17,9 @@
 // it has one box of zeros. The CPU kernels leave `scratch` alone.
 #pragma once
 
+#include <memory>
+#include <vector>
+
 #include "core/tensor_view.h"
 #if defined(WSOL_WITH_CUDA)
 #include "core/cuda.h"
@@ -33,9 +36,9 @@ struct ExtractBoxes {
   TensorView status, scratch;
 };
 
-// Two calls list every contour: the first counts, the second writes where the offsets say. In a
-// range outer contours come first, then holes, each in raster order of their component's or hole's
-// first pixel.
+// Two calls list every contour: the first finds and counts them, the second writes where the
+// offsets say. In a range outer contours come first, then holes, each in raster order of their
+// component's or hole's first pixel.
 struct CountBoxes {
   TensorView score_maps, thresholds;
   TensorView counts;  // (B, T) int64
@@ -46,7 +49,6 @@ struct ListBoxes {
   TensorView score_maps, thresholds;
   TensorView offsets;  // (B * T + 1,) int64
   TensorView boxes;    // (offsets[B * T], 4)
-  TensorView scratch;  // what count_boxes left there
 };
 
 struct BestBoxIou {
@@ -59,8 +61,28 @@ struct BestBoxIou {
 
 namespace cpu {
 void extract_boxes(const ExtractBoxes& args, int threads);
-void count_boxes(const CountBoxes& args, int threads);
-void list_boxes(const ListBoxes& args, int threads);
+struct Box {
+  int32_t x0, y0, x1, y1;  // x1, y1 exclusive
+};
+
+// What count_boxes found: each image's contours in their final order, each with the interval of the
+// image's cuts that has it.
+struct ContourLists {
+  struct Contour {
+    uint64_t place;  // outer contours before holes, then the first pixel
+    int first, last;
+    Box box;
+  };
+  struct Image {
+    std::vector<Contour> contours;
+    std::vector<int> cut_of_threshold;
+    int cuts = 0;
+  };
+  std::vector<Image> images;
+};
+
+std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads);
+void list_boxes(const ListBoxes& args, const ContourLists& found, int threads);
 void best_box_iou(const BestBoxIou& args, int threads);
 }  // namespace cpu
 
@@ -71,7 +93,7 @@ int64_t boxes_scratch_bytes(int64_t images, int64_t height, int64_t width, int64
                             bool all_contours);
 void extract_boxes(const ExtractBoxes& args, Stream stream);
 void count_boxes(const CountBoxes& args, Stream stream);
-void list_boxes(const ListBoxes& args, Stream stream);
+void list_boxes(const ListBoxes& args, const TensorView& scratch_of_count, Stream stream);
 void best_box_iou(const BestBoxIou& args, Stream stream);
 }  // namespace cuda
 #endif

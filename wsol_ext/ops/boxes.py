@@ -280,12 +280,13 @@ def _extract_all_boxes(
     score_maps, thresholds = backend.rows_contiguous(score_maps), thresholds.contiguous()
     status = counts.new_zeros(1, dtype=torch.int32)
     scratch, device = _scratch(score_maps, thresholds, all_contours=True), score_maps.device
-    backend.run("count_boxes", score_maps, thresholds, counts, status, scratch, device=device)
+    arguments = (score_maps, thresholds, counts, status, scratch)
+    found = backend.run("count_boxes", *arguments, device=device)
     if check_values:
         _raise_for_status(name, status, score_maps, thresholds)
     torch.cumsum(counts.flatten(), dim=0, out=offsets[1:])
     boxes = counts.new_empty((int(offsets[-1].item()), 4), dtype=torch.int32)
-    backend.run("list_boxes", score_maps, thresholds, offsets, boxes, scratch, device=device)
+    backend.run("list_boxes", score_maps, thresholds, offsets, boxes, found, device=device)
     return boxes, offsets
 
 
