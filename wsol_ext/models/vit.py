@@ -5,7 +5,7 @@ hand out the row beside it, both through fused attention: no (N, N) matrix is fo
 """
 
 from collections.abc import Callable, Container, Iterable
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -137,17 +137,11 @@ def _create_vit(
         raise ValueError(
             f"backbone {name!r} is not a model that timm knows; see timm.list_models('*vit*')"
         ) from error
-    standard = (
-        isinstance(vit, VisionTransformer)
-        and vit.cls_token is not None
-        and all(
-            type(block) is Block
-            and type(block.attn) is Attention
-            and getattr(block.attn, "gate", None) is None
-            for block in vit.blocks
-        )
-    )
-    if not standard:
+    if (
+        not isinstance(vit, VisionTransformer)
+        or vit.cls_token is None
+        or not all(_is_standard(block) for block in vit.blocks)
+    ):
         raise ValueError(
             f"backbone {name!r} should be a timm VisionTransformer with a class token and standard blocks "
             "(the vit, deit, deit3, dino and dinov2 families)"
@@ -159,13 +153,21 @@ def _create_vit(
     return vit
 
 
+def _is_standard(block: nn.Module) -> bool:
+    """Whether `_block_with_row` computes what the block computes."""
+    if type(block) is not Block or type(block.attn) is not Attention:
+        return False
+    return getattr(block.attn, "gate", None) is None
+
+
 def _block(block: Block, tokens: Tensor) -> tuple[Tensor, None]:
     return block(tokens), None
 
 
 def _block_with_row(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """timm's pre-norm block, its class-attention row beside the result."""
-    attended, row = attend(block.attn, block.norm1(tokens))
+    attention = cast(Attention, block.attn)  # `_is_standard` saw to it
+    attended, row = attend(attention, block.norm1(tokens))
     tokens = tokens + block.drop_path1(block.ls1(attended))
     tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
     return tokens, row

@@ -134,7 +134,5 @@ backend.define(
     _backward_fake,
 )
 backend.differentiate("class_attention", _autograd, _setup_context)
-backend.not_differentiable(
-    "class_attention_backward", "class_attention has no second derivative"
-)
+backend.not_differentiable("class_attention_backward", "class_attention has no second derivative")
 backend.autocast("class_attention")
