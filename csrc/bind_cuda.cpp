@@ -53,8 +53,10 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
                                const TensorView& counts, const TensorView& status,
                                const py::object& scratch, Stream stream) {
     const auto memory = py::cast<TensorView>(scratch);
-    const py::gil_scoped_release no_gil;
-    wsol::cuda::count_boxes({score_maps, thresholds, counts, status, memory}, stream);
+    {
+      const py::gil_scoped_release no_gil;
+      wsol::cuda::count_boxes({score_maps, thresholds, counts, status, memory}, stream);
+    }
     return scratch;
   });
   module.def(
