@@ -28,8 +28,9 @@ class ClassMapHead(nn.Conv2d):
         tokens = patches.float() if patches.dtype in (torch.float16, torch.bfloat16) else patches
         sums = _tap_sums(_tap_sums(tokens, dim=1), dim=2)  # (B, 3, 3, C)
         means = sums / (patches.size(1) * patches.size(2))
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(means.flatten(1), weight.to(means.dtype), self.bias.to(means.dtype))
+        # Reordering the few sums, not the many weights.
+        means = means.permute(0, 3, 1, 2).flatten(1)
+        return F.linear(means, self.weight.flatten(1).to(means.dtype), self.bias.to(means.dtype))
 
     def maps(self, patches: Tensor, classes: Tensor) -> Tensor:
         """Score maps (B, K, h, w) of classes (B, K) int64, from patch tokens on their grid (B, h, w, C)."""
@@ -38,7 +39,8 @@ class ClassMapHead(nn.Conv2d):
         # One product for all taps; `fold` then adds each tap's plane at its offset (the transpose of a
         # convolution's gather, hence the flip).
         taps = (
-            self.weight.flip(2, 3)[classes]
+            self.weight[classes]
+            .flip(3, 4)
             .permute(0, 1, 3, 4, 2)
             .reshape(batch, count * 9, channels)
         )
