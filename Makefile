@@ -53,9 +53,9 @@ clean:
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet '.[test,benchmark]'
+	$(BIN)/python -m pip install --quiet --group test
 	touch $@
 
 .venv/installed-lint: .venv/installed
-	$(BIN)/python -m pip install --quiet '.[lint]'
+	$(BIN)/python -m pip install --quiet --group lint
 	touch $@

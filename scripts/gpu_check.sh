@@ -3,7 +3,7 @@
 # compute-sanitizer, and the benchmarks, whose table goes to benchmarks/results/.
 #
 #   scripts/gpu_check.sh                    in .venv, which `make` sets up
-#   PYTHON=python3 scripts/gpu_check.sh     in an environment where wsol_ext and its test extra are installed
+#   PYTHON=python3 scripts/gpu_check.sh     in an environment where wsol_ext is installed, and the test group of pyproject.toml
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

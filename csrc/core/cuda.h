@@ -120,26 +120,10 @@ struct Element<__nv_bfloat16> {
 
 #endif  // __CUDACC__ || WSOL_EMULATOR
 
-template <typename T>
-struct ElementTag {
-  using type = T;
-};
-
 // Calls `run(ElementTag<T>{})` with the device type of a floating dtype.
 template <typename Run>
 void with_floating_type(const char* operator_name, DType dtype, Run&& run) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return run(ElementTag<float>{});
-    case DType::kFloat64:
-      return run(ElementTag<double>{});
-    case DType::kBFloat16:
-      return run(ElementTag<__nv_bfloat16>{});
-    case DType::kFloat16:
-      return run(ElementTag<__half>{});
-    default:
-      unsupported_dtype(operator_name);
-  }
+  dispatch_floating<__half, __nv_bfloat16>(operator_name, dtype, run);
 }
 
 }  // namespace wsol::cuda

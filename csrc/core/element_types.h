@@ -35,26 +35,10 @@ struct AccumulatorOf<double> {
 template <typename T>
 using Accumulator = typename AccumulatorOf<T>::type;
 
-template <typename T>
-struct ElementTag {
-  using type = T;
-};
-
 // Calls `run(ElementTag<T>{})` with the C++ type of a floating dtype.
 template <typename Run>
 void with_floating_type(const char* operator_name, DType dtype, Run&& run) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return run(ElementTag<float>{});
-    case DType::kFloat64:
-      return run(ElementTag<double>{});
-    case DType::kBFloat16:
-      return run(ElementTag<BFloat16>{});
-    case DType::kFloat16:
-      return run(ElementTag<Half>{});
-    default:
-      unsupported_dtype(operator_name);
-  }
+  dispatch_floating<Half, BFloat16>(operator_name, dtype, run);
 }
 
 }  // namespace wsol::cpu

@@ -35,4 +35,27 @@ struct TensorView {
   throw std::logic_error(std::string(operator_name) + ": no kernel for this dtype");
 }
 
+template <typename T>
+struct ElementTag {
+  using type = T;
+};
+
+// Calls `run(ElementTag<T>{})` with the element type of a floating dtype; CPU and CUDA have half
+// types of their own.
+template <typename Half, typename BFloat16, typename Run>
+void dispatch_floating(const char* operator_name, DType dtype, Run&& run) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return run(ElementTag<float>{});
+    case DType::kFloat64:
+      return run(ElementTag<double>{});
+    case DType::kBFloat16:
+      return run(ElementTag<BFloat16>{});
+    case DType::kFloat16:
+      return run(ElementTag<Half>{});
+    default:
+      unsupported_dtype(operator_name);
+  }
+}
+
 }  // namespace wsol
