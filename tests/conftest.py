@@ -88,6 +88,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", _chosen(metafunc.config), indirect=True)
 
 
+@pytest.fixture(autouse=True)
+def away_from_the_sources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Tests start programs, and Python finds the sources of its working folder before the installed package."""
+    monkeypatch.chdir(tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture(scope="session")
 def emulated_kernels() -> UnderEverySchedule:
     return UnderEverySchedule(build.load(sanitize=build.sanitizer_is_loaded()))

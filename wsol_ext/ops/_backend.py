@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsol_ext import _cpu
+try:
+    from wsol_ext import _cpu
+except ImportError as error:
+    raise ImportError(
+        "the compiled kernels of wsol_ext are not beside its Python files: install it with `pip install .`, and "
+        f"run Python outside of the source folder ({error})"
+    ) from error
 
 
 def _import_cuda() -> tuple[ModuleType | None, str]:
