@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -86,14 +87,20 @@ def load_model(path: str | Path, method: str | None = None) -> LocalizationModel
         class_names = json.loads(metadata["class_names"])
         if isinstance(config["img_size"], list):
             config["img_size"] = tuple(config["img_size"])
-        found = config["method"]
+        found, backbone = config["method"], str(config["backbone"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} has damaged metadata: {error!r}") from error
     if method is not None and found != method:
         raise CheckpointError(f"checkpoint {path} holds a {found} model, not {method}")
+    if not timm.is_model(
+        backbone
+    ):  # names such as hf-hub:… or local-dir:… make timm read elsewhere
+        raise CheckpointError(
+            f"checkpoint {path} names a backbone that timm does not know: {backbone}"
+        )
     try:
         model = create_model(**config, pretrained=False)
-    except ValueError as error:
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be rebuilt: {error}") from error
     _load_exactly(model, weights, str(path))
     model.class_names = class_names

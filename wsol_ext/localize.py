@@ -160,12 +160,21 @@ def _localize_batch(
         classes = model(images).topk(top_k, dim=1).indices
         logits, maps = model.localize(images, classes=classes)
     scores = logits.float().softmax(dim=1).gather(1, classes).cpu()
+    finite = maps.flatten(1).isfinite().all(dim=1) & logits.isfinite().all(dim=1)
+    maps = torch.where(
+        finite[:, None, None, None], maps, 0.0
+    )  # one image's trouble is not the batch's
     boxes = torch.stack(
         [boxes_of_maps(maps[:, k], sizes, threshold) for k in range(maps.size(1))], 1
     )
     boxes, maps, classes = boxes.cpu(), maps.float().cpu(), classes.cpu()
     results = {}
     for row, index in enumerate(batch["indices"].tolist()):
+        if not finite[row]:
+            results[index] = ImageResult(
+                paths[index], error=f"{paths[index]}: the model gave values that are not finite"
+            )
+            continue
         objects = [
             Localization(int(classes[row, k]), float(scores[row, k]), boxes[row, k], maps[row, k])
             for k in range(classes.size(1))

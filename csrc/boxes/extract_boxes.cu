@@ -22,7 +22,12 @@ constexpr int kNoForeground = -1;
 constexpr size_t kShared = kThreads / kWarpSize * sizeof(uint64_t);
 // Pairs are worked on in chunks whose scratch stays below this, but for a pair that alone needs
 // more.
+#if defined(WSOL_PAIR_SCRATCH_BYTES)  // the emulated build: so little that every test has many
+                                      // chunks
+constexpr int64_t kPairScratchBytes = WSOL_PAIR_SCRATCH_BYTES;
+#else
 constexpr int64_t kPairScratchBytes = int64_t{256} << 20;
+#endif
 
 enum class Answer { kLargestBox, kBestIou, kCount, kList };
 

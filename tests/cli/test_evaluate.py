@@ -181,6 +181,17 @@ def test_mistake_is_one_line(run_folder, tmp_path, fails, flags, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_classes_of_other_names_are_refused(run_folder, pictures, tmp_path, fails):
+    root = tmp_path / "renamed"
+    shutil.copytree(pictures / "test", root)
+    first = sorted(folder.name for folder in root.iterdir())[0]
+    (root / first).rename(root / "zebra")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text((pictures / "boxes.csv").read_text().replace(f"{first}/", "zebra/"))
+    options = ["--data", "folder", "--root", str(root), "--boxes", str(boxes)]
+    assert f"'{first}'" in fails("evaluate", run_folder, *options, *QUIET)
+
+
 def test_malformed_box_file_is_named_with_its_line(run_folder, pictures, tmp_path, fails):
     boxes = tmp_path / "boxes.csv"
     lines = (pictures / "boxes.csv").read_text().splitlines()

@@ -96,6 +96,24 @@ def test_broken_images_are_named_and_the_rest_is_done(run_folder, album, tmp_pat
     assert len(boxes) == len(dataset["images"]) == 12
 
 
+def test_scores_that_are_not_finite_are_that_images_trouble_alone(run_folder, album, monkeypatch):
+    model, paths = load_model(run_folder / "model.safetensors"), list_images([album])
+    localize_of_model = model.localize
+
+    def one_infinite_map(images, classes=None):
+        logits, maps = localize_of_model(images, classes)
+        maps[1] = torch.inf
+        return logits, maps
+
+    expected = list(localize_images(model, paths))
+    monkeypatch.setattr(model, "localize", one_infinite_map)
+    found = list(localize_images(model, paths))
+    assert "not finite" in found[1].error
+    assert paths[1].name in found[1].error
+    for result, wanted in zip(found[2:], expected[2:], strict=True):
+        assert torch.equal(result.objects[0].box, wanted.objects[0].box)
+
+
 def test_only_broken_images_still_end_in_files(run_folder, tmp_path, capsys):
     (tmp_path / "letter.jpg").write_text("dear all")
     assert localize(run_folder, tmp_path / "letter.jpg", "--out", tmp_path / "out") == 1

@@ -262,14 +262,24 @@ def test_what_a_killed_write_left_is_cleared(tmp_path):
     assert not left.exists()
 
 
-def test_second_process_in_a_run_folder_is_refused(tmp_path, fails):
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_second_process_in_a_run_folder_is_refused(tmp_path, fails, flags):
     import fcntl
 
     assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
     (tmp_path / "run" / "model.safetensors").unlink()
-    with open(tmp_path / "run" / ".lock", "w") as lock:
+    with open(tmp_path / ".run.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "in use by another" in fails(*tiny_run(tmp_path / "run", epochs=1), status=1)
+        assert "in use by another" in fails(*tiny_run(tmp_path / "run", *flags, epochs=1), status=1)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    assert not (tmp_path / "run.old-1").exists()
+
+
+def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
+    mistaken = tiny_run(tmp_path / "run", "--backbone", "vit_tiny_patch16_22", epochs=1)
+    assert "vit_tiny_patch16_22" in fails(*mistaken)
+    assert not (tmp_path / "run").exists()
+    assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,23 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch, load):
     assert not canary.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone_options": {"checkpoint_path": "evil.pth"}}, "takes no option checkpoint_path"),
+        ({"backbone": "local-dir:elsewhere"}, "names a backbone that timm does not know"),
+        ({"backbone": "hf-hub:someone/model"}, "names a backbone that timm does not know"),
+        ({"num_classes": "many"}, "cannot be rebuilt"),
+    ],
+)
+def test_a_configuration_that_leads_elsewhere_is_refused(tmp_path, change, message):
+    path, model = tmp_path / "model.safetensors", small_model()
+    model.config |= change
+    save_model(model, path)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
 def test_what_is_missing_from_published_weights_is_listed():
     state = published_names(small_model())
     state["pos_embed"] = torch.zeros(1, 10, 24)

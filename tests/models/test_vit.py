@@ -63,6 +63,15 @@ def test_tokens_are_timms_and_rows_are_those_of_its_attention_matrices(family):
         torch.testing.assert_close(row, reference)
 
 
+def test_a_final_norm_that_timm_keeps_behind_its_pooling_is_applied():
+    backbone = small_backbone(global_pool="avg", class_token=True)
+    torch.nn.init.normal_(backbone.vit.fc_norm.weight)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone.vit.fc_norm(backbone.vit.forward_features(images))
+        torch.testing.assert_close(backbone(images)[0], expected)
+
+
 def test_only_the_asked_rows_are_made():
     backbone = small_backbone()
     tokens, rows = backbone(torch.randn(1, 3, 64, 64), rows_of={1})

@@ -62,6 +62,12 @@ def run(options: Any) -> int:
         raise ValueError(
             f"{checkpoint} knows {model.num_classes} classes, the data set has {len(dataset.class_names)}"
         )
+    if model.class_names is not None and model.class_names != dataset.class_names:
+        pairs = zip(model.class_names, dataset.class_names, strict=True)
+        knows, has = next((a, b) for a, b in pairs if a != b)
+        raise ValueError(
+            f"{checkpoint} and the data set order their classes differently: {knows!r} there is {has!r} here"
+        )
     rank = _join_processes(device)
     evaluation = evaluate(
         model,
@@ -149,7 +155,11 @@ def _history(path: Path) -> list[dict[str, float]]:
     import csv
 
     with path.open(newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    try:
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    except (TypeError, ValueError):  # some other program's file of that name
+        return []
 
 
 def _join_processes(device: str) -> int:

@@ -4,6 +4,7 @@ Blocks whose class-attention row nobody asks for run as timm wrote them; the oth
 hand out the row beside it, both through fused attention: no (N, N) matrix is formed anywhere.
 """
 
+import inspect
 from collections.abc import Callable, Container, Iterable
 from typing import Any, cast
 
@@ -106,7 +107,7 @@ class Backbone(nn.Module):
             tokens, row = self.run_block(index, tokens, with_row=index in rows_of)
             if row is not None:
                 rows.append(row)
-        return self.vit.norm(tokens), rows
+        return self.vit.fc_norm(self.vit.norm(tokens)), rows  # one of the two is the identity
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute each block's activations in the backward."""
@@ -117,9 +118,26 @@ class Backbone(nn.Module):
         return {f"vit.{name}" for name in self.vit.no_weight_decay()}
 
 
+# What builds a VisionTransformer, and nothing that makes timm read files: options come from checkpoints too.
+_VIT_OPTIONS = frozenset(inspect.signature(VisionTransformer.__init__).parameters) - {
+    "self",
+    "img_size",
+    "num_classes",
+    "dynamic_img_size",
+    "device",
+    "dtype",
+}
+
+
 def _create_vit(
     name: str, pretrained: bool, img_size: int | tuple[int, int], options: dict[str, Any]
 ) -> VisionTransformer:
+    unknown = options.keys() - _VIT_OPTIONS
+    if unknown:
+        raise ValueError(
+            f"backbone {name!r} takes no option {', '.join(sorted(unknown))}; "
+            "see timm's VisionTransformer for those it takes"
+        )
     try:
         vit = timm.create_model(
             name,

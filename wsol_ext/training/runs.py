@@ -1,5 +1,6 @@
 """A run and its folder: created, refused, resumed, finished."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -17,6 +18,7 @@ from rich.console import Console
 import wsol_ext
 from wsol_ext._files import write_json, write_text
 from wsol_ext.checkpoints import CheckpointError, save_model
+from wsol_ext.models import LocalizationModel
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
     AtomicCheckpoints,
@@ -90,7 +92,14 @@ class RunFolder:
         Raises:
             TrainingError: another process holds it.
         """
-        with open(self.path / ".lock", "w") as file:
+        # Beside the folder, which --overwrite moves away.
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # a file where a folder should be
+            raise NotADirectoryError(
+                errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path)
+            ) from error
+        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -150,25 +159,36 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     quiet_lightning()
     folder = RunFolder(config.out)
     console = Console(quiet=not config.progress, stderr=True)
-    if int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0)) > 0:
-        return _fit(folder, config, console)  # the first process has prepared the folder
+    if _rank() > 0:
+        data = TrainingData(config)
+        return _fit(folder, config, console, data, _model(config, data))
+    if overwrite and any(int(os.environ.get(n, 1)) > 1 for n in ("WORLD_SIZE", "SLURM_NTASKS")):
+        raise ValueError(
+            "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
+        )
     if folder.config.exists() and not overwrite:
         folder.prepare(config)
         if folder.finished:
             console.print(f"{folder.path} is finished: nothing to train", highlight=False)
             return folder
-    data = TrainingData(config)  # before anything is written: most mistakes are about data
-    folder.prepare(config, overwrite)
+    data = TrainingData(config)  # before anything is written: most mistakes are about data or model
+    model = _model(config, data)
     with folder.locked():
-        return _fit(folder, config, console, data)
+        folder.prepare(config, overwrite)
+        return _fit(folder, config, console, data, model)
 
 
-def _fit(
-    folder: RunFolder, config: TrainingConfig, console: Console, data: TrainingData | None = None
-) -> RunFolder:
-    data = data or TrainingData(config)
+def _rank() -> int:
+    """This process's rank, as torchrun, SLURM or Lightning's own launcher tell it."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0))
+
+
+def _model(config: TrainingConfig, data: TrainingData) -> LocalizationModel:
     pl.seed_everything(config.seed, verbose=False)
-    model = wsol_ext.create_model(
+    return wsol_ext.create_model(
         config.model,
         backbone=config.backbone,
         num_classes=len(data.class_names),
@@ -177,6 +197,15 @@ def _fit(
         backbone_options=config.backbone_options,
         **config.model_options,
     )
+
+
+def _fit(
+    folder: RunFolder,
+    config: TrainingConfig,
+    console: Console,
+    data: TrainingData,
+    model: LocalizationModel,
+) -> RunFolder:
     history = History(folder.path)
     trainer = _trainer(folder, config, console, history)
     resume = folder.checkpoint if folder.checkpoint.exists() else None
@@ -248,5 +277,15 @@ def quiet_lightning() -> None:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The options of a run folder's `config.yaml`."""
-    return dict(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    """The options of a run folder's `config.yaml`.
+
+    Raises:
+        ValueError: the file is no YAML mapping; the message names it.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML file: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} should hold options by name")
+    return found
