@@ -1,6 +1,8 @@
 """`wsol evaluate`."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +70,19 @@ def run(options: Any) -> int:
         raise ValueError(
             f"{checkpoint} and the data set order their classes differently: {knows!r} there is {has!r} here"
         )
-    rank = _join_processes(device)
-    evaluation = evaluate(
-        model,
-        dataset,
-        options.protocols,
-        batch_size=options.batch_size,
-        device=device,
-        workers=options.workers,
-        threshold=options.threshold,
-        interval=options.interval,
-        gallery=options.gallery,
-        progress=options.progress,
-    )
+    with _processes(device) as rank:
+        evaluation = evaluate(
+            model,
+            dataset,
+            options.protocols,
+            batch_size=options.batch_size,
+            device=device,
+            workers=options.workers,
+            threshold=options.threshold,
+            interval=options.interval,
+            gallery=options.gallery,
+            progress=options.progress,
+        )
     if rank == 0:
         shown = {k: v for k, v in arguments.items() if k in ("name", "split")}
         evaluation.about = {"data": shown.pop("name"), **shown, "checkpoint": str(checkpoint)}
@@ -162,13 +164,18 @@ def _history(path: Path) -> list[dict[str, float]]:
         return []
 
 
-def _join_processes(device: str) -> int:
-    """Under `torchrun`, join the other processes; this one's rank."""
+@contextmanager
+def _processes(device: str) -> Iterator[int]:
+    """Under `torchrun`, join the other processes and leave them in the end; gives this one's rank."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0
+        yield 0
+        return
     import torch
 
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return torch.distributed.get_rank()
+    try:
+        yield torch.distributed.get_rank()
+    finally:  # left to the interpreter's exit, its threads end the process with an abort
+        torch.distributed.destroy_process_group()
