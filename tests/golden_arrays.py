@@ -1,23 +1,21 @@
 """The golden files of a method: the small one in this repository, and the larger one where ../shared is present."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared_folder import REQUIRED, SHARED
 from torch import Tensor
 
 HERE = Path(__file__).parent / "golden"
-SHARED = Path(os.environ.get("WSOL_SHARED", Path(__file__).parents[2] / "shared"))
 
 
 def golden_files(method: str) -> list:
     """Parameters for pytest: the method's golden files."""
     large = SHARED / "golden" / f"{method}.safetensors"
-    must = os.environ.get("WSOL_REQUIRE_SHARED") == "1"
     absent = pytest.mark.skipif(
-        not large.is_file() and not must, reason=f"{large.name} of ../shared"
+        not large.is_file() and not REQUIRED, reason=f"{large.name} of ../shared"
     )
     return [
         pytest.param(HERE / f"{method}.safetensors", id="small"),

@@ -161,9 +161,8 @@ def _localize_batch(
         logits, maps = model.localize(images, classes=classes)
     scores = logits.float().softmax(dim=1).gather(1, classes).cpu()
     finite = maps.flatten(1).isfinite().all(dim=1) & logits.isfinite().all(dim=1)
-    maps = torch.where(
-        finite[:, None, None, None], maps, 0.0
-    )  # one image's trouble is not the batch's
+    # One image's trouble is not the batch's.
+    maps = torch.where(finite[:, None, None, None], maps, 0.0)
     boxes = torch.stack(
         [boxes_of_maps(maps[:, k], sizes, threshold) for k in range(maps.size(1))], 1
     )

@@ -1,21 +1,16 @@
-import os
 from pathlib import Path
 
 import pytest
+from shared_folder import REQUIRED, SHARED
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real data beside the project, which clones elsewhere lack: the test is skipped there.
-
-    It is `data` in the folder that WSOL_SHARED names, by default `shared` beside the project.
-    WSOL_REQUIRE_SHARED=1 turns the skip into a failure.
-    """
-    project = Path(__file__).resolve().parents[2]
-    folder = Path(os.environ.get("WSOL_SHARED", project.parent / "shared")) / "data"
+    """The real data beside the project, which clones elsewhere lack: the test is skipped there."""
+    folder = SHARED / "data"
     if not folder.is_dir():
         message = f"no real data at {folder}"
-        if os.environ.get("WSOL_REQUIRE_SHARED") == "1":
+        if REQUIRED:
             pytest.fail(message)
         pytest.skip(message)
     return folder

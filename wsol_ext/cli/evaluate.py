@@ -60,16 +60,7 @@ def run(options: Any) -> int:
     config = _run_config(folder)
     arguments = _data_arguments(options, config)
     dataset = open_data(arguments, eval_transform(model.config["img_size"]))
-    if len(dataset.class_names) != model.num_classes:
-        raise ValueError(
-            f"{checkpoint} knows {model.num_classes} classes, the data set has {len(dataset.class_names)}"
-        )
-    if model.class_names is not None and model.class_names != dataset.class_names:
-        pairs = zip(model.class_names, dataset.class_names, strict=True)
-        knows, has = next((a, b) for a, b in pairs if a != b)
-        raise ValueError(
-            f"{checkpoint} and the data set order their classes differently: {knows!r} there is {has!r} here"
-        )
+    _check_classes(checkpoint, model, dataset.class_names)
     with _processes(device) as rank:
         evaluation = evaluate(
             model,
@@ -122,6 +113,20 @@ def find_checkpoint(given: str) -> tuple[Path, Path]:
     if not checkpoint.exists():
         raise FileNotFoundError(f"{path} has no model.safetensors: training has not ended there")
     return checkpoint, path
+
+
+def _check_classes(checkpoint: Path, model: Any, class_names: list[str]) -> None:
+    """Refuse data whose labels mean other classes than the model's: its numbers would be silently wrong."""
+    if len(class_names) != model.num_classes:
+        raise ValueError(
+            f"{checkpoint} knows {model.num_classes} classes, the data set has {len(class_names)}"
+        )
+    for knows, has in zip(model.class_names or class_names, class_names, strict=True):
+        if knows != has:
+            raise ValueError(
+                f"{checkpoint} and the data set order their classes differently: "
+                f"{knows!r} there is {has!r} here"
+            )
 
 
 def _run_config(folder: Path) -> dict[str, Any]:

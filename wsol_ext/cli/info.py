@@ -2,7 +2,6 @@
 
 import importlib
 import platform
-from types import ModuleType
 from typing import Any
 
 from wsol_ext.cli.options import Parser
@@ -46,11 +45,11 @@ def _cpu() -> str:
     import torch
 
     try:
-        module = importlib.import_module("wsol_ext._cpu")
+        importlib.import_module("wsol_ext._cpu")
     except ImportError as error:
         return f"not usable: {error}"
-    isa = _fact(module, "isa") or torch.backends.cpu.get_cpu_capability().lower()
-    return f"usable ({isa}, {torch.get_num_threads()} threads)"
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return f"usable ({capability}, {torch.get_num_threads()} threads)"
 
 
 def _cuda() -> str:
@@ -64,17 +63,8 @@ def _cuda() -> str:
         return "not built: no CUDA compiler was found at installation (WSOL_CUDA=ON asks for one)"
     except ImportError as error:
         return f"built, not usable: {_backend.cuda_import_error or error}"
-    architectures, toolkit = _fact(module, "architectures"), _fact(module, "toolkit_version")
-    built = ", ".join(
-        part
-        for part in (
-            f"architectures {architectures}" if architectures else "",
-            f"CUDA toolkit {toolkit}" if toolkit else "",
-        )
-        if part
-    )
     usable = "usable" if torch.cuda.is_available() else "built, no GPU here"
-    return f"{usable} ({built})" if built else usable
+    return f"{usable} (architectures {module.architectures}, CUDA toolkit {module.toolkit_version})"
 
 
 def _gpus() -> str:
@@ -88,10 +78,3 @@ def _gpus() -> str:
         memory = facts.total_memory / 2**30
         found.append(f"{facts.name} (sm_{facts.major}{facts.minor}, {memory:.0f} GiB)")
     return ", ".join(found)
-
-
-def _fact(module: ModuleType, name: str) -> str:
-    """A constant of a compiled module, or what its function of that name gives."""
-    value = getattr(module, name, "")
-    value = value() if callable(value) else value
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
