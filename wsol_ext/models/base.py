@@ -1,6 +1,6 @@
 """What every localization model is: the calls training, evaluation and the command line rely on."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,13 @@ class LocalizationModel(nn.Module):
     Args:
         backbone: see `Backbone`.
         num_classes: number of classes.
+
+    Attributes:
+        stages: in how many stages the method trains. Where there are several, its option `stage` (counted from 1)
+            builds the model of each, and `continue_from` hands a stage's model on to the next.
     """
+
+    stages: ClassVar[int] = 1
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
@@ -52,6 +58,14 @@ class LocalizationModel(nn.Module):
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
         return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
+
+    def continue_from(self, previous: "LocalizationModel") -> None:
+        """Take over what the model of the stage before has learned; what is new here starts from it.
+
+        Raises:
+            ValueError: `previous` is not the model of the stage before, or of other sizes.
+        """
+        raise ValueError(f"{type(self).__name__} has no stage before this one")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute each block's activations in the backward."""
