@@ -120,7 +120,7 @@ def load_published(
     through.
 
     Args:
-        method: ``tscam``.
+        method: ``tscam``, ``trt`` (of either stage) or ``sat``.
         weights: a ``.pth`` or ``.safetensors`` file, or a state dict. Files are read with ``weights_only=True``: a
             pickle that would run code is refused.
         num_heads: attention heads of a block (DeiT-T 3, DeiT-S 6, DeiT-B 12).
@@ -144,16 +144,14 @@ def load_published(
         raise CheckpointError(
             f"{source} is no {method} model: {error.args[0]} is missing"
         ) from error
-    renamed = {_rename(name, _PUBLISHED_NAMES[method]): tensor for name, tensor in state.items()}
-    head = renamed.get("head.weight")
-    if head is None or head.dim() != 4:
-        raise CheckpointError(
-            f"{source} is no {method} model: it has no 3x3 convolution `head.weight`"
-        )
+    if method == "trt":
+        options.setdefault("stage", 2 if any(n.startswith("camfuse_block.") for n in state) else 1)
+    names = {name: _rename(name, _PUBLISHED_NAMES[method]) for name in state}
+    renamed = {ours: state[name] for name, ours in names.items() if ours}
     model = create_model(
         method,
         "vit_tiny_patch16_224",
-        num_classes=head.size(0),
+        num_classes=state["head.weight"].size(0),
         pretrained=False,
         **sizes,
         **options,
@@ -162,10 +160,21 @@ def load_published(
     return model.eval()
 
 
-# For each method: patterns over the authors' parameter names, and ours. The first that matches renames; what none
-# matches belongs to the backbone, whose names are timm's.
+# For each method: patterns over the authors' parameter names, and ours, "" where we keep none. The first that matches
+# renames; what none matches belongs to the backbone, whose names are timm's.
 _PUBLISHED_NAMES: dict[str, list[tuple[str, str]]] = {
     "tscam": [(r"head\.(weight|bias)", r"head.\1")],
+    "trt": [
+        (r"(head|score_norm|score_head)\.(.+)", r"\1.\2"),
+        (r"score_layer\.(.+)", r"score_block.\1"),
+        (r"camfuse_block\.cam_tr\.(.+)", r"cam_block.\1"),
+        (r"camfuse_block\.(cam_norm|cam_head)\.(.+)", r"\1.\2"),
+    ],
+    "sat": [
+        (r"head\.(weight|bias)", r"head.\1"),
+        (r"loc_(token|embed)", r"spatial_\1"),
+        (r"weight", ""),  # the blur, a constant
+    ],
 }
 
 
@@ -208,6 +217,7 @@ def _unwrap(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
 
 def _sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
     """The backbone's sizes, as `create_model` takes them."""
+    state["head.weight"]  # of which the caller reads the number of classes
     width, _, patch_height, patch_width = state["patch_embed.proj.weight"].shape
     depth = 1 + max(
         (int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1

@@ -3,12 +3,14 @@
 from typing import Any
 
 from wsol_ext.models.base import LocalizationModel
+from wsol_ext.models.sat import SAT
+from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
 from wsol_ext.models.vit import Backbone
 
-METHODS: dict[str, type[LocalizationModel]] = {"tscam": TSCAM}
+METHODS: dict[str, type[LocalizationModel]] = {"tscam": TSCAM, "trt": TRT, "sat": SAT}
 
-__all__ = ["METHODS", "TSCAM", "Backbone", "LocalizationModel", "create_model"]
+__all__ = ["METHODS", "SAT", "TRT", "TSCAM", "Backbone", "LocalizationModel", "create_model"]
 
 
 def create_model(
@@ -23,7 +25,7 @@ def create_model(
     """A localization model by name.
 
     Args:
-        method: ``tscam``.
+        method: ``tscam``, ``trt`` or ``sat``.
         backbone: a timm VisionTransformer with a class token.
         num_classes: number of classes, at least 1.
         pretrained: start from timm's weights for that backbone (downloaded on first use).

@@ -85,11 +85,15 @@ class Backbone(nn.Module):
         self, index: int, tokens: Tensor, with_row: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """One block: tokens (B, N, C) after it and, where asked, its class-attention row (B, N) float32."""
-        block = self.vit.blocks[index]
-        run: Callable[..., Any] = _block_with_row if with_row else _block
+        return self.checkpointed(
+            _block_with_row if with_row else _block, self.vit.blocks[index], tokens
+        )
+
+    def checkpointed(self, run: Callable[..., Any], *arguments: Any) -> Any:
+        """`run(*arguments)`, its activations recomputed in the backward where gradient checkpointing is on."""
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(run, block, tokens, use_reentrant=False)
-        return run(block, tokens)
+            return checkpoint(run, *arguments, use_reentrant=False)
+        return run(*arguments)
 
     def forward(self, images: Tensor, rows_of: Container[int] = ()) -> tuple[Tensor, list[Tensor]]:
         """All blocks and the final norm.
@@ -107,7 +111,12 @@ class Backbone(nn.Module):
             tokens, row = self.run_block(index, tokens, with_row=index in rows_of)
             if row is not None:
                 rows.append(row)
-        return self.vit.fc_norm(self.vit.norm(tokens)), rows  # one of the two is the identity
+        return self.final_norm(tokens), rows
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last block, which some backbones keep behind their pooling."""
+        return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute each block's activations in the backward."""
@@ -183,27 +192,47 @@ def _block(block: Block, tokens: Tensor) -> tuple[Tensor, None]:
 
 
 def _block_with_row(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """timm's pre-norm block, its class-attention row beside the result."""
+    return block_around(attend, block, tokens)
+
+
+def block_around(
+    attend: Callable[[Attention, Tensor], tuple[Tensor, Tensor]], block: Block, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """timm's pre-norm block around another way to attend, which hands out something beside its tokens."""
     attention = cast(Attention, block.attn)  # `_is_standard` saw to it
-    attended, row = attend(attention, block.norm1(tokens))
+    attended, beside = attend(attention, block.norm1(tokens))
     tokens = tokens + block.drop_path1(block.ls1(attended))
     tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
-    return tokens, row
+    return tokens, beside
 
 
 def attend(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """timm's attention layer, fused, with the class token's head-averaged attention row (B, N) float32."""
+    query, key, value = project_in(attention, tokens)
+    row = ops.class_attention(query[:, :, :1], key, attention.scale)[:, 0]
+    return project_out(attention, fused_attention(attention, query, key, value)), row
+
+
+def project_in(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (B, N, C) to query, key and value (B, H, N, D) of timm's attention layer."""
     batch, count, _ = tokens.shape
     qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    query, key = attention.q_norm(query), attention.k_norm(key)
+    return attention.q_norm(query), attention.k_norm(key), value
+
+
+def fused_attention(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T) value (B, H, N, D) as the layer computes it, its dropout included."""
     dropout = attention.attn_drop.p if attention.training else 0.0
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    out = out.transpose(1, 2).reshape(batch, count, -1)
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+
+
+def project_out(attention: Attention, attended: Tensor) -> Tensor:
+    """Attended values (B, H, N, D) to the tokens (B, N, C) that timm's attention layer returns."""
+    out = attended.transpose(1, 2).flatten(2)
     if hasattr(attention, "norm"):  # absent from timm's older releases
         out = attention.norm(out)
-    row = ops.class_attention(query[:, :, :1], key, attention.scale)[:, 0]
-    return attention.proj_drop(attention.proj(out)), row
+    return attention.proj_drop(attention.proj(out))
 
 
 def patch_attention(rows: Iterable[Tensor], prefix_tokens: int, grid: tuple[int, int]) -> Tensor:

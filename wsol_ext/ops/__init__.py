@@ -1,6 +1,21 @@
 """The operators: each a function on torch tensors, CPU or CUDA, registered as ``torch.ops.wsol.*``."""
 
+from wsol_ext.ops._interim import (
+    adaptive_token_mask,
+    masked_reattention,
+    masked_softmax,
+    spatial_gate,
+)
 from wsol_ext.ops.attention import class_attention
 from wsol_ext.ops.boxes import best_box_iou, box_iou, extract_boxes
 
-__all__ = ["best_box_iou", "box_iou", "class_attention", "extract_boxes"]
+__all__ = [
+    "adaptive_token_mask",
+    "best_box_iou",
+    "box_iou",
+    "class_attention",
+    "extract_boxes",
+    "masked_reattention",
+    "masked_softmax",
+    "spatial_gate",
+]

@@ -1,0 +1,121 @@
+"""SAT: spatial-aware token (Wu et al., ICCV 2023)."""
+
+import torch
+from timm.layers import Attention, trunc_normal_
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsol_ext import ops
+from wsol_ext.models.base import LocalizationModel, asked_classes
+from wsol_ext.models.class_maps import ClassMapHead
+from wsol_ext.models.vit import (
+    Backbone,
+    block_around,
+    fused_attention,
+    project_in,
+    project_out,
+)
+
+# The Gaussian (sigma 0.42 cells) the map is blurred by before its normalization loss.
+_CORNER, _EDGE, _CENTER = 0.00262846, 0.0460116, 0.80543974
+
+
+class SAT(LocalizationModel):
+    """One more token asks the patches where the object is, and its answer gates what they pass on.
+
+    The spatial token follows the patches, with a position embedding of its own. In the last `gated_blocks` blocks its
+    query and all keys give a gate (`ops.spatial_gate`), and attention weights are multiplied by it, a factor for each
+    column, after the softmax. The map M, the same for every class, is the mean of these gates on the patches; logits =
+    GAP of the class-score maps of the patch tokens. Beside cross-entropy two terms shape M: its mean over the batch should be
+    `area`, and its blurred values M~ should be near 0 or 1, by M~ (1 - M~).
+
+    Args:
+        backbone: see `Backbone`.
+        num_classes: number of classes.
+        area: the share of an image that an object usually covers, in (0, 1): 0.25 for CUB, 0.35 for ILSVRC.
+        gated_blocks: how many of the last blocks are gated, at least 1.
+    """
+
+    blur: Tensor
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, area: float = 0.25, gated_blocks: int = 3
+    ) -> None:
+        super().__init__(backbone, num_classes)
+        if not 0 < area < 1:
+            raise ValueError(f"area is {area}, it should be between 0 and 1")
+        if not 1 <= gated_blocks <= backbone.depth:
+            raise ValueError(
+                f"gated_blocks is {gated_blocks}, it should be 1 to the backbone's blocks, {backbone.depth}"
+            )
+        self.area = area
+        self.gated_blocks = gated_blocks
+        self.spatial_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
+        self.spatial_embed = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
+        trunc_normal_(self.spatial_token, std=0.02)
+        trunc_normal_(self.spatial_embed, std=0.02)
+        self.head = ClassMapHead(backbone.embed_dim, num_classes)
+        outer = [_CORNER, _EDGE, _CORNER]
+        kernel = torch.tensor([[[outer, [_EDGE, _CENTER, _EDGE], outer]]])
+        self.register_buffer("blur", kernel, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, 3, height, width)."""
+        return self.head.logits(self._run(images)[0])
+
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) and maps (B, K, h, w), the same for every class; see `LocalizationModel.localize`."""
+        patches, gates = self._run(images)
+        logits = self.head.logits(patches)
+        classes = asked_classes(logits, classes)
+        return logits, gates.unsqueeze(1).expand(-1, classes.size(1), -1, -1)
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy, area and normalization terms; see `LocalizationModel.training_loss`."""
+        patches, gates = self._run(images)
+        logits = self.head.logits(patches)
+        blurred = F.conv2d(gates.unsqueeze(1), self.blur.to(gates.dtype), padding=1)
+        terms = {
+            "cross_entropy": F.cross_entropy(logits, labels),
+            "area": (gates.mean() - self.area).abs(),
+            "normalization": (blurred * (1 - blurred)).mean(),
+        }
+        loss = torch.stack(list(terms.values())).sum()
+        return {
+            "loss": loss,
+            **{name: term.detach() for name, term in terms.items()},
+            "logits": logits.detach(),
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        """The backbone's, and the spatial token with its embedding."""
+        return super().no_weight_decay() | {"spatial_token", "spatial_embed"}
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens after the final norm, on their grid (B, h, w, C), and the map M (B, h, w) float32."""
+        backbone = self.backbone
+        grid, prefix, depth = backbone.grid(images), backbone.prefix_tokens, backbone.depth
+        tokens = backbone.embed(images)
+        spatial = (self.spatial_token + self.spatial_embed).to(tokens.dtype)
+        tokens = torch.cat((tokens, spatial.expand(len(tokens), -1, -1)), dim=1)
+        gates = []
+        for index in range(depth):
+            if index < depth - self.gated_blocks:
+                tokens, _ = backbone.run_block(index, tokens)
+            else:
+                block = backbone.vit.blocks[index]
+                tokens, gate = backbone.checkpointed(block_around, _attend_gated, block, tokens)
+                gates.append(gate[:, prefix:-1])
+        patches = backbone.final_norm(tokens)[:, prefix:-1]
+        return patches.unflatten(1, grid), torch.stack(gates).mean(dim=0).unflatten(1, grid)
+
+
+def _attend_gated(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """timm's attention, each column's weights times the last token's gate (B, N), which is handed out too.
+
+    A factor for each column is a factor for each value: softmax(S) diag(g) V = softmax(S) (g V), plain attention.
+    """
+    query, key, value = project_in(attention, tokens)
+    gate = ops.spatial_gate(query[:, :, -1], key, attention.scale)
+    gated = value * gate.to(value.dtype)[:, None, :, None]
+    return project_out(attention, fused_attention(attention, query, key, gated)), gate

@@ -1,0 +1,160 @@
+"""TRT: re-attention transformer (Su et al., BMVC 2022), trained in two stages."""
+
+import copy
+
+import torch
+from timm.layers import Attention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsol_ext import ops
+from wsol_ext.models.base import LocalizationModel, asked_classes
+from wsol_ext.models.class_maps import ClassMapHead
+from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
+
+
+class TRT(LocalizationModel):
+    """Token refinement: the most attended patches are weighed again, among themselves.
+
+    Let m be the class token's attention over the patches, summed over all blocks but the last, and b the patches that
+    hold the largest part of it, up to `mass` (adaptive thresholding). Stage 1: a transformer block whose attention sees
+    only those (re-attention, eq. 8 of the paper) scores the patches; their masked softmax lambda weighs the patch tokens
+    into one fusion token, and the last block classifies from class and fusion token. The map is m with the part held by
+    b handed out by lambda instead. Stage 2: all of stage 1 is frozen; a branch of one block and a 3x3 convolution is
+    trained to give class maps, which multiply that map.
+
+    Args:
+        backbone: of at least two blocks, without attention dropout; see `Backbone`.
+        num_classes: number of classes.
+        stage: 1, or 2 for the model with the class-map branch.
+        mass: u, the part of the attention that patches are kept up to, in (0, 1].
+    """
+
+    stages = 2
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, stage: int = 1, mass: float = 0.65
+    ) -> None:
+        super().__init__(backbone, num_classes)
+        if stage not in (1, 2):
+            raise ValueError(f"stage is {stage}, it should be 1 or 2")
+        if not 0 < mass <= 1:
+            raise ValueError(f"mass is {mass}, it should be in (0, 1]")
+        if backbone.depth < 2:
+            raise ValueError(f"backbone has {backbone.depth} block, trt needs at least 2")
+        last, norm = backbone.vit.blocks[-1], backbone.final_norm
+        if last.attn.attn_drop.p > 0:
+            raise ValueError(
+                f"backbone has an attention dropout of {last.attn.attn_drop.p}, it should be 0 for trt"
+            )
+        self.stage = stage
+        self.mass = mass
+        self.score_block = copy.deepcopy(last)
+        self.score_norm = copy.deepcopy(norm)
+        self.score_head = nn.Linear(backbone.embed_dim, 1)
+        self.head = nn.Linear(backbone.embed_dim, num_classes)
+        if stage == 2:
+            self.cam_block = copy.deepcopy(last)
+            self.cam_norm = copy.deepcopy(norm)
+            self.cam_head = ClassMapHead(backbone.embed_dim, num_classes)
+            for module in self._first_stage():
+                module.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, 3, height, width): those of stage 1, in either stage."""
+        return self._classify(images)[0]
+
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) and maps (B, K, h, w); see `LocalizationModel.localize`.
+
+        After stage 1 the maps do not depend on the class.
+        """
+        grid = self.backbone.grid(images)
+        logits, attention, keep, weights, branch_tokens = self._classify(images)
+        classes = asked_classes(logits, classes)
+        held = (attention * keep).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-12)
+        refined = attention * ~keep + weights * held[:, None]
+        maps = refined.unflatten(1, grid).unsqueeze(1)
+        if self.stage == 1:
+            return logits, maps.expand(-1, classes.size(1), -1, -1)
+        return logits, maps * self.cam_head.maps(self._branch(branch_tokens, grid), classes)
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy, of the class-map branch in stage 2; see `LocalizationModel.training_loss`."""
+        if self.stage == 1:
+            return super().training_loss(images, labels)
+        grid = self.backbone.grid(images)
+        tokens = self.backbone.embed(images)
+        for index in range(self.backbone.depth - 2):
+            tokens, _ = self.backbone.run_block(index, tokens)
+        logits = self.cam_head.logits(self._branch(tokens, grid))
+        loss = F.cross_entropy(logits, labels)
+        return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
+
+    def continue_from(self, previous: LocalizationModel) -> None:
+        """Take over stage 1; the class-map branch starts from its last block and final norm."""
+        if self.stage != 2 or not isinstance(previous, TRT) or previous.stage != 1:
+            raise ValueError("a trt model of stage 2 continues from one of stage 1")
+        own = self.state_dict()
+        weights = previous.state_dict()
+        if any(own[name].shape != weights[name].shape for name in weights):
+            raise ValueError("the model of stage 1 is of other sizes")
+        self.load_state_dict(weights, strict=False)
+        self.cam_block.load_state_dict(self.backbone.vit.blocks[-1].state_dict())
+        self.cam_norm.load_state_dict(self.backbone.final_norm.state_dict())
+
+    def train(self, mode: bool = True) -> "TRT":
+        """Training mode; in stage 2 what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.stage == 2:
+            for module in self._first_stage():
+                module.eval()
+        return self
+
+    def _first_stage(self) -> tuple[nn.Module, ...]:
+        return self.backbone, self.score_block, self.score_norm, self.score_head, self.head
+
+    def _classify(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Stage 1.
+
+        Returns:
+            logits (B, classes); attention m, kept b and weights lambda, each (B, patches); and the tokens after the
+            last block but two, which the branch reads.
+        """
+        backbone = self.backbone
+        grid, prefix, depth = backbone.grid(images), backbone.prefix_tokens, backbone.depth
+        tokens, rows = backbone.embed(images), []
+        branch_tokens = tokens
+        for index in range(depth - 1):
+            tokens, row = backbone.run_block(index, tokens, with_row=True)
+            rows.append(row.detach())
+            if index == depth - 3:
+                branch_tokens = tokens
+        attention = patch_attention(rows, prefix, grid).flatten(1)
+        attention = attention / attention.sum(dim=1, keepdim=True)
+        keep = ops.adaptive_token_mask(attention, self.mass)
+
+        patches = tokens[:, prefix:]
+        scored = backbone.checkpointed(_masked_block, self.score_block, patches, keep)
+        scores = self.score_head(self.score_norm(scored))[..., 0]
+        weights = ops.masked_softmax(scores, keep)
+        fusion = weights.to(patches.dtype).unsqueeze(1) @ patches
+        pair, _ = backbone.run_block(depth - 1, torch.cat((tokens[:, :1], fusion), dim=1))
+        logits = self.head(backbone.final_norm(pair[:, 0]))
+        return logits, attention, keep, weights, branch_tokens
+
+    def _branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The class-map branch's patch tokens on their grid (B, h, w, C), from those it reads."""
+        tokens = self.cam_norm(self.backbone.checkpointed(self.cam_block, tokens))
+        return tokens[:, self.backbone.prefix_tokens :].unflatten(1, grid)
+
+
+def _masked_block(block: nn.Module, tokens: Tensor, keep: Tensor) -> Tensor:
+    """timm's block, its attention over the kept tokens and each token itself; keep is (B, N)."""
+
+    def attend(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        query, key, value = project_in(attention, tokens)
+        attended = ops.masked_reattention(query, key, value, keep, attention.scale)
+        return project_out(attention, attended), keep
+
+    return block_around(attend, block, tokens)[0]
