@@ -24,10 +24,10 @@ class SAT(LocalizationModel):
     """One more token asks the patches where the object is, and its answer gates what they pass on.
 
     The spatial token follows the patches, with a position embedding of its own. In the last `gated_blocks` blocks its
-    query and all keys give a gate (`ops.spatial_gate`), and attention weights are multiplied by it, a factor for each
-    column, after the softmax. The map M, the same for every class, is the mean of these gates on the patches; logits =
-    GAP of the class-score maps of the patch tokens. Beside cross-entropy two terms shape M: its mean over the batch should be
-    `area`, and its blurred values M~ should be near 0 or 1, by M~ (1 - M~).
+    query and all keys give a gate (`ops.spatial_gate`), and attention weights are multiplied by it after the softmax, a
+    factor for each column. The map M, the same for every class, is the mean of these gates on the patches; logits = GAP
+    of the class-score maps of the patch tokens. Beside cross-entropy two terms shape M: its mean over the batch should
+    be `area`, and its blurred values M~ near 0 or 1, by M~ (1 - M~).
 
     Args:
         backbone: see `Backbone`.
@@ -101,7 +101,7 @@ class SAT(LocalizationModel):
         gates = []
         for index in range(depth):
             if index < depth - self.gated_blocks:
-                tokens, _ = backbone.run_block(index, tokens)
+                tokens = backbone.run_block(index, tokens)
             else:
                 block = backbone.vit.blocks[index]
                 tokens, gate = backbone.checkpointed(block_around, _attend_gated, block, tokens)

@@ -1,9 +1,11 @@
 """TRT: re-attention transformer (Su et al., BMVC 2022), trained in two stages."""
 
 import copy
+from typing import NamedTuple, cast
 
 import torch
 from timm.layers import Attention
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,15 +15,25 @@ from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
 
 
+class _FirstStage(NamedTuple):
+    """What stage 1 makes of images."""
+
+    logits: Tensor  # (B, classes)
+    attention: Tensor  # m (B, patches), summing to 1
+    keep: Tensor  # b (B, patches) bool
+    weights: Tensor  # lambda (B, patches)
+    branch_tokens: Tensor  # (B, N, C) after the last block but two: what the class-map branch reads
+
+
 class TRT(LocalizationModel):
     """Token refinement: the most attended patches are weighed again, among themselves.
 
     Let m be the class token's attention over the patches, summed over all blocks but the last, and b the patches that
-    hold the largest part of it, up to `mass` (adaptive thresholding). Stage 1: a transformer block whose attention sees
-    only those (re-attention, eq. 8 of the paper) scores the patches; their masked softmax lambda weighs the patch tokens
-    into one fusion token, and the last block classifies from class and fusion token. The map is m with the part held by
-    b handed out by lambda instead. Stage 2: all of stage 1 is frozen; a branch of one block and a 3x3 convolution is
-    trained to give class maps, which multiply that map.
+    hold the largest part of it, up to `mass` (adaptive thresholding). Stage 1: a transformer block whose attention
+    sees only those (re-attention, eq. 8 of the paper) scores the patches; their masked softmax lambda weighs the patch
+    tokens into one fusion token, and the last block classifies from class and fusion token. The map is m, the part of
+    it that b holds handed out by lambda instead. Stage 2: all of stage 1 is frozen; a branch of one block and a 3x3
+    convolution is trained to give class maps, which multiply that map.
 
     Args:
         backbone: of at least two blocks, without attention dropout; see `Backbone`.
@@ -42,10 +54,11 @@ class TRT(LocalizationModel):
             raise ValueError(f"mass is {mass}, it should be in (0, 1]")
         if backbone.depth < 2:
             raise ValueError(f"backbone has {backbone.depth} block, trt needs at least 2")
-        last, norm = backbone.vit.blocks[-1], backbone.final_norm
-        if last.attn.attn_drop.p > 0:
+        last, norm = cast(Block, backbone.vit.blocks[-1]), backbone.final_norm
+        dropout = cast(Attention, last.attn).attn_drop.p
+        if dropout > 0:
             raise ValueError(
-                f"backbone has an attention dropout of {last.attn.attn_drop.p}, it should be 0 for trt"
+                f"backbone has an attention dropout of {dropout}, it should be 0 for trt"
             )
         self.stage = stage
         self.mass = mass
@@ -62,7 +75,7 @@ class TRT(LocalizationModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, height, width): those of stage 1, in either stage."""
-        return self._classify(images)[0]
+        return self._classify(images).logits
 
     def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and maps (B, K, h, w); see `LocalizationModel.localize`.
@@ -70,14 +83,15 @@ class TRT(LocalizationModel):
         After stage 1 the maps do not depend on the class.
         """
         grid = self.backbone.grid(images)
-        logits, attention, keep, weights, branch_tokens = self._classify(images)
-        classes = asked_classes(logits, classes)
-        held = (attention * keep).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-12)
-        refined = attention * ~keep + weights * held[:, None]
-        maps = refined.unflatten(1, grid).unsqueeze(1)
+        first = self._classify(images)
+        classes = asked_classes(first.logits, classes)
+        held = (first.attention * first.keep).sum(dim=1, keepdim=True)
+        share = first.weights / first.weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        refined = (first.attention * ~first.keep + share * held).unflatten(1, grid).unsqueeze(1)
         if self.stage == 1:
-            return logits, maps.expand(-1, classes.size(1), -1, -1)
-        return logits, maps * self.cam_head.maps(self._branch(branch_tokens, grid), classes)
+            return first.logits, refined.expand(-1, classes.size(1), -1, -1)
+        patches = self._branch(first.branch_tokens, grid)
+        return first.logits, refined * self.cam_head.maps(patches, classes)
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy, of the class-map branch in stage 2; see `LocalizationModel.training_loss`."""
@@ -86,7 +100,7 @@ class TRT(LocalizationModel):
         grid = self.backbone.grid(images)
         tokens = self.backbone.embed(images)
         for index in range(self.backbone.depth - 2):
-            tokens, _ = self.backbone.run_block(index, tokens)
+            tokens = self.backbone.run_block(index, tokens)
         logits = self.cam_head.logits(self._branch(tokens, grid))
         loss = F.cross_entropy(logits, labels)
         return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
@@ -114,19 +128,13 @@ class TRT(LocalizationModel):
     def _first_stage(self) -> tuple[nn.Module, ...]:
         return self.backbone, self.score_block, self.score_norm, self.score_head, self.head
 
-    def _classify(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Stage 1.
-
-        Returns:
-            logits (B, classes); attention m, kept b and weights lambda, each (B, patches); and the tokens after the
-            last block but two, which the branch reads.
-        """
+    def _classify(self, images: Tensor) -> "_FirstStage":
         backbone = self.backbone
         grid, prefix, depth = backbone.grid(images), backbone.prefix_tokens, backbone.depth
-        tokens, rows = backbone.embed(images), []
-        branch_tokens = tokens
+        tokens = backbone.embed(images)
+        rows, branch_tokens = [], tokens
         for index in range(depth - 1):
-            tokens, row = backbone.run_block(index, tokens, with_row=True)
+            tokens, row = backbone.run_block_with_row(index, tokens)
             rows.append(row.detach())
             if index == depth - 3:
                 branch_tokens = tokens
@@ -139,9 +147,9 @@ class TRT(LocalizationModel):
         scores = self.score_head(self.score_norm(scored))[..., 0]
         weights = ops.masked_softmax(scores, keep)
         fusion = weights.to(patches.dtype).unsqueeze(1) @ patches
-        pair, _ = backbone.run_block(depth - 1, torch.cat((tokens[:, :1], fusion), dim=1))
+        pair = backbone.run_block(depth - 1, torch.cat((tokens[:, :1], fusion), dim=1))
         logits = self.head(backbone.final_norm(pair[:, 0]))
-        return logits, attention, keep, weights, branch_tokens
+        return _FirstStage(logits, attention, keep, weights, branch_tokens)
 
     def _branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """The class-map branch's patch tokens on their grid (B, h, w, C), from those it reads."""
@@ -157,4 +165,4 @@ def _masked_block(block: nn.Module, tokens: Tensor, keep: Tensor) -> Tensor:
         attended = ops.masked_reattention(query, key, value, keep, attention.scale)
         return project_out(attention, attended), keep
 
-    return block_around(attend, block, tokens)[0]
+    return block_around(attend, cast(Block, block), tokens)[0]

@@ -81,13 +81,13 @@ class Backbone(nn.Module):
         vit = self.vit
         return vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
 
-    def run_block(
-        self, index: int, tokens: Tensor, with_row: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """One block: tokens (B, N, C) after it and, where asked, its class-attention row (B, N) float32."""
-        return self.checkpointed(
-            _block_with_row if with_row else _block, self.vit.blocks[index], tokens
-        )
+    def run_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, C) after one block."""
+        return self.checkpointed(self.vit.blocks[index], tokens)
+
+    def run_block_with_row(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) after one block, and its class-attention row (B, N) float32."""
+        return self.checkpointed(block_around, attend, self.vit.blocks[index], tokens)
 
     def checkpointed(self, run: Callable[..., Any], *arguments: Any) -> Any:
         """`run(*arguments)`, its activations recomputed in the backward where gradient checkpointing is on."""
@@ -108,9 +108,11 @@ class Backbone(nn.Module):
         self.grid(images)
         tokens, rows = self.embed(images), []
         for index in range(self.depth):
-            tokens, row = self.run_block(index, tokens, with_row=index in rows_of)
-            if row is not None:
+            if index in rows_of:
+                tokens, row = self.run_block_with_row(index, tokens)
                 rows.append(row)
+            else:
+                tokens = self.run_block(index, tokens)
         return self.final_norm(tokens), rows
 
     @property
@@ -181,18 +183,10 @@ def _create_vit(
 
 
 def _is_standard(block: nn.Module) -> bool:
-    """Whether `_block_with_row` computes what the block computes."""
+    """Whether `block_around` computes what the block computes."""
     if type(block) is not Block or type(block.attn) is not Attention:
         return False
     return getattr(block.attn, "gate", None) is None
-
-
-def _block(block: Block, tokens: Tensor) -> tuple[Tensor, None]:
-    return block(tokens), None
-
-
-def _block_with_row(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    return block_around(attend, block, tokens)
 
 
 def block_around(
