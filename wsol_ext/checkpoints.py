@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from wsol_ext import __version__
@@ -105,6 +106,96 @@ def load_model(path: str | Path, method: str | None = None) -> LocalizationModel
     _load_exactly(model, weights, str(path))
     model.class_names = class_names
     return model.eval()
+
+
+def find_checkpoint(given: str | Path) -> Path:
+    """The model file that is meant by its path, or by the run folder of `wsol train`.
+
+    Raises:
+        FileNotFoundError: a folder without one, such as that of a run which has not finished.
+    """
+    path = Path(given).expanduser()
+    if not path.is_dir():
+        return path
+    checkpoint = path / "model.safetensors"
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{path} has no model.safetensors: training has not ended there")
+    return checkpoint
+
+
+def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
+    """Start a model from the weights of another one, usually of another method, on the same backbone.
+
+    Every layer is taken whose weights have the same names and shapes in both. The rest starts as the method starts it
+    on a backbone with these weights: what it copies from the backbone, it copies from this one.
+
+    Args:
+        model: to be initialized, of a method's first stage.
+        path: the other model, which `save_model` wrote, or the folder of its run.
+
+    Returns:
+        the names of the model's weights that were not taken: they start anew.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: a file that `load_model` refuses, another backbone, image size or other classes; what differs
+            is listed and the model is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> tiny = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+        >>> tscam, trt = (
+        ...     create_model(method, "vit_tiny_patch16_224", 3, False, 32, tiny)
+        ...     for method in ("tscam", "trt")
+        ... )
+        >>> path = f"{tempfile.mkdtemp()}/model.safetensors"
+        >>> save_model(tscam, path)
+        >>> sorted({name.split(".")[0] for name in initialize_from(trt, path)})
+        ['head', 'score_block', 'score_head', 'score_norm']
+    """
+    other = load_model(find_checkpoint(path))
+    _require_same_backbone(model, other, str(path))
+    _require_same_classes(model, other, str(path))
+    own, weights = model.state_dict(), other.state_dict()
+    fits = {n for n, w in own.items() if n in weights and weights[n].shape == w.shape}
+    anew = {_layer(name) for name in own.keys() - fits}
+    taken = {name: weights[name] for name in fits if _layer(name) not in anew}
+    model.backbone.load_state_dict(other.backbone.state_dict())
+    options = {name: value for name, value in model.config.items() if name not in _CREATE_ARGUMENTS}
+    started = type(model)(model.backbone, model.num_classes, **options)
+    model.load_state_dict({**started.state_dict(), **taken})
+    return [name for name in own if name not in taken]
+
+
+# What `create_model` names itself: all else in a model's `config` are its method's own options.
+_CREATE_ARGUMENTS = ("method", "backbone", "num_classes", "img_size", "backbone_options")
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _require_same_backbone(model: LocalizationModel, other: LocalizationModel, source: str) -> None:
+    problems = _differences(model.backbone.state_dict(), other.backbone.state_dict())
+    heads = [cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, model)]
+    if heads[0] != heads[1]:  # which the weights' shapes do not show
+        problems = [*problems, f"{heads[0]} attention heads, not {heads[1]}"]
+    if problems:
+        theirs, ours = (f"{m.config['backbone']} at {m.config['img_size']}" for m in (other, model))
+        raise CheckpointError(
+            f"{source} has another backbone: {theirs}, not {ours}: {'; '.join(problems)}"
+        )
+
+
+def _require_same_classes(model: LocalizationModel, other: LocalizationModel, source: str) -> None:
+    if other.num_classes != model.num_classes:
+        raise CheckpointError(
+            f"{source} knows {other.num_classes} classes, there are {model.num_classes} here"
+        )
+    names = zip(other.class_names or [], model.class_names or [], strict=False)
+    differing = [f"{theirs!r}, not {ours!r}" for theirs, ours in names if theirs != ours]
+    if differing:
+        raise CheckpointError(f"{source} knows other classes: {'; '.join(differing)}")
 
 
 def load_published(
@@ -242,19 +333,23 @@ def _sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
 
 def _load_exactly(model: LocalizationModel, weights: Mapping[str, Tensor], source: str) -> None:
     """Load weights that fit one to one, or say what does not."""
-    own = model.state_dict()
+    problems = _differences(model.state_dict(), weights)
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit a {model.config['method']} model: {'; '.join(problems)}"
+        )
+    model.load_state_dict(dict(weights))
+
+
+def _differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """What keeps weights from fitting a model's own one to one, a line for each kind."""
     problems = {
         "missing": sorted(own.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - own.keys()),
         "of another shape": [
             f"{name} {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-            for name in own.keys() & weights.keys()
-            if own[name].shape != weights[name].shape
+            for name in own
+            if name in weights and own[name].shape != weights[name].shape
         ],
     }
-    if any(problems.values()):
-        listed = "; ".join(
-            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
-        )
-        raise CheckpointError(f"{source} does not fit a {model.config['method']} model: {listed}")
-    model.load_state_dict(dict(weights))
+    return [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]

@@ -15,22 +15,13 @@ import pytest
 import torch
 import yaml
 from cli.malice import save_pickle
-from cli.tiny_runs import TINY, tiny_run
-from safetensors.torch import load_file
+from cli.tiny_runs import TINY, has_rows, kill_run, metrics, same, tiny_run, weights
 
 from wsol_ext.cli import main
 from wsol_ext.models import TSCAM
 from wsol_ext.training import TrainingConfig
 from wsol_ext.training.data import ShuffledSampler, TrainingData
 from wsol_ext.training.module import learning_rate, parameter_groups
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -58,37 +49,11 @@ def test_killed_run_continues_to_the_very_weights_of_an_unbroken_one(tmp_path):
     flags += ["--backbone-options", dropping, "--augmentation", "strong"]
     assert main(tiny_run(tmp_path / "unbroken", *flags, epochs=4)) == 0
 
-    broken = tmp_path / "broken"
-    command = [sys.executable, "-m", "wsol_ext.cli", *tiny_run(broken, *flags, epochs=4)]
-    # Slowed down, so that the kill falls into the third epoch.
-    slow = (
-        "import time, runpy, sys, wsol_ext.training.module as m; step = m.Localizer.training_step\n"
-    )
-    slow += "def slowly(*a): time.sleep(0.3); return step(*a)\n"
-    slow += "m.Localizer.training_step = slowly; from wsol_ext.cli import main; main(sys.argv[1:])"
-    process = subprocess.Popen([sys.executable, "-c", slow, *command[3:]])
-    checkpoint = broken / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 60
-    while not _has_rows(broken / "metrics.csv", 2) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists()
-    assert not (broken / "model.safetensors").exists()
-
-    assert main(tiny_run(broken, *flags, epochs=4)) == 0
-    assert same(weights(tmp_path / "unbroken"), weights(broken))
-    assert _metrics(broken) == _metrics(tmp_path / "unbroken")
-
-
-def _has_rows(path: Path, count: int) -> bool:
-    return path.exists() and len(path.read_text().splitlines()) > count
-
-
-def _metrics(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+    broken = tiny_run(tmp_path / "broken", *flags, epochs=4)
+    kill_run(broken, epochs=2)
+    assert main(broken) == 0
+    assert same(weights(tmp_path / "unbroken"), weights(tmp_path / "broken"))
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "unbroken")
 
 
 def test_finished_run_is_not_trained_again(tmp_path):
@@ -161,7 +126,7 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, fails, monk
 
     monkeypatch.setattr(TSCAM, "training_loss", real)  # and it goes on from there
     assert main(tiny_run(tmp_path / "run", epochs=3)) == 0
-    assert len(_metrics(tmp_path / "run")) == 3
+    assert len(metrics(tmp_path / "run")) == 3
 
 
 def test_full_disk_is_one_line_and_leaves_old_files_whole(tmp_path, fails, monkeypatch):
@@ -244,7 +209,7 @@ def test_interrupted_run_says_so_and_keeps_its_checkpoint(tmp_path):
     command = [sys.executable, "-m", "wsol_ext.cli", *tiny_run(tmp_path / "run", epochs=400)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not _has_rows(tmp_path / "run" / "metrics.csv", 2) and time.monotonic() < deadline:
+    while not has_rows(tmp_path / "run", 2) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -8,19 +8,24 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wsol_ext import checkpoints, create_model
-from wsol_ext.checkpoints import CheckpointError, load_model, load_published, save_model
+from wsol_ext.checkpoints import (
+    CheckpointError,
+    initialize_from,
+    load_model,
+    load_published,
+    save_model,
+)
 
 
-def small_model(num_classes=3):
-    torch.manual_seed(0)
-    options = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+def small_model(num_classes=3, method="tscam", img_size=(32, 64), seed=0, **backbone):
+    torch.manual_seed(seed)
     return create_model(
-        "tscam",
+        method,
         "vit_tiny_patch16_224",
         num_classes,
         pretrained=False,
-        img_size=(32, 64),
-        backbone_options=options,
+        img_size=img_size,
+        backbone_options={"embed_dim": 24, "depth": 2, "num_heads": 3, **backbone},
     )
 
 
@@ -111,6 +116,80 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
     save_file(weights, path, metadata=metadata)
     with pytest.raises(CheckpointError, match=r"missing: head.bias; unexpected: head.other"):
         load_model(path)
+
+
+def copied(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def unequal(first, second):
+    assert first.keys() == second.keys()
+    return {name for name in first if not torch.equal(first[name], second[name])}
+
+
+def test_a_model_of_the_same_method_starts_from_all_weights(tmp_path):
+    source = small_model(seed=1)
+    save_model(source, tmp_path / "model.safetensors")
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        model = small_model()
+        assert initialize_from(model, path) == []
+        assert not unequal(model.state_dict(), source.state_dict())
+
+
+def test_a_model_of_another_method_starts_from_what_both_have(tmp_path):
+    source, model = small_model(seed=1), small_model(method="trt", drop_path_rate=0.1)
+    save_model(source, tmp_path / "model.safetensors")
+    anew = initialize_from(model, tmp_path)
+    # The head's bias would fit, its weight does not: a layer is taken whole or not at all.
+    assert {"head.weight", "head.bias", "score_head.weight"} <= set(anew)
+    assert not unequal(copied(model.backbone), source.backbone.state_dict())
+    # What the method copies from the backbone, it copies from the one it was given.
+    last = source.backbone.vit.blocks[-1]
+    assert not unequal(model.score_block.state_dict(), last.state_dict())
+    assert model.backbone.vit.blocks[-1].drop_path1.drop_prob > 0  # its own
+
+
+def test_weights_of_both_stages_start_a_first_one(tmp_path):
+    model = small_model(method="trt")
+    sizes = {**model.config, "stage": 2, "pretrained": False}
+    save_model(create_model(**sizes), tmp_path / "model.safetensors")
+    assert initialize_from(model, tmp_path) == []
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 3}, r"unexpected: vit\.blocks\.2\.attn"),
+        ({"depth": 1}, r"missing: vit\.blocks\.1\.attn"),
+        ({"num_heads": 2}, "has another backbone: .*: 2 attention heads, not 3"),
+        (
+            {"img_size": 32},
+            r"at 32, not vit_tiny_patch16_224 at \[32, 64\]: of another shape: vit\.pos_embed \(1, 5, 24\), not",
+        ),
+        ({"num_classes": 4}, "knows 4 classes, there are 3 here"),
+    ],
+)
+def test_a_model_that_does_not_fit_starts_no_other(tmp_path, options, message):
+    save_model(small_model(seed=1, **options), tmp_path / "model.safetensors")
+    model = small_model()
+    before = copied(model)
+    with pytest.raises(CheckpointError, match=message):
+        initialize_from(model, tmp_path)
+    assert not unequal(copied(model), before)
+
+
+def test_a_model_of_other_classes_starts_no_other(tmp_path):
+    save_model(small_model(), tmp_path / "model.safetensors", class_names=["a", "b", "c"])
+    model = small_model()
+    model.class_names = ["a", "c", "b"]
+    with pytest.raises(CheckpointError, match="knows other classes: 'b', not 'c'; 'c', not 'b'"):
+        initialize_from(model, tmp_path)
+
+
+def test_an_unfinished_run_starts_no_other(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no model.safetensors"):
+        initialize_from(small_model(), tmp_path)
 
 
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model"])

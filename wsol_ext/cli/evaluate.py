@@ -50,12 +50,13 @@ def add_options(parser: Parser) -> None:
 def run(options: Any) -> int:
     """Evaluate."""
     device = check_device(options)
-    checkpoint, folder = find_checkpoint(options.checkpoint)
-    from wsol_ext.checkpoints import load_model
+    from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.data import eval_transform
     from wsol_ext.evaluation import evaluate
     from wsol_ext.training.data import open_data
 
+    checkpoint = find_checkpoint(options.checkpoint)
+    folder = checkpoint.parent
     model = load_model(checkpoint)
     config = _run_config(folder)
     arguments = _data_arguments(options, config)
@@ -98,21 +99,6 @@ def write_results(
     if show:
         print_tables(evaluation)
         print(f"report: {out / 'report.html'}")
-
-
-def find_checkpoint(given: str) -> tuple[Path, Path]:
-    """The model file and its folder, from either of them.
-
-    Raises:
-        FileNotFoundError: neither is there, or the run has not finished.
-    """
-    path = Path(given).expanduser()
-    if not path.is_dir():
-        return path, path.parent
-    checkpoint = path / "model.safetensors"
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"{path} has no model.safetensors: training has not ended there")
-    return checkpoint, path
 
 
 def _check_classes(checkpoint: Path, model: Any, class_names: list[str]) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsol_ext.cli.evaluate import find_checkpoint
 from wsol_ext.cli.options import Parser, add_config, add_device, add_switch, check_device
 
 HELP = "boxes for your own images"
@@ -42,10 +41,10 @@ def run(options: Any) -> int:
     """Localize."""
     device = check_device(options)
     from wsol_ext import localize
-    from wsol_ext.checkpoints import load_model
+    from wsol_ext.checkpoints import find_checkpoint, load_model
 
     paths = localize.list_images(options.images)
-    model = load_model(find_checkpoint(options.checkpoint)[0])
+    model = load_model(find_checkpoint(options.checkpoint))
     names = model.class_names or [f"class {k}" for k in range(model.num_classes)]
     labels = localize.read_labels(options.labels, paths, names) if options.labels else None
     out = Path(options.out).expanduser()

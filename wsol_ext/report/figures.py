@@ -1,6 +1,7 @@
 """Curves, drawn without a display."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,26 @@ def loss_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
     """The training loss by epoch, and the accuracy beside it where the rows have one.
 
     Args:
-        rows: a mapping an epoch, with `epoch`, `loss` and possibly `accuracy`, `test_accuracy`.
+        rows: a mapping an epoch, with `loss` and possibly `accuracy`, `test_accuracy`, and `stage` where training had
+            several: they follow each other, a line between them.
     """
     figure, axes = _axes()
-    epochs = [row["epoch"] for row in rows]
-    marker = "o" if len(rows) < 25 else None
-    axes.plot(epochs, [row["loss"] for row in rows], color=SERIES[0], marker=marker, markersize=3)
+    _plot_stages(axes, rows, "loss", color=SERIES[0])
     axes.set_xlabel("epoch", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("training loss", color=SERIES[0])
     axes.set_ylim(bottom=0)
+    for number, (before, after) in enumerate(pairwise(rows), start=1):
+        if before.get("stage") != after.get("stage"):
+            axes.axvline(number + 0.5, color=GREY, linestyle="--", linewidth=1)
+            label = f" stage {after['stage']:.0f}"
+            axes.text(number + 0.5, 1, label, transform=axes.get_xaxis_transform(), color=INK)
     shown = [n for n in ("accuracy", "test_accuracy") if any(n in row for row in rows)]
     if shown:
         right = axes.twinx()
         for name, colour in zip(shown, SERIES[1:], strict=False):
-            points = [(row["epoch"], 100 * row[name]) for row in rows if name in row]
             label = "training accuracy" if name == "accuracy" else "test accuracy"
-            right.plot(
-                *zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=3
-            )
+            _plot_stages(right, rows, name, color=colour, label=label)
         right.set_ylabel("accuracy (%)", color=SERIES[1])
         right.set_ylim(0, 101)
         right.spines["top"].set_visible(False)
@@ -56,6 +58,17 @@ def loss_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
         if len(shown) > 1:
             right.legend(frameon=False, fontsize=9, loc="center right")
     return figure
+
+
+def _plot_stages(axes: Any, rows: Sequence[Mapping[str, float]], name: str, **style: Any) -> None:
+    """Draw a line for each stage through the rows that have `name`, accuracies in percent."""
+    scale = 1 if name == "loss" else 100
+    marker = "o" if len(rows) < 25 else None
+    numbered = [(number, row) for number, row in enumerate(rows, start=1) if name in row]
+    for _, stage in groupby(numbered, key=lambda point: point[1].get("stage")):
+        points = [(number, scale * row[name]) for number, row in stage]
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, **style)
+        style.pop("label", None)  # once is enough for the legend
 
 
 def curve_figure(

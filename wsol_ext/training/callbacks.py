@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wsol_ext._files import atomic_path, write_text
 from wsol_ext.training.data import mix_seed
+from wsol_ext.training.stages import Stage
 
 # How often a GPU is asked whether the loss is still finite: asking waits for it.
 _CHECK_EVERY = 50
@@ -58,8 +59,9 @@ class SeedEachEpoch(Callback):
 class StopOnNaN(Callback):
     """Raise `TrainingError` when the loss is not finite, before anything of it is saved."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, stage: Stage) -> None:
         self.checkpoint = checkpoint
+        self.stage = stage
         self._sum: torch.Tensor | None = None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -95,16 +97,22 @@ class StopOnNaN(Callback):
             else "there is no checkpoint yet"
         )
         raise TrainingError(
-            f"the loss became NaN or infinite in epoch {trainer.current_epoch + 1}, "
+            f"the loss became NaN or infinite in {self.stage.title}epoch {trainer.current_epoch + 1}, "
             f"at step {step + 1}; {kept}. Try a lower --lr, --warmup-epochs or --clip-grad 1"
         )
 
 
 class History(Callback):
-    """A row of means an epoch, kept in the checkpoint and written to `metrics.csv`."""
+    """A row of means an epoch, kept in the checkpoint and written to `metrics.csv`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the run's.
+        stage: the stage that is trained, to be set anew for each; rows name it where there are several.
+    """
+
+    def __init__(self, folder: Path, stage: Stage) -> None:
         self.folder = folder
+        self.stage = stage
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
 
@@ -114,7 +122,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Add the epoch's row and write the file."""
-        row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
+        row: dict[str, float] = {"stage": self.stage.number} if self.stage.count > 1 else {}
+        row["epoch"] = trainer.current_epoch + 1
         row |= {name: value.item() for name, value in trainer.callback_metrics.items()}
         every = trainer.check_val_every_n_epoch
         if every and row["epoch"] % every:  # Lightning still shows an earlier epoch's
@@ -147,12 +156,19 @@ class SaveEachEpoch(Checkpoint):
     A `Checkpoint`, since Lightning calls these after all other callbacks, whose state they save.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stage: Stage) -> None:
         self.path = path
+        self.stage = stage
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save everything the next epoch needs."""
         trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say which stage it belongs to: see `RunFolder.resumable_stage`."""
+        checkpoint["stage"] = self.stage.number
 
 
 class EpochProgress(Callback):
@@ -169,7 +185,7 @@ class EpochProgress(Callback):
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-        title = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        title = f"{self.history.stage.title}epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._bar.add_task(title, total=trainer.num_training_batches)
         self._bar.start()
 
@@ -184,12 +200,13 @@ class EpochProgress(Callback):
         if not trainer.is_global_zero or not self.history.rows:
             return
         row = self.history.rows[-1]
-        parts = [f"epoch {int(row['epoch']):>3}/{trainer.max_epochs}", f"loss {row['loss']:.4f}"]
+        parts = [f"{self.history.stage.title}epoch {int(row['epoch']):>3}/{trainer.max_epochs}"]
+        parts.append(f"loss {row['loss']:.4f}")
         for name in ("accuracy", "test_accuracy"):
             if name in row:
                 parts.append(f"{name.replace('_', ' ')} {100 * row[name]:.1f}%")
         parts += [f"lr {row['lr']:.2g}", f"{row['seconds']:.1f} s"]
-        self.console.print("  ".join(parts), highlight=False)
+        self.console.out("  ".join(parts), highlight=False)
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException

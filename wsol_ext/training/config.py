@@ -39,6 +39,9 @@ class TrainingConfig:
     model: str = _option("tscam", "model", "the localization method")
     backbone: str = _option("deit_small_patch16_224", "model", "a timm VisionTransformer")
     pretrained: bool = _option(True, "model", "start from timm's pretrained weights")
+    init_from: str | None = _option(
+        None, "model", "start from another run's weights instead: its folder or .safetensors file"
+    )
     img_size: int = _option(224, "model", "side of the network's input, pixels")
     backbone_options: dict[str, Any] = _option(
         {}, "model", "passed to timm: depth, drop_path_rate, …"
@@ -56,6 +59,9 @@ class TrainingConfig:
     )
     workers: int = _option(2, "data", "processes that read images; 0: none beside this one")
     epochs: int = _option(60, "optimization", "passes over the training images")
+    stage2_epochs: int = _option(
+        0, "optimization", "trt: passes of its second stage; 0: as many as --epochs"
+    )
     batch_size: int = _option(128, "optimization", "images a step, summed over devices")
     optimizer: Optimizer = _option("adamw", "optimization", "the optimizer")
     lr: float = _option(5e-5, "optimization", "the highest learning rate")
@@ -85,9 +91,12 @@ class TrainingConfig:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "workers", "validate_every", "weight_decay", "min_lr", "clip_grad"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("stage2_epochs", self.stage2_epochs >= 0, "0 or more")
         self._require("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number")
         self._require("min_lr", self.min_lr <= self.lr, f"at most the learning rate, {self.lr}")
-        self._require("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "0 to the epochs")
+        shortest = min(self.epochs, self.stage2_epochs or self.epochs)
+        wanted = f"0 to the epochs, {shortest}"
+        self._require("warmup_epochs", 0 <= self.warmup_epochs <= shortest, wanted)
         self._require(
             "batch_size", self.batch_size % self.processes == 0, "a multiple of the devices"
         )

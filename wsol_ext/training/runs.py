@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -17,7 +17,7 @@ from rich.console import Console
 
 import wsol_ext
 from wsol_ext._files import write_json, write_text
-from wsol_ext.checkpoints import CheckpointError, save_model
+from wsol_ext.checkpoints import CheckpointError, initialize_from, load_model, save_model
 from wsol_ext.models import LocalizationModel
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
@@ -32,6 +32,7 @@ from wsol_ext.training.callbacks import (
 from wsol_ext.training.config import TrainingConfig
 from wsol_ext.training.data import TrainingData
 from wsol_ext.training.module import Localizer
+from wsol_ext.training.stages import Stage, stages_of
 
 __all__ = ["RunFolder", "TrainingError", "train"]
 
@@ -44,6 +45,7 @@ class RunFolder:
     | `config.yaml` | every option, resolved |
     | `metrics.csv`, `loss.png` | loss, accuracy and learning rate by epoch |
     | `checkpoints/last.ckpt` | everything the next epoch needs |
+    | `stage1.safetensors`, … | the model that a stage which is not the last has trained |
     | `model.safetensors` | the trained model, once training has ended |
     | `metrics.json` | the last epoch's row, once training has ended |
 
@@ -62,6 +64,27 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether training has ended here."""
         return self.model.exists() and self.metrics.exists()
+
+    def trained(self, stage: Stage) -> Path:
+        """The file of the model that a stage has trained."""
+        return self.model if stage.is_last else self.path / f"stage{stage.number}.safetensors"
+
+    def resumable_stage(self) -> int | None:
+        """The number of the stage that the checkpoint continues, or None where there is no checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged.
+        """
+        if not self.checkpoint.exists():
+            return None
+        try:
+            found = torch.load(self.checkpoint, map_location="meta", weights_only=True)
+            return int(found.get("stage", 1))
+        except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
+            raise CheckpointError(
+                f"checkpoint {self.checkpoint} is corrupt or holds more than plain weights; "
+                "remove it to start over, or give --overwrite"
+            ) from error
 
     def prepare(self, config: TrainingConfig, overwrite: bool = False) -> None:
         """Make the folder ready for a run of this configuration: new, or the same run's.
@@ -137,7 +160,7 @@ class RunFolder:
 
 
 def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
-    """Train a model, or continue the same run where it was left; a finished run is left as it is.
+    """Train a model through all its stages, or continue the same run; a finished run is left as it is.
 
     An interrupted run, killed even, continues from its last whole epoch and ends with the same
     weights, bit for bit, as an unbroken one on the same machine.
@@ -152,16 +175,17 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     Raises:
         FileExistsError: the folder holds another run.
         TrainingError: the loss became NaN, or another process trains in that folder.
-        CheckpointError: the run's last checkpoint is damaged.
+        CheckpointError: the run's last checkpoint is damaged, or `init_from` is no model to start this one from.
         ValueError: an option outside its range.
         OSError: data cannot be read, or the folder cannot be written.
     """
     quiet_lightning()
+    stages = stages_of(config)
     folder = RunFolder(config.out)
-    console = Console(quiet=not config.progress, stderr=True)
+    console = Console(quiet=not config.progress or _rank() > 0, stderr=True)
     if _rank() > 0:
         data = TrainingData(config)
-        return _fit(folder, config, console, data, _model(config, data))
+        return _train_stages(folder, data, _start(folder, stages, data, console), console)
     if overwrite and any(int(os.environ.get(n, 1)) > 1 for n in ("WORLD_SIZE", "SLURM_NTASKS")):
         raise ValueError(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
@@ -169,13 +193,15 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     if folder.config.exists() and not overwrite:
         folder.prepare(config)
         if folder.finished:
-            console.print(f"{folder.path} is finished: nothing to train", highlight=False)
+            console.out(f"{folder.path} is finished: nothing to train", highlight=False)
             return folder
-    data = TrainingData(config)  # before anything is written: most mistakes are about data or model
-    model = _model(config, data)
     with folder.locked():
+        data = TrainingData(
+            config
+        )  # before the folder is made: most mistakes are about data or model
+        start = _start(folder, stages, data, console, overwrite)
         folder.prepare(config, overwrite)
-        return _fit(folder, config, console, data, model)
+        return _train_stages(folder, data, start, console)
 
 
 def _rank() -> int:
@@ -186,54 +212,118 @@ def _rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0))
 
 
-def _model(config: TrainingConfig, data: TrainingData) -> LocalizationModel:
+class _Start(NamedTuple):
+    """Where training begins or goes on."""
+
+    stages: list[Stage]  # those to be trained yet
+    model: LocalizationModel  # of the first of them
+    resume: bool  # from the folder's checkpoint
+
+
+def _start(
+    folder: RunFolder,
+    stages: list[Stage],
+    data: TrainingData,
+    console: Console,
+    overwrite: bool = False,
+) -> _Start:
+    number = None if overwrite else folder.resumable_stage()
+    if number is None:
+        return _Start(stages, _first_model(stages[0], data, console), resume=False)
+    if number == 1:
+        return _Start(stages, _model(stages[0], data), resume=True)
+    stage, before = stages[number - 1], stages[number - 2]
+    model = _next_model(stage, data, load_model(folder.trained(before)))
+    return _Start(stages[number - 1 :], model, resume=True)
+
+
+def _model(stage: Stage, data: TrainingData, pretrained: bool = False) -> LocalizationModel:
+    config = stage.config
     pl.seed_everything(config.seed, verbose=False)
-    return wsol_ext.create_model(
+    model = wsol_ext.create_model(
         config.model,
         backbone=config.backbone,
         num_classes=len(data.class_names),
-        pretrained=config.pretrained,
+        pretrained=pretrained,
         img_size=config.img_size,
         backbone_options=config.backbone_options,
         **config.model_options,
     )
+    model.class_names = data.class_names
+    return model
+
+
+def _first_model(stage: Stage, data: TrainingData, console: Console) -> LocalizationModel:
+    """The model that a run begins with."""
+    source = stage.config.init_from
+    model = _model(stage, data, pretrained=stage.config.pretrained and source is None)
+    if source is not None:
+        anew = initialize_from(model, source)
+        parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in anew)) or "nothing"
+        taken = len(model.state_dict()) - len(anew)
+        console.out(f"{taken} weights from {source}; anew: {parts}", highlight=False)
+    return model
+
+
+def _next_model(stage: Stage, data: TrainingData, previous: LocalizationModel) -> LocalizationModel:
+    """The model of a stage after the first."""
+    model = _model(stage, data)
+    model.continue_from(previous)
+    return model
+
+
+def _train_stages(
+    folder: RunFolder, data: TrainingData, start: _Start, console: Console
+) -> RunFolder:
+    if start.resume:
+        console.out(f"continuing {folder.path}", highlight=False)
+    model, history = start.model, History(folder.path, start.stages[0])
+    for stage in start.stages:
+        first = stage is start.stages[0]
+        if not first:
+            model, history.stage = _next_model(stage, data, previous=model), stage
+        _fit(folder, data, model, history, console, resume=first and start.resume)
+    return folder
 
 
 def _fit(
     folder: RunFolder,
-    config: TrainingConfig,
-    console: Console,
     data: TrainingData,
     model: LocalizationModel,
-) -> RunFolder:
-    history = History(folder.path)
-    trainer = _trainer(folder, config, console, history)
-    resume = folder.checkpoint if folder.checkpoint.exists() else None
-    if resume is not None:
-        _check_readable(resume)
-        console.print(f"continuing {folder.path}", highlight=False)
-    localizer = Localizer(model, config, data.steps_per_epoch)
+    history: History,
+    console: Console,
+    resume: bool,
+) -> None:
+    """Train the stage that `history` is at, and save what it made."""
+    stage = history.stage
+    data.config = stage.config
+    trainer = _trainer(folder, console, history)
+    localizer = Localizer(model.train(), stage.config, data.steps_per_epoch)
+    checkpoint = folder.checkpoint if resume else None
     try:
-        trainer.fit(localizer, data, ckpt_path=resume, weights_only=True)
+        trainer.fit(localizer, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from stop
     if trainer.is_global_zero:
-        save_model(model, folder.model, data.class_names)
-        save_figure(loss_figure(history.rows), folder.path / "loss.png")
-        write_json(folder.metrics, history.rows[-1])
-        console.print(f"{folder.model}\nevaluate it: wsol evaluate {folder.path}", highlight=False)
-    return folder
+        save_model(model, folder.trained(stage))
+        if stage.is_last:
+            _finish(folder, history.rows, console)
 
 
-def _trainer(
-    folder: RunFolder, config: TrainingConfig, console: Console, history: History
-) -> pl.Trainer:
+def _finish(folder: RunFolder, rows: list[dict[str, float]], console: Console) -> None:
+    save_figure(loss_figure(rows), folder.path / "loss.png")
+    write_json(folder.metrics, rows[-1])
+    console.out(f"{folder.model}\nevaluate it: wsol evaluate {folder.path}", highlight=False)
+
+
+def _trainer(folder: RunFolder, console: Console, history: History) -> pl.Trainer:
+    stage, config = history.stage, history.stage.config
     callbacks: list[pl.Callback] = [
         SeedEachEpoch(config.seed),
-        StopOnNaN(folder.checkpoint),
+        StopOnNaN(folder.checkpoint, stage),
         history,
         EpochProgress(console, history),
-        SaveEachEpoch(folder.checkpoint),
+        SaveEachEpoch(folder.checkpoint, stage),
     ]
     return pl.Trainer(
         default_root_dir=folder.path,
@@ -254,16 +344,6 @@ def _trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-
-
-def _check_readable(checkpoint: Path) -> None:
-    try:
-        torch.load(checkpoint, map_location="meta", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
-        raise CheckpointError(
-            f"checkpoint {checkpoint} is corrupt or holds more than plain weights; "
-            "remove it to start over, or give --overwrite"
-        ) from error
 
 
 def quiet_lightning() -> None:

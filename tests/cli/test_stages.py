@@ -1,0 +1,263 @@
+"""`wsol train` of a method with two stages, and from another run's weights."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from cli.tiny_runs import kill_run, metrics, same, tiny_run, weights
+from safetensors.torch import load_file
+
+from wsol_ext import create_model
+from wsol_ext.checkpoints import load_model
+from wsol_ext.cli import main
+from wsol_ext.models import TRT
+from wsol_ext.report.figures import loss_figure
+from wsol_ext.training import TrainingConfig
+from wsol_ext.training.module import parameter_groups
+
+DROPPING = '{"embed_dim": 32, "depth": 3, "num_heads": 2, "patch_size": 8, "drop_path_rate": 0.2}'
+
+
+def trt_run(out, *flags):
+    """Two epochs of stage 1, two of stage 2."""
+    return tiny_run(out, "--model", "trt", "--backbone-options", DROPPING, *flags, epochs=2)
+
+
+@contextmanager
+def full_disk(name, time):
+    """The disk is full when the file is written for that time."""
+    real, writes = Path.write_bytes, []
+
+    def write(self, data):
+        writes.append(self.name)
+        if sum(w.startswith(f".{Path(name).stem}.") for w in writes) == time:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return real(self, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("stages") / "unbroken"
+    assert main(trt_run(out)) == 0
+    return out
+
+
+def test_one_command_trains_both_stages(unbroken):
+    assert load_model(unbroken / "stage1.safetensors").stage == 1
+    assert load_model(unbroken / "model.safetensors").stage == 2
+    rows = [(row["stage"], row["epoch"]) for row in metrics(unbroken)]
+    assert rows == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")]
+    assert metrics(unbroken)[2]["lr"] == "0.001"  # the schedule starts anew
+
+
+def test_curve_has_a_line_for_each_stage(unbroken):
+    rows = [{name: float(value) for name, value in row.items()} for row in metrics(unbroken)]
+    left, right = loss_figure(rows).axes
+    lines = [[*map(float, line.get_xdata())] for line in left.lines]
+    assert lines == [[1, 2], [3, 4], [2.5, 2.5]]  # the last one is the border
+    assert [text.get_text() for text in left.texts] == [" stage 2"]
+    assert [[*map(float, line.get_xdata())] for line in right.lines] == [[1, 2], [3, 4]]
+
+
+def test_progress_names_the_stage_and_a_finished_run_is_left_alone(tmp_path, capsys):
+    arguments = trt_run(tmp_path / "run", "--stage2-epochs", "1", "--progress")
+    assert main(arguments) == 0
+    lines = capsys.readouterr().err.splitlines()
+    starts = ["stage 1/2, epoch   1/2", "stage 1/2, epoch   2/2", "stage 2/2, epoch   1/1"]
+    assert [line[:22] for line in lines[:3]] == starts
+    assert main(arguments) == 0
+    assert capsys.readouterr().err.split()[1:] == ["is", "finished:", "nothing", "to", "train"]
+
+
+def test_run_killed_in_each_stage_ends_at_the_weights_of_an_unbroken_one(unbroken, tmp_path):
+    arguments = trt_run(tmp_path / "broken")
+    kill_run(arguments, epochs=1)
+    kill_run(arguments, epochs=3)
+    assert main(arguments) == 0
+    assert same(weights(tmp_path / "broken"), weights(unbroken))
+    assert metrics(tmp_path / "broken") == metrics(unbroken)
+
+
+@pytest.mark.parametrize(
+    ("name", "time"), [("stage1.safetensors", 1), ("last.ckpt", 3), ("model.safetensors", 1)]
+)
+def test_run_that_stops_at_a_stage_border_continues_there(
+    unbroken, tmp_path, fails, capsys, name, time
+):
+    with full_disk(name, time):
+        assert f"{name}: No space left" in fails(*trt_run(tmp_path / "run"), status=1)
+    assert main(trt_run(tmp_path / "run", "--progress")) == 0
+    assert "stage 1/2" not in capsys.readouterr().err  # nothing of it is trained again
+    assert same(weights(tmp_path / "run"), weights(unbroken))
+    assert metrics(tmp_path / "run") == metrics(unbroken)
+
+
+def test_second_stage_trains_its_own_part_and_leaves_the_first_as_it_was(tmp_path, monkeypatch):
+    real, seen = TRT.training_loss, {1: [], 2: []}
+
+    def watched(self, images, labels):
+        seen[self.stage].append(images.clone())
+        trained = [self.cam_block] if self.stage == 2 else [self.backbone, self.score_block]
+        frozen = [self.backbone, self.score_block] if self.stage == 2 else []
+        assert all(module.training for module in trained)
+        assert not any(module.training for part in frozen for module in part.modules())
+        return real(self, images, labels)
+
+    monkeypatch.setattr(TRT, "training_loss", watched)
+    # Measuring test accuracy switches modes between the epochs.
+    flags = ("--weight-decay", "0.5", "--validate-every", "1")
+    assert main(trt_run(tmp_path / "run", *flags)) == 0
+    first, last = load_model(tmp_path / "run" / "stage1.safetensors"), weights(tmp_path / "run")
+    before = first.state_dict()
+    assert same(before, {name: last[name] for name in before})
+
+    config = {**first.config, "stage": 2}
+    started = create_model(**config, pretrained=False)
+    started.continue_from(first)
+    for name, parameter in started.named_parameters():
+        assert parameter.requires_grad != torch.equal(parameter, last[name]), name
+
+    assert len(seen[1]) == len(seen[2]) == 4
+    assert not [1 for a, b in zip(seen[1], seen[2], strict=True) if torch.equal(a, b)]
+
+
+def test_optimizer_gets_no_frozen_parameter():
+    options = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    model = create_model("trt", "vit_tiny_patch16_224", 3, False, 32, options, stage=2)
+    names = {id(p): name for name, p in model.named_parameters()}
+    for selective in (False, True):
+        groups = parameter_groups(model, 0.05, selective)
+        trained = {names[id(p)].split(".")[0] for group in groups for p in group["params"]}
+        assert trained == {"cam_block", "cam_norm", "cam_head"}
+
+
+def test_two_processes_train_both_stages(tmp_path):
+    arguments = [*trt_run(tmp_path / "run"), "--devices", "2", "--epochs", "1"]
+    subprocess.run([sys.executable, "-m", "wsol_ext.cli", *arguments], check=True, timeout=120)
+    first, last = load_file(tmp_path / "run" / "stage1.safetensors"), weights(tmp_path / "run")
+    assert same(first, {name: last[name] for name in first})
+    assert [row["stage"] for row in metrics(tmp_path / "run")] == ["1", "2"]
+
+
+def test_nan_loss_names_the_stage_and_keeps_the_first(tmp_path, fails, monkeypatch):
+    real = TRT.training_loss
+
+    def breaks(self, images, labels):
+        terms = real(self, images, labels)
+        return {**terms, "loss": terms["loss"] * float("nan")} if self.stage == 2 else terms
+
+    monkeypatch.setattr(TRT, "training_loss", breaks)
+    message = fails(*trt_run(tmp_path / "run"), status=1)
+    assert "in stage 2/2, epoch 1, at step 1" in message
+    assert load_model(tmp_path / "run" / "stage1.safetensors").stage == 1
+
+
+def test_second_stage_without_the_first_ones_model_is_one_line(unbroken, tmp_path, fails):
+    shutil.copytree(unbroken, tmp_path / "run")
+    for name in ("model", "stage1"):
+        (tmp_path / "run" / f"{name}.safetensors").unlink()
+    message = fails(*trt_run(tmp_path / "run"))
+    assert "run/stage1.safetensors does not exist" in message
+
+
+def test_run_folder_of_two_stages_is_evaluated_and_localized(unbroken, pictures, tmp_path, capsys):
+    flags = ["--protocols", "toploc", "--workers", "0", "--device", "cpu"]
+    assert main(["evaluate", str(unbroken), *flags, "--out", str(tmp_path)]) == 0
+    assert "trt" in capsys.readouterr().out
+    assert "training loss by epoch" in (tmp_path / "report.html").read_text()
+    image = next((pictures / "test").rglob("*.png"))
+    arguments = ["localize", str(unbroken), str(image), "--workers", "0", "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path / "boxes")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "trt", "--model-options", '{"stage": 2}'], ["--model-options has a stage"]),
+        (["--stage2-epochs", "3"], ["--stage2-epochs is 3", "tscam trains in one stage"]),
+        (["--model", "trt", "--stage2-epochs", "-1"], ["--stage2-epochs is -1"]),
+        (
+            ["--model", "trt", "--epochs", "9", "--stage2-epochs", "2", "--warmup-epochs", "3"],
+            ["--warmup-epochs is 3.0", "2"],
+        ),
+    ],
+)
+def test_mistaken_option_of_stages_is_one_line(tmp_path, fails, flags, words):
+    message = fails(*tiny_run(tmp_path / "run"), *flags)
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A TS-CAM run on the backbone of `trt_run`."""
+    out = tmp_path_factory.mktemp("source") / "tscam"
+    assert main(tiny_run(out, "--backbone-options", DROPPING, epochs=1)) == 0
+    return out
+
+
+def test_run_starts_from_another_ones_weights_and_resumes_without_them(
+    source, tmp_path, fails, capsys, monkeypatch
+):
+    shutil.copytree(source, tmp_path / "tscam")
+    real, at_step = TRT.training_loss, []
+
+    def watched(self, images, labels):
+        at_step.append({name: w.clone() for name, w in self.backbone.state_dict().items()})
+        return real(self, images, labels)
+
+    monkeypatch.setattr(TRT, "training_loss", watched)
+    # Pretrained weights would have to be downloaded, and would not fit.
+    flags = ("--init-from", str(tmp_path / "tscam"), "--pretrained", "true", "--progress")
+    assert main(trt_run(tmp_path / "unbroken", *flags)) == 0
+    line = f"{len(weights(source)) - 2} weights from {tmp_path}/tscam; anew: "
+    line += "score_block, score_norm, score_head, head"
+    assert capsys.readouterr().err.splitlines()[0] == line
+    assert same(at_step[0], load_model(source / "model.safetensors").backbone.state_dict())
+
+    broken = trt_run(tmp_path / "broken", *flags[:-1])
+    with full_disk("last.ckpt", 2):
+        fails(*broken, status=1)
+    shutil.rmtree(tmp_path / "tscam")
+    assert main(broken) == 0
+    assert same(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
+
+
+def test_weights_to_start_from_are_part_of_a_run(unbroken, source, fails):
+    message = fails(*trt_run(unbroken, "--init-from", str(source)))
+    assert f"init_from None there, '{source}' here" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--img-size", "48"], ["another backbone", "pos_embed (1, 17, 32), not (1, 37, 32)"]),
+        (["--data-options", '{"length": 64, "num_classes": 2}'], ["knows 4 classes", "2 here"]),
+        (["--init-from", "/nowhere"], ["/nowhere does not exist"]),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(source, tmp_path, fails, flags, words):
+    message = fails(*trt_run(tmp_path / "run", "--init-from", str(source), *flags))
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_stages_last_as_many_epochs_as_asked():
+    from wsol_ext.training.stages import stages_of
+
+    for asked, epochs in ((0, [7, 7]), (3, [7, 3])):
+        stages = stages_of(TrainingConfig(model="trt", epochs=7, stage2_epochs=asked))
+        assert [stage.config.epochs for stage in stages] == epochs
+        assert [stage.config.model_options for stage in stages] == [{"stage": 1}, {"stage": 2}]

@@ -1,0 +1,66 @@
+"""The stages of a method's training, and the configuration that each runs under."""
+
+from dataclasses import dataclass, replace
+
+from wsol_ext.models import METHODS
+from wsol_ext.training.config import TrainingConfig
+from wsol_ext.training.data import mix_seed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the stages in which a method trains; most methods have one."""
+
+    number: int  # counted from 1
+    count: int  # how many the method has
+    config: TrainingConfig  # the run's, with this stage's epochs, model and seed
+
+    @property
+    def is_last(self) -> bool:
+        """Whether training ends with it."""
+        return self.number == self.count
+
+    @property
+    def title(self) -> str:
+        """What a message about an epoch starts with: nothing where there is one stage only.
+
+        Example:
+            >>> Stage(2, 2, TrainingConfig()).title, Stage(1, 1, TrainingConfig()).title
+            ('stage 2/2, ', '')
+        """
+        return f"stage {self.number}/{self.count}, " if self.count > 1 else ""
+
+
+def stages_of(config: TrainingConfig) -> list[Stage]:
+    """The stages in which a run's method trains, in order.
+
+    Raises:
+        ValueError: the configuration chooses a stage, which training does, or sets options of stages that the method
+            does not have.
+    """
+    if "stage" in config.model_options:
+        raise ValueError(
+            "--model-options has a stage; leave it out, training goes through all of them"
+        )
+    # Of an unknown method `create_model` complains.
+    count = METHODS[config.model].stages if config.model in METHODS else 1
+    if count == 1:
+        if config.stage2_epochs:
+            raise ValueError(
+                f"--stage2-epochs is {config.stage2_epochs}, it should be 0: {config.model} trains in one stage"
+            )
+        return [Stage(1, 1, config)]
+    return [Stage(number, count, _of_stage(config, number)) for number in range(1, count + 1)]
+
+
+def _of_stage(config: TrainingConfig, number: int) -> TrainingConfig:
+    options = {**config.model_options, "stage": number}
+    if number == 1:
+        return replace(config, model_options=options)
+    return replace(
+        config,
+        model_options=options,
+        epochs=config.stage2_epochs or config.epochs,
+        # Its own, or its epochs would repeat the first stage's order of the images and augmentation.
+        seed=mix_seed(config.seed, number) & 0xFFFFFFFF,
+    )
