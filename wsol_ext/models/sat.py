@@ -33,7 +33,7 @@ class SAT(LocalizationModel):
         backbone: see `Backbone`.
         num_classes: number of classes.
         area: the share of an image that an object usually covers, in (0, 1): 0.25 for CUB, 0.35 for ILSVRC.
-        gated_blocks: how many of the last blocks are gated, at least 1.
+        gated_blocks: how many of the last blocks are gated; all, in a backbone of fewer.
     """
 
     blur: Tensor
@@ -44,12 +44,10 @@ class SAT(LocalizationModel):
         super().__init__(backbone, num_classes)
         if not 0 < area < 1:
             raise ValueError(f"area is {area}, it should be between 0 and 1")
-        if not 1 <= gated_blocks <= backbone.depth:
-            raise ValueError(
-                f"gated_blocks is {gated_blocks}, it should be 1 to the backbone's blocks, {backbone.depth}"
-            )
+        if gated_blocks < 1:
+            raise ValueError(f"gated_blocks is {gated_blocks}, it should be at least 1")
         self.area = area
-        self.gated_blocks = gated_blocks
+        self.gated_blocks = min(gated_blocks, backbone.depth)
         self.spatial_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
         self.spatial_embed = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
         trunc_normal_(self.spatial_token, std=0.02)

@@ -109,10 +109,10 @@ class TRT(LocalizationModel):
         """Take over stage 1; the class-map branch starts from its last block and final norm."""
         if self.stage != 2 or not isinstance(previous, TRT) or previous.stage != 1:
             raise ValueError("a trt model of stage 2 continues from one of stage 1")
-        own = self.state_dict()
-        weights = previous.state_dict()
-        if any(own[name].shape != weights[name].shape for name in weights):
-            raise ValueError("the model of stage 1 is of other sizes")
+        own, weights = self.state_dict(), previous.state_dict()
+        differing = sorted(n for n in weights if n not in own or own[n].shape != weights[n].shape)
+        if differing:
+            raise ValueError(f"the model of stage 1 is of other sizes: {', '.join(differing)}")
         self.load_state_dict(weights, strict=False)
         self.cam_block.load_state_dict(self.backbone.vit.blocks[-1].state_dict())
         self.cam_norm.load_state_dict(self.backbone.final_norm.state_dict())

@@ -1,0 +1,62 @@
+"""One table of several evaluated runs on the same data, the centre baseline in its last row.
+
+python scripts/compare_runs.py runs/demo runs/demo_trt runs/demo_sat
+python scripts/compare_runs.py --above-center runs/demo_trt       fails where a run is not above the baseline
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+CENTER = "center baseline"
+COLUMNS = {
+    "top-1 class": ("toploc", "cls_top1"),
+    "toploc Top-1": ("toploc", "loc_top1"),
+    "toploc GT-known": ("toploc", "gt_known"),
+    "maxboxacc": ("maxboxacc", "maxboxacc"),
+    "maxboxaccv2": ("maxboxaccv2", "maxboxaccv2"),
+}
+
+
+def read(folder):
+    """The evaluation's method and its metrics by protocol, for method and baseline."""
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    metrics = {result["protocol"]: result["metrics"] for result in evaluation["protocols"]}
+    return evaluation["method"], metrics
+
+
+def row(metrics, source):
+    """A source's cells; empty where the protocol was not asked for or needs classes."""
+    return [metrics.get(p, {}).get(source, {}).get(name) for p, name in COLUMNS.values()]
+
+
+def main():
+    """Print the table; the exit status says whether every run is above the baseline."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders that were evaluated")
+    parser.add_argument(
+        "--above-center",
+        action="store_true",
+        help="fail unless each run's maxboxacc is above the baseline's",
+    )
+    options = parser.parse_args()
+    lines, below = [], []
+    for folder in options.runs:
+        method, metrics = read(folder)
+        lines.append([method, *row(metrics, method)])
+        accuracy = metrics["maxboxacc"]
+        if accuracy[method]["maxboxacc"] <= accuracy[CENTER]["maxboxacc"]:
+            below.append(str(folder))
+    lines.append([CENTER, *row(metrics, CENTER)])
+    print("| " + " | ".join(["method", *COLUMNS]) + " |")
+    print("| --- " * (len(COLUMNS) + 1) + "|")
+    for name, *values in lines:
+        cells = ["" if value is None else f"{100 * value:.1f}%" for value in values]
+        print("| " + " | ".join([name, *cells]) + " |")
+    if options.above_center and below:
+        sys.exit(f"not above the {CENTER} in maxboxacc: {', '.join(below)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What every localization method does alike, as a PyTorch citizen and as `LocalizationModel` says."""
+
+import pytest
+import torch
+from golden_arrays import relative_error
+
+from wsol_ext.checkpoints import load_model, save_model
+from wsol_ext.models import METHODS, create_model
+
+SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3}
+MODELS = {
+    "tscam": ("tscam", {}),
+    "trt, stage 1": ("trt", {"stage": 1}),
+    "trt, stage 2": ("trt", {"stage": 2}),
+    "sat": ("sat", {}),
+}
+
+
+@pytest.fixture(params=MODELS)
+def small_model(request):
+    """Makes a small model of the method, the same at every call."""
+    method, method_options = MODELS[request.param]
+
+    def make(**options):
+        torch.manual_seed(0)
+        options = {"num_classes": 5, "img_size": 64, "backbone_options": SMALL, **options}
+        return create_model(
+            method, "vit_tiny_patch16_224", pretrained=False, **options, **method_options
+        )
+
+    return make
+
+
+def gradients(model):
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_all_methods_are_here():
+    assert {method for method, _ in MODELS.values()} == METHODS.keys()
+
+
+def test_only_the_asked_maps_are_formed_and_they_are_those_of_all_classes(small_model):
+    model = small_model().eval()
+    images = torch.randn(2, 3, 64, 64)
+    _, every = model.localize(images, torch.arange(5).expand(2, 5))
+    _, asked = model.localize(images, torch.tensor([[3, 0], [1, 1]]))
+    assert asked.shape == (2, 2, 4, 4)
+    torch.testing.assert_close(asked[0, 0], every[0, 3])
+    torch.testing.assert_close(asked[1, 1], every[1, 1])
+
+
+def test_without_classes_the_top_1_is_localized(small_model):
+    model = small_model().eval()
+    images = torch.randn(3, 3, 64, 64)
+    logits, maps = model.localize(images)
+    _, expected = model.localize(images, logits.argmax(1, keepdim=True))
+    torch.testing.assert_close(maps, expected)
+
+
+def test_forward_and_localize_agree_on_logits(small_model):
+    model = small_model().eval()
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(images), model.localize(images)[0])
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        (torch.tensor([[5]]), ValueError, r"classes hold 5 to 5, they should be in \[0, 5\)"),
+        (torch.tensor([[-1]]), ValueError, "classes hold -1"),
+        (torch.tensor([1]), ValueError, r"classes have shape \(1,\)"),
+        (torch.tensor([[1.0]]), TypeError, "classes have dtype torch.float32"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(small_model, classes, error, message):
+    with pytest.raises(error, match=message):
+        small_model().localize(torch.randn(1, 3, 64, 64), classes)
+
+
+def test_compiles_to_one_graph(small_model):
+    model = small_model().eval()
+    images = torch.randn(2, 3, 64, 64)
+    compiled = torch.compile(model.localize, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(images), model.localize(images), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_trains_under_compile_as_without(small_model):
+    model, images, labels = small_model(), torch.randn(2, 3, 64, 64), torch.tensor([1, 4])
+    model.training_loss(images, labels)["loss"].backward()
+    expected = gradients(model)
+    model.zero_grad()
+    compiled = torch.compile(model.training_loss, fullgraph=True, backend="aot_eager")
+    compiled(images, labels)["loss"].backward()
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_runs_under_autocast(small_model, dtype):
+    model, images = small_model().eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        logits, maps = model.localize(images)
+    with torch.no_grad():
+        expected_logits, expected_maps = model.localize(images, logits.argmax(1, keepdim=True))
+    assert relative_error(logits, expected_logits) < 0.05
+    assert relative_error(maps, expected_maps) < 0.05
+
+
+def test_gradient_checkpointing_changes_no_gradient(small_model):
+    images, labels, grads = torch.randn(2, 3, 64, 64), torch.tensor([1, 4]), []
+    for enable in (False, True):
+        model = small_model()
+        model.set_grad_checkpointing(enable)
+        model.training_loss(images, labels)["loss"].backward()
+        grads.append(gradients(model))
+    assert grads[0].keys() == grads[1].keys()
+    for name, gradient in grads[0].items():
+        torch.testing.assert_close(grads[1][name], gradient, msg=name)
+
+
+def test_images_of_another_size_and_aspect_give_maps_of_their_grid(small_model):
+    model = small_model().eval()
+    logits, maps = model.localize(torch.randn(2, 3, 32, 96), torch.tensor([[0, 1], [2, 3]]))
+    assert logits.shape == (2, 5)
+    assert maps.shape == (2, 2, 2, 6)
+    assert maps.isfinite().all()
+
+
+@pytest.mark.parametrize("depth", [2, 5])
+def test_any_depth_trains(small_model, depth):
+    model = small_model(backbone_options={**SMALL, "depth": depth})
+    terms = model.training_loss(torch.randn(2, 3, 64, 64), torch.tensor([1, 4]))
+    terms["loss"].backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_a_backbone_with_register_tokens_localizes_on_its_patches(small_model):
+    options = {"img_size": 56, "backbone_options": {**SMALL, "reg_tokens": 4, "patch_size": 14}}
+    model = small_model(**options).eval()
+    _, maps = model.localize(torch.randn(1, 3, 56, 56))
+    assert maps.shape == (1, 1, 4, 4)
+
+
+def test_a_saved_model_comes_back(small_model, tmp_path):
+    model, images = small_model().eval(), torch.randn(2, 3, 64, 64)
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    for found, expected in zip(loaded.localize(images), model.localize(images), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_the_loss_is_the_sum_of_its_terms(small_model):
+    terms = small_model().training_loss(torch.randn(2, 3, 64, 64), torch.tensor([1, 4]))
+    parts = [term for name, term in terms.items() if name not in ("loss", "logits")]
+    torch.testing.assert_close(terms["loss"].detach(), torch.stack(parts).sum())
+    assert not terms["logits"].requires_grad
