@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from cli.tiny_runs import kill_run, metrics, same, tiny_run, weights
 from safetensors.torch import load_file
 
@@ -20,7 +21,9 @@ from wsol_ext.models import TRT
 from wsol_ext.report.figures import loss_figure
 from wsol_ext.training import TrainingConfig
 from wsol_ext.training.module import parameter_groups
+from wsol_ext.training.stages import stages_of
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 DROPPING = '{"embed_dim": 32, "depth": 3, "num_heads": 2, "patch_size": 8, "drop_path_rate": 0.2}'
 
 
@@ -255,9 +258,12 @@ def test_weights_that_do_not_fit_are_one_line(source, tmp_path, fails, flags, wo
 
 
 def test_stages_last_as_many_epochs_as_asked():
-    from wsol_ext.training.stages import stages_of
-
     for asked, epochs in ((0, [7, 7]), (3, [7, 3])):
         stages = stages_of(TrainingConfig(model="trt", epochs=7, stage2_epochs=asked))
         assert [stage.config.epochs for stage in stages] == epochs
         assert [stage.config.model_options for stage in stages] == [{"stage": 1}, {"stage": 2}]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_setting_is_a_configuration(path):
+    assert stages_of(TrainingConfig(**yaml.safe_load(path.read_text())))

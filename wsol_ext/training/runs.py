@@ -69,8 +69,8 @@ class RunFolder:
         """The file of the model that a stage has trained."""
         return self.model if stage.is_last else self.path / f"stage{stage.number}.safetensors"
 
-    def resumable_stage(self) -> int | None:
-        """The number of the stage that the checkpoint continues, or None where there is no checkpoint.
+    def resumable_stage(self, count: int) -> int | None:
+        """Which of `count` stages the checkpoint continues, from 1, or None where there is no checkpoint.
 
         Raises:
             CheckpointError: the checkpoint is damaged.
@@ -79,7 +79,10 @@ class RunFolder:
             return None
         try:
             found = torch.load(self.checkpoint, map_location="meta", weights_only=True)
-            return int(found.get("stage", 1))
+            stage = int(found.get("stage", 1))
+            if not 1 <= stage <= count:
+                raise ValueError(f"stage {stage} of {count}")
+            return stage
         except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
             raise CheckpointError(
                 f"checkpoint {self.checkpoint} is corrupt or holds more than plain weights; "
@@ -196,9 +199,8 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
             console.out(f"{folder.path} is finished: nothing to train", highlight=False)
             return folder
     with folder.locked():
-        data = TrainingData(
-            config
-        )  # before the folder is made: most mistakes are about data or model
+        # Before the folder is made: most mistakes are about data or model.
+        data = TrainingData(config)
         start = _start(folder, stages, data, console, overwrite)
         folder.prepare(config, overwrite)
         return _train_stages(folder, data, start, console)
@@ -227,7 +229,7 @@ def _start(
     console: Console,
     overwrite: bool = False,
 ) -> _Start:
-    number = None if overwrite else folder.resumable_stage()
+    number = None if overwrite else folder.resumable_stage(len(stages))
     if number is None:
         return _Start(stages, _first_model(stages[0], data, console), resume=False)
     if number == 1:
