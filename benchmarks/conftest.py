@@ -10,10 +10,11 @@ Timings alternate between the two, so that what else the machine does falls on b
 the medians.
 """
 
+import ctypes
 import datetime
 import multiprocessing
 import platform
-import resource
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -140,15 +141,23 @@ def _peak(function: Callable[[], object], device: torch.device) -> str:
 
     def measure():
         torch.set_num_threads(1)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory still resident would hide what is needed
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _resident("VmRSS")
         function()
-        send.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        send.send(_resident("VmHWM") - before)
 
     child = context.Process(target=measure)
     child.start()
+    send.close()
     kib = receive.recv()
     child.join()
     return f"{kib / 2**10:.0f} MiB"
+
+
+def _resident(field: str) -> int:
+    """This process's memory as Linux counts it, in KiB: VmRSS now, VmHWM at its peak."""
+    return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def pytest_terminal_summary(terminalreporter, config):
