@@ -181,8 +181,7 @@ int64_t forward_scratch(int64_t rows, int64_t padded) {
 }
 
 template <typename Tile, typename A = typename Tile::Element>
-WSOL_MULTIVERSION void head_forward(const ForwardHead<A>& head, const Order& order,
-                                    Scratch<A> scratch) {
+void head_forward(const ForwardHead<A>& head, const Order& order, Scratch<A> scratch) {
   const int64_t width = head.width, padded = round_up(width, Tile::kLanes);
   A* key = scratch.take(order.rows * padded);
   A* value = scratch.take(order.rows * padded);
@@ -224,7 +223,7 @@ WSOL_MULTIVERSION void head_forward(const ForwardHead<A>& head, const Order& ord
     for (int64_t i = 0; i < count; ++i) {
       A* row = sums + i * padded;
       add_scaled(self[i], head.value[begin + i], row, width);
-      add_scaled(head.eps, mean_value, row, width);
+      if (head.eps > 0) add_scaled(head.eps, mean_value, row, width);
       const A factor = A(1) / total[i];
       for (int64_t d = 0; d < width; ++d) head.out[begin + i][d] = row[d] * factor;
       head.log_sum[begin + i] = largest[i] + std::log(total[i]);
@@ -248,8 +247,7 @@ int64_t backward_scratch(int64_t rows, int64_t padded) {
 }
 
 template <typename Tile, typename A = typename Tile::Element>
-WSOL_MULTIVERSION void head_backward(const BackwardHead<A>& head, const Order& order,
-                                     Scratch<A> scratch) {
+void head_backward(const BackwardHead<A>& head, const Order& order, Scratch<A> scratch) {
   const int64_t tokens = order.tokens();
   const int64_t width = head.width, padded = round_up(width, Tile::kLanes);
   A* key = scratch.take(order.rows * padded);
@@ -343,29 +341,24 @@ WSOL_MULTIVERSION void head_backward(const BackwardHead<A>& head, const Order& o
   }
 }
 
-// Calls `run(Tiling, image, head, Scratch)` for each head, on several threads.
+// Calls `run` with a Tiling, for each head, on several threads.
 template <typename A, typename Run>
 void for_each_head(const TensorView& query, const TensorView& keep, int threads,
                    int64_t (*scratch_of)(int64_t rows, int64_t padded), const Run& run) {
   const int64_t heads = query.size(1), tokens = query.size(2), width = query.size(3);
-  const auto with_tiling = [&]<typename Tile>() {
-    // The most rows that an order has: either part may end in an unfinished tile.
-    const int64_t scratch =
-        scratch_of(round_up(tokens, Tile::kRows) + Tile::kRows, round_up(width, Tile::kLanes));
-    parallel_for(query.size(0) * heads, 1, threads, [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<A[]> memory(new A[scratch]);
+  parallel_for(query.size(0) * heads, 1, threads, [&](int64_t begin, int64_t end) {
+    with_vectors([&]<int kBytes>() {
+      using Tile = Tiling<A, kBytes>;
+      // The most rows that an order has: either part may end in an unfinished tile.
+      const int64_t rows = round_up(tokens, Tile::kRows) + Tile::kRows;
+      const std::unique_ptr<A[]> memory(new A[scratch_of(rows, round_up(width, Tile::kLanes))]);
       for (int64_t task = begin; task < end; ++task) {
         const int64_t image = task / heads, head = task % heads;
         const Order order(keep.as<bool>() + image * tokens, tokens, Tile::kRows);
         run.template operator()<Tile>(image, head, order, Scratch<A>(memory.get()));
       }
     });
-  };
-  if (has_wide_vectors()) {
-    with_tiling.template operator()<Tiling<A, true>>();
-  } else {
-    with_tiling.template operator()<Tiling<A, false>>();
-  }
+  });
 }
 
 // Calls `run` with the C++ type of a tensor's dtype.

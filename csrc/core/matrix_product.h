@@ -14,13 +14,12 @@
 namespace wsol::cpu {
 
 // Registers of a product's tile: kRows x kVectors sums, a row of the right matrix, and a broadcast
-// element of the left one have to fit. kWide is for the 32 registers of 64 bytes of AVX-512,
-// otherwise for the 16 of 32 bytes of AVX2.
-template <typename A, bool kWide>
+// element of the left one have to fit. AVX-512 has 32 registers, of 64 bytes; what else there is
+// has at least 16.
+template <typename A, int kBytes>
 struct Tiling {
   using Element = A;
-  static constexpr int kBytes = kWide ? 64 : 32;
-  static constexpr int64_t kRows = kWide ? 8 : 4;
+  static constexpr int64_t kRows = kBytes == 64 ? 8 : 4;
   static constexpr int64_t kVectors = 2;
   static constexpr int64_t kLanes = kBytes / sizeof(A);
 
@@ -29,15 +28,6 @@ struct Tiling {
   static const Vector& at(const A* data) { return *reinterpret_cast<const Vector*>(data); }
   static Vector& at(A* data) { return *reinterpret_cast<Vector*>(data); }
 };
-
-// Whether WSOL_MULTIVERSION functions run their AVX-512 version here.
-inline bool has_wide_vectors() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-#else
-  return false;
-#endif
-}
 
 // Element (i, k) is data[i * row_stride + k * depth_stride]: a matrix or its transpose.
 template <typename A>
@@ -108,7 +98,7 @@ inline float fast_exp(float x) {
   series = series * r + 0.5f;
   series = series * r + 1.0f;
   series = series * r + 1.0f;
-  const float power = std::bit_cast<float>((std::bit_cast<int32_t>(shifted) + 127) << 23);
+  const float power = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) + 127) << 23);
   return x < -87.0f ? 0.0f : series * power;
 }
 inline double fast_exp(double x) { return std::exp(x); }
