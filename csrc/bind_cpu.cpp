@@ -1,6 +1,7 @@
 // The CPU kernels as the Python module wsol_ext._cpu. Every function ends with the number of
 // threads.
 #include "attention/class_attention.h"
+#include "attention/masked_reattention_cpu.h"
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
@@ -26,6 +27,27 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
          double scale, int threads) {
         wsol::cpu::class_attention_backward(
             {query, key, grad_out, grad_query, grad_key, grad_logits, scale}, threads);
+      },
+      NoGil());
+
+  module.def(
+      "masked_reattention_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& out, const TensorView& log_sum,
+         const TensorView& top, double scale, double eps, int threads) {
+        wsol::cpu::masked_reattention_forward(
+            {query, key, value, keep, out, log_sum, top, scale, eps}, threads);
+      },
+      NoGil());
+  module.def(
+      "masked_reattention_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& log_sum, const TensorView& top,
+         const TensorView& grad_out, const TensorView& grad_query, const TensorView& grad_key,
+         const TensorView& grad_value, double scale, double eps, int threads) {
+        wsol::cpu::masked_reattention_backward({query, key, value, keep, log_sum, top, grad_out,
+                                                grad_query, grad_key, grad_value, scale, eps},
+                                               threads);
       },
       NoGil());
 
