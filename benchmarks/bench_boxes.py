@@ -75,6 +75,17 @@ def test_extract_boxes(versus, maps, thresholds, contours, device, threads):
     )
 
 
+@COUNTS
+def test_extract_boxes_most_pixels(versus, maps, thresholds, device, threads):
+    cuts, arrays, batch = thresholds.tolist(), maps.numpy(), maps.to(device)
+    versus(
+        case("extract_boxes", "most_pixels", thresholds, threads),
+        lambda: [[opencv_boxes.most_pixels_box(a, t) for t in cuts] for a in arrays],
+        lambda: extract_boxes(batch, thresholds, "most_pixels"),
+        rounds=5,
+    )
+
+
 def test_box_iou(versus, device):
     a, b = (torch.rand(16, 1000, 4, device=device).cumsum(dim=-1) for _ in range(2))
     versus(
