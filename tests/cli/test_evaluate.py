@@ -161,7 +161,7 @@ def test_sat_of_maps_alone_is_gt_known_alone(crops):
     assert found.metric("sat", "gt_known") == 1
     assert 0 < found.metric("sat", "gt_known", CENTER) < 1
     assert result.settings["threshold"] in metrics.SAT_THRESHOLDS
-    assert result.settings["chosen"] == "of 0.3, 0.35, 0.4, 0.45 on the evaluated images"
+    assert result.settings["chosen"] == "from 0.3, 0.35, 0.4, 0.45 on the evaluated images"
 
 
 def test_data_without_the_larger_view_is_refused_by_sat(model, dataset):
@@ -219,7 +219,7 @@ def test_files_name_protocol_interval_and_threshold(results):
         "maxboxacc (interval 0.01)",
         "maxboxaccv2 (interval 0.01)",
         f"toploc (threshold 0.2, center baseline's best threshold {center})",
-        f"sat (threshold {sat}, chosen of 0.3, 0.35, 0.4, 0.45 on the evaluated images, "
+        f"sat (threshold {sat}, chosen from 0.3, 0.35, 0.4, 0.45 on the evaluated images, "
         f"center baseline's best threshold {sat_center})",
     }
     assert {
@@ -236,7 +236,7 @@ def test_report_needs_nothing_beside_it(results):
     page = (results / "report.html").read_text()
     assert "maxboxaccv2 (interval 0.01)" in page
     assert "toploc (threshold 0.2, center baseline" in page
-    assert "chosen of 0.3, 0.35, 0.4, 0.45 on the evaluated images" in page
+    assert "chosen from 0.3, 0.35, 0.4, 0.45 on the evaluated images" in page
     assert "GT-known localization, sat" in page
     assert CENTER in page
     assert page.count('src="data:image/jpeg;base64,') >= 12

@@ -210,7 +210,7 @@ class SatLocalization(Protocol):
         candidates = ", ".join(f"{threshold:g}" for threshold in self.metric.thresholds)
         return {
             "threshold": float(self.metric.best_threshold()),
-            "chosen": f"of {candidates} on the evaluated images",
+            "chosen": f"from {candidates} on the evaluated images",
         }
 
     def to(self, device: torch.device) -> None:
