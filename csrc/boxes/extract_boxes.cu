@@ -33,7 +33,7 @@ enum class Answer { kLargestBox, kMostPixelsBox, kBestIou, kCount, kList };
 
 // Ints of scratch a pixel: its label, and by root the area or the pixels, or three bounds of the
 // box.
-constexpr int planes_for(Answer answer) {
+__host__ __device__ constexpr int planes_for(Answer answer) {
   return answer == Answer::kLargestBox || answer == Answer::kMostPixelsBox ? 2 : 4;
 }
 
