@@ -57,8 +57,9 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def(
       "extract_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& boxes,
-         const TensorView& status, const TensorView& scratch, int threads) {
-        wsol::cpu::extract_boxes({score_maps, thresholds, boxes, status, scratch}, threads);
+         const TensorView& status, const TensorView& scratch, bool most_pixels, int threads) {
+        wsol::cpu::extract_boxes({score_maps, thresholds, boxes, status, scratch, most_pixels},
+                                 threads);
       },
       NoGil());
   // count_boxes returns what list_boxes takes: here the contours it found.

@@ -44,8 +44,9 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def(
       "extract_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& boxes,
-         const TensorView& status, const TensorView& scratch, Stream stream) {
-        wsol::cuda::extract_boxes({score_maps, thresholds, boxes, status, scratch}, stream);
+         const TensorView& status, const TensorView& scratch, bool most_pixels, Stream stream) {
+        wsol::cuda::extract_boxes({score_maps, thresholds, boxes, status, scratch, most_pixels},
+                                  stream);
       },
       NoGil());
   // count_boxes returns what list_boxes takes: here its scratch.
