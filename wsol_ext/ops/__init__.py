@@ -1,6 +1,15 @@
 """The operators: each a function on torch tensors, CPU or CUDA, registered as ``torch.ops.wsol.*``."""
 
-from wsol_ext.ops.attention import class_attention
+from wsol_ext.ops.attention import class_attention, spatial_gate
 from wsol_ext.ops.boxes import best_box_iou, box_iou, extract_boxes
+from wsol_ext.ops.token_mask import adaptive_token_mask, masked_softmax
 
-__all__ = ["best_box_iou", "box_iou", "class_attention", "extract_boxes"]
+__all__ = [
+    "adaptive_token_mask",
+    "best_box_iou",
+    "box_iou",
+    "class_attention",
+    "extract_boxes",
+    "masked_softmax",
+    "spatial_gate",
+]
