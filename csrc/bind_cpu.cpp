@@ -1,7 +1,10 @@
 // The CPU kernels as the Python module wsol_ext._cpu. Every function ends with the number of
 // threads.
+#include "attention/adaptive_token_mask.h"
 #include "attention/class_attention.h"
 #include "attention/masked_reattention_cpu.h"
+#include "attention/masked_softmax.h"
+#include "attention/spatial_gate.h"
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
@@ -48,6 +51,38 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
         wsol::cpu::masked_reattention_backward({query, key, value, keep, log_sum, top, grad_out,
                                                 grad_query, grad_key, grad_value, scale, eps},
                                                threads);
+      },
+      NoGil());
+  module.def(
+      "adaptive_token_mask",
+      [](const TensorView& attention, const TensorView& keep, double mass, int threads) {
+        wsol::cpu::adaptive_token_mask({attention, keep, mass}, threads);
+      },
+      NoGil());
+  module.def(
+      "masked_softmax_forward",
+      [](const TensorView& logits, const TensorView& keep, const TensorView& out, double log_eps,
+         int threads) { wsol::cpu::masked_softmax_forward({logits, keep, out, log_eps}, threads); },
+      NoGil());
+  module.def(
+      "masked_softmax_backward",
+      [](const TensorView& grad_out, const TensorView& out, const TensorView& grad_logits,
+         int threads) {
+        wsol::cpu::masked_softmax_backward({grad_out, out, grad_logits}, threads);
+      },
+      NoGil());
+  module.def(
+      "spatial_gate_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& gate, double scale,
+         int threads) { wsol::cpu::spatial_gate_forward({query, key, gate, scale}, threads); },
+      NoGil());
+  module.def(
+      "spatial_gate_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& gate,
+         const TensorView& grad_gate, const TensorView& grad_query, const TensorView& grad_key,
+         const TensorView& grad_dots, double scale, int threads) {
+        wsol::cpu::spatial_gate_backward(
+            {query, key, gate, grad_gate, grad_query, grad_key, grad_dots, scale}, threads);
       },
       NoGil());
 

@@ -1,7 +1,10 @@
 // The CUDA kernels as the Python module wsol_ext._cuda, or, over the emulator, as the tests'
 // module. Every function ends with the stream to run on.
 #define WSOL_WITH_CUDA
+#include "attention/adaptive_token_mask.h"
 #include "attention/class_attention.h"
+#include "attention/masked_softmax.h"
+#include "attention/spatial_gate.h"
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
@@ -34,6 +37,41 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
          double scale, Stream stream) {
         wsol::cuda::class_attention_backward(
             {query, key, grad_out, grad_query, grad_key, grad_logits, scale}, stream);
+      },
+      NoGil());
+
+  module.def(
+      "adaptive_token_mask",
+      [](const TensorView& attention, const TensorView& keep, double mass, Stream stream) {
+        wsol::cuda::adaptive_token_mask({attention, keep, mass}, stream);
+      },
+      NoGil());
+  module.def(
+      "masked_softmax_forward",
+      [](const TensorView& logits, const TensorView& keep, const TensorView& out, double log_eps,
+         Stream stream) {
+        wsol::cuda::masked_softmax_forward({logits, keep, out, log_eps}, stream);
+      },
+      NoGil());
+  module.def(
+      "masked_softmax_backward",
+      [](const TensorView& grad_out, const TensorView& out, const TensorView& grad_logits,
+         Stream stream) {
+        wsol::cuda::masked_softmax_backward({grad_out, out, grad_logits}, stream);
+      },
+      NoGil());
+  module.def(
+      "spatial_gate_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& gate, double scale,
+         Stream stream) { wsol::cuda::spatial_gate_forward({query, key, gate, scale}, stream); },
+      NoGil());
+  module.def(
+      "spatial_gate_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& gate,
+         const TensorView& grad_gate, const TensorView& grad_query, const TensorView& grad_key,
+         const TensorView& grad_dots, double scale, Stream stream) {
+        wsol::cuda::spatial_gate_backward(
+            {query, key, gate, grad_gate, grad_query, grad_key, grad_dots, scale}, stream);
       },
       NoGil());
 
