@@ -2,6 +2,7 @@
 // module. Every function ends with the stream to run on.
 #define WSOL_WITH_CUDA
 #include "attention/class_attention.h"
+#include "attention/masked_reattention.h"
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
@@ -34,6 +35,40 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
          double scale, Stream stream) {
         wsol::cuda::class_attention_backward(
             {query, key, grad_out, grad_query, grad_key, grad_logits, scale}, stream);
+      },
+      NoGil());
+
+  module.def(
+      "masked_reattention_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& order, const TensorView& kept,
+         const TensorView& mean_value, const TensorView& out, const TensorView& log_sum,
+         const TensorView& top, double scale, double eps, Stream stream) {
+        wsol::cuda::masked_reattention_forward(
+            {{query, key, value, keep, order, kept, mean_value, scale, eps}, out, log_sum, top},
+            stream);
+      },
+      NoGil());
+  module.def(
+      "masked_reattention_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& order, const TensorView& kept,
+         const TensorView& mean_value, const TensorView& grad_out, const TensorView& out,
+         const TensorView& log_sum, const TensorView& top, const TensorView& grad_query,
+         const TensorView& grad_key, const TensorView& grad_value, const TensorView& row_terms,
+         const TensorView& grad_mean, double scale, double eps, Stream stream) {
+        wsol::cuda::masked_reattention_backward(
+            {{query, key, value, keep, order, kept, mean_value, scale, eps},
+             grad_out,
+             out,
+             log_sum,
+             top,
+             grad_query,
+             grad_key,
+             grad_value,
+             row_terms,
+             grad_mean},
+            stream);
       },
       NoGil());
 

@@ -15,6 +15,7 @@
 #include <algorithm>
 
 #include "attention/class_attention.h"
+#include "attention/head_rows.cuh"
 
 namespace wsol::cuda {
 namespace {
@@ -27,27 +28,6 @@ constexpr int64_t kQueryBytes = 16 * 1024;  // of shared memory: leaves room for
 
 struct Sizes {
   int64_t heads, queries, tokens, width;
-};
-
-// A (B, H, rows, D) view.
-template <typename T>
-struct HeadRows {
-  T* data;
-  int64_t image_stride, head_stride, row_stride;
-
-  HeadRows(const TensorView& view)
-      : data(view.as<T>()),
-        image_stride(view.stride(0)),
-        head_stride(view.stride(1)),
-        row_stride(view.stride(2)) {}
-  __device__ T* row(int64_t image, int64_t head, int64_t index) const {
-    return data + image * image_stride + head * head_stride + index * row_stride;
-  }
-};
-
-template <typename T, int kVector>
-struct alignas(sizeof(T) * kVector) Vector {
-  T values[kVector];
 };
 
 template <typename T, int kVector>
@@ -197,15 +177,6 @@ __global__ void grad_key_kernel(HeadRows<const T> query, Sizes n,
 
 Sizes sizes_of(const TensorView& query, const TensorView& key) {
   return {query.size(1), query.size(2), key.size(2), query.size(3)};
-}
-
-// Whether every row starts on a 16-byte boundary and holds whole 16-byte pieces.
-template <typename T>
-bool rows_are_aligned(const TensorView& key) {
-  constexpr int64_t kVector = 16 / sizeof(T);
-  const auto divides = [](int64_t value) { return value % kVector == 0; };
-  return reinterpret_cast<uintptr_t>(key.data) % 16 == 0 && divides(key.size(3)) &&
-         divides(key.stride(0)) && divides(key.stride(1)) && divides(key.stride(2));
 }
 
 template <typename T>

@@ -1,0 +1,209 @@
+// CUDA: an image's kept tokens are the same for all its rows, so they are gathered through `order`
+// and no mask is read again.
+//
+//   forward           a block owns a tile of queries and passes once over the kept keys, with the
+//                     running maximum of flash attention; over the dropped keys only for the
+//                     largest logit (not at all where eps = 0); then joins the row's own token and
+//                     the uniform part.
+//   row_terms         a warp owns a row: what the next kernels need of it.
+//   grad_mean         a block owns columns of the gradient of the mean value.
+//   grad_query        a block owns a tile of queries and passes over the kept keys.
+//   grad_key_value    a block owns a tile of kept tokens and passes over all queries.
+//   grad_dropped      a warp owns a dropped token, which only its own row and the rows whose
+//                     largest logit it is know.
+//
+// Every result has one owner, which sums in a fixed order: no atomics. The tiled kernels exist
+// twice: in registers for any type and width, and on tensor cores for half types.
+#define WSOL_WITH_CUDA
+#include <cmath>
+
+#include "attention/masked_reattention_plain.cuh"
+
+namespace wsol::cuda {
+namespace reattention {
+namespace {
+
+template <typename T>
+__global__ void row_terms_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
+                                 HeadRows<const T> out_rows,
+                                 const typename Element<T>::Accumulator* log_sum, const int* top,
+                                 RowTerms<typename Element<T>::Accumulator> terms, int64_t rows) {
+  using A = typename Element<T>::Accumulator;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
+  if (row >= rows) return;  // a whole warp at a time
+  const int lane = threadIdx.x % kWarpSize;
+  const Head<T> head(in, row / in.tokens);
+  const int64_t token = row - head.first_row;
+  const T* grad_out = head.rows(grad_out_rows)[token];
+  const auto dot = [&](const T* a, const T* b) {
+    return warp_sum(partial_dot(a, b, in.width, lane, kWarpSize));
+  };
+  const A delta = dot(grad_out, head.rows(out_rows)[token]);
+  A self_weight = 0, self_grad = 0;
+  if (!head.keep[token]) {
+    const A logit = in.scale * dot(head.query[token], head.key[token]);
+    self_weight = exp(logit - log_sum[row]);
+    self_grad = self_weight * (dot(grad_out, head.value[token]) - delta);
+  }
+  A uniform = 0, top_grad = 0;
+  if (top[row] >= 0) {
+    const A logit = in.scale * dot(head.query[token], head.key[top[row]]);
+    A mean_grad = 0;
+    for (int d = lane; d < in.width; d += kWarpSize) {
+      mean_grad += Element<T>::load(grad_out[d]) * head.mean_value[d];
+    }
+    uniform = exp((logit - log_sum[row]) + in.log_eps);
+    top_grad = uniform * (warp_sum(mean_grad) - delta);
+  }
+  if (lane == 0) {
+    terms.delta[row] = delta;
+    terms.uniform[row] = uniform;
+    terms.top_grad[row] = top_grad;
+    terms.self_weight[row] = self_weight;
+    terms.self_grad[row] = self_grad;
+  }
+}
+
+// A block owns 32 columns of grad_mean[b, h]: its warps split the tokens. Divided by N, for each
+// value's share.
+template <typename T>
+__global__ void grad_mean_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
+                                 RowTerms<typename Element<T>::Accumulator> terms,
+                                 typename Element<T>::Accumulator* grad_mean) {
+  using A = typename Element<T>::Accumulator;
+  A* partial = reinterpret_cast<A*>(dynamic_shared());  // (kWarps, 32)
+  const Head<T> head(in, blockIdx.x);
+  const Rows<const T> grad_out = head.rows(grad_out_rows);
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  const int d = static_cast<int>(blockIdx.y) * kWarpSize + lane;
+  A sum = 0;
+  if (d < in.width) {
+    for (int i = warp; i < in.tokens; i += kWarps) {
+      sum += terms.uniform[head.first_row + i] * Element<T>::load(grad_out[i][d]);
+    }
+  }
+  partial[warp * kWarpSize + lane] = sum;
+  __syncthreads();
+  if (warp == 0 && d < in.width) {
+    for (int w = 1; w < kWarps; ++w) sum += partial[w * kWarpSize + lane];
+    grad_mean[static_cast<int64_t>(blockIdx.x) * in.width + d] = sum / static_cast<A>(in.tokens);
+  }
+}
+
+template <typename T>
+__global__ void grad_dropped_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, const int* top,
+                                    RowTerms<typename Element<T>::Accumulator> terms,
+                                    const typename Element<T>::Accumulator* grad_mean,
+                                    HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows,
+                                    int64_t rows) {
+  using A = typename Element<T>::Accumulator;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
+  if (index >= rows) return;  // a whole warp at a time, here and below
+  const int lane = threadIdx.x % kWarpSize;
+  const Head<T> head(in, index / in.tokens);
+  const int position = static_cast<int>(index - head.first_row);
+  if (position < head.kept) return;
+  const int token = head.order[position];
+
+  constexpr int kColumns = kLargestReattentionWidth / kWarpSize;
+  A sum[kColumns] = {};
+  const auto add_query = [&](A weight, int row) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const int d = lane + c * kWarpSize;
+      if (d < in.width) sum[c] += weight * Element<T>::load(head.query[row][d]);
+    }
+  };
+  add_query(terms.self_grad[head.first_row + token], token);
+  for (int first = 0; first < in.tokens; first += kWarpSize) {
+    const bool is_top = first + lane < in.tokens && top[head.first_row + first + lane] == token;
+    unsigned found = __ballot_sync(kFullWarp, is_top);
+    for (; found != 0; found &= found - 1) {
+      const int row = first + __ffs(static_cast<int>(found)) - 1;
+      add_query(terms.top_grad[head.first_row + row], row);
+    }
+  }
+  const T* grad_out = head.rows(grad_out_rows)[token];
+  const A self_weight = terms.self_weight[head.first_row + token];
+  T* grad_key = head.rows(grad_key_rows)[token];
+  T* grad_value = head.rows(grad_value_rows)[token];
+  const A* mean = grad_mean + index / in.tokens * in.width;
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int d = lane + c * kWarpSize;
+    if (d < in.width) {
+      grad_key[d] = Element<T>::store(in.scale * sum[c]);
+      grad_value[d] = Element<T>::store(self_weight * Element<T>::load(grad_out[d]) + mean[d]);
+    }
+  }
+}
+
+template <typename A>
+RowTerms<A> row_terms_of(const TensorView& scratch) {
+  const int64_t rows = scratch.stride(0);
+  A* first = scratch.as<A>();
+  return {first, first + rows, first + 2 * rows, first + 3 * rows, first + 4 * rows};
+}
+
+// Calls `run(std::integral_constant<int, kWide>{})` with the narrowest tile for the width.
+template <typename Run>
+void with_width(int width, Run&& run) {
+  if (width <= 64) return run(std::integral_constant<int, 1>{});
+  if (width <= 128) return run(std::integral_constant<int, 2>{});
+  static_assert(kLargestReattentionWidth == 256);
+  return run(std::integral_constant<int, 4>{});
+}
+
+}  // namespace
+}  // namespace reattention
+
+void masked_reattention_forward(const MaskedReattentionForward& args, Stream stream) {
+  using namespace reattention;
+  constexpr const char* kName = "masked_reattention";
+  with_floating_type(kName, args.inputs.query.dtype, [&]<typename T>(ElementTag<T>) {
+    using A = typename Element<T>::Accumulator;
+    const Inputs<T> in(args.inputs);
+    const int64_t heads = args.inputs.query.size(0) * in.heads;
+    with_width(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
+      using Tile = plain::Tile<T, kWide>;
+      launch(kName, plain::forward_kernel<T, kWide>,
+             static_cast<unsigned>(heads) * blocks_for(in.tokens, Tile::kRows), kThreads,
+             Tile::kSharedBytes, stream, in, HeadRows<T>(args.out), args.log_sum.as<A>(),
+             args.top.as<int>());
+    });
+  });
+}
+
+void masked_reattention_backward(const MaskedReattentionBackward& args, Stream stream) {
+  using namespace reattention;
+  constexpr const char* kName = "masked_reattention_backward";
+  with_floating_type(kName, args.inputs.query.dtype, [&]<typename T>(ElementTag<T>) {
+    using A = typename Element<T>::Accumulator;
+    const Inputs<T> in(args.inputs);
+    const int64_t heads = args.inputs.query.size(0) * in.heads, rows = heads * in.tokens;
+    const HeadRows<const T> grad_out(args.grad_out);
+    const HeadRows<T> grad_query(args.grad_query), grad_key(args.grad_key),
+        grad_value(args.grad_value);
+    const A* log_sum = args.log_sum.as<A>();
+    const int* top = args.top.as<int>();
+    const RowTerms<A> terms = row_terms_of<A>(args.row_terms);
+    A* grad_mean = args.grad_mean.as<A>();
+    launch(kName, row_terms_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in, grad_out,
+           HeadRows<const T>(args.out), log_sum, top, terms, rows);
+    launch(kName, grad_mean_kernel<T>,
+           dim3(static_cast<unsigned>(heads), blocks_for(in.width, kWarpSize)), kThreads,
+           kThreads * sizeof(A), stream, in, grad_out, terms, grad_mean);
+    with_width(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
+      using Tile = plain::Tile<T, kWide>;
+      const unsigned tiles = static_cast<unsigned>(heads) * blocks_for(in.tokens, Tile::kRows);
+      launch(kName, plain::grad_query_kernel<T, kWide>, tiles, kThreads, Tile::kSharedBytes, stream,
+             in, grad_out, log_sum, top, terms, grad_query);
+      launch(kName, plain::grad_key_value_kernel<T, kWide>, tiles, kThreads, Tile::kSharedBytes,
+             stream, in, grad_out, log_sum, top, terms, grad_mean, grad_key, grad_value);
+    });
+    launch(kName, grad_dropped_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in,
+           grad_out, top, terms, grad_mean, grad_key, grad_value, rows);
+  });
+}
+
+}  // namespace wsol::cuda
