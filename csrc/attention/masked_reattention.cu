@@ -16,7 +16,9 @@
 // twice: in registers for any type and width, and on tensor cores for half types.
 #define WSOL_WITH_CUDA
 #include <cmath>
+#include <type_traits>
 
+#include "attention/masked_reattention_mma.cuh"
 #include "attention/masked_reattention_plain.cuh"
 
 namespace wsol::cuda {
@@ -36,7 +38,7 @@ __global__ void row_terms_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
   const int64_t token = row - head.first_row;
   const T* grad_out = head.rows(grad_out_rows)[token];
   const auto dot = [&](const T* a, const T* b) {
-    return warp_sum(partial_dot(a, b, in.width, lane, kWarpSize));
+    return warp_sum(partial_dot<1>(a, b, in.width, lane, kWarpSize));
   };
   const A delta = dot(grad_out, head.rows(out_rows)[token]);
   A self_weight = 0, self_grad = 0;
@@ -147,11 +149,87 @@ RowTerms<A> row_terms_of(const TensorView& scratch) {
 
 // Calls `run(std::integral_constant<int, kWide>{})` with the narrowest tile for the width.
 template <typename Run>
-void with_width(int width, Run&& run) {
+void with_plain_width(int width, Run&& run) {
   if (width <= 64) return run(std::integral_constant<int, 1>{});
   if (width <= 128) return run(std::integral_constant<int, 2>{});
   static_assert(kLargestReattentionWidth == 256);
   return run(std::integral_constant<int, 4>{});
+}
+
+// The same with kWidth, for tensor cores.
+template <typename Run>
+void with_tensor_core_width(int width, Run&& run) {
+  if (width <= 32) return run(std::integral_constant<int, 32>{});
+  if (width <= 64) return run(std::integral_constant<int, 64>{});
+  return run(std::integral_constant<int, tensor_core::kLargestWidth>{});
+}
+
+template <typename T>
+constexpr bool kIsHalf = std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>;
+
+// Whether tensor cores can take these (B, H, N, D) inputs.
+template <typename T, typename... Views>
+bool fits_tensor_cores(const char* operator_name, const Views&... views) {
+  return ((rows_are_aligned<T>(views) && views.size(3) <= tensor_core::kLargestWidth) && ...) &&
+         mma_is_available(operator_name);
+}
+
+template <typename T>
+void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattentionForward& args,
+                    unsigned heads, Stream stream) {
+  using A = typename Element<T>::Accumulator;
+  const auto launch_tiles = [&](auto kernel, int rows, size_t shared_bytes) {
+    launch(name, kernel, heads * blocks_for(in.tokens, rows), kThreads, shared_bytes, stream, in,
+           HeadRows<T>(args.out), args.log_sum.as<A>(), args.top.as<int>());
+  };
+  if constexpr (kIsHalf<T>) {
+    const MaskedReattentionInputs& inputs = args.inputs;
+    if (fits_tensor_cores<T>(name, inputs.query, inputs.key, inputs.value)) {
+      return with_tensor_core_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+        launch_tiles(tensor_core::forward_kernel<T, kWidth>, tensor_core::kRows,
+                     tensor_core::forward_shared_bytes<T, kWidth>());
+      });
+    }
+  }
+  with_plain_width(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
+    using Tile = plain::Tile<T, kWide>;
+    launch_tiles(plain::forward_kernel<T, kWide>, Tile::kRows, Tile::kSharedBytes);
+  });
+}
+
+// grad_query, and grad_key and grad_value of kept tokens.
+template <typename T>
+void launch_backward(const char* name, const Inputs<T>& in, const MaskedReattentionBackward& args,
+                     const RowTerms<typename Element<T>::Accumulator>& terms, unsigned heads,
+                     Stream stream) {
+  using A = typename Element<T>::Accumulator;
+  const HeadRows<const T> grad_out(args.grad_out);
+  const auto launch_tiles = [&](auto query_kernel, auto key_value_kernel, int rows,
+                                size_t shared_bytes) {
+    const unsigned tiles = heads * blocks_for(in.tokens, rows);
+    const A* log_sum = args.log_sum.as<A>();
+    const int* top = args.top.as<int>();
+    launch(name, query_kernel, tiles, kThreads, shared_bytes, stream, in, grad_out, log_sum, top,
+           terms, HeadRows<T>(args.grad_query));
+    launch(name, key_value_kernel, tiles, kThreads, shared_bytes, stream, in, grad_out, log_sum,
+           top, terms, args.grad_mean.as<A>(), HeadRows<T>(args.grad_key),
+           HeadRows<T>(args.grad_value));
+  };
+  if constexpr (kIsHalf<T>) {
+    const MaskedReattentionInputs& inputs = args.inputs;
+    if (fits_tensor_cores<T>(name, inputs.query, inputs.key, inputs.value, args.grad_out)) {
+      return with_tensor_core_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+        launch_tiles(tensor_core::grad_query_kernel<T, kWidth>,
+                     tensor_core::grad_key_value_kernel<T, kWidth>, tensor_core::kRows,
+                     tensor_core::backward_shared_bytes<T, kWidth>());
+      });
+    }
+  }
+  with_plain_width(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
+    using Tile = plain::Tile<T, kWide>;
+    launch_tiles(plain::grad_query_kernel<T, kWide>, plain::grad_key_value_kernel<T, kWide>,
+                 Tile::kRows, Tile::kSharedBytes);
+  });
 }
 
 }  // namespace
@@ -161,16 +239,9 @@ void masked_reattention_forward(const MaskedReattentionForward& args, Stream str
   using namespace reattention;
   constexpr const char* kName = "masked_reattention";
   with_floating_type(kName, args.inputs.query.dtype, [&]<typename T>(ElementTag<T>) {
-    using A = typename Element<T>::Accumulator;
     const Inputs<T> in(args.inputs);
-    const int64_t heads = args.inputs.query.size(0) * in.heads;
-    with_width(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
-      using Tile = plain::Tile<T, kWide>;
-      launch(kName, plain::forward_kernel<T, kWide>,
-             static_cast<unsigned>(heads) * blocks_for(in.tokens, Tile::kRows), kThreads,
-             Tile::kSharedBytes, stream, in, HeadRows<T>(args.out), args.log_sum.as<A>(),
-             args.top.as<int>());
-    });
+    const auto heads = static_cast<unsigned>(args.inputs.query.size(0) * in.heads);
+    launch_forward<T>(kName, in, args, heads, stream);
   });
 }
 
@@ -180,29 +251,20 @@ void masked_reattention_backward(const MaskedReattentionBackward& args, Stream s
   with_floating_type(kName, args.inputs.query.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
     const Inputs<T> in(args.inputs);
-    const int64_t heads = args.inputs.query.size(0) * in.heads, rows = heads * in.tokens;
+    const auto heads = static_cast<unsigned>(args.inputs.query.size(0) * in.heads);
+    const int64_t rows = static_cast<int64_t>(heads) * in.tokens;
     const HeadRows<const T> grad_out(args.grad_out);
-    const HeadRows<T> grad_query(args.grad_query), grad_key(args.grad_key),
-        grad_value(args.grad_value);
-    const A* log_sum = args.log_sum.as<A>();
     const int* top = args.top.as<int>();
     const RowTerms<A> terms = row_terms_of<A>(args.row_terms);
     A* grad_mean = args.grad_mean.as<A>();
     launch(kName, row_terms_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in, grad_out,
-           HeadRows<const T>(args.out), log_sum, top, terms, rows);
-    launch(kName, grad_mean_kernel<T>,
-           dim3(static_cast<unsigned>(heads), blocks_for(in.width, kWarpSize)), kThreads,
+           HeadRows<const T>(args.out), args.log_sum.as<A>(), top, terms, rows);
+    launch(kName, grad_mean_kernel<T>, dim3(heads, blocks_for(in.width, kWarpSize)), kThreads,
            kThreads * sizeof(A), stream, in, grad_out, terms, grad_mean);
-    with_width(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
-      using Tile = plain::Tile<T, kWide>;
-      const unsigned tiles = static_cast<unsigned>(heads) * blocks_for(in.tokens, Tile::kRows);
-      launch(kName, plain::grad_query_kernel<T, kWide>, tiles, kThreads, Tile::kSharedBytes, stream,
-             in, grad_out, log_sum, top, terms, grad_query);
-      launch(kName, plain::grad_key_value_kernel<T, kWide>, tiles, kThreads, Tile::kSharedBytes,
-             stream, in, grad_out, log_sum, top, terms, grad_mean, grad_key, grad_value);
-    });
+    launch_backward<T>(kName, in, args, terms, heads, stream);
     launch(kName, grad_dropped_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in,
-           grad_out, top, terms, grad_mean, grad_key, grad_value, rows);
+           grad_out, top, terms, grad_mean, HeadRows<T>(args.grad_key),
+           HeadRows<T>(args.grad_value), rows);
   });
 }
 

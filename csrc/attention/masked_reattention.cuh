@@ -109,12 +109,43 @@ __device__ A group_max(A value) {
   return value;
 }
 
-// This lane's share of a dot product that `lanes` lanes split.
-template <typename T>
+// Which (image, head) and which tile of its rows a block owns.
+struct Place {
+  int64_t head;
+  int first;
+
+  __device__ Place(int tokens, int rows) {
+    const int tiles = (tokens + rows - 1) / rows;
+    head = blockIdx.x / tiles;
+    first = static_cast<int>(blockIdx.x % tiles) * rows;
+  }
+};
+
+// The tokens of a tile that begins at `first` of `end`, through `order` where there is one; -1 past
+// the end.
+struct Tokens {
+  const int* order;
+  int first, end;
+
+  __device__ int operator[](int i) const {
+    const int position = first + i;
+    return position >= end ? -1 : order ? order[position] : position;
+  }
+};
+
+// This lane's share of a dot product that `lanes` lanes split in pieces of kVector elements.
+template <int kVector, typename T>
 __device__ typename Element<T>::Accumulator partial_dot(const T* a, const T* b, int width, int lane,
                                                         int lanes) {
   typename Element<T>::Accumulator sum = 0;
-  for (int d = lane; d < width; d += lanes) sum += Element<T>::load(a[d]) * Element<T>::load(b[d]);
+  for (int d = lane * kVector; d < width; d += lanes * kVector) {
+    const auto x = *reinterpret_cast<const Vector<T, kVector>*>(a + d);
+    const auto y = *reinterpret_cast<const Vector<T, kVector>*>(b + d);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      sum += Element<T>::load(x.values[i]) * Element<T>::load(y.values[i]);
+    }
+  }
   return sum;
 }
 
@@ -126,6 +157,13 @@ struct Top {
 
   __device__ void take(A other, int other_token) {
     if (other > logit || (other == logit && other_token < token) || other != other) {
+      logit = other;
+      token = other_token;
+    }
+  }
+  // Where tokens come in order, and a NaN is found otherwise.
+  __device__ void take_later(A other, int other_token) {
+    if (other > logit) {
       logit = other;
       token = other_token;
     }

@@ -48,12 +48,8 @@ struct Tile {
   // The place in the width of the thread's column `c`: pieces of 4, kLanesPerRow pieces apart.
   __device__ static int place(int c) { return c / 4 * kTile + first_column() + c % 4; }
 
-  // Lists tokens [first, end), through `order` where there is one.
-  __device__ static void list(int* to, int count, const int* order, int first, int end) {
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      const int position = first + i;
-      to[i] = position >= end ? -1 : order ? order[position] : position;
-    }
+  __device__ static void list(int* to, int count, const Tokens& tokens) {
+    for (int i = threadIdx.x; i < count; i += kThreads) to[i] = tokens[i];
   }
 
   template <int kCount>
@@ -147,18 +143,6 @@ struct Tile {
   }
 };
 
-// Which (image, head) and which tile of its rows a block owns.
-struct Place {
-  int64_t head;
-  int first;
-
-  __device__ Place(int tokens, int rows) {
-    const int tiles = (tokens + rows - 1) / rows;
-    head = blockIdx.x / tiles;
-    first = static_cast<int>(blockIdx.x % tiles) * rows;
-  }
-};
-
 template <typename T, int kWide>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(Inputs<T> in, HeadRows<T> out_rows, typename Element<T>::Accumulator* log_sum,
@@ -170,7 +154,7 @@ __global__ void __launch_bounds__(kThreads)
   const Place place(in.tokens, Tile::kRows);
   const Head<T> head(in, place.head);
   const bool with_eps = in.log_eps > -INFINITY;
-  Tile::list(tile.rows, Tile::kRows, nullptr, place.first, in.tokens);
+  Tile::list(tile.rows, Tile::kRows, Tokens{nullptr, place.first, in.tokens});
 
   A sum[kR][Tile::kColumns] = {}, weight_sum[kR] = {}, largest[kR];
   Top<A> best[kR];
@@ -179,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
   const int end = with_eps ? in.tokens : head.kept;
   for (int first = 0; first < end; first += kTile) {
     __syncthreads();
-    Tile::list(tile.columns, kTile, head.order, first, end);
+    Tile::list(tile.columns, kTile, Tokens{head.order, first, end});
     A weights[kR][4];
     tile.multiply(weights, head.query, head.key, in.width);
 #pragma unroll
@@ -218,8 +202,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int r = 0; r < kR; ++r) {
     best[r].template take_from_group<kLanesPerRow>();
     const int row = min(place.first + Tile::first_row() + r, in.tokens - 1);
-    const A own = in.scale * group_sum<kLanesPerRow>(partial_dot(head.query[row], head.key[row],
-                                                                 in.width, lane, kLanesPerRow));
+    const A own = in.scale * group_sum<kLanesPerRow>(partial_dot<1>(head.query[row], head.key[row],
+                                                                    in.width, lane, kLanesPerRow));
     const Parts<A> parts =
         join(largest[r], group_sum<kLanesPerRow>(weight_sum[r]),
              head.keep[row] ? -static_cast<A>(INFINITY) : own, best[r].logit, in.log_eps);
@@ -253,7 +237,7 @@ __global__ void __launch_bounds__(kThreads)
   const Place place(in.tokens, Tile::kRows);
   const Head<T> head(in, place.head);
   const Rows<const T> grad_out = head.rows(grad_out_rows);
-  Tile::list(tile.rows, Tile::kRows, nullptr, place.first, in.tokens);
+  Tile::list(tile.rows, Tile::kRows, Tokens{nullptr, place.first, in.tokens});
   A row_log_sum[kR], delta[kR];
 #pragma unroll
   for (int r = 0; r < kR; ++r) {
@@ -265,7 +249,7 @@ __global__ void __launch_bounds__(kThreads)
   A sum[kR][Tile::kColumns] = {};
   for (int first = 0; first < head.kept; first += kTile) {
     __syncthreads();
-    Tile::list(tile.columns, kTile, head.order, first, head.kept);
+    Tile::list(tile.columns, kTile, Tokens{head.order, first, head.kept});
     A weights[kR][4], grad_weights[kR][4];
     tile.multiply(weights, head.query, head.key, in.width);
     tile.multiply(grad_weights, grad_out, head.value, in.width);
@@ -318,12 +302,12 @@ __global__ void __launch_bounds__(kThreads)
   const Head<T> head(in, place.head);
   if (place.first >= head.kept) return;
   const Rows<const T> grad_out = head.rows(grad_out_rows);
-  Tile::list(tile.rows, Tile::kRows, head.order, place.first, head.kept);
+  Tile::list(tile.rows, Tile::kRows, Tokens{head.order, place.first, head.kept});
 
   A key_sum[kR][Tile::kColumns] = {}, value_sum[kR][Tile::kColumns] = {};
   for (int first = 0; first < in.tokens; first += kTile) {
     __syncthreads();
-    Tile::list(tile.columns, kTile, nullptr, first, in.tokens);
+    Tile::list(tile.columns, kTile, Tokens{nullptr, first, in.tokens});
     A weights[kR][4], grad_logits[kR][4];
     tile.multiply(weights, head.key, head.query, in.width);
     tile.multiply(grad_logits, head.value, grad_out, in.width);
