@@ -250,10 +250,14 @@ void launch(const char* operator_name, dim3 grid, dim3 block, size_t shared_byte
 
 unsigned char* dynamic_shared() { return running.shared.get(); }
 
-bool in_shared(const void* address, size_t bytes) {
+void demand_shared(const char* operation, const void* address, size_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(running.shared.get());
   const auto first = reinterpret_cast<uintptr_t>(address);
-  return first >= begin && first + bytes <= begin + running.shared_bytes;
+  if (first % bytes != 0 || first < begin || first + bytes > begin + running.shared_bytes) {
+    throw error(std::string(operation) + " of thread " + text(current->index) +
+                " names what is not " + std::to_string(bytes) +
+                " bytes of shared memory on a boundary of as many");
+  }
 }
 
 int lane() { return current->rank % warpSize; }

@@ -42,10 +42,7 @@ void mma_m16n8k16(float (&sum)[4], const uint32_t (&a)[4], std::array<uint32_t, 
 // ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16
 inline void ldmatrix_x4(uint32_t (&to)[4], const void* row, bool transposed,
                         const CallSite& where = CallSite::current()) {
-  constexpr size_t kRowBytes = 16;
-  if (reinterpret_cast<uintptr_t>(row) % kRowBytes != 0 || !in_shared(row, kRowBytes)) {
-    throw std::runtime_error("ldmatrix: a row is not 16 aligned bytes of shared memory");
-  }
+  demand_shared("ldmatrix", row, 16);
   const WarpValues& rows =
       exchange("ldmatrix", 0xffffffffu, reinterpret_cast<uintptr_t>(row), where);
   const int group = lane() / 4, member = lane() % 4;
