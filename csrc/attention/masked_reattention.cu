@@ -1,12 +1,13 @@
 // CUDA: an image's kept tokens are the same for all its rows, so they are gathered through `order`
 // and no mask is read again.
 //
+//   list_tokens       a warp owns an image.
+//   mean              a block owns columns of the mean value, or of its gradient.
 //   forward           a block owns a tile of queries and passes once over the kept keys, with the
 //                     running maximum of flash attention; over the dropped keys only for the
 //                     largest logit (not at all where eps = 0); then joins the row's own token and
 //                     the uniform part.
 //   row_terms         a warp owns a row: what the next kernels need of it.
-//   grad_mean         a block owns columns of the gradient of the mean value.
 //   grad_query        a block owns a tile of queries and passes over the kept keys.
 //   grad_key_value    a block owns a tile of kept tokens and passes over all queries.
 //   grad_dropped      a warp owns a dropped token, which only its own row and the rows whose
@@ -24,6 +25,64 @@
 namespace wsol::cuda {
 namespace reattention {
 namespace {
+
+constexpr int kMeanWarps = 16;
+
+// A warp owns an image: it lists the kept tokens, then the others, each in their order.
+__global__ void list_tokens_kernel(const bool* keep, int images, int tokens, int* order,
+                                   int* kept) {
+  const int image = static_cast<int>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
+  if (image >= images) return;  // a whole warp at a time
+  const int lane = threadIdx.x % kWarpSize;
+  keep += static_cast<int64_t>(image) * tokens;
+  order += static_cast<int64_t>(image) * tokens;
+  int count = 0;
+  for (int first = 0; first < tokens; first += kWarpSize) {
+    count += __popc(__ballot_sync(kFullWarp, first + lane < tokens && keep[first + lane]));
+  }
+  const unsigned lanes_before = (1u << lane) - 1;
+  int next_kept = 0, next_dropped = count;
+  for (int first = 0; first < tokens; first += kWarpSize) {
+    const int token = first + lane;
+    const bool is_kept = token < tokens && keep[token];
+    const unsigned kept_lanes = __ballot_sync(kFullWarp, is_kept);
+    const int kept_before = __popc(kept_lanes & lanes_before);
+    if (is_kept) {
+      order[next_kept + kept_before] = token;
+    } else if (token < tokens) {
+      order[next_dropped + lane - kept_before] = token;
+    }
+    next_kept += __popc(kept_lanes);
+    next_dropped += kWarpSize - __popc(kept_lanes);
+  }
+  if (lane == 0) kept[image] = count;
+}
+
+// A block owns 32 columns of the mean of a head's rows, weighted or not: its warps split the
+// tokens.
+template <typename T>
+__global__ void mean_kernel(HeadRows<const T> rows, const typename Element<T>::Accumulator* weights,
+                            int heads, int tokens, int width,
+                            typename Element<T>::Accumulator* mean) {
+  using A = typename Element<T>::Accumulator;
+  A* partial = reinterpret_cast<A*>(dynamic_shared());  // (kMeanWarps, 32)
+  const int64_t head = blockIdx.x;
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  const int d = static_cast<int>(blockIdx.y) * kWarpSize + lane;
+  A sum = 0;
+  if (d < width) {
+    for (int i = warp; i < tokens; i += kMeanWarps) {
+      const A value = Element<T>::load(rows.row(head / heads, head % heads, i)[d]);
+      sum += weights ? weights[head * tokens + i] * value : value;
+    }
+  }
+  partial[warp * kWarpSize + lane] = sum;
+  __syncthreads();
+  if (warp == 0 && d < width) {
+    for (int w = 1; w < kMeanWarps; ++w) sum += partial[w * kWarpSize + lane];
+    mean[head * width + d] = sum / static_cast<A>(tokens);
+  }
+}
 
 template <typename T>
 __global__ void row_terms_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
@@ -63,32 +122,6 @@ __global__ void row_terms_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
     terms.top_grad[row] = top_grad;
     terms.self_weight[row] = self_weight;
     terms.self_grad[row] = self_grad;
-  }
-}
-
-// A block owns 32 columns of grad_mean[b, h]: its warps split the tokens. Divided by N, for each
-// value's share.
-template <typename T>
-__global__ void grad_mean_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
-                                 RowTerms<typename Element<T>::Accumulator> terms,
-                                 typename Element<T>::Accumulator* grad_mean) {
-  using A = typename Element<T>::Accumulator;
-  A* partial = reinterpret_cast<A*>(dynamic_shared());  // (kWarps, 32)
-  const Head<T> head(in, blockIdx.x);
-  const Rows<const T> grad_out = head.rows(grad_out_rows);
-  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const int d = static_cast<int>(blockIdx.y) * kWarpSize + lane;
-  A sum = 0;
-  if (d < in.width) {
-    for (int i = warp; i < in.tokens; i += kWarps) {
-      sum += terms.uniform[head.first_row + i] * Element<T>::load(grad_out[i][d]);
-    }
-  }
-  partial[warp * kWarpSize + lane] = sum;
-  __syncthreads();
-  if (warp == 0 && d < in.width) {
-    for (int w = 1; w < kWarps; ++w) sum += partial[w * kWarpSize + lane];
-    grad_mean[static_cast<int64_t>(blockIdx.x) * in.width + d] = sum / static_cast<A>(in.tokens);
   }
 }
 
@@ -174,6 +207,30 @@ bool fits_tensor_cores(const char* operator_name, const Views&... views) {
          mma_is_available(operator_name);
 }
 
+// mean[b, h] = mean of the rows, weighted or not.
+template <typename T>
+void launch_mean(const char* name, const TensorView& rows,
+                 const typename Element<T>::Accumulator* weights,
+                 typename Element<T>::Accumulator* mean, Stream stream) {
+  const auto heads = static_cast<int>(rows.size(1)), tokens = static_cast<int>(rows.size(2)),
+             width = static_cast<int>(rows.size(3));
+  launch(name, mean_kernel<T>,
+         dim3(static_cast<unsigned>(rows.size(0) * heads), blocks_for(width, kWarpSize)),
+         kMeanWarps * kWarpSize, kMeanWarps * kWarpSize * sizeof(*mean), stream,
+         HeadRows<const T>(rows), weights, heads, tokens, width, mean);
+}
+
+// Fills the scratch of the inputs.
+template <typename T>
+void prepare(const char* name, const MaskedReattentionInputs& args, Stream stream) {
+  using A = typename Element<T>::Accumulator;
+  const auto images = static_cast<int>(args.keep.size(0)),
+             tokens = static_cast<int>(args.keep.size(1));
+  launch(name, list_tokens_kernel, blocks_for(images, kWarps), kThreads, 0, stream,
+         args.keep.as<const bool>(), images, tokens, args.order.as<int>(), args.kept.as<int>());
+  if (args.eps > 0) launch_mean<T>(name, args.value, nullptr, args.mean_value.as<A>(), stream);
+}
+
 template <typename T>
 void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattentionForward& args,
                     unsigned heads, Stream stream) {
@@ -241,6 +298,7 @@ void masked_reattention_forward(const MaskedReattentionForward& args, Stream str
   with_floating_type(kName, args.inputs.query.dtype, [&]<typename T>(ElementTag<T>) {
     const Inputs<T> in(args.inputs);
     const auto heads = static_cast<unsigned>(args.inputs.query.size(0) * in.heads);
+    prepare<T>(kName, args.inputs, stream);
     launch_forward<T>(kName, in, args, heads, stream);
   });
 }
@@ -257,10 +315,12 @@ void masked_reattention_backward(const MaskedReattentionBackward& args, Stream s
     const int* top = args.top.as<int>();
     const RowTerms<A> terms = row_terms_of<A>(args.row_terms);
     A* grad_mean = args.grad_mean.as<A>();
+    prepare<T>(kName, args.inputs, stream);
     launch(kName, row_terms_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in, grad_out,
            HeadRows<const T>(args.out), args.log_sum.as<A>(), top, terms, rows);
-    launch(kName, grad_mean_kernel<T>, dim3(heads, blocks_for(in.width, kWarpSize)), kThreads,
-           kThreads * sizeof(A), stream, in, grad_out, terms, grad_mean);
+    if (args.inputs.eps > 0) {
+      launch_mean<T>(kName, args.grad_out, terms.uniform, grad_mean, stream);
+    }
     launch_backward<T>(kName, in, args, terms, heads, stream);
     launch(kName, grad_dropped_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in,
            grad_out, top, terms, grad_mean, HeadRows<T>(args.grad_key),

@@ -24,9 +24,9 @@ constexpr int64_t kLargestReattentionWidth = 256;
 struct MaskedReattentionInputs {
   TensorView query, key, value;
   TensorView keep;        // (B, N) bool
-  TensorView order;       // (B, N) int32: the tokens, kept ones first
-  TensorView kept;        // (B,) int32: how many are kept
-  TensorView mean_value;  // (B, H, D); zeros where eps = 0
+  TensorView order;       // (B, N) int32 scratch: the tokens, kept ones first
+  TensorView kept;        // (B,) int32 scratch: how many are kept
+  TensorView mean_value;  // (B, H, D) scratch; zeros where eps = 0
   double scale, eps;
 };
 
@@ -43,7 +43,7 @@ struct MaskedReattentionBackward {
   TensorView log_sum, top;   // from the forward
   TensorView grad_query, grad_key, grad_value;
   TensorView row_terms;  // (5, B, H, N) scratch
-  TensorView grad_mean;  // (B, H, D) scratch
+  TensorView grad_mean;  // (B, H, D) scratch; zeros where eps = 0
 };
 
 #if defined(WSOL_WITH_CUDA)

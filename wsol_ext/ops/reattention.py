@@ -111,16 +111,17 @@ def _runs_cpu_path(query: Tensor) -> bool:
 def _kernel_inputs(
     query: Tensor, key: Tensor, value: Tensor, keep: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
-    """What the CUDA kernels read: kept tokens are listed first, on the device and without waiting for it."""
-    dtype, keep = backend.accumulator_dtype(query.dtype), keep.contiguous()
-    order = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True).to(torch.int32)
-    if eps > 0:
-        mean_value = value.mean(dim=2, dtype=dtype)
-    else:  # unused, so that a NaN in a dropped value goes nowhere
-        mean_value = value.new_zeros((value.size(0), value.size(1), value.size(3)), dtype=dtype)
-    kept = keep.sum(dim=1, dtype=torch.int32)
+    """The tensors that the CUDA kernels read, and their scratch."""
     rows = map(backend.rows_contiguous, (query, key, value))
-    return *rows, keep, order, kept, mean_value
+    order = torch.empty(keep.shape, dtype=torch.int32, device=keep.device)
+    return *rows, keep.contiguous(), order, order.new_empty(keep.size(0)), _means(value, eps)
+
+
+def _means(rows: Tensor, eps: float) -> Tensor:
+    """Memory for the means over tokens, which only the uniform part reads."""
+    empty = torch.empty if eps > 0 else torch.zeros
+    shape, dtype = (*rows.shape[:2], rows.size(3)), backend.accumulator_dtype(rows.dtype)
+    return empty(shape, dtype=dtype, device=rows.device)
 
 
 def _empty_outputs(query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,7 +192,7 @@ def _backward(
         top,
         *grads,
         row_terms,
-        torch.empty_like(inputs[-1]),
+        _means(value, eps),
         scale,
         eps,
         device=query.device,
