@@ -1,7 +1,7 @@
 // CUDA: an image's kept tokens are the same for all its rows, so they are gathered through `order`
 // and no mask is read again.
 //
-//   list_tokens       a warp owns an image.
+//   list_tokens       a block owns an image.
 //   mean              a block owns columns of the mean value, or of its gradient.
 //   forward           a block owns a tile of queries and passes once over the kept keys, with the
 //                     running maximum of flash attention; over the dropped keys only for the
@@ -26,36 +26,40 @@ namespace wsol::cuda {
 namespace reattention {
 namespace {
 
-constexpr int kMeanWarps = 16;
+constexpr int kListWarps = 8, kMeanWarps = 32;  // a block's loads in flight hide their latency
 
-// A warp owns an image: it lists the kept tokens, then the others, each in their order.
-__global__ void list_tokens_kernel(const bool* keep, int images, int tokens, int* order,
-                                   int* kept) {
-  const int image = static_cast<int>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
-  if (image >= images) return;  // a whole warp at a time
-  const int lane = threadIdx.x % kWarpSize;
-  keep += static_cast<int64_t>(image) * tokens;
-  order += static_cast<int64_t>(image) * tokens;
+// A block owns an image: it lists the kept tokens, then the others, each in their order.
+__global__ void list_tokens_kernel(const bool* keep, int tokens, int* order, int* kept) {
+  constexpr int kCount = kListWarps * kWarpSize;
+  int* const warp_kept = reinterpret_cast<int*>(dynamic_shared());  // (kListWarps,)
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  keep += static_cast<int64_t>(blockIdx.x) * tokens;
+  order += static_cast<int64_t>(blockIdx.x) * tokens;
   int count = 0;
-  for (int first = 0; first < tokens; first += kWarpSize) {
-    count += __popc(__ballot_sync(kFullWarp, first + lane < tokens && keep[first + lane]));
+  for (int first = 0; first < tokens; first += kCount) {
+    const int token = first + static_cast<int>(threadIdx.x);
+    count += __syncthreads_count(token < tokens && keep[token]);
   }
-  const unsigned lanes_before = (1u << lane) - 1;
-  int next_kept = 0, next_dropped = count;
-  for (int first = 0; first < tokens; first += kWarpSize) {
-    const int token = first + lane;
+  int place = 0;  // of the next kept token
+  for (int first = 0; first < tokens; first += kCount) {
+    const int token = first + static_cast<int>(threadIdx.x);
     const bool is_kept = token < tokens && keep[token];
     const unsigned kept_lanes = __ballot_sync(kFullWarp, is_kept);
-    const int kept_before = __popc(kept_lanes & lanes_before);
-    if (is_kept) {
-      order[next_kept + kept_before] = token;
-    } else if (token < tokens) {
-      order[next_dropped + lane - kept_before] = token;
+    if (lane == 0) warp_kept[warp] = __popc(kept_lanes);
+    __syncthreads();
+    int own_place = place + __popc(kept_lanes & ((1u << lane) - 1));
+    for (int w = 0; w < kListWarps; ++w) {
+      if (w < warp) own_place += warp_kept[w];
+      place += warp_kept[w];
     }
-    next_kept += __popc(kept_lanes);
-    next_dropped += kWarpSize - __popc(kept_lanes);
+    if (is_kept) {
+      order[own_place] = token;
+    } else if (token < tokens) {
+      order[count + token - own_place] = token;
+    }
+    __syncthreads();
   }
-  if (lane == 0) kept[image] = count;
+  if (threadIdx.x == 0) kept[blockIdx.x] = count;
 }
 
 // A block owns 32 columns of the mean of a head's rows, weighted or not: its warps split the
@@ -224,10 +228,9 @@ void launch_mean(const char* name, const TensorView& rows,
 template <typename T>
 void prepare(const char* name, const MaskedReattentionInputs& args, Stream stream) {
   using A = typename Element<T>::Accumulator;
-  const auto images = static_cast<int>(args.keep.size(0)),
-             tokens = static_cast<int>(args.keep.size(1));
-  launch(name, list_tokens_kernel, blocks_for(images, kWarps), kThreads, 0, stream,
-         args.keep.as<const bool>(), images, tokens, args.order.as<int>(), args.kept.as<int>());
+  launch(name, list_tokens_kernel, static_cast<unsigned>(args.keep.size(0)), kListWarps * kWarpSize,
+         kListWarps * sizeof(int), stream, args.keep.as<const bool>(),
+         static_cast<int>(args.keep.size(1)), args.order.as<int>(), args.kept.as<int>());
   if (args.eps > 0) launch_mean<T>(name, args.value, nullptr, args.mean_value.as<A>(), stream);
 }
 

@@ -32,6 +32,8 @@ SIZES = (
     (1, 3, 33, 24),
     (1, 1, 66, 128),
     (1, 1, 35, 65),
+    (1, 1, 65, 72),
+    (2, 1, 300, 8),  # more tokens than a block has threads
     (1, 1, 17, 129),
     (1, 1, 34, 256),
 )
@@ -328,6 +330,16 @@ def test_saved_statistics_have_no_gradient(backend):
         *inputs, random_mask(1, 9, backend.device)
     )
     assert (out.requires_grad, log_sum.requires_grad, top.requires_grad) == (True, False, False)
+
+
+def test_nothing_of_tokens_by_tokens_is_saved(backend):
+    inputs = [t.requires_grad_() for t in random_inputs((1, 2, 70, 4), backend.device)]
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.numel()) or t, lambda t: t
+    ):
+        masked_reattention(*inputs, random_mask(1, 70, backend.device))
+    assert max(saved) == 2 * 70 * 4
 
 
 # --- memory layouts
