@@ -63,4 +63,5 @@ def backward(
         grad_logits.scatter_add_(-1, top.long()[..., None], grad_top)
         grad_value += (uniform * grad_out).mean(dim=2, keepdim=True)
     grads = scale * grad_logits @ key, scale * grad_logits.transpose(-2, -1) @ query, grad_value
-    return tuple(grad.to(given).contiguous() for grad in grads)
+    grad_query, grad_key, grad_value = (grad.to(given).contiguous() for grad in grads)
+    return grad_query, grad_key, grad_value
