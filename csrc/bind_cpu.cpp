@@ -2,7 +2,7 @@
 // threads.
 #include "attention/adaptive_token_mask.h"
 #include "attention/class_attention.h"
-#include "attention/masked_reattention_cpu.h"
+#include "attention/masked_reattention.h"
 #include "attention/masked_softmax.h"
 #include "attention/spatial_gate.h"
 #include "boxes/box_iou.h"

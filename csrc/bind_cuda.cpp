@@ -3,6 +3,7 @@
 #define WSOL_WITH_CUDA
 #include "attention/adaptive_token_mask.h"
 #include "attention/class_attention.h"
+#include "attention/masked_reattention.h"
 #include "attention/masked_softmax.h"
 #include "attention/spatial_gate.h"
 #include "boxes/box_iou.h"
@@ -40,6 +41,39 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       },
       NoGil());
 
+  module.def(
+      "masked_reattention_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& order, const TensorView& kept,
+         const TensorView& mean_value, const TensorView& out, const TensorView& log_sum,
+         const TensorView& top, double scale, double eps, Stream stream) {
+        wsol::cuda::masked_reattention_forward(
+            {{query, key, value, keep, order, kept, mean_value, scale, eps}, out, log_sum, top},
+            stream);
+      },
+      NoGil());
+  module.def(
+      "masked_reattention_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& order, const TensorView& kept,
+         const TensorView& mean_value, const TensorView& grad_out, const TensorView& out,
+         const TensorView& log_sum, const TensorView& top, const TensorView& grad_query,
+         const TensorView& grad_key, const TensorView& grad_value, const TensorView& row_terms,
+         const TensorView& grad_mean, double scale, double eps, Stream stream) {
+        wsol::cuda::masked_reattention_backward(
+            {{query, key, value, keep, order, kept, mean_value, scale, eps},
+             grad_out,
+             out,
+             log_sum,
+             top,
+             grad_query,
+             grad_key,
+             grad_value,
+             row_terms,
+             grad_mean},
+            stream);
+      },
+      NoGil());
   module.def(
       "adaptive_token_mask",
       [](const TensorView& attention, const TensorView& keep, double mass, Stream stream) {

@@ -4,6 +4,8 @@
 // no horizontal step. Limited by the products.
 //
 // A block's logits are tokens x kQueries numbers a thread; nothing else grows faster than N D.
+#include "attention/masked_reattention.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -11,7 +13,6 @@
 #include <utility>
 #include <vector>
 
-#include "attention/masked_reattention_cpu.h"
 #include "core/element_types.h"
 #include "core/matrix_product.h"
 #include "core/multiversion.h"
