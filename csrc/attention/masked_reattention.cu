@@ -14,7 +14,8 @@
 //                     largest logit it is know.
 //
 // Every result has one owner, which sums in a fixed order: no atomics. The tiled kernels exist
-// twice: in registers for any type and width, and on tensor cores for half types.
+// twice: in registers for float and double, and on tensor cores for half types. Half inputs that
+// tensor cores cannot take come here as float.
 #define WSOL_WITH_CUDA
 #include <cmath>
 #include <type_traits>
@@ -184,11 +185,13 @@ RowTerms<A> row_terms_of(const TensorView& scratch) {
   return {first, first + rows, first + 2 * rows, first + 3 * rows, first + 4 * rows};
 }
 
-// Calls `run(std::integral_constant<int, kWide>{})` with the narrowest tile for the width.
-template <typename Run>
+// Calls `run(std::integral_constant<int, kWide>{})` with a tile for the width. Each costs seconds to
+// compile, so there is one for the width that transformers have, and one for all others.
+template <typename T, typename Run>
 void with_plain_width(int width, Run&& run) {
-  if (width <= 64) return run(std::integral_constant<int, 1>{});
-  if (width <= 128) return run(std::integral_constant<int, 2>{});
+  if constexpr (std::is_same_v<T, float>) {
+    if (width <= 64) return run(std::integral_constant<int, 1>{});
+  }
   static_assert(kLargestReattentionWidth == 256);
   return run(std::integral_constant<int, 4>{});
 }
@@ -196,20 +199,12 @@ void with_plain_width(int width, Run&& run) {
 // The same with kWidth, for tensor cores.
 template <typename Run>
 void with_tensor_core_width(int width, Run&& run) {
-  if (width <= 32) return run(std::integral_constant<int, 32>{});
   if (width <= 64) return run(std::integral_constant<int, 64>{});
   return run(std::integral_constant<int, tensor_core::kLargestWidth>{});
 }
 
 template <typename T>
 constexpr bool kIsHalf = std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>;
-
-// Whether tensor cores can take these (B, H, N, D) inputs.
-template <typename T, typename... Views>
-bool fits_tensor_cores(const char* operator_name, const Views&... views) {
-  return ((rows_are_aligned<T>(views) && views.size(3) <= tensor_core::kLargestWidth) && ...) &&
-         mma_is_available(operator_name);
-}
 
 // mean[b, h] = mean of the rows, weighted or not.
 template <typename T>
@@ -243,18 +238,16 @@ void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattenti
            HeadRows<T>(args.out), args.log_sum.as<A>(), args.top.as<int>());
   };
   if constexpr (kIsHalf<T>) {
-    const MaskedReattentionInputs& inputs = args.inputs;
-    if (fits_tensor_cores<T>(name, inputs.query, inputs.key, inputs.value)) {
-      return with_tensor_core_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
-        launch_tiles(tensor_core::forward_kernel<T, kWidth>, tensor_core::kRows,
-                     tensor_core::forward_shared_bytes<T, kWidth>());
-      });
-    }
+    with_tensor_core_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+      launch_tiles(tensor_core::forward_kernel<T, kWidth>, tensor_core::kRows,
+                   tensor_core::forward_shared_bytes<T, kWidth>());
+    });
+  } else {
+    with_plain_width<T>(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
+      using Tile = plain::Tile<T, kWide>;
+      launch_tiles(plain::forward_kernel<T, kWide>, Tile::kRows, Tile::kSharedBytes);
+    });
   }
-  with_plain_width(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
-    using Tile = plain::Tile<T, kWide>;
-    launch_tiles(plain::forward_kernel<T, kWide>, Tile::kRows, Tile::kSharedBytes);
-  });
 }
 
 // grad_query, and grad_key and grad_value of kept tokens.
@@ -276,20 +269,18 @@ void launch_backward(const char* name, const Inputs<T>& in, const MaskedReattent
            HeadRows<T>(args.grad_value));
   };
   if constexpr (kIsHalf<T>) {
-    const MaskedReattentionInputs& inputs = args.inputs;
-    if (fits_tensor_cores<T>(name, inputs.query, inputs.key, inputs.value, args.grad_out)) {
-      return with_tensor_core_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
-        launch_tiles(tensor_core::grad_query_kernel<T, kWidth>,
-                     tensor_core::grad_key_value_kernel<T, kWidth>, tensor_core::kRows,
-                     tensor_core::backward_shared_bytes<T, kWidth>());
-      });
-    }
+    with_tensor_core_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+      launch_tiles(tensor_core::grad_query_kernel<T, kWidth>,
+                   tensor_core::grad_key_value_kernel<T, kWidth>, tensor_core::kRows,
+                   tensor_core::backward_shared_bytes<T, kWidth>());
+    });
+  } else {
+    with_plain_width<T>(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
+      using Tile = plain::Tile<T, kWide>;
+      launch_tiles(plain::grad_query_kernel<T, kWide>, plain::grad_key_value_kernel<T, kWide>,
+                   Tile::kRows, Tile::kSharedBytes);
+    });
   }
-  with_plain_width(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
-    using Tile = plain::Tile<T, kWide>;
-    launch_tiles(plain::grad_query_kernel<T, kWide>, plain::grad_key_value_kernel<T, kWide>,
-                 Tile::kRows, Tile::kSharedBytes);
-  });
 }
 
 }  // namespace

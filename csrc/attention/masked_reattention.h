@@ -13,7 +13,8 @@
 // query, key, value and their gradients are (B, H, N, D), one floating dtype, last dimension
 // contiguous, any other strides. All the rest is contiguous; what is neither bool nor int32 is of
 // the accumulator type (float32; float64 for float64 inputs). The CPU kernels take inputs of that
-// type alone.
+// type alone; the CUDA kernels half types where tensor cores can read them: D a multiple of 8 up to
+// 128, rows on 16-byte boundaries, compute capability 8.0.
 #pragma once
 
 #include "core/tensor_view.h"

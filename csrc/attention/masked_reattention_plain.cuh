@@ -1,4 +1,4 @@
-// The kernels of masked_reattention for any floating type and width: products in registers.
+// The kernels of masked_reattention for float and double of any width: products in registers.
 //
 // A block owns a tile of rows of one (image, head): queries, or, for the keys' gradients, kept
 // keys. It passes over the other side in tiles of 64 columns. A thread owns kRowsPerThread rows x 4

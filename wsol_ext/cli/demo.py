@@ -15,7 +15,9 @@ DESCRIPTION = (
 def add_options(parser: Parser) -> None:
     """Add the command's flags."""
     parser.add_argument("--out", type=str, default="runs/demo", help="the run folder")
-    parser.add_argument("--model", type=str, default="tscam", help=f"one of {', '.join(THRESHOLDS)}")
+    parser.add_argument(
+        "--model", type=str, default="tscam", help=f"one of {', '.join(THRESHOLDS)}"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of training")
     add_switch(
         parser, "--overwrite", False, "move a run that --out holds to OUT.old-1 and start anew"

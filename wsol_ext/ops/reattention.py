@@ -10,6 +10,7 @@ from wsol_ext.ops import _backend as backend
 from wsol_ext.ops import _reattention_cpu as cpu
 
 _LARGEST_WIDTH = 256  # of a head that the CUDA kernels keep in registers
+_LARGEST_TENSOR_CORE_WIDTH = 128  # the same, in half precision
 
 
 def masked_reattention(
@@ -108,13 +109,32 @@ def _runs_cpu_path(query: Tensor) -> bool:
     return query.device.type == "cpu" and backend.emulated is None
 
 
-def _kernel_inputs(
-    query: Tensor, key: Tensor, value: Tensor, keep: Tensor, eps: float
-) -> tuple[Tensor, ...]:
-    """The tensors that the CUDA kernels read, and their scratch."""
-    rows = map(backend.rows_contiguous, (query, key, value))
+def _kernel_rows(*tensors: Tensor) -> list[Tensor]:
+    """The (B, H, N, D) tensors as the CUDA kernels read them: half types that tensor cores cannot take as float32."""
+    rows = [backend.rows_contiguous(tensor) for tensor in tensors]
+    half = rows[0].dtype in (torch.float16, torch.bfloat16)
+    return [r.float() for r in rows] if half and not _fits_tensor_cores(rows) else rows
+
+
+def _fits_tensor_cores(rows: list[Tensor]) -> bool:
+    device, width = rows[0].device, rows[0].size(-1)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    elements = 16 // rows[0].element_size()  # rows are read 16 bytes at a time
+    return (
+        width % elements == 0
+        and width <= _LARGEST_TENSOR_CORE_WIDTH
+        and all(
+            r.data_ptr() % 16 == 0 and all(stride % elements == 0 for stride in r.stride()[:-1])
+            for r in rows
+        )
+    )
+
+
+def _mask_and_scratch(keep: Tensor, value: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """What the CUDA kernels take beside the rows: the mask, and memory for lists of tokens and the mean value."""
     order = torch.empty(keep.shape, dtype=torch.int32, device=keep.device)
-    return *rows, keep.contiguous(), order, order.new_empty(keep.size(0)), _means(value, eps)
+    return keep.contiguous(), order, order.new_empty(keep.size(0)), _means(value, eps)
 
 
 def _means(rows: Tensor, eps: float) -> Tensor:
@@ -142,14 +162,25 @@ def _forward(
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor, Tensor]:
     scale = _check(query, key, value, keep, scale, eps)
-    outputs = _empty_outputs(query)
     if query.numel() == 0:
-        return outputs
+        return _empty_outputs(query)
     if _runs_cpu_path(query):
         return cpu.forward(query, key, value, keep, scale, eps)
-    inputs = _kernel_inputs(query, key, value, keep, eps)
-    backend.run("masked_reattention_forward", *inputs, *outputs, scale, eps, device=query.device)
-    return outputs
+    rows = _kernel_rows(query, key, value)
+    scratch = _mask_and_scratch(keep, value, eps)
+    out, log_sum, top = _empty_outputs(rows[0])
+    backend.run(
+        "masked_reattention_forward",
+        *rows,
+        *scratch,
+        out,
+        log_sum,
+        top,
+        scale,
+        eps,
+        device=query.device,
+    )
+    return out.to(query.dtype), log_sum, top
 
 
 def _forward_fake(
@@ -176,28 +207,30 @@ def _backward(
     scale: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grads = _backward_fake(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
     if query.numel() == 0:
-        return grads
+        return _backward_fake(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
     if _runs_cpu_path(query):
         return cpu.backward(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
-    inputs = _kernel_inputs(query, key, value, keep, eps)
-    row_terms = log_sum.new_empty((5, *log_sum.shape))
+    *rows, grad_out, out = _kernel_rows(query, key, value, grad_out, out)
+    scratch = _mask_and_scratch(keep, value, eps)
+    grads = [row.new_empty(row.shape) for row in rows]
     backend.run(
         "masked_reattention_backward",
-        *inputs,
-        backend.rows_contiguous(grad_out),
+        *rows,
+        *scratch,
+        grad_out,
         out,
         log_sum,
         top,
         *grads,
-        row_terms,
+        log_sum.new_empty((5, *log_sum.shape)),
         _means(value, eps),
         scale,
         eps,
         device=query.device,
     )
-    return grads
+    grad_query, grad_key, grad_value = (grad.to(query.dtype) for grad in grads)
+    return grad_query, grad_key, grad_value
 
 
 def _backward_fake(
