@@ -26,7 +26,6 @@ WSOL_MULTIVERSION void forward_row(const T* logits, const uint8_t* keep, int64_t
     out[j] = keep[j] ? logit : kNone;
     largest = out[j] > largest ? out[j] : largest;
   }
-  if (largest == kNone) largest = 0;
   A sum = exp_of_nonpositive(log_eps - largest);
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = 0; j < count; ++j) {
@@ -34,6 +33,7 @@ WSOL_MULTIVERSION void forward_row(const T* logits, const uint8_t* keep, int64_t
     sum += out[j];
   }
   const A factor = 1 / sum;
+  // Not kept is 0 also where the sum is NaN.
   for (int64_t j = 0; j < count; ++j) {
     const A weight = out[j] * factor;
     out[j] = keep[j] ? weight : A(0);

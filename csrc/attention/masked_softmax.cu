@@ -2,8 +2,6 @@
 // comes from the L1 cache. Must read logits and mask and write the result once, backward the same
 // of gradients: limited by that bandwidth.
 #define WSOL_WITH_CUDA
-#include <cmath>
-
 #include "attention/masked_softmax.h"
 
 namespace wsol::cuda {
@@ -33,13 +31,13 @@ __global__ void forward_kernel(const T* all_logits, int64_t logits_stride, const
     if (keep[j]) largest = max(largest, Element<T>::load(logits[j]));
   }
   largest = warp_max(largest);
-  if (largest == -INFINITY) largest = 0;  // nothing is kept, and eps is 0
   A sum = 0;
   for (int64_t j = lane; j < count; j += kWarpSize) {
     out[j] = keep[j] ? exp(Element<T>::load(logits[j]) - largest) : A(0);
     sum += out[j];
   }
   const A factor = 1 / (warp_sum(sum) + exp(log_eps - largest));
+  // Not kept is 0 also where the sum is NaN.
   for (int64_t j = lane; j < count; j += kWarpSize) out[j] = keep[j] ? out[j] * factor : A(0);
 }
 

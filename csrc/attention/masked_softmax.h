@@ -16,7 +16,7 @@ namespace wsol {
 struct MaskedSoftmaxForward {
   TensorView logits;  // (R, N) floating, last dimension contiguous
   TensorView keep;    // (R, N) bool, last dimension contiguous
-  TensorView out;     // (R, N) of the accumulator type, contiguous
+  TensorView out;     // R x N of the accumulator type, contiguous
   double log_eps;     // -infinity for eps = 0
 };
 

@@ -109,6 +109,16 @@ def test_large_logits(backend, dtype):
     assert without_eps.tolist() == [[0.5, 0.5, 0, 0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_small_weights_are_as_exact_as_large_ones(backend, dtype):
+    """Beside a logit of 0 a weight is the exponential, in all its bits but the last ones."""
+    logits = torch.linspace(0, -80, 4001, dtype=dtype, device=backend.device).unsqueeze(1)
+    pairs = torch.cat((torch.zeros_like(logits), logits), dim=1)
+    weights = masked_softmax(pairs, torch.ones_like(pairs, dtype=torch.bool), eps=0).double()
+    error = (weights[:, 1] / weights[:, 0]) / logits[:, 0].double().exp() - 1
+    assert error.abs().max() < 4 * torch.finfo(dtype).eps
+
+
 def test_logits_of_minus_infinity_are_as_not_kept(backend):
     logits = torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]], device=backend.device)
     out = masked_softmax(logits, torch.ones_like(logits, dtype=torch.bool), eps=1.0)

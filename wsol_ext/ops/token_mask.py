@@ -117,39 +117,42 @@ backend.define("adaptive_token_mask", "(Tensor attention, float mass) -> Tensor"
 # --- masked_softmax
 
 
-def _softmax_fake(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
+def _check_softmax(logits: Tensor, keep: Tensor, eps: float) -> Tensor:
+    """Check the arguments of `masked_softmax`; return `keep` in the shape of `logits`."""
     name = "masked_softmax"
-    leading = ["..."] * (logits.dim() - 1)
+    leading = ("...",) * (logits.dim() - 1)
     backend.check_tensor(name, "logits", logits, (*leading, "N"), backend.FLOATING)
     backend.check_tensor(name, "keep", keep, ("...",) * keep.dim(), (torch.bool,))
     backend.check_same_device(name, logits=logits, keep=keep)
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"{name}: eps is {eps}, it should be a finite number of at least 0")
     try:
-        keep.expand(logits.shape)
+        return keep.expand(logits.shape)
     except RuntimeError as error:
         raise ValueError(
             f"{name}: keep has shape {tuple(keep.shape)}, it should broadcast to logits' {tuple(logits.shape)}"
         ) from error
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"{name}: eps is {eps}, it should be a finite number of at least 0")
+
+
+def _empty_weights(logits: Tensor) -> Tensor:
     return logits.new_empty(logits.shape, dtype=backend.accumulator_dtype(logits.dtype))
 
 
 def _softmax(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
-    out = _softmax_fake(logits, keep, eps)
+    keep = _check_softmax(logits, keep, eps)
+    out = _empty_weights(logits)
     if out.numel() > 0:
-        rows, keep_rows = (
-            backend.rows_contiguous(tensor.reshape(-1, logits.size(-1)))
-            for tensor in (logits, keep.expand(logits.shape))
+        logits, keep = (
+            backend.rows_contiguous(tensor.reshape(-1, tensor.size(-1)))
+            for tensor in (logits, keep)
         )
-        backend.run(
-            "masked_softmax_forward",
-            rows,
-            keep_rows,
-            out.view(rows.shape),
-            _log(eps),
-            device=out.device,
-        )
+        backend.run("masked_softmax_forward", logits, keep, out, _log(eps), device=out.device)
     return out
+
+
+def _softmax_fake(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
+    _check_softmax(logits, keep, eps)
+    return _empty_weights(logits)
 
 
 def _softmax_backward_fake(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
