@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/element_types.h"
+#include "core/exp.h"
 #include "core/matrix_product.h"
 #include "core/multiversion.h"
 #include "core/parallel_for.h"
@@ -139,7 +140,7 @@ inline void exponentials(A* logits, int64_t keys, int64_t lanes, const A* shift,
     A* row = logits + key * kQueries;
 #pragma omp simd
     for (int64_t i = 0; i < lanes; ++i) {
-      row[i] = fast_exp(row[i] - shift[i]);
+      row[i] = exp_of_nonpositive(row[i] - shift[i]);
       sums[i] += row[i];
     }
   }
@@ -155,7 +156,7 @@ inline void softmax_gradients(A* logits, A* gradients, int64_t keys, int64_t lan
     const A* gradient = gradients + key * kQueries;
 #pragma omp simd
     for (int64_t i = 0; i < lanes; ++i) {
-      weight[i] = fast_exp(weight[i] - log_sum[i]);
+      weight[i] = exp_of_nonpositive(weight[i] - log_sum[i]);
       expected[i] += weight[i] * gradient[i];
     }
   }

@@ -8,8 +8,9 @@
 
 namespace wsol::cpu {
 
-// For x <= 0, or NaN, which stays one. Within 2 units in the last place; 0 where exp(x) is below
-// the normal numbers. 2^n exp(r) with |r| <= log(2) / 2, by exp's series to r^7.
+// For x <= 0 (or above it by rounding), or NaN, which stays one. Within 2 units in the last place;
+// 0 where exp(x) is below the normal numbers. 2^n exp(r) with |r| <= log(2) / 2, by exp's series to
+// r^7.
 inline float exp_of_nonpositive(float x) {
   constexpr float kRound = 0x1.8p23f;  // a float this large has no fraction
   constexpr float kLog2High = 0x1.63p-1f, kLog2Low = -0x1.bd0106p-13f;

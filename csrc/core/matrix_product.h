@@ -6,10 +6,7 @@
 // sizes.
 #pragma once
 
-#include <bit>
-#include <cmath>
 #include <cstdint>
-#include <numbers>
 
 namespace wsol::cpu {
 
@@ -80,27 +77,5 @@ inline void multiply(int64_t rows, int64_t columns, int64_t depth,
   }
   while (c < columns) column_of_tiles.template operator()<1>();
 }
-
-// exp(x), to an ulp or two in float32 for x < 88; 0 below the normal numbers. Loops over it
-// vectorize.
-inline float fast_exp(float x) {
-  // exp(x) = 2^n exp(r), |r| <= log(2) / 2. Adding 1.5 * 2^23 rounds to an integer, which is then
-  // in the lowest bits; log(2) is split so that n times its upper part is exact.
-  constexpr float kRound = 0x1.8p23f, kUpper = 0x1.62e4p-1f;
-  constexpr float kLower = static_cast<float>(std::numbers::ln2 - kUpper);
-  const float shifted = x * std::numbers::log2e_v<float> + kRound;
-  const float n = shifted - kRound;
-  const float r = (x - n * kUpper) - n * kLower;
-  float series = r * (1.0f / 5040) + 1.0f / 720;  // Taylor: 5e-9 off at |r| = log(2) / 2
-  series = series * r + 1.0f / 120;
-  series = series * r + 1.0f / 24;
-  series = series * r + 1.0f / 6;
-  series = series * r + 0.5f;
-  series = series * r + 1.0f;
-  series = series * r + 1.0f;
-  const float power = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) + 127) << 23);
-  return x < -87.0f ? 0.0f : series * power;
-}
-inline double fast_exp(double x) { return std::exp(x); }
 
 }  // namespace wsol::cpu
