@@ -74,7 +74,7 @@ def published_trt(model, images, labels):
     patches = tokens[:, 1:]
     scored, _, _ = published_block(model.score_block, patches, reattention(keep))
     scores = model.score_head(model.score_norm(scored))[..., 0]
-    weights = (scores - scores.amax(dim=1, keepdim=True)).exp() * keep
+    weights = scores.exp() * keep
     weights = weights / (weights.sum(dim=1, keepdim=True) + 1e-6)
     fusion = (weights.unsqueeze(2) * patches).sum(dim=1, keepdim=True)
     pair = torch.cat((tokens[:, :1], fusion), dim=1)

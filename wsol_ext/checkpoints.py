@@ -242,7 +242,6 @@ def load_published(
     model = create_model(
         method,
         "vit_tiny_patch16_224",
-        num_classes=state["head.weight"].size(0),
         pretrained=False,
         **sizes,
         **options,
@@ -307,8 +306,7 @@ def _unwrap(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
 
 
 def _sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
-    """The backbone's sizes, as `create_model` takes them."""
-    state["head.weight"]  # of which the caller reads the number of classes
+    """The number of classes and the backbone's sizes, as `create_model` takes them."""
     width, _, patch_height, patch_width = state["patch_embed.proj.weight"].shape
     depth = 1 + max(
         (int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1
@@ -317,6 +315,7 @@ def _sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
     if num_heads < 1 or width % num_heads:
         raise ValueError(f"num_heads is {num_heads}, it should divide the width, {width}")
     return {
+        "num_classes": state["head.weight"].size(0),
         "img_size": (side * patch_height, side * patch_width)
         if patch_height != patch_width
         else side * patch_height,

@@ -66,9 +66,9 @@ __global__ void list_tokens_kernel(const bool* keep, int tokens, int* order, int
 // A block owns 32 columns of the mean of a head's rows, weighted or not: its warps split the
 // tokens.
 template <typename T>
-__global__ void mean_kernel(HeadRows<const T> rows, const typename Element<T>::Accumulator* weights,
-                            int heads, int tokens, int width,
-                            typename Element<T>::Accumulator* mean) {
+__global__ void __launch_bounds__(kMeanWarps* kWarpSize)
+    mean_kernel(HeadRows<const T> rows, const typename Element<T>::Accumulator* weights, int heads,
+                int tokens, int width, typename Element<T>::Accumulator* mean) {
   using A = typename Element<T>::Accumulator;
   A* partial = reinterpret_cast<A*>(dynamic_shared());  // (kMeanWarps, 32)
   const int64_t head = blockIdx.x;

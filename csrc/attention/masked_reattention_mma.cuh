@@ -274,7 +274,8 @@ __global__ void __launch_bounds__(kThreads)
     if (row >= in.tokens) continue;
     const float self_grad = terms.self_grad[head.first_row + row];
     const float top_grad = terms.top_grad[head.first_row + row];
-    const int top_token = max(top[head.first_row + row], 0);
+    // Without eps nothing has a gradient there, and a dropped key may be anything.
+    const int top_token = top[head.first_row + row] >= 0 ? top[head.first_row + row] : row;
 #pragma unroll
     for (int n = 0; n < kWidth / 8; ++n) {
       const int d = column_of(n, 0);

@@ -273,7 +273,8 @@ __global__ void __launch_bounds__(kThreads)
     if (row >= in.tokens) continue;
     const A self_grad = terms.self_grad[head.first_row + row];
     const A top_grad = terms.top_grad[head.first_row + row];
-    const int top_token = max(top[head.first_row + row], 0);
+    // Without eps nothing has a gradient there, and a dropped key may be anything.
+    const int top_token = top[head.first_row + row] >= 0 ? top[head.first_row + row] : row;
 #pragma unroll
     for (int c = 0; c < Tile::kColumns; ++c) {
       const int d = Tile::place(c);

@@ -228,7 +228,7 @@ def test_result_does_not_depend_on_the_number_of_threads(backend):
     assert torch.equal(*results)
 
 
-def test_cuda_kernels_agree_with_the_cpu_to_the_bit(backend, monkeypatch):
+def test_kernels_agree_with_those_of_the_cpu_to_the_bit(backend, monkeypatch):
     """Where no sum is exact in floating point, and the mass is where tokens cross."""
     attention = random_attention((8, 300), backend.device)
     sums = attention.double().cpu().sort(dim=1, descending=True).values.cumsum(dim=1)

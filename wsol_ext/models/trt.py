@@ -94,7 +94,11 @@ class TRT(LocalizationModel):
         return first.logits, refined * self.cam_head.maps(patches, classes)
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy, of the class-map branch in stage 2; see `LocalizationModel.training_loss`."""
+        """Cross-entropy; see `LocalizationModel.training_loss`.
+
+        In stage 2 it and the `logits` are those of the class-map branch, not of the model, which still predicts as
+        stage 1 does.
+        """
         if self.stage == 1:
             return super().training_loss(images, labels)
         grid = self.backbone.grid(images)

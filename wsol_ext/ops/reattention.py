@@ -9,6 +9,7 @@ from torch import Tensor
 from wsol_ext.ops import _backend as backend
 from wsol_ext.ops import _reattention_cpu as cpu
 
+_LARGEST_EPS = 1e30  # its product with a value is still a float32
 _LARGEST_WIDTH = 256  # of a head that the CUDA kernels keep in registers
 _LARGEST_TENSOR_CORE_WIDTH = 128  # the same, in half precision
 
@@ -39,15 +40,15 @@ def masked_reattention(
         value: (B, H, N, D), of the same dtype.
         keep: (B, N) bool, the tokens that all others attend to; an image may keep none.
         scale: the logits' factor, by default D ** -0.5.
-        eps: weight of the uniform part, relative to that of the largest logit; at least 0.
+        eps: weight of the uniform part, relative to that of the largest logit; 0 to 1e30.
 
     Returns:
         (B, H, N, D), of the inputs' dtype; sums are kept in float32 (float64 for float64 inputs).
 
     Raises:
         TypeError: a dtype that is none of these, two dtypes, or a mask that is not bool.
-        ValueError: shapes that do not fit, tensors on two devices, a scale that is not finite, or an eps that is
-            negative or not finite.
+        ValueError: shapes that do not fit, tensors on two devices, a scale that is not finite, or an eps out of its
+            range.
 
     Differentiable in query, key and value, once: the backward has no gradient of its own. The maximum m is
     differentiated too, by the first of equals. Under autocast query, key and value are cast to its dtype.
@@ -100,8 +101,8 @@ def _check(
         )
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"{name}: scale is {scale}, it should be a finite number")
-    if not (math.isfinite(eps) and eps >= 0):
-        raise ValueError(f"{name}: eps is {eps}, it should be a finite number of at least 0")
+    if not 0 <= eps <= _LARGEST_EPS:
+        raise ValueError(f"{name}: eps is {eps}, it should be 0 to {_LARGEST_EPS:g}")
     return width**-0.5 if scale is None else scale
 
 

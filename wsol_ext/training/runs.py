@@ -187,6 +187,8 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     folder = RunFolder(config.out)
     console = Console(quiet=not config.progress or _rank() > 0, stderr=True)
     if _rank() > 0:
+        if folder.finished:  # as the first process sees too, which does not wait for this one
+            return folder
         data = TrainingData(config)
         return _train_stages(folder, data, _start(folder, stages, data, console), console)
     if overwrite and any(int(os.environ.get(n, 1)) > 1 for n in ("WORLD_SIZE", "SLURM_NTASKS")):
