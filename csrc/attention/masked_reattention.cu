@@ -185,8 +185,8 @@ RowTerms<A> row_terms_of(const TensorView& scratch) {
   return {first, first + rows, first + 2 * rows, first + 3 * rows, first + 4 * rows};
 }
 
-// Calls `run(std::integral_constant<int, kWide>{})` with a tile for the width. Each costs seconds to
-// compile, so there is one for the width that transformers have, and one for all others.
+// Calls `run(std::integral_constant<int, kWide>{})` with a tile for the width. Each costs seconds
+// to compile, so there is one for the width that transformers have, and one for all others.
 template <typename T, typename Run>
 void with_plain_width(int width, Run&& run) {
   if constexpr (std::is_same_v<T, float>) {
