@@ -8,6 +8,7 @@ from wsol_ext.ops._interim import (
 )
 from wsol_ext.ops.attention import class_attention
 from wsol_ext.ops.boxes import best_box_iou, box_iou, extract_boxes
+from wsol_ext.ops.diffusion import spatial_diffusion
 
 __all__ = [
     "adaptive_token_mask",
@@ -17,5 +18,6 @@ __all__ = [
     "extract_boxes",
     "masked_reattention",
     "masked_softmax",
+    "spatial_diffusion",
     "spatial_gate",
 ]
