@@ -42,7 +42,7 @@ struct SpatialDiffusionForward {
   TensorView out;       // like cam
   TensorView state;  // (B, 5, h, w) float64: 1 / |features|, S to the right, S down, last two t_k
   ChebyshevLadder ladder;
-  TensorView scratch;  // (B, scratch_doubles(h, w, 6)) float64
+  TensorView scratch;  // (B, spatial_diffusion_scratch(…)) float64
   double alpha;
 };
 
@@ -55,7 +55,7 @@ struct SpatialDiffusionBackward {
   TensorView
       weights;  // (B, 3, h, w) float64 scratch: the stencil that turns features to their gradient
   ChebyshevLadder ladder;
-  TensorView scratch;  // (B, scratch_doubles(h, w, true)) float64
+  TensorView scratch;  // (B, spatial_diffusion_scratch(…)) float64
   double alpha;
 };
 

@@ -42,17 +42,17 @@ def spatial_diffusion(
         cam: (B, h, w), of any of these dtypes.
         strength: a number, or a floating tensor of one element.
         iterations: 0 to 20.
-        alpha: above 0. Newton-Schulz needs alpha rho^2 < 2, where rho = d (abs(strength - 1) + 1 + abs(strength)) bounds
-            the row sums of A, and d is the grid's largest degree: 4 if neither side is below 3.
+        alpha: above 0. Newton-Schulz needs alpha rho^2 < 2, where rho = d (abs(strength - 1) + 1 + abs(strength))
+            bounds the row sums of A, and d is the grid's largest degree: 4 if neither side is below 3.
 
     Returns:
         (B, h, w) float32; float64 if features or cam are. An image with a NaN is NaN as a whole.
 
     Raises:
         TypeError: a dtype that is none of these.
-        ValueError: shapes that do not fit, tensors on two devices, iterations or alpha out of range, or alpha rho^2 >= 2.
-            To read a strength tensor on CUDA would be to wait for it: there an image whose own row sums of A come to
-            that is NaN instead.
+        ValueError: shapes that do not fit, tensors on two devices, iterations or alpha out of range, or
+            alpha rho^2 >= 2. To read a strength tensor on CUDA would be to wait for it: there an image whose own row
+            sums of A come to that is NaN instead.
 
     Differentiable in features, cam and a strength tensor, once; memory O(h w) an image besides their gradients. Under
     autocast nothing is cast.
@@ -188,9 +188,9 @@ def _check_converges(features: Tensor, strength: float, alpha: float) -> None:
     rho = degree * (abs(strength - 1) + 1 + abs(strength))
     if not alpha * rho**2 < 2:
         raise ValueError(
-            f"spatial_diffusion: strength is {strength} and alpha {alpha}, they should keep alpha * rho^2 below 2 (else "
-            f"Newton-Schulz diverges), but rho = {degree} (abs(strength - 1) + 1 + abs(strength)) = {rho:.4g} makes it "
-            f"{alpha * rho**2:.4g}"
+            f"spatial_diffusion: strength is {strength} and alpha {alpha}, they should keep alpha * rho^2 below 2 "
+            f"(else Newton-Schulz diverges), but rho = {degree} (abs(strength - 1) + 1 + abs(strength)) = {rho:.4g} "
+            f"makes it {alpha * rho**2:.4g}"
         )
 
 
