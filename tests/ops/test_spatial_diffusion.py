@@ -151,7 +151,12 @@ def test_alpha_sets_where_the_inverse_begins(backend, alpha):
 
 @pytest.mark.parametrize(
     ("size", "iterations"),
-    [((1, 20, 28, 28), 8), ((1, 20, 13, 29), 10), ((1, 20, 31, 37), 3), ((1, 9, 1, 300), 5)],
+    [
+        ((1, 20, 28, 28), 16),
+        ((2, 20, 13, 24), 20),
+        ((1, 20, 31, 37), 12),
+        ((1, 9, 1, 900), 5),  # beyond shared memory
+    ],
     ids=str,
 )
 def test_large_grids_by_eigenvectors(backend, size, iterations):

@@ -58,13 +58,9 @@ def spatial_diffusion(
     autocast nothing is cast.
 
     Example:
-        >>> features, cam = torch.ones(1, 8, 3, 3), torch.zeros(1, 3, 3)
-        >>> features[:, :, :, 2] = -1  # the last column is of another kind
-        >>> cam[0, 1, 1] = 1.0
-        >>> spatial_diffusion(features, cam, iterations=4)
-        tensor([[[0.0000, 0.0000, 0.0000],
-                 [0.0000, 0.0000, 0.0633],
-                 [0.0000, 0.0000, 0.0000]]])
+        >>> features = torch.tensor([1.0, 1.0, -1.0]).expand(1, 4, 1, 3)  # the last cell is of another kind
+        >>> spatial_diffusion(features, torch.tensor([[[0.2, 0.6, 0.1]]]))
+        tensor([[[0.0000, 0.0500, 0.3000]]])
     """
     if not isinstance(strength, Tensor):
         if not isinstance(strength, (int, float)):
@@ -130,7 +126,8 @@ def _ladder(
     """
     steps = 2**iterations
     precision = 2.0**-50 if dtype == torch.float64 else 2.0**-34
-    bounds, series = [], []
+    bounds: list[float] = []
+    series: list[np.ndarray] = []
     bound = math.sqrt(2) * (1 + 1e-12)  # the largest there can be, and what rounds to more
     while not bounds or bound * math.sqrt(steps) > 0.5:
         # A cosine transform, for f(bound cos(t)) = sum_j c_j cos((2 j + 1) t).
