@@ -1,16 +1,16 @@
-// CUDA: one block an image for the recurrence, and a launch over the whole GPU before
+// CUDA: one block an image for the recurrence, and a launch over the whole GPU before it
 // (similarities) or after it (gradient of the features) for what touches all the channels.
 //
-//   dots     a warp owns a cell: squared norm, and products with the right and the lower cell;
-//   lanes
-//            split the channels. Reads the features once, their neighbours from the cache.
-//   series   a block owns an image; thread t owns cells t, t + threads, … of every array. Arrays
-//   lie in
-//            shared memory where they fit (grids to about 44 x 44 forward, 30 x 30 backward), else
-//            in global scratch, each with a row of zeros before and after. A term reads neighbours
-//            of the newest term and overwrites the one before in place: one barrier a term, whose
-//            latency is the limit.
-//   features a warp owns a cell: the stencil that the backward left, applied to every channel.
+// dots: a warp owns a cell, its lanes split the channels: squared norm, and products with the right
+// and the lower cell. Reads the features once, their neighbours from the cache.
+//
+// series: a block owns an image; thread t owns cells t, t + threads, ... of every array. Arrays lie
+// in shared memory where they fit (grids to 44 x 44 forward, 32 x 32 backward), else in global
+// scratch, each with a row of zeros before and after. A term reads neighbours of the newest term
+// and overwrites the one before in place: one barrier a term, whose latency is the limit.
+//
+// features_gradient: a warp owns a cell: the stencil that the backward left, applied to every
+// channel.
 #define WSOL_WITH_CUDA
 #include <algorithm>
 #include <cmath>

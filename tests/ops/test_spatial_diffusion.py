@@ -167,7 +167,7 @@ def test_large_grids_by_eigenvectors(backend, size, iterations):
 
 
 def test_grid_larger_than_shared_memory(backend):
-    """50 x 50 cells: twice what a block's shared memory holds. At one iteration f(A) is 2 alpha A - alpha^2 A^3."""
+    """50 x 50 cells are more than a block's holds. At one iteration f(A) is 2 alpha A - alpha^2 A^3."""
     features, cam = random_inputs((2, 3, 50, 50), backend.device)
     number = torch.tensor(1.3, dtype=torch.float64, device=backend.device)
 
