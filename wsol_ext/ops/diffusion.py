@@ -46,7 +46,7 @@ def spatial_diffusion(
             bounds the row sums of A, and d is the grid's largest degree: 4 if neither side is below 3.
 
     Returns:
-        (B, h, w) float32; float64 if features or cam are. An image with a NaN is NaN as a whole.
+        (B, h, w) float32; float64 if features or cam are. A NaN reaches its own image only.
 
     Raises:
         TypeError: a dtype that is none of these.
