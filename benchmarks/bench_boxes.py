@@ -75,6 +75,24 @@ def test_extract_boxes(versus, maps, thresholds, contours, device, threads):
     )
 
 
+def test_extract_boxes_of_most_pixels(versus, maps, device, threads):
+    """At the four thresholds of `sat`, against OpenCV's connected components."""
+    cuts = torch.tensor([0.3, 0.35, 0.4, 0.45], dtype=torch.float64)
+    arrays, batch, thresholds = maps.numpy(), maps.to(device), cuts.to(device)
+
+    def opencv(score_map, threshold):
+        foreground = (score_map > threshold).astype(np.uint8)
+        stats = cv2.connectedComponentsWithStats(foreground, connectivity=8)[2]
+        return stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax(), : cv2.CC_STAT_AREA]
+
+    versus(
+        case("extract_boxes", "most_pixels", cuts, threads),
+        lambda: [[opencv(a, t) for t in cuts.tolist()] for a in arrays],
+        lambda: extract_boxes(batch, thresholds, "most_pixels"),
+        rounds=20,
+    )
+
+
 def test_box_iou(versus, device):
     a, b = (torch.rand(16, 1000, 4, device=device).cumsum(dim=-1) for _ in range(2))
     versus(

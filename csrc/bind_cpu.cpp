@@ -1,6 +1,10 @@
 // The CPU kernels as the Python module wsol_ext._cpu. Every function ends with the number of
 // threads.
+#include "attention/adaptive_token_mask.h"
 #include "attention/class_attention.h"
+#include "attention/masked_reattention.h"
+#include "attention/masked_softmax.h"
+#include "attention/spatial_gate.h"
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
@@ -30,14 +34,68 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       },
       NoGil());
 
+  module.def(
+      "masked_reattention_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& out, const TensorView& log_sum,
+         const TensorView& top, double scale, double eps, int threads) {
+        wsol::cpu::masked_reattention_forward(
+            {query, key, value, keep, out, log_sum, top, scale, eps}, threads);
+      },
+      NoGil());
+  module.def(
+      "masked_reattention_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& log_sum, const TensorView& top,
+         const TensorView& grad_out, const TensorView& grad_query, const TensorView& grad_key,
+         const TensorView& grad_value, double scale, double eps, int threads) {
+        wsol::cpu::masked_reattention_backward({query, key, value, keep, log_sum, top, grad_out,
+                                                grad_query, grad_key, grad_value, scale, eps},
+                                               threads);
+      },
+      NoGil());
+  module.def(
+      "adaptive_token_mask",
+      [](const TensorView& attention, const TensorView& keep, double mass, int threads) {
+        wsol::cpu::adaptive_token_mask({attention, keep, mass}, threads);
+      },
+      NoGil());
+  module.def(
+      "masked_softmax_forward",
+      [](const TensorView& logits, const TensorView& keep, const TensorView& out, double log_eps,
+         int threads) { wsol::cpu::masked_softmax_forward({logits, keep, out, log_eps}, threads); },
+      NoGil());
+  module.def(
+      "masked_softmax_backward",
+      [](const TensorView& grad_out, const TensorView& out, const TensorView& grad_logits,
+         int threads) {
+        wsol::cpu::masked_softmax_backward({grad_out, out, grad_logits}, threads);
+      },
+      NoGil());
+  module.def(
+      "spatial_gate_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& gate, double scale,
+         int threads) { wsol::cpu::spatial_gate_forward({query, key, gate, scale}, threads); },
+      NoGil());
+  module.def(
+      "spatial_gate_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& gate,
+         const TensorView& grad_gate, const TensorView& grad_query, const TensorView& grad_key,
+         const TensorView& grad_dots, double scale, int threads) {
+        wsol::cpu::spatial_gate_backward(
+            {query, key, gate, grad_gate, grad_query, grad_key, grad_dots, scale}, threads);
+      },
+      NoGil());
+
   module.def("boxes_scratch_bytes", [](int64_t, int64_t, int64_t, int64_t, bool, int) {
     return 0;  // threads keep their own
   });
   module.def(
       "extract_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& boxes,
-         const TensorView& status, const TensorView& scratch, int threads) {
-        wsol::cpu::extract_boxes({score_maps, thresholds, boxes, status, scratch}, threads);
+         const TensorView& status, const TensorView& scratch, bool most_pixels, int threads) {
+        wsol::cpu::extract_boxes({score_maps, thresholds, boxes, status, scratch, most_pixels},
+                                 threads);
       },
       NoGil());
   // count_boxes returns what list_boxes takes: here the contours it found.

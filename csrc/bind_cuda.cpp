@@ -1,7 +1,11 @@
 // The CUDA kernels as the Python module wsol_ext._cuda, or, over the emulator, as the tests'
 // module. Every function ends with the stream to run on.
 #define WSOL_WITH_CUDA
+#include "attention/adaptive_token_mask.h"
 #include "attention/class_attention.h"
+#include "attention/masked_reattention.h"
+#include "attention/masked_softmax.h"
+#include "attention/spatial_gate.h"
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
@@ -38,6 +42,74 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       },
       NoGil());
 
+  module.def(
+      "masked_reattention_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& order, const TensorView& kept,
+         const TensorView& mean_value, const TensorView& out, const TensorView& log_sum,
+         const TensorView& top, double scale, double eps, Stream stream) {
+        wsol::cuda::masked_reattention_forward(
+            {{query, key, value, keep, order, kept, mean_value, scale, eps}, out, log_sum, top},
+            stream);
+      },
+      NoGil());
+  module.def(
+      "masked_reattention_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& value,
+         const TensorView& keep, const TensorView& order, const TensorView& kept,
+         const TensorView& mean_value, const TensorView& grad_out, const TensorView& out,
+         const TensorView& log_sum, const TensorView& top, const TensorView& grad_query,
+         const TensorView& grad_key, const TensorView& grad_value, const TensorView& row_terms,
+         const TensorView& grad_mean, double scale, double eps, Stream stream) {
+        wsol::cuda::masked_reattention_backward(
+            {{query, key, value, keep, order, kept, mean_value, scale, eps},
+             grad_out,
+             out,
+             log_sum,
+             top,
+             grad_query,
+             grad_key,
+             grad_value,
+             row_terms,
+             grad_mean},
+            stream);
+      },
+      NoGil());
+  module.def(
+      "adaptive_token_mask",
+      [](const TensorView& attention, const TensorView& keep, double mass, Stream stream) {
+        wsol::cuda::adaptive_token_mask({attention, keep, mass}, stream);
+      },
+      NoGil());
+  module.def(
+      "masked_softmax_forward",
+      [](const TensorView& logits, const TensorView& keep, const TensorView& out, double log_eps,
+         Stream stream) {
+        wsol::cuda::masked_softmax_forward({logits, keep, out, log_eps}, stream);
+      },
+      NoGil());
+  module.def(
+      "masked_softmax_backward",
+      [](const TensorView& grad_out, const TensorView& out, const TensorView& grad_logits,
+         Stream stream) {
+        wsol::cuda::masked_softmax_backward({grad_out, out, grad_logits}, stream);
+      },
+      NoGil());
+  module.def(
+      "spatial_gate_forward",
+      [](const TensorView& query, const TensorView& key, const TensorView& gate, double scale,
+         Stream stream) { wsol::cuda::spatial_gate_forward({query, key, gate, scale}, stream); },
+      NoGil());
+  module.def(
+      "spatial_gate_backward",
+      [](const TensorView& query, const TensorView& key, const TensorView& gate,
+         const TensorView& grad_gate, const TensorView& grad_query, const TensorView& grad_key,
+         const TensorView& grad_dots, double scale, Stream stream) {
+        wsol::cuda::spatial_gate_backward(
+            {query, key, gate, grad_gate, grad_query, grad_key, grad_dots, scale}, stream);
+      },
+      NoGil());
+
   module.def("boxes_scratch_bytes", [](int64_t images, int64_t height, int64_t width,
                                        int64_t thresholds, bool all_contours, Stream) {
     return wsol::cuda::boxes_scratch_bytes(images, height, width, thresholds, all_contours);
@@ -45,8 +117,9 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def(
       "extract_boxes",
       [](const TensorView& score_maps, const TensorView& thresholds, const TensorView& boxes,
-         const TensorView& status, const TensorView& scratch, Stream stream) {
-        wsol::cuda::extract_boxes({score_maps, thresholds, boxes, status, scratch}, stream);
+         const TensorView& status, const TensorView& scratch, bool most_pixels, Stream stream) {
+        wsol::cuda::extract_boxes({score_maps, thresholds, boxes, status, scratch, most_pixels},
+                                  stream);
       },
       NoGil());
   // count_boxes returns what list_boxes takes: here its scratch.

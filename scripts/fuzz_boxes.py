@@ -16,7 +16,7 @@ from oracles import opencv_boxes, score_maps
 
 from wsol_ext.ops import best_box_iou, extract_boxes
 
-QUANTITIES = ("largest", "all", "largest IoU", "all IoU")
+QUANTITIES = ("largest", "most pixels", "all", "largest IoU", "all IoU")
 
 
 def in_order(boxes: np.ndarray) -> np.ndarray:
@@ -35,10 +35,12 @@ def differences(
     maps = torch.from_numpy(score_map)[None].to(device)
     gt_batch = torch.from_numpy(gt_boxes)[None].to(device)
     largest = extract_boxes(maps, thresholds)[0].cpu().numpy()
+    most_pixels = extract_boxes(maps, thresholds, "most_pixels")[0].tolist()
     boxes, offsets = (tensor.cpu().numpy() for tensor in extract_boxes(maps, thresholds, "all"))
     ranges = np.split(boxes, offsets[1:-1])
     result = [
         not np.array_equal(largest, np.concatenate(expected["largest"])),
+        most_pixels != [opencv_boxes.most_pixels_box(score_map, t) for t in thresholds],
         not all(
             np.array_equal(in_order(ours), in_order(theirs))
             for ours, theirs in zip(ranges, expected["all"], strict=True)

@@ -1,4 +1,4 @@
-// CUDA: three short launches a direction, so that every one of them has a block for each part of
+// CUDA: a few short launches a direction, so that every one of them has a block for each part of
 // its work whatever B, H, N.
 //
 //   logits      a warp owns kRowsPerWarp key rows of one (image, head), lanes split the row in
@@ -6,15 +6,15 @@
 //               queries lie in shared memory. Reads every key once: this is the kernel that
 //               bandwidth limits.
 //   softmax     a warp owns one row of logits (B, H, Q): softmax forward, its gradient backward.
-//   combine     forward: a thread owns one out[b, q, j] and sums over heads. Backward: a thread
-//   owns elements of grad_key;
-//               a block owns grad_query[b, h, q], which reads every key a second time.
+//   combine     forward: a thread owns one out[b, q, j] and sums over heads. Backward: the
+//               gradients of query_key.cuh, which read every key a second time.
 //
 // The (B, H, Q, N) scratch is 1/D of the keys' size for each query.
 #define WSOL_WITH_CUDA
 #include <algorithm>
 
 #include "attention/class_attention.h"
+#include "attention/query_key.cuh"
 
 namespace wsol::cuda {
 namespace {
@@ -25,33 +25,8 @@ constexpr int kRowsPerWarp = 8;
 constexpr int kRowsPerBlock = kWarps * kRowsPerWarp;
 constexpr int64_t kQueryBytes = 16 * 1024;  // of shared memory: leaves room for several blocks
 
-struct Sizes {
-  int64_t heads, queries, tokens, width;
-};
-
-// A (B, H, rows, D) view.
-template <typename T>
-struct HeadRows {
-  T* data;
-  int64_t image_stride, head_stride, row_stride;
-
-  HeadRows(const TensorView& view)
-      : data(view.as<T>()),
-        image_stride(view.stride(0)),
-        head_stride(view.stride(1)),
-        row_stride(view.stride(2)) {}
-  __device__ T* row(int64_t image, int64_t head, int64_t index) const {
-    return data + image * image_stride + head * head_stride + index * row_stride;
-  }
-};
-
 template <typename T, int kVector>
-struct alignas(sizeof(T) * kVector) Vector {
-  T values[kVector];
-};
-
-template <typename T, int kVector>
-__global__ void logits_kernel(HeadRows<const T> query, HeadRows<const T> key, Sizes n,
+__global__ void logits_kernel(HeadRows<const T> query, HeadRows<const T> key, QueryKeySizes n,
                               int64_t first_query, int64_t queries_here,
                               typename Element<T>::Accumulator scale,
                               typename Element<T>::Accumulator* logits) {
@@ -117,7 +92,7 @@ __global__ void softmax_kernel(A* logits, int64_t rows, int64_t tokens) {
 }
 
 template <typename A>
-__global__ void average_kernel(const A* probabilities, Sizes n, int64_t total, A* out) {
+__global__ void average_kernel(const A* probabilities, QueryKeySizes n, int64_t total, A* out) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= total) return;
   const int64_t rows = n.queries * n.tokens;
@@ -129,7 +104,7 @@ __global__ void average_kernel(const A* probabilities, Sizes n, int64_t total, A
 
 // Turns a row of logits into the gradient of the loss with respect to query . key.
 template <typename A>
-__global__ void softmax_gradient_kernel(A* logits, const A* grad_out, Sizes n, int64_t rows,
+__global__ void softmax_gradient_kernel(A* logits, const A* grad_out, QueryKeySizes n, int64_t rows,
                                         A scale) {
   const int lane = threadIdx.x % kWarpSize;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
@@ -145,76 +120,12 @@ __global__ void softmax_gradient_kernel(A* logits, const A* grad_out, Sizes n, i
   for (int64_t j = lane; j < n.tokens; j += kWarpSize) row[j] *= (grad[j] - expected) * factor;
 }
 
-// A block owns grad_query[b, h, q]: its warps split the tokens, its lanes the width, 32 columns at
-// a time.
-template <typename T>
-__global__ void grad_query_kernel(HeadRows<const T> key, Sizes n,
-                                  const typename Element<T>::Accumulator* grad_logits,
-                                  HeadRows<T> grad_query) {
-  using A = typename Element<T>::Accumulator;
-  A* partial = reinterpret_cast<A*>(dynamic_shared());  // (kWarps, 32)
-  const int64_t q = blockIdx.y, image = blockIdx.x / n.heads, head = blockIdx.x % n.heads;
-  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const A* weights = grad_logits + (static_cast<int64_t>(blockIdx.x) * n.queries + q) * n.tokens;
-  for (int64_t column = 0; column < n.width; column += kWarpSize) {
-    const int64_t d = column + lane;
-    A sum = 0;
-    if (d < n.width) {
-      for (int64_t j = warp; j < n.tokens; j += kWarps) {
-        sum += weights[j] * Element<T>::load(key.row(image, head, j)[d]);
-      }
-    }
-    partial[warp * kWarpSize + lane] = sum;
-    __syncthreads();
-    if (warp == 0 && d < n.width) {
-      A total = 0;
-      for (int w = 0; w < kWarps; ++w) total += partial[w * kWarpSize + lane];
-      grad_query.row(image, head, q)[d] = Element<T>::store(total);
-    }
-    __syncthreads();
-  }
-}
-
-template <typename T>
-__global__ void grad_key_kernel(HeadRows<const T> query, Sizes n,
-                                const typename Element<T>::Accumulator* grad_logits,
-                                HeadRows<T> grad_key) {
-  using A = typename Element<T>::Accumulator;
-  const int64_t image = blockIdx.x / n.heads, head = blockIdx.x % n.heads;
-  const int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerBlock;
-  const int64_t rows = min(static_cast<int64_t>(kRowsPerBlock), n.tokens - first);
-  const A* weights = grad_logits + static_cast<int64_t>(blockIdx.x) * n.queries * n.tokens + first;
-  for (int64_t i = threadIdx.x; i < rows * n.width; i += kThreads) {
-    const int64_t j = i / n.width, d = i % n.width;
-    A sum = 0;
-    for (int64_t q = 0; q < n.queries;
-         ++q) {  // the block's threads share these rows in the L1 cache
-      sum += weights[q * n.tokens + j] * Element<T>::load(query.row(image, head, q)[d]);
-    }
-    grad_key.row(image, head, first + j)[d] = Element<T>::store(sum);
-  }
-}
-
-Sizes sizes_of(const TensorView& query, const TensorView& key) {
-  return {query.size(1), query.size(2), key.size(2), query.size(3)};
-}
-
-// Whether every row starts on a 16-byte boundary and holds whole 16-byte pieces.
-template <typename T>
-bool rows_are_aligned(const TensorView& key) {
-  constexpr int64_t kVector = 16 / sizeof(T);
-  const auto divides = [](int64_t value) { return value % kVector == 0; };
-  return reinterpret_cast<uintptr_t>(key.data) % 16 == 0 && divides(key.size(3)) &&
-         divides(key.stride(0)) && divides(key.stride(1)) && divides(key.stride(2));
-}
-
 template <typename T>
 void logits(const char* name, const TensorView& query, const TensorView& key, double scale,
             const TensorView& out, Stream stream) {
   using A = typename Element<T>::Accumulator;
-  const Sizes n = sizes_of(query, key);
-  const dim3 grid(static_cast<unsigned>(query.size(0) * n.heads),
-                  blocks_for(n.tokens, kRowsPerBlock));
+  const QueryKeySizes n(query, key);
+  const dim3 grid(static_cast<unsigned>(n.images * n.heads), blocks_for(n.tokens, kRowsPerBlock));
   constexpr int kVector = 16 / sizeof(T);
   const auto kernel = rows_are_aligned<T>(key) ? logits_kernel<T, kVector> : logits_kernel<T, 1>;
   // As many queries a launch as fit beside each other in shared memory: usually the one there is.
@@ -233,9 +144,9 @@ void class_attention_forward(const ClassAttentionForward& args, Stream stream) {
   constexpr const char* kName = "class_attention";
   with_floating_type(kName, args.query.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
-    const Sizes n = sizes_of(args.query, args.key);
-    const int64_t rows = args.query.size(0) * n.heads * n.queries;
-    const int64_t total = args.query.size(0) * n.queries * n.tokens;
+    const QueryKeySizes n(args.query, args.key);
+    const int64_t rows = n.images * n.heads * n.queries;
+    const int64_t total = n.images * n.queries * n.tokens;
     A* scratch = args.probabilities.as<A>();
     logits<T>(kName, args.query, args.key, args.scale, args.probabilities, stream);
     launch(kName, softmax_kernel<A>, blocks_for(rows, kWarps), kThreads, 0, stream, scratch, rows,
@@ -249,19 +160,14 @@ void class_attention_backward(const ClassAttentionBackward& args, Stream stream)
   constexpr const char* kName = "class_attention_backward";
   with_floating_type(kName, args.query.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
-    const Sizes n = sizes_of(args.query, args.key);
-    const int64_t images_heads = args.query.size(0) * n.heads;
-    const int64_t rows = images_heads * n.queries;
+    const QueryKeySizes n(args.query, args.key);
+    const int64_t rows = n.images * n.heads * n.queries;
     A* scratch = args.grad_logits.as<A>();
     logits<T>(kName, args.query, args.key, args.scale, args.grad_logits, stream);
     launch(kName, softmax_gradient_kernel<A>, blocks_for(rows, kWarps), kThreads, 0, stream,
            scratch, args.grad_out.as<A>(), n, rows, static_cast<A>(args.scale));
-    const auto per_head = static_cast<unsigned>(images_heads);
-    launch(kName, grad_query_kernel<T>, dim3(per_head, static_cast<unsigned>(n.queries)), kThreads,
-           kThreads * sizeof(A), stream, HeadRows<const T>(args.key), n, scratch,
-           HeadRows<T>(args.grad_query));
-    launch(kName, grad_key_kernel<T>, dim3(per_head, blocks_for(n.tokens, kRowsPerBlock)), kThreads,
-           0, stream, HeadRows<const T>(args.query), n, scratch, HeadRows<T>(args.grad_key));
+    dot_gradients<T>(kName, args.query, args.key, args.grad_logits, args.grad_query, args.grad_key,
+                     stream);
   });
 }
 

@@ -7,6 +7,36 @@
 
 namespace wsol::cuda {
 
+// Labels the pixels of class 1 with their components' roots, corners touching; leaves other labels.
+template <typename ClassOf>
+__device__ void label_components(MapSize size, const ClassOf& class_of, int* labels) {
+  start_runs(size, class_of, labels);
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (inside && class_of(p) > 0) unite_with_earlier<true>(size, class_of, p, labels);
+  });
+  __syncthreads();
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (inside && class_of(p) > 0) labels[p + 1] = find_root(labels, p + 1);
+  });
+  __syncthreads();
+}
+
+// The box of the pixels with this label, given to all threads.
+__device__ inline int4 box_of_label(MapSize size, const int* labels, int label) {
+  int* partial = reinterpret_cast<int*>(dynamic_shared());
+  const int width = size.width;
+  int right = 0, bottom = 0, left = width, top = size.height;
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (!inside || labels[p + 1] != label) return;
+    left = min(left, p % width), right = max(right, p % width + 1);
+    top = min(top, p / width), bottom = max(bottom, p / width + 1);
+  });
+  left = -block_max(-left, partial), top = -block_max(-top, partial);
+  right = block_max(right, partial), bottom = block_max(bottom, partial);
+  return make_int4(left, top, right, bottom);
+}
+
 // The box of the contour of largest area. What the outside does not reach is foreground or enclosed
 // by it: its components are the outermost ones with their holes filled, and the sum over the 2x2
 // quads in one is its contour's area.
@@ -19,6 +49,7 @@ __device__ inline int4 largest_box(const uint8_t* u, int cut, MapSize size, int*
   if (threadIdx.x == 0) labels[kOutside] = area2[kOutside] = 0;
   __syncthreads();
   for_each_pixel(size, [&](int p, bool inside) {
+    if (inside) area2[p + 1] = 0;
     if (inside && !is_foreground(p)) unite_with_earlier<false>(size, is_foreground, p, labels);
   });
   __syncthreads();
@@ -28,17 +59,7 @@ __device__ inline int4 largest_box(const uint8_t* u, int cut, MapSize size, int*
   __syncthreads();
 
   const auto is_filled = [=](int p) { return labels[p + 1] != kOutside ? 1 : -1; };
-  start_runs(size, is_filled, labels);
-  __syncthreads();
-  for_each_pixel(size, [&](int p, bool inside) {
-    if (inside && is_filled(p) > 0) unite_with_earlier<true>(size, is_filled, p, labels);
-  });
-  __syncthreads();
-  for_each_pixel(size, [&](int p, bool inside) {
-    if (inside && is_filled(p) > 0) labels[p + 1] = find_root(labels, p + 1);
-    if (inside) area2[p + 1] = 0;
-  });
-  __syncthreads();
+  label_components(size, is_filled, labels);
   for_each_pixel(size, [&](int p, bool inside) {
     int place = kOutside, filled = 0;
     if (inside && p % width < width - 1 && p / width < size.height - 1) {
@@ -61,16 +82,35 @@ __device__ inline int4 largest_box(const uint8_t* u, int cut, MapSize size, int*
     best = max(best, rank);
   });
   const int winner = static_cast<int>(block_max(best, partial) & 0xffffffffu);
-  int right = 0, bottom = 0, left = width, top = size.height;
+  return box_of_label(size, labels, winner);
+}
+
+// The box of the component of most pixels, of equals the first in raster order.
+__device__ inline int4 most_pixels_box(const uint8_t* u, int cut, MapSize size, int* labels,
+                                       int* counts) {
+  auto* partial = reinterpret_cast<unsigned long long*>(dynamic_shared());
+  const auto class_of = [=](int p) { return u[p] > cut ? 1 : -1; };
   for_each_pixel(size, [&](int p, bool inside) {
-    if (!inside || labels[p + 1] != winner) return;
-    left = min(left, p % width), right = max(right, p % width + 1);
-    top = min(top, p / width), bottom = max(bottom, p / width + 1);
+    if (!inside) return;
+    labels[p + 1] = kOutside;
+    counts[p + 1] = 0;
   });
-  int* bounds = reinterpret_cast<int*>(partial);
-  left = -block_max(-left, bounds), top = -block_max(-top, bounds);
-  right = block_max(right, bounds), bottom = block_max(bottom, bounds);
-  return make_int4(left, top, right, bottom);
+  label_components(size, class_of, labels);
+  for_each_pixel(size, [&](int p, bool inside) {
+    const int root = inside ? labels[p + 1] : kOutside;
+    add_by_place(counts, root, root != kOutside ? 1 : 0);
+  });
+  __syncthreads();
+
+  unsigned long long best = 0;
+  for_each_pixel(size, [&](int p, bool inside) {
+    if (!inside || counts[p + 1] == 0) return;
+    const auto rank =
+        static_cast<unsigned long long>(counts[p + 1]) << 32 | ~static_cast<unsigned>(p + 1);
+    best = max(best, rank);
+  });
+  const int winner = static_cast<int>(~block_max(best, partial) & 0xffffffffu);
+  return box_of_label(size, labels, winner);
 }
 
 // All contours of a cut: its roots and, at a root's place, bounds of its component's pixels.

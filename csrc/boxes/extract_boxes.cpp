@@ -58,7 +58,7 @@ class IntervalMax {
 };
 
 struct RankedBox {
-  uint64_t rank;  // 1 + doubled area, then the place of the first pixel; 0: no contour
+  uint64_t rank;  // 0: no box
   Box box;
   bool operator<(const RankedBox& other) const { return rank < other.rank; }
 };
@@ -79,6 +79,17 @@ class ImageContours {
     sweep_.run<Connectivity::kEight, false>(
         filled_, cuts(), [&](const Component& c, int low, int high) {
           const uint64_t rank = static_cast<uint64_t>(c.area2 + 1) << 32 | c.first;
+          largest_.raise(low - 1, high - 1, {rank, outer_box(c)});
+        });
+    return largest_.finish();
+  }
+
+  // The box of the component of most pixels at each cut, of equals the first in raster order.
+  std::span<const RankedBox> most_pixels() {
+    largest_.reset(cuts(), {0, kNoBox});
+    sweep_.run<Connectivity::kEight, false>(
+        map_.levels, cuts(), [&](const Component& c, int low, int high) {
+          const uint64_t rank = static_cast<uint64_t>(c.pixels) << 32 | ~c.first;
           largest_.raise(low - 1, high - 1, {rank, outer_box(c)});
         });
     return largest_.finish();
@@ -193,7 +204,8 @@ void extract_boxes(const ExtractBoxes& args, int threads) {
   std::atomic<int32_t> status{0};
   for_each_image(args.score_maps, args.thresholds, status, threads,
                  [&](ImageContours& contours, int64_t image) {
-                   const std::span<const RankedBox> largest = contours.largest();
+                   const std::span<const RankedBox> largest =
+                       args.most_pixels ? contours.most_pixels() : contours.largest();
                    Box* out = args.boxes.as<Box>() + image * count;
                    for (int64_t t = 0; t < count; ++t) {
                      const int cut = contours.cut_of_threshold()[t];

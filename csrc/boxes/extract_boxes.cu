@@ -29,11 +29,13 @@ constexpr int64_t kPairScratchBytes = WSOL_PAIR_SCRATCH_BYTES;
 constexpr int64_t kPairScratchBytes = int64_t{256} << 20;
 #endif
 
-enum class Answer { kLargestBox, kBestIou, kCount, kList };
+enum class Answer { kLargestBox, kMostPixelsBox, kBestIou, kCount, kList };
 
-// Ints of scratch a pixel: its label, and by root the area, or three bounds of the box.
-template <Answer kAnswer>
-constexpr int kPlanes = kAnswer == Answer::kLargestBox ? 2 : 4;
+// Ints of scratch a pixel: its label, and by root the area or the pixels, or three bounds of the
+// box.
+__host__ __device__ constexpr int planes_for(Answer answer) {
+  return answer == Answer::kLargestBox || answer == Answer::kMostPixelsBox ? 2 : 4;
+}
 
 // The scratch memory, cut up.
 struct Scratch {
@@ -61,9 +63,7 @@ struct Scratch {
     take(first_thresholds, images * slots);
     take(cut_of_threshold, images * thresholds);
     take(answers, images * slots);
-    const int64_t ints_a_pair =
-        (answer == Answer::kLargestBox ? kPlanes<Answer::kLargestBox>
-                                       : kPlanes<Answer::kList>)*(size.pixels() + 1);
+    const int64_t ints_a_pair = int64_t{planes_for(answer)} * (size.pixels() + 1);
     pairs_at_once = std::clamp<int64_t>(kPairScratchBytes / (4 * ints_a_pair), 1, images * slots);
     take(planes, pairs_at_once * ints_a_pair);
     return used;
@@ -166,10 +166,12 @@ __global__ void __launch_bounds__(kThreads)
   const uint8_t* u = scratch.quantized + image * size.pixels();
   const int cut = scratch.cut_values[pair];
   const int64_t plane = static_cast<int64_t>(size.pixels()) + 1;
-  int* planes = scratch.planes + static_cast<int64_t>(blockIdx.x) * kPlanes<kAnswer> * plane;
+  int* planes = scratch.planes + static_cast<int64_t>(blockIdx.x) * planes_for(kAnswer) * plane;
   int4 answer = make_int4(0, 0, 0, 0);
   if constexpr (kAnswer == Answer::kLargestBox) {
     answer = largest_box(u, cut, size, planes, planes + plane);
+  } else if constexpr (kAnswer == Answer::kMostPixelsBox) {
+    answer = most_pixels_box(u, cut, size, planes, planes + plane);
   } else {
     const ContourRoots map{
         u, cut, size, planes, planes + plane, planes + 2 * plane, planes + 3 * plane};
@@ -301,10 +303,14 @@ int64_t boxes_scratch_bytes(int64_t images, int64_t height, int64_t width, int64
 }
 
 void extract_boxes(const ExtractBoxes& args, Stream stream) {
-  Call call("extract_boxes", args.score_maps, args.thresholds, args.scratch, Answer::kLargestBox,
-            stream);
+  const Answer answer = args.most_pixels ? Answer::kMostPixelsBox : Answer::kLargestBox;
+  Call call("extract_boxes", args.score_maps, args.thresholds, args.scratch, answer, stream);
   call.read(args.score_maps, args.thresholds, args.status);
-  call.answer_pairs<Answer::kLargestBox>();
+  if (args.most_pixels) {
+    call.answer_pairs<Answer::kMostPixelsBox>();
+  } else {
+    call.answer_pairs<Answer::kLargestBox>();
+  }
   call.scatter(boxes_kernel, args.boxes.as<int4>());
 }
 

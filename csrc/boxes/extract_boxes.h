@@ -12,6 +12,9 @@
 //   contour first whose first pixel in raster order comes last.
 // - A hole's box is the box of its pixels grown by one.
 //
+// Beside them there is the box of the component of most pixels, of equals the first in raster
+// order.
+//
 // score_maps (B, H, W): any floating dtype, last dimension contiguous. thresholds (T,): float64,
 // contiguous. Boxes are int32 [x0, y0, x1, y1], x1 and y1 exclusive; where nothing lies above a cut
 // it has one box of zeros. The CPU kernels leave `scratch` alone.
@@ -32,8 +35,9 @@ enum BoxStatus : int32_t { kBadScore = 1, kBadThreshold = 2, kBadGtBox = 4 };
 
 struct ExtractBoxes {
   TensorView score_maps, thresholds;
-  TensorView boxes;  // (B, T, 4): the box of the contour of largest area
+  TensorView boxes;  // (B, T, 4)
   TensorView status, scratch;
+  bool most_pixels;  // the box of the component of most pixels, else of the contour of largest area
 };
 
 // Two calls list every contour: the first finds and counts them, the second writes where the

@@ -9,3 +9,31 @@
 #else
 #define WSOL_MULTIVERSION
 #endif
+
+namespace wsol::cpu {
+
+// with_vectors(work) calls `work.operator()<kBytes>()`, compiled for this machine's instructions,
+// with the size of its vectors: for code that is written for a number of registers.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+template <typename Work>
+__attribute__((target("arch=x86-64-v4"), flatten)) void with_avx512(const Work& work) {
+  work.template operator()<64>();
+}
+template <typename Work>
+__attribute__((target("arch=x86-64-v3"), flatten)) void with_avx2(const Work& work) {
+  work.template operator()<32>();
+}
+#endif
+
+template <typename Work>
+void with_vectors(const Work& work) {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) {
+    return with_avx512(work);
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return with_avx2(work);
+#endif
+  work.template operator()<16>();
+}
+
+}  // namespace wsol::cpu

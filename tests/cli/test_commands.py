@@ -8,6 +8,7 @@ import pytest
 
 import wsol_ext
 from wsol_ext.cli import main
+from wsol_ext.models import METHODS
 
 
 def test_help_lists_the_commands_without_importing_torch():
@@ -71,9 +72,10 @@ def test_info_tells_versions_and_backends(capsys):
     assert "tscam" in facts["methods"]
 
 
-def test_demo_trains_evaluates_and_writes_a_page(tmp_path, capsys):
+@pytest.mark.parametrize("method", METHODS)
+def test_demo_trains_evaluates_and_writes_a_page(method, tmp_path, capsys):
     size = ["--images", "128", "--test-images", "16", "--epochs", "1"]
-    assert main(["demo", "--out", str(tmp_path / "demo"), *size]) == 0
+    assert main(["demo", "--model", method, "--out", str(tmp_path / "demo"), *size]) == 0
     page = (tmp_path / "demo" / "report.html").read_text()
     for word in (
         "GT-known localization",
@@ -86,4 +88,9 @@ def test_demo_trains_evaluates_and_writes_a_page(tmp_path, capsys):
     assert page.count('src="data:image/jpeg;base64,') >= 16
     found = json.loads((tmp_path / "demo" / "evaluation.json").read_text())
     assert {one["protocol"] for one in found["protocols"]} >= {"toploc", "maxboxaccv2"}
+    assert found["method"] == method
     assert "report.html" in capsys.readouterr().out
+
+
+def test_demo_of_an_unknown_method_is_one_line(fails):
+    assert "--model is nothing, it should be one of tscam" in fails("demo", "--model", "nothing")

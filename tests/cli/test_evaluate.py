@@ -10,19 +10,32 @@ import pytest
 import torch
 from cli.malice import save_pickle
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from wsol_ext import metrics
 from wsol_ext.checkpoints import load_model
 from wsol_ext.cli import main
-from wsol_ext.data import SyntheticDataset, collate, eval_transform
-from wsol_ext.evaluation import CENTER, evaluate
+from wsol_ext.data import SyntheticDataset, collate, eval_transform, ten_crops
+from wsol_ext.evaluation import CENTER, evaluate, transform_for
 
+PROTOCOLS = [
+    *("--protocols", "maxboxacc", "maxboxaccv2", "toploc", "sat"),
+    *("--threshold", "0.2", "--interval", "0.01"),
+]
 QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def dataset():
     return SyntheticDataset(20, img_size=32, split="test", transform=eval_transform(32))
+
+
+@pytest.fixture(scope="module")
+def crops():
+    """The same pictures, to cut crops from as well."""
+    transform = transform_for(["sat"], 32)
+    return SyntheticDataset(20, img_size=32, split="test", transform=transform)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +47,7 @@ def model(run_folder):
 def results(run_folder, tmp_path_factory):
     """The folder `wsol evaluate` fills for the run, by every protocol that boxes are enough for."""
     out = tmp_path_factory.mktemp("evaluation")
-    protocols = ["--protocols", "maxboxacc", "maxboxaccv2", "toploc", "--threshold", "0.2"]
-    arguments = [*protocols, "--interval", "0.01", "--out", str(out), *QUIET]
+    arguments = [*PROTOCOLS, "--out", str(out), *QUIET]
     assert main(["evaluate", str(run_folder), *arguments]) == 0
     return out
 
@@ -72,6 +84,89 @@ def test_center_baseline_stands_beside_without_class_metrics(model, dataset):
     alone = evaluate(center, dataset, ("toploc",), threshold=best, progress=False)
     assert alone.metric("toploc", "gt_known") == found.metric("toploc", "gt_known", CENTER)
     assert found.metric("toploc", "gt_known", CENTER) > 0
+
+
+def test_sat_takes_the_centres_map_and_the_mean_probability_of_ten_crops(model, crops):
+    found = evaluate(model, crops, ("sat",), batch_size=7, progress=False)
+    batch = collate([crops[i] for i in range(len(crops))])
+    probabilities = []
+    with torch.inference_mode():
+        for crop in v2.functional.ten_crop(batch["uncropped"], [32, 32]):
+            logits, _ = model.localize(crop)
+            probabilities.append(logits.softmax(dim=1))
+        center = v2.functional.center_crop(batch["uncropped"], [32, 32])
+        _, maps = model.localize(center, batch["labels"][:, None])
+    metric = metrics.SatLocalizationAccuracy()
+    boxes = metrics.scale_boxes(batch["boxes"], batch["sizes"], "sat")
+    metric.update(maps[:, 0], torch.stack(probabilities).mean(dim=0), batch["labels"], boxes)
+    expected = {name: float(share) for name, share in metric.compute().items()}
+    assert found.protocols[0].metrics["tscam"] == expected
+    assert found.protocols[0].settings["threshold"] == float(metric.best_threshold())
+
+
+def test_ten_crop_scores_are_the_logarithm_of_the_mean_probability(model, crops, monkeypatch):
+    seen = []
+
+    def keep(self, maps, logits, labels, gt_boxes):
+        seen.append(logits)
+
+    monkeypatch.setattr(metrics.SatLocalizationAccuracy, "update", keep)
+    with pytest.raises(ValueError, match="no image was counted"):
+        evaluate(model, crops, ("sat",), progress=False)
+    images = torch.stack([crops[i]["uncropped"] for i in range(len(crops))])
+    with torch.inference_mode():
+        ten = [model(crop).softmax(dim=1) for crop in ten_crops(images, 32)]
+    torch.testing.assert_close(seen[0].exp(), torch.stack(ten).mean(dim=0))
+
+
+def test_sat_beside_other_protocols_changes_no_number(model, dataset, crops):
+    together = evaluate(
+        model, crops, ("toploc", "sat", "pxap"), batch_size=9, gallery=20, progress=False
+    )
+    for protocols, data in ((("toploc", "pxap"), dataset), (("sat",), crops)):
+        alone = evaluate(model, data, protocols, batch_size=9, progress=False)
+        for result in alone.protocols:
+            (same,) = [other for other in together.protocols if other.name == result.name]
+            assert (same.metrics, same.settings) == (result.metrics, result.settings)
+    assert len(together.examples) == 20
+
+
+@pytest.mark.parametrize(("protocols", "forwards"), [(("sat",), 10), (("toploc", "sat"), 11)])
+def test_only_the_views_that_are_looked_at_are_computed(
+    model, crops, monkeypatch, protocols, forwards
+):
+    passes = []
+    handle = model.backbone.register_forward_hook(lambda *call: passes.append(call))
+    evaluate(model, crops, protocols, batch_size=20, progress=False)
+    handle.remove()
+    assert len(passes) == forwards
+
+
+def test_sat_of_maps_alone_is_gt_known_alone(crops):
+    masks = iter([crops[index]["mask"] for index in range(len(crops))])
+
+    def truth(images):
+        assert images.shape[1:] == (3, 32, 32)
+        enlarged = F.interpolate(
+            torch.stack([next(masks).float() for _ in images])[:, None], (37, 37), mode="bilinear"
+        )
+        return v2.functional.center_crop(enlarged, [32, 32])[:, 0]
+
+    found = evaluate(truth, crops, ("sat",), gallery=3, progress=False)
+    result = found.protocols[0]
+    assert {name: set(values) for name, values in result.metrics.items()} == {
+        "truth": {"gt_known"},
+        CENTER: {"gt_known"},
+    }
+    assert found.metric("sat", "gt_known") == 1
+    assert 0 < found.metric("sat", "gt_known", CENTER) < 1
+    assert result.settings["threshold"] in metrics.SAT_THRESHOLDS
+    assert result.settings["chosen"] == "from 0.3, 0.35, 0.4, 0.45 on the evaluated images"
+
+
+def test_data_without_the_larger_view_is_refused_by_sat(model, dataset):
+    with pytest.raises(ValueError, match=r"sat needs pictures to cut crops from.*transform_for"):
+        evaluate(model, dataset, ("toploc", "sat"), progress=False)
 
 
 def test_masks_are_evaluated_by_pxap(model, dataset):
@@ -113,6 +208,10 @@ def test_files_name_protocol_interval_and_threshold(results):
     assert settings["maxboxacc"] == settings["maxboxaccv2"] == {"interval": 0.01}
     assert settings["toploc"]["threshold"] == 0.2
     center = settings["toploc"]["center baseline's best threshold"]
+    sat, sat_center = (
+        settings["sat"][name] for name in ("threshold", "center baseline's best threshold")
+    )
+    assert {sat, sat_center} <= set(metrics.SAT_THRESHOLDS)
     assert found["images"] == 12
     with open(results / "evaluation.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -120,7 +219,12 @@ def test_files_name_protocol_interval_and_threshold(results):
         "maxboxacc (interval 0.01)",
         "maxboxaccv2 (interval 0.01)",
         f"toploc (threshold 0.2, center baseline's best threshold {center})",
+        f"sat (threshold {sat}, chosen from 0.3, 0.35, 0.4, 0.45 on the evaluated images, "
+        f"center baseline's best threshold {sat_center})",
     }
+    assert {
+        r["metric"] for r in rows if r["protocol"].startswith("sat") and r["source"] == "tscam"
+    } == {*metrics.SAT_SHARES}
     best = next(r for r in rows if r["metric"] == "maxboxacc" and r["source"] == "tscam")
     with open(results / "curve_maxboxacc.csv", newline="") as file:
         curve = list(csv.DictReader(file))
@@ -132,6 +236,8 @@ def test_report_needs_nothing_beside_it(results):
     page = (results / "report.html").read_text()
     assert "maxboxaccv2 (interval 0.01)" in page
     assert "toploc (threshold 0.2, center baseline" in page
+    assert "chosen from 0.3, 0.35, 0.4, 0.45 on the evaluated images" in page
+    assert "GT-known localization, sat" in page
     assert CENTER in page
     assert page.count('src="data:image/jpeg;base64,') >= 12
     assert page.count('src="data:image/svg+xml;base64,') >= 5
@@ -148,8 +254,7 @@ def test_processes_give_the_numbers_of_one(run_folder, results, tmp_path):
         "--nproc-per-node",
         "2",
     ]
-    protocols = ["--protocols", "maxboxacc", "maxboxaccv2", "toploc", "--threshold", "0.2"]
-    arguments = [*protocols, "--interval", "0.01", "--out", str(tmp_path), *QUIET]
+    arguments = [*PROTOCOLS, "--out", str(tmp_path), *QUIET]
     command = [*launch, "-m", "wsol_ext.cli", "evaluate", str(run_folder), *arguments]
     done = subprocess.run(
         [*command, "--batch-size", "5"], capture_output=True, text=True, check=False

@@ -5,7 +5,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from wsol_ext.data import AnnotationError, LocalizationDataset, collate, eval_transform
+from wsol_ext.data import (
+    AnnotationError,
+    EvalViews,
+    LocalizationDataset,
+    collate,
+    eval_transform,
+)
 
 
 class InMemory(LocalizationDataset):
@@ -30,6 +36,14 @@ def test_sample_holds_what_the_class_says():
     assert sample["size"].tolist() == [20, 10]
     assert sample["index"] == 0
     assert "mask" not in sample
+
+
+def test_transform_may_give_several_views():
+    dataset = with_boxes([1, 2, 5, 9], [1, 2, 5, 9], transform=EvalViews(28))
+    assert (dataset[0]["image"].shape, dataset[0]["label"]) == ((3, 28, 28), 0)
+    batch = collate([dataset[0], dataset[1]])
+    assert batch["images"].shape == (2, 3, 28, 28)
+    assert batch["uncropped"].shape == (2, 3, 32, 32)
 
 
 def test_data_set_without_boxes_gives_an_empty_table():

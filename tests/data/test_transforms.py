@@ -1,8 +1,17 @@
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
-from wsol_ext.data import MEAN, STD, denormalize, eval_transform, train_transform
+from wsol_ext.data import (
+    MEAN,
+    STD,
+    EvalViews,
+    denormalize,
+    eval_transform,
+    ten_crops,
+    train_transform,
+)
 
 
 @pytest.fixture
@@ -29,6 +38,27 @@ def test_values_are_normalized_by_the_mean_and_deviation_of_imagenet():
 def test_evaluation_can_cut_the_centre_out_of_a_larger_square(picture):
     centre = eval_transform(8, resize=16)(picture)
     assert torch.equal(centre, eval_transform(16)(picture)[:, 4:12, 4:12])
+
+
+def test_views_are_the_whole_picture_and_a_square_an_eighth_larger(picture):
+    views = EvalViews(56)(picture)
+    assert list(views) == ["image", "uncropped"]
+    assert torch.equal(views["image"], eval_transform(56)(picture))
+    assert torch.equal(views["uncropped"], eval_transform(64)(picture))
+
+
+def test_centre_of_the_larger_square_is_what_one_transform_cuts(picture):
+    center = ten_crops(EvalViews(56)(picture)["uncropped"], 56)[0]
+    assert torch.equal(center, eval_transform(56, resize=64)(picture))
+
+
+@pytest.mark.parametrize(("side", "img_size"), [(16, 14), (17, 14), (14, 14)])
+def test_ten_crops_are_those_of_torchvision_the_centres_first(side, img_size):
+    images = torch.rand(2, 3, side, side)
+    expected = v2.TenCrop(img_size)(images)
+    center, *others = ten_crops(images, img_size)
+    assert torch.equal(center, v2.CenterCrop(img_size)(images))
+    assert torch.equal(torch.stack([*others[:4], center, *others[4:]]), torch.stack(list(expected)))
 
 
 def test_training_cuts_from_a_square_an_eighth_larger_by_default(picture):
@@ -60,3 +90,9 @@ def test_bad_sizes_are_named():
         eval_transform(224, resize=100)
     with pytest.raises(ValueError, match="img_size is 0"):
         eval_transform(0)
+    with pytest.raises(ValueError, match="EvalViews: img_size is -1"):
+        EvalViews(-1)
+    with pytest.raises(
+        ValueError, match=r"ten_crops: images has shape \(3, 9, 8\), its sides should be at least 9"
+    ):
+        ten_crops(torch.zeros(3, 9, 8), 9)

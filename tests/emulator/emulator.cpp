@@ -52,6 +52,7 @@ struct Launch {
   const std::function<void()>* thread_body;
   std::span<Fiber> block;
   std::unique_ptr<unsigned char[]> shared;
+  size_t shared_bytes;
   std::exception_ptr error;
   size_t at_barrier;
   int barrier_count;
@@ -211,6 +212,7 @@ void run_threads(std::mt19937_64& random) {
 void run_block(dim3 block, size_t shared_bytes, std::mt19937_64& random) {
   running.at_barrier = 0;
   running.shared.reset(shared_bytes > 0 ? new unsigned char[shared_bytes] : nullptr);
+  running.shared_bytes = shared_bytes;
   std::fill_n(running.shared.get(), shared_bytes, schedule.poison);
   for (size_t rank = 0; rank < running.block.size(); ++rank) {
     Fiber& fiber = running.block[rank];
@@ -247,6 +249,16 @@ void launch(const char* operator_name, dim3 grid, dim3 block, size_t shared_byte
 }
 
 unsigned char* dynamic_shared() { return running.shared.get(); }
+
+void demand_shared(const char* operation, const void* address, size_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(running.shared.get());
+  const auto first = reinterpret_cast<uintptr_t>(address);
+  if (first % bytes != 0 || first < begin || first + bytes > begin + running.shared_bytes) {
+    throw error(std::string(operation) + " of thread " + text(current->index) +
+                " names what is not " + std::to_string(bytes) +
+                " bytes of shared memory on a boundary of as many");
+  }
+}
 
 int lane() { return current->rank % warpSize; }
 

@@ -34,6 +34,9 @@ MISTAKES_EMULATOR_REFUSES = {
     r"\S+, leaves out its own lane",
     "shuffle_with_missing_lanes": r"or names one that does not exist",
     "launch_too_large": r"a GPU refuses this launch: .* block \(1025, 1, 1\)",
+    "matrix_row_off_its_boundary": r"block \(0, 0, 0\): ldmatrix of thread \((5|37), 0, 0\) names what "
+    r"is not 16 bytes of shared memory on a boundary of as many",
+    "matrix_row_outside_shared": r"ldmatrix of thread \(\d+, 0, 0\) names what is not 16 bytes of shared",
 }
 MISTAKES = [*MISTAKES_SANITIZERS_FIND, *MISTAKES_SCHEDULES_SHOW, *MISTAKES_EMULATOR_REFUSES]
 
@@ -251,6 +254,68 @@ def test_half_precision_rounds_to_nearest_even(kernels, dtype):
     values = torch.cat([beside, overflowing])
     rounded = torch.tensor(getattr(kernels, f"float_to_{name}")(values.tolist()), dtype=torch.int32)
     assert torch.equal(rounded.to(torch.int16), values.to(dtype).view(torch.int16))
+
+
+# Where PTX keeps a fragment's elements: of element i of lane `lane` (groupID, threadID_in_group
+# and the conditions on i as in the tables of its manual, "Matrix Fragments for mma.m16n8k16").
+
+
+def place_in_a(lane, i):
+    row = lane // 4 if i in (0, 1, 4, 5) else lane // 4 + 8
+    column = lane % 4 * 2 + i % 2 if i < 4 else lane % 4 * 2 + i % 2 + 8
+    return row, column
+
+
+def place_in_b(lane, i):
+    return lane % 4 * 2 + i % 2 + (0 if i < 2 else 8), lane // 4
+
+
+def place_in_sum(lane, i):
+    return lane // 4 + (0 if i < 2 else 8), lane % 4 * 2 + i % 2
+
+
+def fragment(matrix, place, elements):
+    """What lanes bring of a matrix, two 16-bit elements a register, the first in the low half."""
+    bits = [
+        matrix.view(torch.int16)[place(lane, i)].item()
+        for lane in range(32)
+        for i in range(elements)
+    ]
+    return [
+        (low & 0xFFFF) | (high & 0xFFFF) << 16
+        for low, high in zip(bits[::2], bits[1::2], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_matrix_product(kernels, dtype):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(16, 16, generator=generator).to(dtype)
+    b = torch.randn(16, 8, generator=generator).to(dtype)
+    start = torch.randn(16, 8, generator=generator)
+    places = [place_in_sum(lane, i) for lane in range(32) for i in range(4)]
+    assert len(set(places)) == 128
+    product = kernels.mma_half if dtype == torch.float16 else kernels.mma_bfloat16
+    result = product(
+        fragment(a, place_in_a, 8),
+        fragment(b, place_in_b, 4),
+        [start[place].item() for place in places],
+    )
+    expected = start.double() + a.double() @ b.double()
+    torch.testing.assert_close(
+        torch.tensor(result), torch.tensor([expected[place].item() for place in places])
+    )
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_load_of_matrices(kernels, transposed):
+    matrices = torch.arange(256).reshape(4, 8, 8)  # lane 8 m + r brings row r of matrix m
+    got = kernels.load_matrices(matrices.flatten().tolist(), transposed)
+    for lane in range(32):
+        for m in range(4):
+            matrix = matrices[m].t() if transposed else matrices[m]
+            low, high = matrix[lane // 4, lane % 4 * 2 : lane % 4 * 2 + 2].tolist()
+            assert got[lane * 4 + m] == low | high << 16
 
 
 @pytest.mark.parametrize("word", [0, 1, 0x80000000, 0x00F00100, 0xFFFFFFFF])

@@ -5,12 +5,21 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 from wsol_ext.data import UnpaddedDistributedSampler
-from wsol_ext.metrics import LocalizationAccuracy, MaxBoxAcc, MaxBoxAccV2, PxAP
+from wsol_ext.metrics import (
+    LocalizationAccuracy,
+    MaxBoxAcc,
+    MaxBoxAccV2,
+    PxAP,
+    SatLocalizationAccuracy,
+)
 
 
 def evaluate(tensors, sampler=None):
     """All metrics over 11 images, an odd number, in batches of 2."""
-    metrics = MaxBoxAcc(0.01, 0.3), MaxBoxAccV2(0.01), PxAP(0.01), LocalizationAccuracy(0.5)
+    metrics = (
+        *(MaxBoxAcc(0.01, 0.3), MaxBoxAccV2(0.01), PxAP(0.01)),
+        *(LocalizationAccuracy(0.5), SatLocalizationAccuracy()),
+    )
     for score_maps, boxes, masks, class_maps, logits, labels, gt_boxes in DataLoader(
         TensorDataset(*tensors), batch_size=2, sampler=sampler
     ):
@@ -18,6 +27,7 @@ def evaluate(tensors, sampler=None):
         metrics[1].update(score_maps, boxes)
         metrics[2].update(score_maps, masks)
         metrics[3].update(class_maps, logits, labels, gt_boxes)
+        metrics[4].update(class_maps[range(len(labels)), labels], logits, labels, gt_boxes)
     return {
         "maxboxacc": metrics[0].compute(),
         "curve": metrics[0].curve().accuracy,
@@ -26,6 +36,8 @@ def evaluate(tensors, sampler=None):
         "pxap": metrics[2].compute(),
         "precision": metrics[2].curve().precision,
         **metrics[3].compute(),
+        "sat threshold": metrics[4].best_threshold(),
+        **{f"sat {name}": share for name, share in metrics[4].compute().items()},
     }
 
 

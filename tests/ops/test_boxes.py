@@ -93,6 +93,7 @@ def assert_equal_to_opencv(backend, maps: list[np.ndarray], gt_boxes: np.ndarray
     batch = torch.from_numpy(np.stack(maps)).to(backend.device)
     gt_batch = torch.from_numpy(gt_boxes).to(backend.device).expand(len(maps), -1, -1)
     largest = extract_boxes(batch, THRESHOLDS).cpu().numpy()
+    most_pixels = extract_boxes(batch, THRESHOLDS, contours="most_pixels").tolist()
     every = ranges(*extract_boxes(batch, THRESHOLDS, contours="all"))
     best = {
         contours: best_box_iou(batch, THRESHOLDS, gt_batch, contours).cpu().numpy()
@@ -101,6 +102,7 @@ def assert_equal_to_opencv(backend, maps: list[np.ndarray], gt_boxes: np.ndarray
     for i, score_map in enumerate(maps):
         expected = np.concatenate(opencv_boxes.boxes_of_map(score_map, THRESHOLDS))
         np.testing.assert_array_equal(largest[i], expected)
+        assert most_pixels[i] == [opencv_boxes.most_pixels_box(score_map, t) for t in THRESHOLDS]
         contours_of_cuts = opencv_boxes.boxes_of_map(score_map, THRESHOLDS, "all")
         for t, contours_of_cut in enumerate(contours_of_cuts):
             assert sorted(every[i * len(THRESHOLDS) + t]) == sorted(contours_of_cut.tolist())
@@ -142,9 +144,11 @@ def test_every_binary_map_of_four_by_three_pixels_is_as_opencv_has_it(backend):
     maps = patterns.reshape(-1, 4, 3).astype(np.float32)
     batch = torch.from_numpy(maps).to(backend.device)
     largest = extract_boxes(batch, [0.5])[:, 0].tolist()
+    most_pixels = extract_boxes(batch, [0.5], contours="most_pixels")[:, 0].tolist()
     every = ranges(*extract_boxes(batch, [0.5], contours="all"))
     for i, score_map in enumerate(maps):
         assert [largest[i]] == opencv_boxes.boxes_of_map(score_map, [0.5])[0].tolist()
+        assert most_pixels[i] == opencv_boxes.most_pixels_box(score_map, 0.5)
         expected = opencv_boxes.boxes_of_map(score_map, [0.5], "all")[0].tolist()
         assert sorted(every[i]) == sorted(expected)
 
@@ -170,7 +174,28 @@ def test_hole_counts_as_area(backend):
         "#######.##",
     )
     assert extract_boxes(maps, [0.5]).tolist() == [[[0, 0, 7, 6]]]
+    assert extract_boxes(maps, [0.5], contours="most_pixels").tolist() == [[[0, 0, 7, 6]]]
     assert all_boxes(maps) == [[0, 0, 7, 6], [8, 3, 10, 6], [0, 0, 7, 6]]
+
+
+def test_most_pixels_do_not_count_the_hole(backend):
+    """The thin ring encloses more, the solid block has more pixels."""
+    maps = drawing(
+        backend,
+        "######......",
+        "#....#.#####",
+        "#....#.#####",
+        "#....#.#####",
+        "#....#.#####",
+        "######.#####",
+    )
+    assert extract_boxes(maps, [0.5]).tolist() == [[[0, 0, 6, 6]]]
+    assert extract_boxes(maps, [0.5], contours="most_pixels").tolist() == [[[7, 1, 12, 6]]]
+
+
+def test_of_equally_many_pixels_the_component_that_starts_first_wins(backend):
+    maps = drawing(backend, "...##", "#....", "#....")
+    assert extract_boxes(maps, [0.5], contours="most_pixels").tolist() == [[[3, 0, 5, 1]]]
 
 
 def test_gap_in_a_ring_lets_its_area_out(backend):
@@ -219,7 +244,7 @@ def test_open_background_at_the_border_is_no_hole(backend):
     assert all_boxes(drawing(backend, "#.#", "###")) == [[0, 0, 3, 2]]
 
 
-@pytest.mark.parametrize("contours", ["largest", "all"])
+@pytest.mark.parametrize("contours", ["largest", "most_pixels", "all"])
 def test_nothing_above_the_cut_is_one_box_of_zeros(backend, contours):
     maps = torch.zeros(2, 4, 5, device=backend.device)
     boxes = extract_boxes(maps, [0.0, 0.5], contours=contours)
@@ -227,6 +252,8 @@ def test_nothing_above_the_cut_is_one_box_of_zeros(backend, contours):
         boxes, offsets = boxes
         assert offsets.tolist() == [0, 1, 2, 3, 4]
     assert boxes.view(-1, 4).tolist() == [[0, 0, 0, 0]] * 4
+    if contours == "most_pixels":
+        return
     gt_boxes = torch.tensor([[[0, 0, 1, 0]], [[3, 3, 4, 4]]], device=backend.device)
     iou = best_box_iou(maps, [0.0, 0.5], gt_boxes, contours)
     assert iou.tolist() == [[0.5, 0.5], [0.0, 0.0]]
@@ -342,6 +369,7 @@ def test_result_does_not_depend_on_the_number_of_threads():
             results.append(
                 (
                     extract_boxes(maps, THRESHOLDS),
+                    extract_boxes(maps, THRESHOLDS, contours="most_pixels"),
                     *extract_boxes(maps, THRESHOLDS, contours="all"),
                     best_box_iou(maps, THRESHOLDS, gt_boxes, "all"),
                 )
@@ -440,8 +468,12 @@ def test_wrong_shapes_are_value_errors(backend):
         ValueError, match=r"gt_boxes has shape \(1, 3, 4\), it should be \(2, G, 4\)"
     ):
         best_box_iou(scores, [0.5], torch.zeros(1, 3, 4, device=device))
-    with pytest.raises(ValueError, match="contours is 'some', it should be 'largest' or 'all'"):
+    with pytest.raises(
+        ValueError, match="contours is 'some', it should be 'largest' or 'most_pixels' or 'all'"
+    ):
         extract_boxes(scores, [0.5], contours="some")
+    with pytest.raises(ValueError, match="best_box_iou: contours is 'most_pixels', it should be"):
+        best_box_iou(scores, [0.5], torch.zeros(2, 1, 4, device=device), "most_pixels")
     with pytest.raises(ValueError, match="box_iou: a has shape"):
         box_iou(torch.zeros(4, device=device), torch.zeros(2, 4, device=device))
     with pytest.raises(
@@ -517,7 +549,7 @@ def test_registration_passes_opcheck(backend, name):
     thresholds = torch.tensor([0.2, 0.6], dtype=torch.float64, device=device)
     boxes = torch.tensor([[[0, 1, 3, 4]], [[1, 1, 4, 4]]], device=device)
     arguments = {
-        "extract_boxes": (maps, thresholds),
+        "extract_boxes": (maps, thresholds, True, True),
         "extract_all_boxes": (maps, thresholds),
         "best_box_iou": (maps, thresholds, boxes, True),
         "box_iou": (boxes.float(), boxes),
@@ -529,6 +561,7 @@ def test_compiles_in_one_graph(backend):
     def evaluate(maps: Tensor, gt_boxes: Tensor) -> tuple[Tensor, ...]:
         boxes, offsets = extract_boxes(maps, [0.25, 0.5], contours="all")
         largest = extract_boxes(maps, [0.25, 0.5])
+        largest = largest + extract_boxes(maps, [0.25, 0.5], contours="most_pixels")
         best = best_box_iou(maps, [0.25, 0.5], gt_boxes, "all")
         return boxes + 1, offsets, best, box_iou(largest, gt_boxes)
 

@@ -42,6 +42,19 @@ def boxes_of_map(
     return [boxes_of_contours(found, contours) for found in contours_of_map(score_map, thresholds)]
 
 
+def most_pixels_box(score_map: NDArray, threshold: float) -> list[int]:
+    """The box of the 8-connected component with most pixels, of equals the first; zeros for none."""
+    quantized = (score_map.astype(np.float64) * 255).astype(np.uint8)
+    foreground = (quantized > int(threshold * quantized.max())).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(foreground, connectivity=8)
+    _, firsts = np.unique(labels[labels > 0], return_index=True)  # OpenCV's labels are in no order
+    if len(firsts) == 0:
+        return [0, 0, 0, 0]
+    best = max(range(1, len(stats)), key=lambda i: (stats[i, cv2.CC_STAT_AREA], -firsts[i - 1]))
+    x, y, width, height, _ = stats[best].tolist()
+    return [x, y, x + width, y + height]
+
+
 def box_iou(a: NDArray, b: NDArray) -> NDArray[np.float64]:
     """(n, m) overlaps of integer boxes, both end pixels counted."""
 

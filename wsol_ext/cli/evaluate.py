@@ -26,7 +26,7 @@ def add_options(parser: Parser) -> None:
         "--protocols",
         nargs="+",
         default=["maxboxaccv2", "toploc"],
-        help="maxboxacc, maxboxaccv2, toploc, pxap",
+        help="maxboxacc, maxboxaccv2, toploc, sat, pxap",
     )
     group.add_argument(
         "--threshold",
@@ -51,8 +51,7 @@ def run(options: Any) -> int:
     """Evaluate."""
     device = check_device(options)
     from wsol_ext.checkpoints import find_checkpoint, load_model
-    from wsol_ext.data import eval_transform
-    from wsol_ext.evaluation import evaluate
+    from wsol_ext.evaluation import evaluate, transform_for
     from wsol_ext.training.data import open_data
 
     checkpoint = find_checkpoint(options.checkpoint)
@@ -60,7 +59,7 @@ def run(options: Any) -> int:
     model = load_model(checkpoint)
     config = _run_config(folder)
     arguments = _data_arguments(options, config)
-    dataset = open_data(arguments, eval_transform(model.config["img_size"]))
+    dataset = open_data(arguments, transform_for(options.protocols, model.config["img_size"]))
     _check_classes(checkpoint, model, dataset.class_names)
     with _processes(device) as rank:
         evaluation = evaluate(

@@ -8,7 +8,15 @@ from wsol_ext.data.images import ImageError, read_image
 from wsol_ext.data.samplers import UnpaddedDistributedSampler
 from wsol_ext.data.synthetic import SyntheticDataset
 from wsol_ext.data.tables import AnnotationError
-from wsol_ext.data.transforms import MEAN, STD, denormalize, eval_transform, train_transform
+from wsol_ext.data.transforms import (
+    MEAN,
+    STD,
+    EvalViews,
+    denormalize,
+    eval_transform,
+    ten_crops,
+    train_transform,
+)
 from wsol_ext.data.wsol_metadata import WsolMetadataDataset
 
 __all__ = [
@@ -17,6 +25,7 @@ __all__ = [
     "STD",
     "AnnotationError",
     "CubDataset",
+    "EvalViews",
     "FolderDataset",
     "ImageError",
     "ImageListDataset",
@@ -32,5 +41,6 @@ __all__ = [
     "eval_transform",
     "open_dataset",
     "read_image",
+    "ten_crops",
     "train_transform",
 ]

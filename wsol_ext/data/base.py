@@ -14,7 +14,7 @@ from wsol_ext.data.images import ImageError
 from wsol_ext.data.tables import AnnotationError
 
 Sample = dict[str, Any]
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Image.Image], Tensor | dict[str, Tensor]]
 
 
 class LocalizationDataset(Dataset[Sample]):
@@ -29,13 +29,15 @@ class LocalizationDataset(Dataset[Sample]):
     | `boxes` | (G, 4) float32: x0, y0, x1, y1 in pixels of the *original* picture, (0, 4) where none is known |
     | `size` | (2,) int64: the original width and height |
     | `index` | the sample's place in the data set, an int |
+    | `uncropped` | only with `EvalViews` as transform: a larger square to cut crops from |
     | `mask` | only with `has_masks`: (h, w) uint8, 1 object, 0 background, 255 ignored |
 
     Args:
         image_names: each picture's name, by which reports and errors call it.
         labels: each picture's class, 0 to len(class_names) - 1.
         class_names: each class's name.
-        transform: a function of a Pillow picture that gives a tensor, such as `eval_transform()`; None: the pixels.
+        transform: a function of a Pillow picture that gives a tensor, such as `eval_transform()`, or a dict of `image`
+            and other views, such as `EvalViews()`; None: the pixels.
         boxes: for each picture its boxes, (G, 4); None where the data set has none.
         has_masks: whether `load_mask` gives masks.
 
@@ -92,8 +94,9 @@ class LocalizationDataset(Dataset[Sample]):
         index %= len(self)
         image = self.load_image(index)
         size = self.original_size(index, image)
+        views = self.transform(image) if self.transform else pil_to_tensor(image)
         sample: Sample = {
-            "image": self.transform(image) if self.transform else pil_to_tensor(image),
+            **(views if isinstance(views, dict) else {"image": views}),
             "label": self.labels[index],
             "boxes": self._boxes_within(index, size),
             "size": torch.tensor(size),
@@ -161,9 +164,9 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
     Returns:
         A dict: `images` (B, 3, H, W), `labels` (B,) int64, `boxes` a list of (G_i, 4) float32, `sizes` (B, 2) int64 of
-        width and height, `indices` (B,) int64; `masks` (B, h, w) uint8 where the samples have masks; and `errors`, the
-        list of (index, message) of the samples that a `Tolerant` data set could not read, left out of all other
-        entries.
+        width and height, `indices` (B,) int64; `masks` (B, h, w) uint8 and `uncropped` (B, 3, h, w) where the samples
+        have them; and `errors`, the list of (index, message) of the samples that a `Tolerant` data set could not read,
+        left out of all other entries.
 
     Raises:
         ValueError: images of differing shapes, as without a transform that resizes.
@@ -194,6 +197,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
         "indices": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
         "errors": errors,
     }
-    if samples and "mask" in samples[0]:
-        batch["masks"] = torch.stack([sample["mask"] for sample in samples])
+    for key, name in (("mask", "masks"), ("uncropped", "uncropped")):
+        if samples and key in samples[0]:
+            batch[name] = torch.stack([sample[key] for sample in samples])
     return batch

@@ -1,8 +1,10 @@
 """Picture to network input, and back, as the published programs do it."""
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's pixels in [0, 1], by colour channel."""
@@ -32,7 +34,7 @@ def train_transform(img_size: int = 224, resize: int | None = None) -> v2.Compos
         torch.Size([3, 64, 64])
     """
     _check_size("train_transform", img_size)
-    resize = round(img_size * 256 / 224) if resize is None else resize
+    resize = _enlarged(img_size) if resize is None else resize
     if resize < img_size:
         raise ValueError(
             f"train_transform: resize is {resize}, it should be at least img_size, {img_size}"
@@ -76,6 +78,62 @@ def eval_transform(img_size: int = 224, resize: int | None = None) -> v2.Compose
     return v2.Compose([v2.Resize((side, side), antialias=True), *crop, *_to_input()])
 
 
+class EvalViews:
+    """The evaluation transform for protocols that look at crops (`sat`): two squares of a picture read once.
+
+    Args:
+        img_size: side of the network's input, in pixels.
+
+    Calling it with a Pillow picture or a uint8 (3, h, w) tensor gives a dict: `image`, what `eval_transform(img_size)`
+    gives, and `uncropped`, the same with a side of `img_size` * 256 / 224, rounded: what `ten_crops` takes.
+
+    Raises:
+        ValueError: a size below 1.
+
+    Example:
+        >>> views = EvalViews(224)(torch.zeros(3, 90, 120, dtype=torch.uint8))
+        >>> views["image"].shape, views["uncropped"].shape
+        (torch.Size([3, 224, 224]), torch.Size([3, 256, 256]))
+    """
+
+    def __init__(self, img_size: int = 224) -> None:
+        _check_size("EvalViews", img_size)
+        self.transforms = {
+            "image": eval_transform(img_size),
+            "uncropped": eval_transform(_enlarged(img_size)),
+        }
+
+    def __call__(self, picture: Image.Image | Tensor) -> dict[str, Tensor]:
+        """Both views of a picture."""
+        return {view: transform(picture) for view, transform in self.transforms.items()}
+
+
+def ten_crops(images: Tensor, img_size: int) -> list[Tensor]:
+    """The centre and the four corners of images and of their mirror images, for ten-crop classification.
+
+    Args:
+        images: (..., h, w), with sides of at least `img_size`.
+        img_size: side of the square crops, in pixels.
+
+    Returns:
+        Ten (..., img_size, img_size), those of torchvision's `TenCrop`, but the centre first.
+
+    Raises:
+        ValueError: images smaller than the crops.
+
+    Example:
+        >>> crops = ten_crops(torch.arange(9).view(3, 3), 1)
+        >>> [crop.item() for crop in crops]
+        [4, 0, 2, 6, 8, 2, 0, 8, 6, 4]
+    """
+    if min(images.shape[-2:]) < img_size:
+        raise ValueError(
+            f"ten_crops: images has shape {tuple(images.shape)}, its sides should be at least {img_size}"
+        )
+    crops = list(F.ten_crop(images, [img_size, img_size]))
+    return [crops.pop(4), *crops]
+
+
 def denormalize(images: Tensor) -> Tensor:
     """Network input back to pixels in [0, 1], to look at.
 
@@ -101,6 +159,11 @@ def _to_input() -> list[torch.nn.Module]:
         v2.Normalize(MEAN, STD),
         v2.ToPureTensor(),
     ]
+
+
+def _enlarged(img_size: int) -> int:
+    """The side of the square that squares of `img_size` are cut from."""
+    return round(img_size * 256 / 224)
 
 
 def _check_size(name: str, img_size: int) -> None:

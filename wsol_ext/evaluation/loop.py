@@ -1,5 +1,6 @@
 """The one pass over the data that every protocol is fed from."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,9 +11,9 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from wsol_ext.data import UnpaddedDistributedSampler, collate
+from wsol_ext.data import UnpaddedDistributedSampler, collate, ten_crops
 from wsol_ext.data.base import LocalizationDataset, Sample
-from wsol_ext.evaluation.protocols import EVALUATED, PROTOCOLS, Batch, Protocol
+from wsol_ext.evaluation.protocols import EVALUATED, PROTOCOLS, VIEWS, Batch, Protocol, View
 from wsol_ext.evaluation.results import CENTER, Curve, Evaluation, ProtocolResult
 from wsol_ext.metrics import (
     OUTCOMES,
@@ -68,13 +69,17 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model by one or more protocols in one pass, the centre baseline beside it.
 
+    The model sees each picture whole. For `sat` it sees ten crops: the centre's map counts, and as class scores the
+    mean of the softmax over all ten. Only what the protocols (and the gallery, of whole pictures) look at is computed.
+
     In several processes (an initialized process group, as under `torchrun`) each takes its share of
     the images, each image counts once, and every process gets the results over all.
 
     Args:
         model: a localization model, whose `localize` gives logits and maps; or a function of images
             that gives class-agnostic maps (B, h, w).
-        dataset: with the transform that the model wants, and boxes or masks as the protocols need.
+        dataset: with the transform that the model and the protocols want (`transform_for`), and boxes or masks as the
+            protocols need.
         protocols: names out of `PROTOCOLS`.
         batch_size: images at a time.
         device: where to compute.
@@ -86,8 +91,8 @@ def evaluate(
         method: the model's name in the results; by default its own.
 
     Raises:
-        ValueError: an unknown protocol, one that this data lacks boxes or masks for, or a threshold
-            or interval outside its range.
+        ValueError: an unknown protocol, one that this data lacks boxes, masks or a view for, or a
+            threshold or interval outside its range.
         ImageError: an image of the data set cannot be read.
     """
     _check(dataset, protocols, threshold, interval)
@@ -98,7 +103,10 @@ def evaluate(
         name: {p: _on(PROTOCOLS[p](interval, cut), device) for p in protocols}
         for name, cut in ((method, threshold), (CENTER, "best"))
     }
-    examples = _Gallery(gallery if dataset.has_boxes else 0, threshold)
+    shows_examples = gallery > 0 and dataset.has_boxes and isinstance(model, nn.Module)
+    examples = _Gallery(gallery if shows_examples else 0, threshold)
+    looked_at = {protocol.view for protocol in sources[method].values()}
+    views = [v for v in VIEWS if v in looked_at or (v == "whole" and shows_examples)]
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
@@ -111,11 +119,13 @@ def evaluate(
         model.eval().to(device)
     with torch.inference_mode():
         for raw in _progress(loader, progress):
-            batch = _ask(model, raw, device)
-            for name, shown in ((method, batch), (CENTER, _baseline(batch))):
+            batches = {view: _ask(model, raw, device, view) for view in views}
+            baselines = {view: _baseline(batch) for view, batch in batches.items()}
+            for name, shown in ((method, batches), (CENTER, baselines)):
                 for protocol in sources[name].values():
-                    protocol.update(shown)
-            examples.update(batch, raw)
+                    protocol.update(shown[protocol.view])
+            if shows_examples:
+                examples.update(batches["whole"], raw)
     return Evaluation(method, len(dataset), _results(sources), examples=examples.chosen())
 
 
@@ -158,19 +168,39 @@ def _progress(loader: DataLoader[Sample], progress: bool) -> Iterator[Sample]:
     yield from track(loader, description="evaluating", console=console, transient=True)
 
 
-def _ask(model: nn.Module | MapFunction, raw: Sample, device: torch.device) -> Batch:
+def _ask(model: nn.Module | MapFunction, raw: Sample, device: torch.device, view: View) -> Batch:
     """The model's maps for a batch of the loader: the true class's alone, all that any protocol looks at."""
-    images = raw["images"].to(device, non_blocking=True)
+    images, *others = _views(raw, device, view)
     labels = raw["labels"].to(device, non_blocking=True)
     logits: Tensor | None = None
     if isinstance(model, nn.Module):
         logits, maps = model.localize(images, classes=labels[:, None])  # type: ignore[operator]
         maps = maps[:, 0]
+        if others:
+            logits = _log_mean_probability([logits, *(model(crops) for crops in others)])
     else:
         maps = model(images)
     masks = raw["masks"].to(device) if "masks" in raw else None
     boxes = [boxes.to(device) for boxes in raw["boxes"]]
     return Batch(maps, logits, labels, boxes, raw["sizes"].to(device), masks)
+
+
+def _views(raw: Sample, device: torch.device, view: View) -> list[Tensor]:
+    """The network's inputs: the one that is localized, then those that are only classified."""
+    if view == "whole":
+        return [raw["images"].to(device, non_blocking=True)]
+    if "uncropped" not in raw:
+        raise ValueError(
+            "protocol sat needs pictures to cut crops from, which the data set's transform does not give: "
+            "it should be wsol_ext.evaluation.transform_for(protocols, img_size)"
+        )
+    return ten_crops(raw["uncropped"].to(device, non_blocking=True), raw["images"].size(-1))
+
+
+def _log_mean_probability(logits: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of the softmax of several logits (B, C), themselves logits again."""
+    log_probabilities = torch.stack([each.float().log_softmax(dim=1) for each in logits])
+    return log_probabilities.logsumexp(dim=0) - math.log(len(logits))
 
 
 def _baseline(batch: Batch) -> Batch:

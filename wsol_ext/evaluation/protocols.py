@@ -1,8 +1,8 @@
 """The protocols by name: which maps and boxes each metric is shown, and what it reports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,19 +10,27 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from wsol_ext import metrics
+from wsol_ext.data import EvalViews, Transform, eval_transform
 from wsol_ext.evaluation.results import Curve
 
 EVALUATED = 224
 """The side of the square that all of these protocols evaluate on."""
 
 
+View = Literal["whole", "crops"]
+"""What of each picture a protocol looks at: the whole, resized to the network's square input; or crops of a square
+larger by 256 / 224, the map of the centre and class scores over ten."""
+VIEWS: tuple[View, ...] = ("whole", "crops")
+
+
 @dataclass
 class Batch:
-    """A batch as protocols see it.
+    """A batch as protocols see it, in the view they ask for.
 
     Attributes:
         maps: (B, h, w), the true class's score maps as the model gives them, on its grid.
-        logits: (B, C); None for a source that predicts no classes.
+        logits: (B, C), over ten crops the logarithm of the mean probability; None for a source that predicts no
+            classes.
         labels: (B,) int64.
         boxes: for each image (G, 4), pixels of the original.
         sizes: (B, 2), the originals' width and height.
@@ -42,9 +50,11 @@ class Protocol:
 
     Attributes:
         needs: "boxes" or "masks", what the data must have.
+        view: what of each picture it looks at.
     """
 
     needs = "boxes"
+    view: View = "whole"
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on beside the protocol's name."""
@@ -186,6 +196,39 @@ class _Sweep(Metric):
         return self.thresholds[row], dict(zip(metrics.SHARES, shares[row].tolist(), strict=True))
 
 
+class SatLocalization(Protocol):
+    """`sat`: Top-1, Top-5 and GT-known on crops, at the one of four thresholds that is best for the source."""
+
+    view = "crops"
+
+    def __init__(self) -> None:
+        self.metric = metrics.SatLocalizationAccuracy(size=EVALUATED)
+        self.predicts_classes = True
+
+    def settings(self) -> dict[str, Any]:
+        """The threshold, and that it was chosen on the evaluated images themselves, as the protocol has it."""
+        candidates = ", ".join(f"{threshold:g}" for threshold in self.metric.thresholds)
+        return {
+            "threshold": float(self.metric.best_threshold()),
+            "chosen": f"from {candidates} on the evaluated images",
+        }
+
+    def to(self, device: torch.device) -> None:
+        """Keep the metric's states on a device."""
+        self.metric.to(device)
+
+    def update(self, batch: Batch) -> None:
+        """The true class's map of the centre crop and the ten-crop class scores against labels and boxes."""
+        self.predicts_classes = batch.logits is not None
+        boxes = metrics.scale_boxes(batch.boxes, batch.sizes, protocol="sat", size=EVALUATED)
+        self.metric.update(batch.maps.float(), batch.logits, batch.labels, boxes)
+
+    def compute(self) -> dict[str, float]:
+        """All shares; without class predictions those that need none."""
+        shares = {name: float(share) for name, share in self.metric.compute().items()}
+        return shares if self.predicts_classes else {"gt_known": shares["gt_known"]}
+
+
 class PixelPrecision(Protocol):
     """`pxap`: average precision of the true class's map over pixels, against masks."""
 
@@ -219,6 +262,26 @@ PROTOCOLS: dict[str, Callable[[float, float | str], Protocol]] = {
     "maxboxacc": lambda interval, threshold: BoxAccuracy("maxboxacc", interval),
     "maxboxaccv2": lambda interval, threshold: BoxAccuracy("maxboxaccv2", interval),
     "toploc": lambda interval, threshold: TopLoc(threshold),
+    "sat": lambda interval, threshold: SatLocalization(),
     "pxap": lambda interval, threshold: PixelPrecision(interval),
 }
 """For each protocol's name, what makes one from the interval and the threshold."""
+
+
+def transform_for(protocols: Sequence[str], img_size: int = 224) -> Transform:
+    """The transform that a data set needs for these protocols.
+
+    Args:
+        protocols: names out of `PROTOCOLS`; others are left to `evaluate` to refuse.
+        img_size: side of the network's input, in pixels.
+
+    Returns:
+        `wsol_ext.data.EvalViews` where one of them looks at crops (`sat`), else `wsol_ext.data.eval_transform`.
+
+    Example:
+        >>> transform_for(["toploc", "sat"])(torch.zeros(3, 90, 120, dtype=torch.uint8)).keys()
+        dict_keys(['image', 'uncropped'])
+    """
+    known = [PROTOCOLS[name](0.5, 0.5) for name in protocols if name in PROTOCOLS]
+    crops = any(protocol.view == "crops" for protocol in known)
+    return EvalViews(img_size) if crops else eval_transform(img_size)

@@ -10,6 +10,12 @@ from wsol_ext.metrics.max_box_acc import (
     score_thresholds,
 )
 from wsol_ext.metrics.pxap import PxAP, PxCurve, pixel_histograms
+from wsol_ext.metrics.sat import (
+    SAT_SHARES,
+    SAT_THRESHOLDS,
+    SatLocalizationAccuracy,
+    component_boxes,
+)
 from wsol_ext.metrics.toploc import (
     OUTCOMES,
     SHARES,
@@ -22,6 +28,8 @@ from wsol_ext.metrics.toploc import (
 __all__ = [
     "BOX_PROTOCOLS",
     "OUTCOMES",
+    "SAT_SHARES",
+    "SAT_THRESHOLDS",
     "SHARES",
     "BoxAccCurve",
     "LocalizationAccuracy",
@@ -29,7 +37,9 @@ __all__ = [
     "MaxBoxAccV2",
     "PxAP",
     "PxCurve",
+    "SatLocalizationAccuracy",
     "center_map",
+    "component_boxes",
     "count_right_boxes",
     "localization_outcomes",
     "normalize_maps",

@@ -45,11 +45,12 @@ def resize_maps(
     return planes.reshape(*maps.shape[:-2], height, width)
 
 
-def normalize_maps(maps: Tensor) -> Tensor:
+def normalize_maps(maps: Tensor, eps: float = 0.0) -> Tensor:
     """Min-max normalization of every map over its pixels; constant maps and maps with a NaN become zeros.
 
     Args:
         maps: (..., h, w) float32 or float64; float16 and bfloat16 become float32.
+        eps: added to the range that is divided by: 1e-5 in the `sat` protocol.
 
     Returns:
         (..., h, w) in [0, 1].
@@ -70,7 +71,7 @@ def normalize_maps(maps: Tensor) -> Tensor:
         raise ValueError("normalize_maps: maps has infinite values, they should be finite or NaN")
     low, high = low[..., None, None], high[..., None, None]
     maps = maps - low
-    return torch.where(high > low, maps / (high - low), 0.0)
+    return torch.where(high > low, maps / (high - low + eps), 0.0)
 
 
 def to_score_maps(

@@ -92,6 +92,18 @@ def true_class_maps(class_maps: Tensor, labels: Tensor, classes: Tensor | None =
     return class_maps[torch.arange(batch, device=class_maps.device), place]
 
 
+def true_class_ranks(name: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Check logits (B, C) and labels (B,); whether the true class is the best, and among the five best: (B,) bool."""
+    if torch.isnan(logits).any():
+        raise ValueError(f"{name}: logits has a NaN, it should have none")
+    if len(labels) > 0 and not 0 <= int(labels.min()) <= int(labels.max()) < logits.size(1):
+        raise ValueError(
+            f"{name}: labels go from {labels.min()} to {labels.max()}, logits has {logits.size(1)} classes"
+        )
+    ranks = logits.topk(min(5, logits.size(1)), dim=1).indices == labels[:, None]
+    return ranks[:, 0], ranks.any(dim=1)
+
+
 def localization_outcomes(
     boxes: Tensor, logits: Tensor, labels: Tensor, gt_boxes: Boxes
 ) -> dict[str, Tensor]:
@@ -143,12 +155,7 @@ def localization_outcomes(
             f"{name}: boxes has shape {tuple(boxes.shape)}, logits {tuple(logits.shape)} and labels "
             f"{tuple(labels.shape)}, they should be (B, 4), (B, C) and (B,)"
         )
-    if torch.isnan(logits).any():
-        raise ValueError(f"{name}: logits has a NaN, it should have none")
-    if batch > 0 and not 0 <= int(labels.min()) <= int(labels.max()) < logits.size(1):
-        raise ValueError(
-            f"{name}: labels go from {labels.min()} to {labels.max()}, logits has {logits.size(1)} classes"
-        )
+    cls_top1, cls_top5 = true_class_ranks(name, logits, labels)
     truth = ground_truth(name, gt_boxes, boxes).to(torch.float64)
     predicted = boxes.to(torch.float64)[:, None]
     real = (truth != -1).any(dim=2)
@@ -158,8 +165,6 @@ def localization_outcomes(
     iou, best = ious.max(dim=1)  # the first of equals
     covered = shared / areas
 
-    ranks = logits.topk(min(5, logits.size(1)), dim=1).indices == labels[:, None]
-    cls_top1, cls_top5 = ranks[:, 0], ranks.any(dim=1)
     fits = iou > 0.5
     best_shared = shared.gather(1, best[:, None])[:, 0]
     kinds = {

@@ -1,14 +1,10 @@
 """The operators: each a function on torch tensors, CPU or CUDA, registered as ``torch.ops.wsol.*``."""
 
-from wsol_ext.ops._interim import (
-    adaptive_token_mask,
-    masked_reattention,
-    masked_softmax,
-    spatial_gate,
-)
-from wsol_ext.ops.attention import class_attention
+from wsol_ext.ops.attention import class_attention, spatial_gate
 from wsol_ext.ops.boxes import best_box_iou, box_iou, extract_boxes
 from wsol_ext.ops.diffusion import spatial_diffusion
+from wsol_ext.ops.reattention import masked_reattention
+from wsol_ext.ops.token_mask import adaptive_token_mask, masked_softmax
 
 __all__ = [
     "adaptive_token_mask",

@@ -49,10 +49,53 @@ def class_attention_reference(query: Tensor, key: Tensor, scale: float | None = 
     return logits.softmax(dim=-1).mean(dim=1)
 
 
-def _check(query: Tensor, key: Tensor, scale: float | None) -> float:
-    name = "class_attention"
-    backend.check_tensor(name, "query", query, ("B", "H", "Q", "D"), backend.FLOATING)
-    batch, heads, _, width = query.shape
+def spatial_gate(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    """The gate that one token's query lays on all tokens: the sigmoid of its head-averaged logits.
+
+    ``gate[b, j] = sigmoid(1/H sum_h scale * query[b, h] . key[b, h, j])``
+
+    How SAT's spatial token marks the object (Wu et al., ICCV 2023). Attention whose weights are multiplied
+    by the gate, a factor for each column after the softmax, is plain attention over values multiplied by it:
+    ``scaled_dot_product_attention(q, k, v * gate[:, None, :, None])``.
+
+    Args:
+        query: (B, H, D), float32, bfloat16, float16 or float64: the spatial token's.
+        key: (B, H, N, D), of the same dtype, N >= 1. Views are read where they lie, such as the keys in a fused qkv
+            tensor.
+        scale: the logits' factor, by default D ** -0.5.
+
+    Returns:
+        (B, N) in [0, 1]; float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError: a dtype that is none of these, or two dtypes.
+        ValueError: shapes that do not fit, tensors on two devices, or a scale that is not finite.
+
+    Differentiable in query and key, once: the backward has no gradient of its own. Under autocast both are cast to
+    its dtype.
+
+    Example:
+        >>> query, key = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
+        >>> spatial_gate(query, key, scale=1.0)
+        tensor([[0.5000, 0.8808]])
+    """
+    return torch.ops.wsol.spatial_gate(query, key, scale)
+
+
+def spatial_gate_reference(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    """`spatial_gate` in plain PyTorch: its definition, and the tests' oracle."""
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    dtype = backend.accumulator_dtype(query.dtype)
+    logits = scale * query.to(dtype).unsqueeze(-2) @ key.to(dtype).transpose(-2, -1)
+    return logits.squeeze(-2).mean(dim=1).sigmoid()
+
+
+def _check(
+    name: str, query: Tensor, query_shape: tuple[str, ...], key: Tensor, scale: float | None
+) -> float:
+    """Check the arguments of `name`, which query and key of some heads share; return the scale."""
+    backend.check_tensor(name, "query", query, query_shape, backend.FLOATING)
+    batch, heads, width = query.size(0), query.size(1), query.size(-1)
     backend.check_tensor(name, "key", key, (batch, heads, "N", width), (query.dtype,))
     backend.check_same_device(name, query=query, key=key)
     if min(heads, key.size(2), width) == 0:
@@ -64,6 +107,9 @@ def _check(query: Tensor, key: Tensor, scale: float | None) -> float:
     return width**-0.5 if scale is None else scale
 
 
+# --- class_attention
+
+
 def _empty_out(query: Tensor, key: Tensor) -> Tensor:
     batch, _, queries, _ = query.shape
     dtype = backend.accumulator_dtype(query.dtype)
@@ -71,7 +117,7 @@ def _empty_out(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _forward(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
-    scale = _check(query, key, scale)
+    scale = _check("class_attention", query, ("B", "H", "Q", "D"), key, scale)
     out = _empty_out(query, key)
     if out.numel() > 0:
         query, key = backend.rows_contiguous(query), backend.rows_contiguous(key)
@@ -81,7 +127,7 @@ def _forward(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
 
 
 def _forward_fake(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
-    _check(query, key, scale)
+    _check("class_attention", query, ("B", "H", "Q", "D"), key, scale)
     return _empty_out(query, key)
 
 
@@ -136,3 +182,82 @@ backend.define(
 backend.differentiate("class_attention", _autograd, _setup_context)
 backend.not_differentiable("class_attention_backward", "class_attention has no second derivative")
 backend.autocast("class_attention")
+
+
+# --- spatial_gate
+
+
+def _check_gate(query: Tensor, key: Tensor, scale: float | None) -> float:
+    return _check("spatial_gate", query, ("B", "H", "D"), key, scale)
+
+
+def _empty_gate(query: Tensor, key: Tensor) -> Tensor:
+    dtype = backend.accumulator_dtype(query.dtype)
+    return query.new_empty((query.size(0), key.size(2)), dtype=dtype)
+
+
+def _gate(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    scale = _check_gate(query, key, scale)
+    gate = _empty_gate(query, key)
+    if gate.numel() > 0:
+        rows = backend.rows_contiguous(query).unsqueeze(2), backend.rows_contiguous(key)
+        backend.run("spatial_gate_forward", *rows, gate, scale, device=query.device)
+    return gate
+
+
+def _gate_fake(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    _check_gate(query, key, scale)
+    return _empty_gate(query, key)
+
+
+def _gate_backward(
+    grad_gate: Tensor, query: Tensor, key: Tensor, gate: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    grad_query, grad_key = _backward_fake(grad_gate, query, key, scale)
+    if gate.numel() > 0:
+        # The gradient by the dot products is the same for all heads.
+        grad_dots = torch.empty_like(gate)[:, None, None].expand(-1, query.size(1), 1, -1)
+        backend.run(
+            "spatial_gate_backward",
+            backend.rows_contiguous(query).unsqueeze(2),
+            backend.rows_contiguous(key),
+            gate,
+            grad_gate.contiguous(),
+            grad_query.unsqueeze(2),
+            grad_key,
+            grad_dots,
+            scale,
+            device=query.device,
+        )
+    return grad_query, grad_key
+
+
+def _gate_backward_fake(
+    grad_gate: Tensor, query: Tensor, key: Tensor, gate: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    return _backward_fake(grad_gate, query, key, scale)
+
+
+def _setup_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    query, key, scale = inputs
+    ctx.scale = query.size(-1) ** -0.5 if scale is None else scale
+    ctx.save_for_backward(query, key, output)
+
+
+def _gate_autograd(ctx: Any, grad_gate: Tensor) -> tuple[Tensor, Tensor, None]:
+    grads = torch.ops.wsol.spatial_gate_backward(grad_gate, *ctx.saved_tensors, ctx.scale)
+    return *grads, None
+
+
+backend.define(
+    "spatial_gate", "(Tensor query, Tensor key, float? scale=None) -> Tensor", _gate, _gate_fake
+)
+backend.define(
+    "spatial_gate_backward",
+    "(Tensor grad_gate, Tensor query, Tensor key, Tensor gate, float scale) -> (Tensor, Tensor)",
+    _gate_backward,
+    _gate_backward_fake,
+)
+backend.differentiate("spatial_gate", _gate_autograd, _setup_gate)
+backend.not_differentiable("spatial_gate_backward", "spatial_gate has no second derivative")
+backend.autocast("spatial_gate")

@@ -9,6 +9,7 @@ from torch import Tensor
 from wsol_ext.ops import _backend as backend
 
 Contours = Literal["largest", "all"]
+OneContour = Literal["largest", "most_pixels"]
 Thresholds = Tensor | Sequence[float]
 
 _INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -20,7 +21,7 @@ _BAD_SCORE, _BAD_THRESHOLD, _BAD_GT_BOX = 1, 2, 4  # bits of the kernels' status
 def extract_boxes(
     score_maps: Tensor,
     thresholds: Thresholds,
-    contours: Literal["largest"] = "largest",
+    contours: OneContour = "largest",
     *,
     check_values: bool = True,
 ) -> Tensor: ...
@@ -39,7 +40,7 @@ def extract_boxes(
 def extract_boxes(
     score_maps: Tensor,
     thresholds: Thresholds,
-    contours: Contours = "largest",
+    contours: OneContour | Literal["all"] = "largest",
     *,
     check_values: bool = True,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -55,15 +56,17 @@ def extract_boxes(
         thresholds: T numbers in [0, 1), in any order: a sequence, or a (T,) float64 tensor on the
             maps' device.
         contours: ``"largest"``: only the contour of largest area (``cv2.contourArea``; the first of
-            equals in OpenCV's order). ``"all"``: every contour, of components and of holes alike; a
-            hole's box is its pixels' box grown by one.
+            equals in OpenCV's order). ``"most_pixels"``: only the outer contour of the 8-connected
+            component with most pixels, holes not counted; of equals the one whose first pixel in raster
+            order comes first. ``"all"``: every contour, of components and of holes alike; a hole's box
+            is its pixels' box grown by one.
         check_values: whether values out of range are an error. On CUDA that waits for the kernel.
             Without it nothing waits; a score out of range counts as the nearest in range, NaN as 0,
             and a threshold out of range as 0.
 
     Returns:
-        For ``"largest"``: boxes (B, T, 4) int32, ``[x0, y0, x1, y1]`` in pixels, x1 and y1 exclusive;
-        zeros where nothing is foreground.
+        For ``"largest"`` and ``"most_pixels"``: boxes (B, T, 4) int32, ``[x0, y0, x1, y1]`` in pixels,
+        x1 and y1 exclusive; zeros where nothing is foreground.
 
         For ``"all"``: boxes (M, 4) int32 and offsets (B * T + 1,) int64. Those of image b at threshold
         t are ``boxes[offsets[b * T + t] : offsets[b * T + t + 1]]``: outer contours, then holes, each
@@ -83,14 +86,15 @@ def extract_boxes(
         tensor([[[1, 2, 7, 5],
                  [3, 3, 4, 4]]], dtype=torch.int32)
     """
-    all_contours = _all_contours("extract_boxes", contours)
+    _check_contours("extract_boxes", contours, ("largest", "most_pixels", "all"))
     score_maps, thresholds = (
         _detach(score_maps),
         _as_tensor("extract_boxes", thresholds, score_maps),
     )
-    if all_contours:
+    if contours == "all":
         return torch.ops.wsol.extract_all_boxes(score_maps, thresholds, check_values)
-    return torch.ops.wsol.extract_boxes(score_maps, thresholds, check_values)
+    most_pixels = contours == "most_pixels"
+    return torch.ops.wsol.extract_boxes(score_maps, thresholds, check_values, most_pixels)
 
 
 def best_box_iou(
@@ -112,7 +116,7 @@ def best_box_iou(
         thresholds: T numbers in [0, 1), as for `extract_boxes`.
         gt_boxes: (B, G, 4), ``[x0, y0, x1, y1]`` in pixels of the map, integer or floating (used in
             float32); rows of -1 are padding.
-        contours: as for `extract_boxes`.
+        contours: ``"largest"`` or ``"all"``, as for `extract_boxes`.
         check_values: as for `extract_boxes`; also whether a ground-truth box that is not finite is an
             error or left out.
 
@@ -130,10 +134,10 @@ def best_box_iou(
         >>> best_box_iou(score_map, [0.5], torch.tensor([[[1, 2, 6, 5], [-1, -1, -1, -1]]]))
         tensor([[1.]])
     """
-    all_contours = _all_contours("best_box_iou", contours)
+    _check_contours("best_box_iou", contours, ("largest", "all"))
     score_maps, thresholds = _detach(score_maps), _as_tensor("best_box_iou", thresholds, score_maps)
     return torch.ops.wsol.best_box_iou(
-        score_maps, thresholds, _detach(gt_boxes), all_contours, check_values
+        score_maps, thresholds, _detach(gt_boxes), contours == "all", check_values
     )
 
 
@@ -174,10 +178,10 @@ def box_iou_reference(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
     return torch.where(joined > 0, shared / joined, 0)
 
 
-def _all_contours(name: str, contours: str) -> bool:
-    if contours not in ("largest", "all"):
-        raise ValueError(f"{name}: contours is {contours!r}, it should be 'largest' or 'all'")
-    return contours == "all"
+def _check_contours(name: str, contours: str, choices: tuple[str, ...]) -> None:
+    if contours not in choices:
+        wanted = " or ".join(map(repr, choices))
+        raise ValueError(f"{name}: contours is {contours!r}, it should be {wanted}")
 
 
 def _detach(tensor: Tensor) -> Tensor:
@@ -239,7 +243,9 @@ def _scratch(score_maps: Tensor, thresholds: Tensor, all_contours: bool) -> Tens
 # --- extract_boxes
 
 
-def _extract_boxes(score_maps: Tensor, thresholds: Tensor, check_values: bool = True) -> Tensor:
+def _extract_boxes(
+    score_maps: Tensor, thresholds: Tensor, check_values: bool = True, most_pixels: bool = False
+) -> Tensor:
     name = "extract_boxes"
     boxes = _extract_boxes_fake(score_maps, thresholds)
     if boxes.numel() > 0:
@@ -252,6 +258,7 @@ def _extract_boxes(score_maps: Tensor, thresholds: Tensor, check_values: bool = 
             boxes,
             status,
             _scratch(score_maps, thresholds, all_contours=False),
+            most_pixels,
             device=score_maps.device,
         )
         if check_values:
@@ -260,7 +267,7 @@ def _extract_boxes(score_maps: Tensor, thresholds: Tensor, check_values: bool = 
 
 
 def _extract_boxes_fake(
-    score_maps: Tensor, thresholds: Tensor, check_values: bool = True
+    score_maps: Tensor, thresholds: Tensor, check_values: bool = True, most_pixels: bool = False
 ) -> Tensor:
     _check("extract_boxes", score_maps, thresholds)
     shape = (score_maps.size(0), thresholds.size(0), 4)
@@ -392,7 +399,8 @@ def _box_iou_fake(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
 
 backend.define(
     "extract_boxes",
-    "(Tensor score_maps, Tensor thresholds, bool check_values=True) -> Tensor",
+    "(Tensor score_maps, Tensor thresholds, bool check_values=True, bool most_pixels=False)"
+    " -> Tensor",
     _extract_boxes,
     _extract_boxes_fake,
 )

@@ -123,8 +123,9 @@ def _summary(evaluation: Evaluation) -> str:
                 continue
             baseline = result.metrics[CENTER].get(name)
             beside = f"{CENTER} {_percent(baseline)}" if baseline is not None else "&nbsp;"
+            label = _LABELS[name] if name == result.name else f"{_LABELS[name]}, {result.name}"
             tiles.append(
-                f'<div class="tile"><span>{_LABELS[name]}</span><strong>{_percent(value)}</strong>'
+                f'<div class="tile"><span>{label}</span><strong>{_percent(value)}</strong>'
                 f"<small>{beside}</small></div>"
             )
     return f'<div class="tiles">{"".join(tiles)}</div>'
@@ -136,7 +137,8 @@ def _tables(evaluation: Evaluation) -> str:
         "Metrics",
         tables,
         "Numbers of different protocols, intervals and thresholds are not comparable. The center baseline is a "
-        "centred Gaussian as every image's map, no model at all, cut where that is best for it.",
+        "centred Gaussian as every image's map, no model at all, cut where that is best for it (in sat: at the best of "
+        "its four thresholds).",
     )
 
 

@@ -63,6 +63,10 @@ void launch(const char* operator_name, dim3 grid, dim3 block, size_t shared_byte
 // The running block's shared memory; null where the launch asked for none.
 unsigned char* dynamic_shared();
 
+// Throws unless `address` is a multiple of `bytes`, and that many bytes from it on are the block's
+// shared memory.
+void demand_shared(const char* operation, const void* address, size_t bytes);
+
 // Waits for all the block's threads, which must come to this very call. Returns how many came with
 // `predicate`.
 int barrier(const char* operation, bool predicate, const std::source_location& where);

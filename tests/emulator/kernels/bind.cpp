@@ -21,6 +21,8 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def("signed_overflow", mistakes::signed_overflow);
   module.def("misaligned_vector", mistakes::misaligned_vector);
   module.def("launch_too_large", mistakes::launch_too_large);
+  module.def("matrix_row_off_its_boundary", mistakes::matrix_row_off_its_boundary);
+  module.def("matrix_row_outside_shared", mistakes::matrix_row_outside_shared);
 
   module.def("shuffle", values::shuffle);
   module.def("shuffle_up", values::shuffle_up);
@@ -37,5 +39,8 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def("float_to_half", values::float_to_half);
   module.def("bfloat16_to_float", values::bfloat16_to_float);
   module.def("float_to_bfloat16", values::float_to_bfloat16);
+  module.def("mma_half", values::mma_half);
+  module.def("mma_bfloat16", values::mma_bfloat16);
+  module.def("load_matrices", values::load_matrices);
   module.def("bit_functions", values::bit_functions);
 }

@@ -21,6 +21,8 @@ std::vector<float> shuffle_with_missing_lanes(bool correct);
 std::vector<int> signed_overflow(bool correct);
 std::vector<float> misaligned_vector(bool correct);
 std::vector<float> launch_too_large(bool correct);
+std::vector<float> matrix_row_off_its_boundary(bool correct);
+std::vector<float> matrix_row_outside_shared(bool correct);
 
 }  // namespace mistakes
 
@@ -46,6 +48,14 @@ double atomic_sum(const std::vector<double>& values);
 
 // The rank of each thread, by its three-dimensional index.
 Ints thread_ranks(unsigned x, unsigned y, unsigned z);
+
+// One warp; each lane brings its registers of a fragment: a (32 x 4), b (32 x 2), sum (32 x 4).
+std::vector<float> mma_half(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b,
+                            const std::vector<float>& sum);
+std::vector<float> mma_bfloat16(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b,
+                                const std::vector<float>& sum);
+// One warp; what each lane gets (32 x 4) of 32 rows of 8 elements.
+std::vector<uint32_t> load_matrices(const std::vector<uint16_t>& rows, bool transposed);
 
 std::vector<float> half_to_float(const std::vector<uint16_t>& bits);
 std::vector<uint16_t> float_to_half(const std::vector<float>& values);

@@ -1,6 +1,7 @@
 // The mistakes that the emulator is there to find, one kernel each, beside the same kernel without
 // it.
 #include "core/cuda.h"
+#include "core/mma.cuh"
 #include "kernels.h"
 
 namespace mistakes {
@@ -112,6 +113,27 @@ __global__ void launch_too_large_kernel(float* out) {
   out[threadIdx.x] = 1;
 }
 
+template <bool kCorrect>
+__global__ void matrix_row_off_its_boundary_kernel(float* out) {
+  const unsigned lane = threadIdx.x;
+  for (unsigned i = lane; i < blockDim.x; i += 32) shared_floats()[i] = 1;
+  __syncthreads();
+  uint32_t matrices[4];
+  wsol::cuda::load_matrices<false>(matrices, shared_floats() + (!kCorrect && lane == 5 ? 2 : 0));
+  out[lane] = 1;
+}
+
+template <bool kCorrect>
+__global__ void matrix_row_outside_shared_kernel(float* out) {
+  shared_floats()[threadIdx.x] = 1;
+  __syncthreads();
+  const auto address = (reinterpret_cast<uintptr_t>(out) + 15) & ~uintptr_t{15};
+  uint32_t matrices[4];
+  wsol::cuda::load_matrices<false>(matrices,
+                                   kCorrect ? shared_floats() : reinterpret_cast<float*>(address));
+  out[threadIdx.x] = 1;
+}
+
 }  // namespace
 
 std::vector<float> global_overrun(bool correct) {
@@ -153,6 +175,14 @@ std::vector<int> signed_overflow(bool correct) {
 }
 std::vector<float> misaligned_vector(bool correct) {
   return run(correct ? misaligned_vector_kernel<true> : misaligned_vector_kernel<false>);
+}
+std::vector<float> matrix_row_off_its_boundary(bool correct) {
+  return run(correct ? matrix_row_off_its_boundary_kernel<true>
+                     : matrix_row_off_its_boundary_kernel<false>);
+}
+std::vector<float> matrix_row_outside_shared(bool correct) {
+  return run(correct ? matrix_row_outside_shared_kernel<true>
+                     : matrix_row_outside_shared_kernel<false>);
 }
 std::vector<float> launch_too_large(bool correct) {
   return run(launch_too_large_kernel<true>, 1, correct ? 1024 : 1025);

@@ -1,5 +1,6 @@
 // Kernels whose results are known: one for each kind of thing the emulator stands in for.
 #include "core/cuda.h"
+#include "core/mma.cuh"
 #include "kernels.h"
 
 namespace values {
@@ -112,6 +113,27 @@ __global__ void float_to_half_kernel(const float* values, uint16_t* out, size_t 
   memcpy(out + i, &half, sizeof(half));
 }
 
+template <typename Half>
+__global__ void mma_kernel(const uint32_t* a, const uint32_t* b, float* sum) {
+  const int lane = threadIdx.x;
+  const uint32_t registers[4] = {a[lane * 4], a[lane * 4 + 1], a[lane * 4 + 2], a[lane * 4 + 3]};
+  float sums[4];
+  memcpy(sums, sum + lane * 4, sizeof(sums));
+  wsol::cuda::mma<Half>(sums, registers, b[lane * 2], b[lane * 2 + 1]);
+  memcpy(sum + lane * 4, sums, sizeof(sums));
+}
+
+template <bool kTransposed>
+__global__ void load_matrices_kernel(const uint16_t* rows, uint32_t* out) {
+  auto* shared = reinterpret_cast<uint16_t*>(wsol::cuda::dynamic_shared());
+  const int lane = threadIdx.x;
+  for (int i = 0; i < 8; ++i) shared[lane * 8 + i] = rows[lane * 8 + i];
+  __syncthreads();
+  uint32_t matrices[4];
+  wsol::cuda::load_matrices<kTransposed>(matrices, shared + lane * 8);
+  memcpy(out + lane * 4, matrices, sizeof(matrices));
+}
+
 __global__ void bit_functions_kernel(unsigned word, int* out) {
   out[0] = __popc(word);
   out[1] = __clz(word);
@@ -172,6 +194,28 @@ std::vector<float> bfloat16_to_float(const std::vector<uint16_t>& bits) {
 }
 std::vector<uint16_t> float_to_bfloat16(const std::vector<float>& values) {
   return run_many(float_to_half_kernel<__nv_bfloat16>, values);
+}
+
+template <typename Half>
+std::vector<float> run_mma(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b,
+                           std::vector<float> sum) {
+  launch("values", mma_kernel<Half>, 1, 32, 0, 0, a.data(), b.data(), sum.data());
+  return sum;
+}
+std::vector<float> mma_half(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b,
+                            const std::vector<float>& sum) {
+  return run_mma<__half>(a, b, sum);
+}
+std::vector<float> mma_bfloat16(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b,
+                                const std::vector<float>& sum) {
+  return run_mma<__nv_bfloat16>(a, b, sum);
+}
+
+std::vector<uint32_t> load_matrices(const std::vector<uint16_t>& rows, bool transposed) {
+  std::vector<uint32_t> out(32 * 4);
+  launch("values", transposed ? load_matrices_kernel<true> : load_matrices_kernel<false>, 1, 32,
+         rows.size() * sizeof(uint16_t), 0, rows.data(), out.data());
+  return out;
 }
 
 Ints bit_functions(unsigned word) {

@@ -1,0 +1,203 @@
+// What the plain and the tensor-core kernels of masked_reattention share: what they read, and how a
+// row's parts are joined.
+#pragma once
+
+#include <cmath>
+
+#include "attention/head_rows.cuh"
+#include "attention/masked_reattention.h"
+#include "core/cuda.h"
+
+namespace wsol::cuda::reattention {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarpSize;
+
+// The rows of one (image, head).
+template <typename T>
+struct Rows {
+  T* data;
+  int64_t stride;
+
+  __device__ T* operator[](int64_t row) const { return data + row * stride; }
+};
+
+// The operator's inputs, as every kernel takes them.
+template <typename T>
+struct Inputs {
+  using A = typename Element<T>::Accumulator;
+
+  HeadRows<const T> query, key, value;
+  const bool* keep;
+  const int *order, *kept;
+  const A* mean_value;
+  int heads, tokens, width;
+  A scale, log_eps;  // log_eps is -infinity where eps = 0
+
+  explicit Inputs(const MaskedReattentionInputs& args)
+      : query(args.query),
+        key(args.key),
+        value(args.value),
+        keep(args.keep.as<const bool>()),
+        order(args.order.as<const int>()),
+        kept(args.kept.as<const int>()),
+        mean_value(args.mean_value.as<const A>()),
+        heads(static_cast<int>(args.query.size(1))),
+        tokens(static_cast<int>(args.query.size(2))),
+        width(static_cast<int>(args.query.size(3))),
+        scale(static_cast<A>(args.scale)),
+        log_eps(static_cast<A>(std::log(args.eps))) {}
+};
+
+// One (image, head) of the inputs.
+template <typename T>
+struct Head {
+  using A = typename Element<T>::Accumulator;
+
+  int64_t image, head;
+  int64_t first_row;  // of its rows in a (B, H, N) tensor
+  Rows<const T> query, key, value;
+  const bool* keep;
+  const int* order;
+  int kept;
+  const A* mean_value;
+
+  __device__ Head(const Inputs<T>& in, int64_t index)
+      : image(index / in.heads),
+        head(index % in.heads),
+        first_row(index * in.tokens),
+        query(rows(in.query)),
+        key(rows(in.key)),
+        value(rows(in.value)),
+        keep(in.keep + image * in.tokens),
+        order(in.order + image * in.tokens),
+        kept(in.kept[image]),
+        mean_value(in.mean_value + index * in.width) {}
+
+  template <typename U>
+  __device__ Rows<U> rows(const HeadRows<U>& tensor) const {
+    return {tensor.row(image, head, 0), tensor.row_stride};
+  }
+};
+
+// What the backward needs of each row beside its log_sum and top: (B, H, N) each. Row i is one of
+// the softmax's; `self` is its own token where that is dropped.
+template <typename A>
+struct RowTerms {
+  A* delta;        // grad_out_i . out_i
+  A* uniform;      // weight of the mean value
+  A* top_grad;     // gradient of the largest logit, through m_i
+  A* self_weight;  // weight of the row's own value
+  A* self_grad;    // gradient of the row's own logit
+};
+
+template <int kLanes, typename A>
+__device__ A group_sum(A value) {
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kFullWarp, value, offset);
+  }
+  return value;
+}
+
+template <int kLanes, typename A>
+__device__ A group_max(A value) {
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+    value = max(value, __shfl_xor_sync(kFullWarp, value, offset));
+  }
+  return value;
+}
+
+// Which (image, head) and which tile of its rows a block owns.
+struct Place {
+  int64_t head;
+  int first;
+
+  __device__ Place(int tokens, int rows) {
+    const int tiles = (tokens + rows - 1) / rows;
+    head = blockIdx.x / tiles;
+    first = static_cast<int>(blockIdx.x % tiles) * rows;
+  }
+};
+
+// The tokens of a tile that begins at `first` of `end`, through `order` where there is one; -1 past
+// the end.
+struct Tokens {
+  const int* order;
+  int first, end;
+
+  __device__ int operator[](int i) const {
+    const int position = first + i;
+    return position >= end ? -1 : order ? order[position] : position;
+  }
+};
+
+// This lane's share of a dot product that `lanes` lanes split in pieces of kVector elements.
+template <int kVector, typename T>
+__device__ typename Element<T>::Accumulator partial_dot(const T* a, const T* b, int width, int lane,
+                                                        int lanes) {
+  typename Element<T>::Accumulator sum = 0;
+  for (int d = lane * kVector; d < width; d += lanes * kVector) {
+    const auto x = *reinterpret_cast<const Vector<T, kVector>*>(a + d);
+    const auto y = *reinterpret_cast<const Vector<T, kVector>*>(b + d);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      sum += Element<T>::load(x.values[i]) * Element<T>::load(y.values[i]);
+    }
+  }
+  return sum;
+}
+
+// The largest logit so far; among equals the one of the first token, and a NaN for good.
+template <typename A>
+struct Top {
+  A logit = -INFINITY;
+  int token = -1;
+
+  __device__ void take(A other, int other_token) {
+    if (other > logit || (other == logit && other_token < token) || other != other) {
+      logit = other;
+      token = other_token;
+    }
+  }
+  // Where tokens come in order, and a NaN is found otherwise.
+  __device__ void take_later(A other, int other_token) {
+    if (other > logit) {
+      logit = other;
+      token = other_token;
+    }
+  }
+  template <int kLanes>
+  __device__ void take_from_group() {
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      const A other = __shfl_xor_sync(kFullWarp, logit, offset);
+      const int other_token = __shfl_xor_sync(kFullWarp, token, offset);
+      take(other, other_token);
+    }
+  }
+};
+
+// A row's output is sum * kept + value_i * self + mean_value * uniform, where `sum` is its sum over
+// kept tokens as shifted by their largest logit.
+template <typename A>
+struct Parts {
+  A kept, self, uniform, log_sum;
+};
+
+// Every term is taken relative to the largest, so none overflows and the largest is exact. A row
+// has kept tokens, or it is dropped and has itself: so `base` is finite.
+template <typename A>
+__device__ Parts<A> join(A largest_kept, A kept_sum, A self_logit, A top_logit, A log_eps) {
+  const A base = max(largest_kept, self_logit);
+  const A uniform_logit = (top_logit - base) + log_eps;  // relative to base, like the others
+  const A shift = uniform_logit > 0 ? uniform_logit : 0;
+  const A kept = exp((largest_kept - base) - shift);
+  const A self = exp((self_logit - base) - shift);
+  const A uniform = exp(uniform_logit - shift);
+  const A sum = kept * kept_sum + self + uniform;
+  return {kept / sum, self / sum, uniform / sum, base + shift + log(sum)};
+}
+
+}  // namespace wsol::cuda::reattention

@@ -1,0 +1,354 @@
+// The kernels of masked_reattention for float and double of any width: products in registers.
+//
+// A block owns a tile of rows of one (image, head): queries, or, for the keys' gradients, kept
+// keys. It passes over the other side in tiles of 64 columns. A thread owns kRowsPerThread rows x 4
+// columns of a tile of logits, and kRowsPerThread rows x kColumns columns of the width of what is
+// summed. Operands pass through shared memory in slices of 16; a tile of weights lies there between
+// the two products. Limited by multiply-adds.
+#pragma once
+
+#include "attention/masked_reattention.cuh"
+
+namespace wsol::cuda::reattention::plain {
+
+constexpr int kTile = 64;   // columns of a tile of logits
+constexpr int kSlice = 16;  // of the width, or of the columns, that lies in shared memory at once
+constexpr int kLanesPerRow = 16;
+constexpr int kRowGroups = kThreads / kLanesPerRow;
+
+// For widths up to 64 * kWide.
+template <typename T, int kWide>
+struct Tile {
+  using A = typename Element<T>::Accumulator;
+  static constexpr int kRowsPerThread = (kWide == 1 ? 8 : 4) * sizeof(float) / sizeof(A);
+  static constexpr int kRows = kRowGroups * kRowsPerThread;
+  static constexpr int kColumns = 4 * kWide;
+  static constexpr int kWidth = 64 * kWide;
+  // Of rows in shared memory; keeps 16-byte pieces aligned and spreads them over the banks.
+  static constexpr int kPitch = kRows + 4, kTilePitch = kTile + 4, kWidthPitch = kWidth + 4;
+  static constexpr int kSliceSize =
+      kSlice * (kPitch + kTilePitch > kWidthPitch ? kPitch + kTilePitch : kWidthPitch);
+
+  A* weights;  // (kTile, kPitch)
+  A* slice;
+  int* rows;     // token of each row of the tile, -1 past the end
+  int* columns;  // of each column
+
+  static constexpr size_t kSharedBytes =
+      (kTile * kPitch + kSliceSize) * sizeof(A) + (kRows + kTile) * sizeof(int);
+
+  __device__ Tile() {
+    weights = reinterpret_cast<A*>(dynamic_shared());
+    slice = weights + kTile * kPitch;
+    rows = reinterpret_cast<int*>(slice + kSliceSize);
+    columns = rows + kRows;
+  }
+  __device__ static int first_row() { return threadIdx.x / kLanesPerRow * kRowsPerThread; }
+  __device__ static int first_column() { return threadIdx.x % kLanesPerRow * 4; }
+  // The place in the width of the thread's column `c`: pieces of 4, kLanesPerRow pieces apart.
+  __device__ static int place(int c) { return c / 4 * kTile + first_column() + c % 4; }
+
+  __device__ static void list(int* to, int count, const Tokens& tokens) {
+    for (int i = threadIdx.x; i < count; i += kThreads) to[i] = tokens[i];
+  }
+
+  template <int kCount>
+  __device__ static void load(A (&to)[kCount], const A* from) {
+    constexpr int kPiece = 16 / sizeof(A);
+#pragma unroll
+    for (int i = 0; i < kCount; i += kPiece) {
+      const auto piece = *reinterpret_cast<const Vector<A, kPiece>*>(from + i);
+#pragma unroll
+      for (int k = 0; k < kPiece; ++k) to[i + k] = piece.values[k];
+    }
+  }
+
+  // out[r][c] = row r of `a` . column c of `b`. Begins and ends without a barrier of its own about
+  // `rows` and `columns`.
+  __device__ void multiply(A (&out)[kRowsPerThread][4], Rows<const T> a, Rows<const T> b,
+                           int width) const {
+    A* const row_slice = slice;
+    A* const column_slice = slice + kSlice * kPitch;
+#pragma unroll
+    for (auto& row : out) {
+      for (A& value : row) value = 0;
+    }
+    for (int d0 = 0; d0 < width; d0 += kSlice) {
+      __syncthreads();
+      stage_transposed(row_slice, kPitch, kRows, a, rows, d0, width);
+      stage_transposed(column_slice, kTilePitch, kTile, b, columns, d0, width);
+      __syncthreads();
+#pragma unroll 4
+      for (int d = 0; d < kSlice; ++d) {
+        A x[kRowsPerThread], y[4];
+        load(x, row_slice + d * kPitch + first_row());
+        load(y, column_slice + d * kTilePitch + first_column());
+#pragma unroll
+        for (int r = 0; r < kRowsPerThread; ++r) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) out[r][c] += x[r] * y[c];
+        }
+      }
+    }
+  }
+
+  // Writes the thread's part of a tile for `accumulate` to read.
+  __device__ void store_weights(const A (&values)[kRowsPerThread][4]) const {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      A* to = weights + (first_column() + c) * kPitch + first_row();
+#pragma unroll
+      for (int r = 0; r < kRowsPerThread; ++r) to[r] = values[r][c];
+    }
+  }
+
+  // sum[r][:] += sum over columns c of weights[c][r] * row of `x` for column c. The weights of
+  // columns from `present` on are zero.
+  __device__ void accumulate(A (&sum)[kRowsPerThread][kColumns], Rows<const T> x, int width,
+                             int present) const {
+    for (int j0 = 0; j0 < kTile && j0 < present; j0 += kSlice) {
+      __syncthreads();
+      for (int i = threadIdx.x; i < kSlice * kWidth; i += kThreads) {
+        const int j = i / kWidth, d = i % kWidth;
+        const bool inside = j0 + j < present && d < width;
+        slice[j * kWidthPitch + d] = inside ? Element<T>::load(x[columns[j0 + j]][d]) : A{0};
+      }
+      __syncthreads();
+#pragma unroll 2
+      for (int j = 0; j < kSlice; ++j) {
+        A w[kRowsPerThread];
+        load(w, weights + (j0 + j) * kPitch + first_row());
+#pragma unroll
+        for (int c = 0; c < kColumns; c += 4) {
+          A y[4];
+          load(y, slice + j * kWidthPitch + place(c));
+#pragma unroll
+          for (int r = 0; r < kRowsPerThread; ++r) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sum[r][c + k] += w[r] * y[k];
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ static void stage_transposed(A* to, int pitch, int count, Rows<const T> from,
+                                          const int* tokens, int d0, int width) {
+    for (int i = threadIdx.x; i < count * kSlice; i += kThreads) {
+      const int r = i / kSlice, d = i % kSlice;
+      const bool inside = tokens[r] >= 0 && d0 + d < width;
+      to[d * pitch + r] = inside ? Element<T>::load(from[tokens[r]][d0 + d]) : A{0};
+    }
+  }
+};
+
+template <typename T, int kWide>
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(Inputs<T> in, HeadRows<T> out_rows, typename Element<T>::Accumulator* log_sum,
+                   int* top) {
+  using A = typename Element<T>::Accumulator;
+  using Tile = Tile<T, kWide>;
+  constexpr int kR = Tile::kRowsPerThread;
+  const Tile tile;
+  const Place place(in.tokens, Tile::kRows);
+  const Head<T> head(in, place.head);
+  const bool with_eps = in.log_eps > -INFINITY;
+  Tile::list(tile.rows, Tile::kRows, Tokens{nullptr, place.first, in.tokens});
+
+  A sum[kR][Tile::kColumns] = {}, weight_sum[kR] = {}, largest[kR];
+  Top<A> best[kR];
+  for (A& value : largest) value = -INFINITY;
+  // The kept tokens, then, for the largest logit of all, the others.
+  const int end = with_eps ? in.tokens : head.kept;
+  for (int first = 0; first < end; first += kTile) {
+    __syncthreads();
+    Tile::list(tile.columns, kTile, Tokens{head.order, first, end});
+    A weights[kR][4];
+    tile.multiply(weights, head.query, head.key, in.width);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const int token = tile.columns[Tile::first_column() + c];
+      const bool is_kept = first + Tile::first_column() + c < head.kept;
+#pragma unroll
+      for (int r = 0; r < kR; ++r) {
+        const A logit = weights[r][c] * in.scale;
+        if (with_eps && token >= 0) best[r].take(logit, token);
+        weights[r][c] = is_kept ? logit : -INFINITY;
+      }
+    }
+    if (first >= head.kept) continue;
+#pragma unroll
+    for (int r = 0; r < kR; ++r) {
+      A here = largest[r];
+      for (const A logit : weights[r]) here = max(here, logit);
+      here = group_max<kLanesPerRow>(here);
+      const A factor = exp(largest[r] - here);
+      largest[r] = here;
+      weight_sum[r] *= factor;
+      for (A& value : weights[r]) {
+        value = exp(value - here);
+        weight_sum[r] += value;
+      }
+      for (A& value : sum[r]) value *= factor;
+    }
+    tile.store_weights(weights);
+    tile.accumulate(sum, head.value, in.width, head.kept - first);
+  }
+
+  const Rows<T> out = head.rows(out_rows);
+  const int lane = threadIdx.x % kLanesPerRow;
+#pragma unroll
+  for (int r = 0; r < kR; ++r) {
+    best[r].template take_from_group<kLanesPerRow>();
+    const int row = min(place.first + Tile::first_row() + r, in.tokens - 1);
+    const A own = in.scale * group_sum<kLanesPerRow>(partial_dot<1>(head.query[row], head.key[row],
+                                                                    in.width, lane, kLanesPerRow));
+    const Parts<A> parts =
+        join(largest[r], group_sum<kLanesPerRow>(weight_sum[r]),
+             head.keep[row] ? -static_cast<A>(INFINITY) : own, best[r].logit, in.log_eps);
+    if (place.first + Tile::first_row() + r >= in.tokens) continue;
+#pragma unroll
+    for (int c = 0; c < Tile::kColumns; ++c) {
+      const int d = Tile::place(c);
+      if (d < in.width) {
+        out[row][d] = Element<T>::store(parts.kept * sum[r][c] +
+                                        parts.self * Element<T>::load(head.value[row][d]) +
+                                        parts.uniform * head.mean_value[d]);
+      }
+    }
+    if (lane == 0) {
+      log_sum[head.first_row + row] = parts.log_sum;
+      top[head.first_row + row] = best[r].token;
+    }
+  }
+}
+
+template <typename T, int kWide>
+__global__ void __launch_bounds__(kThreads)
+    grad_query_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
+                      const typename Element<T>::Accumulator* log_sum, const int* top,
+                      RowTerms<typename Element<T>::Accumulator> terms,
+                      HeadRows<T> grad_query_rows) {
+  using A = typename Element<T>::Accumulator;
+  using Tile = Tile<T, kWide>;
+  constexpr int kR = Tile::kRowsPerThread;
+  const Tile tile;
+  const Place place(in.tokens, Tile::kRows);
+  const Head<T> head(in, place.head);
+  const Rows<const T> grad_out = head.rows(grad_out_rows);
+  Tile::list(tile.rows, Tile::kRows, Tokens{nullptr, place.first, in.tokens});
+  A row_log_sum[kR], delta[kR];
+#pragma unroll
+  for (int r = 0; r < kR; ++r) {
+    const int row = min(place.first + Tile::first_row() + r, in.tokens - 1);
+    row_log_sum[r] = log_sum[head.first_row + row];
+    delta[r] = terms.delta[head.first_row + row];
+  }
+
+  A sum[kR][Tile::kColumns] = {};
+  for (int first = 0; first < head.kept; first += kTile) {
+    __syncthreads();
+    Tile::list(tile.columns, kTile, Tokens{head.order, first, head.kept});
+    A weights[kR][4], grad_weights[kR][4];
+    tile.multiply(weights, head.query, head.key, in.width);
+    tile.multiply(grad_weights, grad_out, head.value, in.width);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const bool present = first + Tile::first_column() + c < head.kept;
+#pragma unroll
+      for (int r = 0; r < kR; ++r) {
+        const A weight = exp(weights[r][c] * in.scale - row_log_sum[r]);
+        weights[r][c] = present ? weight * (grad_weights[r][c] - delta[r]) : A{0};
+      }
+    }
+    tile.store_weights(weights);
+    tile.accumulate(sum, head.key, in.width, head.kept - first);
+  }
+
+  const Rows<T> grad_query = head.rows(grad_query_rows);
+#pragma unroll
+  for (int r = 0; r < kR; ++r) {
+    const int row = place.first + Tile::first_row() + r;
+    if (row >= in.tokens) continue;
+    const A self_grad = terms.self_grad[head.first_row + row];
+    const A top_grad = terms.top_grad[head.first_row + row];
+    const int top_token = max(top[head.first_row + row], 0);
+#pragma unroll
+    for (int c = 0; c < Tile::kColumns; ++c) {
+      const int d = Tile::place(c);
+      if (d < in.width) {
+        grad_query[row][d] = Element<T>::store(
+            in.scale * (sum[r][c] + self_grad * Element<T>::load(head.key[row][d]) +
+                        top_grad * Element<T>::load(head.key[top_token][d])));
+      }
+    }
+  }
+}
+
+// Rows of the tile are kept tokens, as keys and values; columns are all tokens, as queries.
+template <typename T, int kWide>
+__global__ void __launch_bounds__(kThreads)
+    grad_key_value_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
+                          const typename Element<T>::Accumulator* log_sum, const int* top,
+                          RowTerms<typename Element<T>::Accumulator> terms,
+                          const typename Element<T>::Accumulator* grad_mean,
+                          HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows) {
+  using A = typename Element<T>::Accumulator;
+  using Tile = Tile<T, kWide>;
+  constexpr int kR = Tile::kRowsPerThread;
+  const Tile tile;
+  const Place place(in.tokens, Tile::kRows);
+  const Head<T> head(in, place.head);
+  if (place.first >= head.kept) return;
+  const Rows<const T> grad_out = head.rows(grad_out_rows);
+  Tile::list(tile.rows, Tile::kRows, Tokens{head.order, place.first, head.kept});
+
+  A key_sum[kR][Tile::kColumns] = {}, value_sum[kR][Tile::kColumns] = {};
+  for (int first = 0; first < in.tokens; first += kTile) {
+    __syncthreads();
+    Tile::list(tile.columns, kTile, Tokens{nullptr, first, in.tokens});
+    A weights[kR][4], grad_logits[kR][4];
+    tile.multiply(weights, head.key, head.query, in.width);
+    tile.multiply(grad_logits, head.value, grad_out, in.width);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const int query = first + Tile::first_column() + c;
+      const bool present = query < in.tokens;
+      const int64_t row = head.first_row + (present ? query : 0);
+      const A query_log_sum = log_sum[row], delta = terms.delta[row],
+              top_grad = terms.top_grad[row];
+      const int query_top = top[row];
+#pragma unroll
+      for (int r = 0; r < kR; ++r) {
+        const A weight = present ? exp(weights[r][c] * in.scale - query_log_sum) : A{0};
+        const bool is_top = present && query_top == tile.rows[Tile::first_row() + r];
+        weights[r][c] = weight;
+        grad_logits[r][c] = weight * (grad_logits[r][c] - delta) + (is_top ? top_grad : A{0});
+      }
+    }
+    tile.store_weights(weights);
+    tile.accumulate(value_sum, grad_out, in.width, in.tokens - first);
+    __syncthreads();
+    tile.store_weights(grad_logits);
+    tile.accumulate(key_sum, head.query, in.width, in.tokens - first);
+  }
+
+  const Rows<T> grad_key = head.rows(grad_key_rows), grad_value = head.rows(grad_value_rows);
+#pragma unroll
+  for (int r = 0; r < kR; ++r) {
+    if (place.first + Tile::first_row() + r >= head.kept) continue;
+    const int token = tile.rows[Tile::first_row() + r];
+#pragma unroll
+    for (int c = 0; c < Tile::kColumns; ++c) {
+      const int d = Tile::place(c);
+      if (d < in.width) {
+        grad_key[token][d] = Element<T>::store(in.scale * key_sum[r][c]);
+        grad_value[token][d] =
+            Element<T>::store(value_sum[r][c] + grad_mean[place.head * in.width + d]);
+      }
+    }
+  }
+}
+
+}  // namespace wsol::cuda::reattention::plain

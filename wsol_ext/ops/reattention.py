@@ -1,0 +1,285 @@
+"""Masked re-attention: attention over the tokens that a mask keeps, without the attention matrix."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsol_ext.ops import _backend as backend
+from wsol_ext.ops import _reattention_cpu as cpu
+
+_LARGEST_WIDTH = 256  # of a head that the CUDA kernels keep in registers
+_LARGEST_TENSOR_CORE_WIDTH = 128  # the same, in half precision
+
+
+def masked_reattention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keep: Tensor,
+    scale: float | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Attention of every token over the kept tokens and itself, with a uniform part.
+
+    With ``s[i, j] = scale * query[i] . key[j]``, ``m[i] = max_j s[i, j]`` over all tokens and
+    ``K[i, j] = keep[j] or i == j``, for each image and head::
+
+        out[i] = (sum_j K[i, j] exp(s[i, j] - m[i]) value[j] + eps / N sum_j value[j])
+                 / (sum_j K[i, j] exp(s[i, j] - m[i]) + eps)
+
+    The re-attention of TRT (Su et al., BMVC 2022, eq. 8), as its authors' program computes it: eps keeps training
+    stable where the kept tokens' logits are small; eps = 0 is the equation itself. No (N, N) matrix exists, forward or
+    backward, and dropped tokens cost one product (with eps = 0 none).
+
+    Args:
+        query: (B, H, N, D), float32, bfloat16, float16 or float64; N >= 1, D up to 256.
+        key: (B, H, N, D), of the same dtype. Views are read where they lie, such as those of a fused qkv tensor.
+        value: (B, H, N, D), of the same dtype.
+        keep: (B, N) bool, the tokens that all others attend to; an image may keep none.
+        scale: the logits' factor, by default D ** -0.5.
+        eps: weight of the uniform part, relative to that of the largest logit; at least 0.
+
+    Returns:
+        (B, H, N, D), of the inputs' dtype; sums are kept in float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError: a dtype that is none of these, two dtypes, or a mask that is not bool.
+        ValueError: shapes that do not fit, tensors on two devices, a scale that is not finite, or an eps that is
+            negative or not finite.
+
+    Differentiable in query, key and value, once: the backward has no gradient of its own. The maximum m is
+    differentiated too, by the first of equals. Under autocast query, key and value are cast to its dtype.
+
+    Example:
+        >>> query, key = torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 3, 4)
+        >>> value = torch.arange(3.0).reshape(1, 1, 3, 1).expand(1, 1, 3, 4)
+        >>> keep = torch.tensor([[True, False, False]])
+        >>> masked_reattention(query, key, value, keep, eps=0.0)[0, 0, :, 0]
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    return torch.ops.wsol.masked_reattention(query, key, value, keep, scale, eps)[0]
+
+
+def masked_reattention_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keep: Tensor,
+    scale: float | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """`masked_reattention` in plain PyTorch: its definition, and the tests' oracle."""
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    dtype = backend.accumulator_dtype(query.dtype)
+    logits = scale * query.to(dtype) @ key.to(dtype).transpose(-2, -1)
+    tokens = logits.size(-1)
+    attends = keep[:, None, None, :] | torch.eye(tokens, dtype=torch.bool, device=keep.device)
+    # With eps = 0 any shift gives the same; this one keeps at least one weight from vanishing.
+    shift = (logits if eps > 0 else logits.masked_fill(~attends, -torch.inf)).max(-1, True).values
+    weights = (logits - shift).masked_fill(~attends, -torch.inf).exp()
+    weights = (weights + eps / tokens) / (weights.sum(dim=-1, keepdim=True) + eps)
+    return (weights @ value.to(dtype)).to(query.dtype)
+
+
+def _check(
+    query: Tensor, key: Tensor, value: Tensor, keep: Tensor, scale: float | None, eps: float
+) -> float:
+    name = "masked_reattention"
+    backend.check_tensor(name, "query", query, ("B", "H", "N", "D"), backend.FLOATING)
+    backend.check_tensor(name, "key", key, query.shape, (query.dtype,))
+    backend.check_tensor(name, "value", value, query.shape, (query.dtype,))
+    batch, heads, tokens, width = query.shape
+    backend.check_tensor(name, "keep", keep, (batch, tokens), (torch.bool,))
+    backend.check_same_device(name, query=query, key=key, value=value, keep=keep)
+    if min(heads, tokens, width) == 0 or width > _LARGEST_WIDTH:
+        raise ValueError(
+            f"{name}: query has shape {tuple(query.shape)}, it should have at least one head, token and channel, "
+            f"and at most {_LARGEST_WIDTH} channels"
+        )
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"{name}: scale is {scale}, it should be a finite number")
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"{name}: eps is {eps}, it should be a finite number of at least 0")
+    return width**-0.5 if scale is None else scale
+
+
+def _runs_cpu_path(query: Tensor) -> bool:
+    return query.device.type == "cpu" and backend.emulated is None
+
+
+def _kernel_rows(*tensors: Tensor) -> list[Tensor]:
+    """The (B, H, N, D) tensors as the CUDA kernels read them: half types that tensor cores cannot take as float32."""
+    rows = [backend.rows_contiguous(tensor) for tensor in tensors]
+    half = rows[0].dtype in (torch.float16, torch.bfloat16)
+    return [r.float() for r in rows] if half and not _fits_tensor_cores(rows) else rows
+
+
+def _fits_tensor_cores(rows: list[Tensor]) -> bool:
+    device, width = rows[0].device, rows[0].size(-1)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    elements = 16 // rows[0].element_size()  # rows are read 16 bytes at a time
+    return (
+        width % elements == 0
+        and width <= _LARGEST_TENSOR_CORE_WIDTH
+        and all(
+            r.data_ptr() % 16 == 0 and all(stride % elements == 0 for stride in r.stride()[:-1])
+            for r in rows
+        )
+    )
+
+
+def _mask_and_scratch(keep: Tensor, value: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """What the CUDA kernels take beside the rows: the mask, and memory for lists of tokens and the mean value."""
+    order = torch.empty(keep.shape, dtype=torch.int32, device=keep.device)
+    return keep.contiguous(), order, order.new_empty(keep.size(0)), _means(value, eps)
+
+
+def _means(rows: Tensor, eps: float) -> Tensor:
+    """Memory for the means over tokens, which only the uniform part reads."""
+    empty = torch.empty if eps > 0 else torch.zeros
+    shape, dtype = (*rows.shape[:2], rows.size(3)), backend.accumulator_dtype(rows.dtype)
+    return empty(shape, dtype=dtype, device=rows.device)
+
+
+def _empty_outputs(query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rows = query.shape[:-1]
+    return (
+        query.new_empty(query.shape),
+        query.new_empty(rows, dtype=backend.accumulator_dtype(query.dtype)),
+        query.new_empty(rows, dtype=torch.int32),
+    )
+
+
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keep: Tensor,
+    scale: float | None = None,
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor]:
+    scale = _check(query, key, value, keep, scale, eps)
+    if query.numel() == 0:
+        return _empty_outputs(query)
+    if _runs_cpu_path(query):
+        return cpu.forward(query, key, value, keep, scale, eps)
+    rows = _kernel_rows(query, key, value)
+    scratch = _mask_and_scratch(keep, value, eps)
+    out, log_sum, top = _empty_outputs(rows[0])
+    backend.run(
+        "masked_reattention_forward",
+        *rows,
+        *scratch,
+        out,
+        log_sum,
+        top,
+        scale,
+        eps,
+        device=query.device,
+    )
+    return out.to(query.dtype), log_sum, top
+
+
+def _forward_fake(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keep: Tensor,
+    scale: float | None = None,
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(query, key, value, keep, scale, eps)
+    return _empty_outputs(query)
+
+
+def _backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keep: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
+    top: Tensor,
+    scale: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if query.numel() == 0:
+        return _backward_fake(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
+    if _runs_cpu_path(query):
+        return cpu.backward(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
+    *rows, grad_out, out = _kernel_rows(query, key, value, grad_out, out)
+    scratch = _mask_and_scratch(keep, value, eps)
+    grads = [row.new_empty(row.shape) for row in rows]
+    backend.run(
+        "masked_reattention_backward",
+        *rows,
+        *scratch,
+        grad_out,
+        out,
+        log_sum,
+        top,
+        *grads,
+        log_sum.new_empty((5, *log_sum.shape)),
+        _means(value, eps),
+        scale,
+        eps,
+        device=query.device,
+    )
+    grad_query, grad_key, grad_value = (grad.to(query.dtype) for grad in grads)
+    return grad_query, grad_key, grad_value
+
+
+def _backward_fake(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keep: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
+    top: Tensor,
+    scale: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, key, value, keep, scale, eps = inputs
+    out, log_sum, top = output
+    ctx.scale = query.size(-1) ** -0.5 if scale is None else scale
+    ctx.eps = eps
+    ctx.mark_non_differentiable(log_sum, top)
+    ctx.save_for_backward(query, key, value, keep, out, log_sum, top)
+
+
+def _autograd(ctx: Any, grad_out: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    grads = torch.ops.wsol.masked_reattention_backward(
+        grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps
+    )
+    return *grads, None, None, None
+
+
+backend.define(
+    "masked_reattention",
+    "(Tensor query, Tensor key, Tensor value, Tensor keep, float? scale=None, float eps=1e-06)"
+    " -> (Tensor out, Tensor log_sum, Tensor top)",
+    _forward,
+    _forward_fake,
+)
+backend.define(
+    "masked_reattention_backward",
+    "(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor keep, Tensor out,"
+    " Tensor log_sum, Tensor top, float scale, float eps) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+backend.differentiate("masked_reattention", _autograd, _setup_context)
+backend.not_differentiable(
+    "masked_reattention_backward", "masked_reattention has no second derivative"
+)
+backend.autocast("masked_reattention")
