@@ -1,7 +1,8 @@
 """spatial_diffusion against the published way: Newton-Schulz on dense matrices, and autograd through it.
 
-Features are patch tokens, as in a ViT. Cases end with the largest error against the definition in float64, relative to
-the largest value: of the result, or, where there is a backward, of the gradient of the features.
+Features are patch tokens, as in a ViT. With a detached start, both take the gradient of the authors' program. Cases end
+with the largest error against the definition in float64, relative to the largest value: of the result, or, where there
+is a backward, of the gradient of the features.
 """
 
 import pytest
@@ -33,15 +34,21 @@ def forward(function, tensors, iterations):
         return function(*tensors, iterations)
 
 
-def forward_and_backward(function, tensors, iterations):
+def forward_and_backward(function, tensors, iterations, detach_start=False):
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-    function(*leaves, iterations).square().sum().backward()
+    function(*leaves, iterations, detach_start=detach_start).square().sum().backward()
     return leaves[0].grad
+
+
+def forward_and_backward_with_detached_start(function, tensors, iterations):
+    return forward_and_backward(function, tensors, iterations, detach_start=True)
 
 
 @ITERATIONS
 @GRIDS
-@pytest.mark.parametrize("run", [forward, forward_and_backward])
+@pytest.mark.parametrize(
+    "run", [forward, forward_and_backward, forward_and_backward_with_detached_start]
+)
 def test_against_newton_schulz(versus, device, run, side, images, rounds, iterations):
     tensors = inputs(images, side, device)
     exact = run(spatial_diffusion_reference, [tensor.double() for tensor in tensors], iterations)
@@ -50,8 +57,9 @@ def test_against_newton_schulz(versus, device, run, side, images, rounds, iterat
         difference = run(function, tensors, iterations) - exact
         return f"{difference.abs().max() / exact.abs().max():.0e}"
 
+    name = run.__name__.replace("_and_", " + ").replace("_", " ")
     versus(
-        f"{run.__name__.replace('_and_', ' + ')}, {images} x {CHANNELS} x {side} x {side}, {iterations} iterations; "
+        f"{name}, {images} x {CHANNELS} x {side} x {side}, {iterations} iterations; "
         f"error {error(spatial_diffusion_reference)} / {error(ops.spatial_diffusion)}",
         lambda: run(spatial_diffusion_reference, tensors, iterations),
         lambda: run(ops.spatial_diffusion, tensors, iterations),

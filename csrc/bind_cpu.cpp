@@ -150,7 +150,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
          const TensorView& state, const TensorView& grad_features, const TensorView& grad_cam,
          const TensorView& grad_strength, const TensorView& weights, const TensorView& bounds,
          const TensorView& starts, const TensorView& coefficients, const TensorView& scratch,
-         double alpha, int threads) {
+         double alpha, bool detach_start, int threads) {
         wsol::cpu::spatial_diffusion_backward({grad_out,
                                                features,
                                                strength,
@@ -161,7 +161,8 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
                                                weights,
                                                {bounds, starts, coefficients},
                                                scratch,
-                                               alpha},
+                                               alpha,
+                                               detach_start},
                                               threads);
       },
       NoGil());

@@ -175,7 +175,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
          const TensorView& state, const TensorView& grad_features, const TensorView& grad_cam,
          const TensorView& grad_strength, const TensorView& weights, const TensorView& bounds,
          const TensorView& starts, const TensorView& coefficients, const TensorView& scratch,
-         double alpha, Stream stream) {
+         double alpha, bool detach_start, Stream stream) {
         wsol::cuda::spatial_diffusion_backward({grad_out,
                                                 features,
                                                 strength,
@@ -186,7 +186,8 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
                                                 weights,
                                                 {bounds, starts, coefficients},
                                                 scratch,
-                                                alpha},
+                                                alpha,
+                                                detach_start},
                                                stream);
       },
       NoGil());

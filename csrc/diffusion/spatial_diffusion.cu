@@ -247,12 +247,13 @@ struct Outer {
   }
 };
 
-// t and b one term down each, and the part of the matrix's gradient between them.
+// t and b one term down each, and, if asked for, the part of the matrix's gradient between them.
+template <bool kOuter>
 __device__ void descend(Stencil matrix, double coefficient, const double* grad_out, const double* t,
                         double* t_older, const double* b, double* b_older, Outer outer,
                         int64_t cells) {
   for (int64_t i = threadIdx.x; i < cells; i += blockDim.x) {
-    outer.add(1, b, t, i);
+    if constexpr (kOuter) outer.add(1, b, t, i);
     t_older[i] = matrix.times(t, i) - t_older[i];
     b_older[i] = coefficient * grad_out[i] + matrix.times(b, i) - b_older[i];
   }
@@ -291,7 +292,7 @@ __device__ void chain_rule(State state, Grid grid, double strength, double scale
   }
 }
 
-template <typename A>
+template <typename A, bool kDetachStart>
 __global__ void __launch_bounds__(kMaxThreads)
     series_backward_kernel(const A* grad_out, const double* strength, double alpha, Grid grid,
                            int64_t padded, Ladder ladder, double* state_memory, A* grad_cam,
@@ -326,11 +327,11 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
   __syncthreads();
   for (int64_t j = count - 1; j > 0; --j) {  // even terms have no coefficient of their own
-    descend(matrix, 0, grad, t, t_newer, b, b_newer, outer, grid.cells);
-    descend(matrix, coefficients[j - 1], grad, t_newer, t, b_newer, b, outer, grid.cells);
+    descend<!kDetachStart>(matrix, 0, grad, t, t_newer, b, b_newer, outer, grid.cells);
+    descend<true>(matrix, coefficients[j - 1], grad, t_newer, t, b_newer, b, outer, grid.cells);
   }
   for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {  // t_1 = M t_0 / 2
-    outer.add(0.5, b, t, i);
+    if constexpr (!kDetachStart) outer.add(0.5, b, t, i);
     grad_cam[i] = static_cast<A>(matrix.times(b, i) / 2 - b_newer[i]);
   }
   __syncthreads();
@@ -431,9 +432,11 @@ void spatial_diffusion_backward(const SpatialDiffusionBackward& args, Stream str
   double* weights = args.weights.as<double>();
   with_map_type(args.grad_out, [&]<typename A>(ElementTag<A>) {
     const BlockPlan plan(grid, kBackwardArrays, args.scratch);
-    launch(kName, series_backward_kernel<A>, static_cast<unsigned>(images), plan.threads,
-           plan.shared_bytes, stream, args.grad_out.as<A>(), args.strength.as<double>(), args.alpha,
-           grid, grid.padded(), Ladder(args.ladder), args.state.as<double>(), args.grad_cam.as<A>(),
+    const auto kernel =
+        args.detach_start ? series_backward_kernel<A, true> : series_backward_kernel<A, false>;
+    launch(kName, kernel, static_cast<unsigned>(images), plan.threads, plan.shared_bytes, stream,
+           args.grad_out.as<A>(), args.strength.as<double>(), args.alpha, grid, grid.padded(),
+           Ladder(args.ladder), args.state.as<double>(), args.grad_cam.as<A>(),
            args.grad_strength.as<double>(), weights, plan.scratch);
   });
   with_floating_type(kName, args.features.dtype, [&]<typename T>(ElementTag<T>) {

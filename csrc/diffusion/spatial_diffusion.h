@@ -15,6 +15,12 @@
 // recurrence. So it keeps two terms instead of all. b_0 is the gradient of cam; sum_k b_{k+1}
 // t_k^T, where the stencil is not zero, that of M.
 //
+// Newton-Schulz from X_0 makes sum_{j < 2^iterations} (I - X_0 A)^j X_0. Where X_0 = alpha A is
+// held constant (`detach_start`), an entry of A between eigenvectors with eigenvalues s and t has
+// the derivative s t (p(s^2) - p(t^2)) / (s^2 - t^2), p(s^2) = f(s) / s, not (f(s) - f(t)) / (s -
+// t). The former is the part of the latter that is odd in both s and t; the rest is even in both.
+// Such are b_{k+1} t_k^T for odd and even k: so the sum is over odd k alone.
+//
 // All in float64: f is steep at 0 (alpha 2^iterations), so float32 similarities alone would cost
 // the result its digits; and there are few numbers. Indices are flat, i = y w + x; an edge belongs
 // to its left or upper cell, and is 0 where the grid ends.
@@ -57,6 +63,7 @@ struct SpatialDiffusionBackward {
   ChebyshevLadder ladder;
   TensorView scratch;  // (B, spatial_diffusion_scratch(…)) float64
   double alpha;
+  bool detach_start;
 };
 
 namespace cpu {

@@ -29,6 +29,9 @@ SIZES = (
     (1, 70, 3, 11),
     (1, 6, 17, 2),
 )
+DETACH_START = pytest.mark.parametrize(
+    "detach_start", [False, True], ids=["derivative", "detached start"]
+)
 
 
 def random_inputs(
@@ -118,21 +121,26 @@ def by_eigenvectors(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_values_and_gradients_are_those_of_the_definition(backend, size, dtype):
-    assert_like_definition(*random_inputs(size, backend.device, dtype), iterations=6)
+@DETACH_START
+def test_values_and_gradients_are_those_of_the_definition(backend, detach_start, size, dtype):
+    inputs = random_inputs(size, backend.device, dtype)
+    assert_like_definition(*inputs, iterations=6, detach_start=detach_start)
 
 
 @pytest.mark.parametrize("strength", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("iterations", range(1, 21))
-def test_every_number_of_iterations(backend, iterations, strength):
+@DETACH_START
+def test_every_number_of_iterations(backend, detach_start, iterations, strength):
     for dtype in (torch.float32, torch.float64):
         inputs = random_inputs((2, 6, 3, 4), backend.device, dtype)
-        assert_like_definition(*inputs, strength, iterations=iterations)
+        assert_like_definition(*inputs, strength, iterations=iterations, detach_start=detach_start)
 
 
 @pytest.mark.parametrize("strength", [-2.9, -1.0, 0.0, 0.5, 0.999, 1.001, 2.0, 3.9])
-def test_every_strength_that_newton_schulz_allows(backend, strength):
-    assert_like_definition(*random_inputs((1, 4, 4, 5), backend.device), strength, iterations=9)
+@DETACH_START
+def test_every_strength_that_newton_schulz_allows(backend, detach_start, strength):
+    inputs = random_inputs((1, 4, 4, 5), backend.device)
+    assert_like_definition(*inputs, strength, iterations=9, detach_start=detach_start)
 
 
 def test_no_iterations_multiply_by_alpha_a_transposed(backend):
@@ -144,9 +152,10 @@ def test_no_iterations_multiply_by_alpha_a_transposed(backend):
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 0.01, 0.1])
-def test_alpha_sets_where_the_inverse_begins(backend, alpha):
+@DETACH_START
+def test_alpha_sets_where_the_inverse_begins(backend, detach_start, alpha):
     inputs = random_inputs((1, 4, 1, 6), backend.device)
-    assert_like_definition(*inputs, 0.9, iterations=10, alpha=alpha)
+    assert_like_definition(*inputs, 0.9, iterations=10, alpha=alpha, detach_start=detach_start)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +175,8 @@ def test_large_grids_by_eigenvectors(backend, size, iterations):
         assert_near(out, by_eigenvectors(features, cam, strength, iterations), 2**-22)
 
 
-def test_grid_larger_than_shared_memory(backend):
+@DETACH_START
+def test_grid_larger_than_shared_memory(backend, detach_start):
     """50 x 50 cells are more than a block's holds. At one iteration f(A) is 2 alpha A - alpha^2 A^3."""
     features, cam = random_inputs((2, 3, 50, 50), backend.device)
     number = torch.tensor(1.3, dtype=torch.float64, device=backend.device)
@@ -183,20 +193,27 @@ def test_grid_larger_than_shared_memory(backend):
             + pad(torch.ones_like(down), (0, 0, 0, 1))
         )
 
-        def product(v: Tensor) -> Tensor:
+        entries = degree * (strength - 1), right, down
+
+        def product(entries: tuple[Tensor, ...], v: Tensor) -> Tensor:
+            diagonal, right, down = entries
             return (
-                degree * (strength - 1) * v
+                diagonal * v
                 + pad(right * v[..., 1:], (0, 1))
                 + pad(right * v[..., :-1], (1, 0))
                 + pad(down * v[:, 1:], (0, 0, 0, 1))
                 + pad(down * v[:, :-1], (0, 0, 1, 0))
             )
 
-        once = product(cam)
-        return 2 * 0.002 * once - 0.002**2 * product(product(once))
+        start = tuple(part.detach() for part in entries) if detach_start else entries
+        once = product(start, cam)
+        return 2 * 0.002 * once - 0.002**2 * product(start, product(entries, once))
 
     grad_out = torch.randn(cam.shape, generator=torch.Generator().manual_seed(1)).to(cam.device)
-    actual = outputs_and_gradients(spatial_diffusion, features, cam, number, grad_out, iterations=1)
+    inputs = features, cam, number, grad_out
+    actual = outputs_and_gradients(
+        spatial_diffusion, *inputs, iterations=1, detach_start=detach_start
+    )
     expected = outputs_and_gradients(cubic, features.double(), cam.double(), number, grad_out)
     for value, wanted in zip(actual, expected, strict=True):
         assert_near(value, wanted, 2**-22)
@@ -299,6 +316,36 @@ def test_gradient_of_one_input_alone(backend, wanted):
     )
 
 
+# detach_start has no gradcheck: its gradient is not the value's derivative. Above and here, the oracle is autograd
+# through the definition.
+
+
+@pytest.mark.parametrize(("strength", "same"), [(0.3, False), (1.0, False), (3.0, True)])
+def test_detached_start_changes_the_gradient_until_the_iteration_converges(backend, strength, same):
+    """At strength 3 it does: f(A) is A's inverse, wherever the iteration started."""
+    features, cam = random_inputs((2, 5, 6, 4), backend.device)
+    number = torch.tensor(strength, dtype=torch.float64, device=backend.device)
+    inputs = features, cam, number, torch.ones_like(cam)
+    out, *gradients = outputs_and_gradients(spatial_diffusion, *inputs)
+    detached_out, *detached = outputs_and_gradients(spatial_diffusion, *inputs, detach_start=True)
+    assert torch.equal(detached_out, out)
+    assert torch.equal(detached[1], gradients[1])
+    for one, other in ((gradients[0], detached[0]), (gradients[2], detached[2])):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-6) == same
+
+
+def test_detached_start_without_iterations_has_the_gradient_of_cam_alone(backend):
+    features, cam = random_inputs((2, 4, 4, 3), backend.device)
+    inputs = features, cam, torch.tensor(1.3, device=backend.device), torch.ones_like(cam)
+    arguments = {"iterations": 0, "detach_start": True}
+    _, grad_features, grad_cam, grad_strength = outputs_and_gradients(
+        spatial_diffusion, *inputs, **arguments
+    )
+    assert grad_features.abs().max() == 0
+    assert grad_cam.abs().max() > 0
+    assert grad_strength == 0
+
+
 def test_gradient_that_is_expanded_or_strided(backend):
     features, cam = (t.requires_grad_() for t in random_inputs((1, 2, 4, 3), backend.device))
     for grad_out in (torch.ones(()).expand(1, 4, 3), torch.randn(1, 3, 4).transpose(1, 2)):
@@ -372,20 +419,27 @@ def test_empty_batch(backend):
 # --- PyTorch
 
 
-def test_opcheck(backend):
+@DETACH_START
+def test_opcheck(backend, detach_start):
     features, cam = random_inputs((2, 3, 4, 3), backend.device)
     strength = torch.tensor(1.1, device=backend.device)
     inputs = tuple(tensor.requires_grad_() for tensor in (features, cam, strength))
-    torch.library.opcheck(torch.ops.wsol.spatial_diffusion.default, (*inputs, 4, 0.002))
+    torch.library.opcheck(
+        torch.ops.wsol.spatial_diffusion.default, (*inputs, 4, 0.002, detach_start)
+    )
     channels_last = features.detach().contiguous(memory_format=torch.channels_last)
     torch.library.opcheck(
         torch.ops.wsol.spatial_diffusion.default,
-        (channels_last.requires_grad_(), *inputs[1:], 4, 0.002),
+        (channels_last.requires_grad_(), *inputs[1:], 4, 0.002, detach_start),
     )
-    _, state = torch.ops.wsol.spatial_diffusion(*inputs, 4, 0.002)
+    _, state = torch.ops.wsol.spatial_diffusion(*inputs, 4, 0.002, detach_start)
     torch.library.opcheck(
         torch.ops.wsol.spatial_diffusion_backward.default,
-        (torch.randn_like(cam), features.detach(), strength.detach(), state.detach(), 4, 0.002),
+        (
+            torch.randn_like(cam),
+            *(tensor.detach() for tensor in (features, strength, state)),
+            *(4, 0.002, detach_start),
+        ),
     )
 
 

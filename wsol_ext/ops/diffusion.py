@@ -19,6 +19,8 @@ def spatial_diffusion(
     strength: float | Tensor = 1.0,
     iterations: int = 16,
     alpha: float = 0.002,
+    *,
+    detach_start: bool = False,
 ) -> Tensor:
     """Spread each map over its grid, between neighbouring cells of similar features.
 
@@ -44,6 +46,9 @@ def spatial_diffusion(
         iterations: 0 to 20.
         alpha: above 0. Newton-Schulz needs alpha rho^2 < 2, where rho = d (abs(strength - 1) + 1 + abs(strength))
             bounds the row sums of A, and d is the grid's largest degree: 4 if neither side is below 3.
+        detach_start: take the gradient of the authors' program, which holds the iteration's start X = alpha A^T
+            constant, not the derivative of f(A) cam. The value is the same, and so is the gradient of cam. So are the
+            others where the iteration has converged.
 
     Returns:
         (B, h, w) float32; float64 if features or cam are. A NaN reaches its own image only.
@@ -70,7 +75,9 @@ def spatial_diffusion(
         _check(features, cam, None, iterations, alpha)
         _check_converges(features, strength, alpha)
         strength = torch.full((), strength, dtype=torch.float64, device=features.device)
-    out, _ = torch.ops.wsol.spatial_diffusion(features, cam, strength, iterations, alpha)
+    out, _ = torch.ops.wsol.spatial_diffusion(
+        features, cam, strength, iterations, alpha, detach_start
+    )
     return out
 
 
@@ -80,6 +87,8 @@ def spatial_diffusion_reference(
     strength: float | Tensor = 1.0,
     iterations: int = 16,
     alpha: float = 0.002,
+    *,
+    detach_start: bool = False,
 ) -> Tensor:
     """`spatial_diffusion` in plain PyTorch, on dense matrices: its definition, and the tests' oracle."""
     dtype = _out_dtype(features, cam)
@@ -96,6 +105,8 @@ def spatial_diffusion_reference(
     matrix = degree * (strength - 1) + neighbours * (1 - strength * similarity)
 
     inverse = alpha * matrix.transpose(1, 2)
+    if detach_start:
+        inverse = inverse.detach()
     for _ in range(iterations):
         inverse = 2 * inverse - inverse @ matrix @ inverse
     return (inverse @ cam.to(dtype).flatten(1).unsqueeze(2)).view(cam.shape)
@@ -224,7 +235,12 @@ def _outputs(features: Tensor, cam: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _forward(
-    features: Tensor, cam: Tensor, strength: Tensor, iterations: int, alpha: float
+    features: Tensor,
+    cam: Tensor,
+    strength: Tensor,
+    iterations: int,
+    alpha: float,
+    detach_start: bool,
 ) -> tuple[Tensor, Tensor]:
     _check(features, cam, strength, iterations, alpha)
     if strength.device.type == "cpu":
@@ -247,7 +263,12 @@ def _forward(
 
 
 def _forward_fake(
-    features: Tensor, cam: Tensor, strength: Tensor, iterations: int, alpha: float
+    features: Tensor,
+    cam: Tensor,
+    strength: Tensor,
+    iterations: int,
+    alpha: float,
+    detach_start: bool,
 ) -> tuple[Tensor, Tensor]:
     _check(features, cam, strength, iterations, alpha)
     return _outputs(features, cam)
@@ -260,9 +281,10 @@ def _backward(
     state: Tensor,
     iterations: int,
     alpha: float,
+    detach_start: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_features, grad_cam, grad_strength = _backward_fake(
-        grad_out, features, strength, state, iterations, alpha
+        grad_out, features, strength, state, iterations, alpha, detach_start
     )
     parts = state.new_zeros(features.size(0))
     if grad_out.numel() > 0:
@@ -279,6 +301,7 @@ def _backward(
             *_ladder(iterations, grad_out.dtype, features.device),
             _scratch(features, True),
             alpha,
+            detach_start,
             device=features.device,
         )
     return grad_features, grad_cam, grad_strength.copy_(parts.sum())
@@ -291,13 +314,14 @@ def _backward_fake(
     state: Tensor,
     iterations: int,
     alpha: float,
+    detach_start: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_cam = grad_out.new_empty(grad_out.shape)
     return _new_channels_last(features), grad_cam, strength.new_empty(strength.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, cam, strength, ctx.iterations, ctx.alpha = inputs
+    features, cam, strength, ctx.iterations, ctx.alpha, ctx.detach_start = inputs
     ctx.cam_dtype = cam.dtype
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(features, strength, output[1])
@@ -305,21 +329,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _autograd(ctx: Any, grad_out: Tensor, grad_state: Tensor | None) -> tuple[Any, ...]:
     grad_features, grad_cam, grad_strength = torch.ops.wsol.spatial_diffusion_backward(
-        grad_out, *ctx.saved_tensors, ctx.iterations, ctx.alpha
+        grad_out, *ctx.saved_tensors, ctx.iterations, ctx.alpha, ctx.detach_start
     )
-    return grad_features, grad_cam.to(ctx.cam_dtype), grad_strength, None, None
+    return grad_features, grad_cam.to(ctx.cam_dtype), grad_strength, None, None, None
 
 
 backend.define(
     "spatial_diffusion",
-    "(Tensor features, Tensor cam, Tensor strength, int iterations, float alpha) -> (Tensor, Tensor)",
+    "(Tensor features, Tensor cam, Tensor strength, int iterations, float alpha, bool detach_start) "
+    "-> (Tensor, Tensor)",
     _forward,
     _forward_fake,
 )
 backend.define(
     "spatial_diffusion_backward",
-    "(Tensor grad_out, Tensor features, Tensor strength, Tensor state, int iterations, float alpha) "
-    "-> (Tensor, Tensor, Tensor)",
+    "(Tensor grad_out, Tensor features, Tensor strength, Tensor state, int iterations, float alpha, "
+    "bool detach_start) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )
