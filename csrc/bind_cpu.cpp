@@ -8,6 +8,7 @@
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
+#include "diffusion/spatial_diffusion.h"
 
 namespace py = pybind11;
 using wsol::TensorView;
@@ -127,5 +128,42 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       "box_iou",
       [](const TensorView& a, const TensorView& b, const TensorView& out, bool inclusive,
          int threads) { wsol::cpu::box_iou({a, b, out, inclusive}, threads); },
+      NoGil());
+
+  module.def("spatial_diffusion_scratch", [](int64_t, int64_t, bool, int) {
+    return 0;  // threads keep their own
+  });
+  module.def(
+      "spatial_diffusion_forward",
+      [](const TensorView& features, const TensorView& cam, const TensorView& strength,
+         const TensorView& out, const TensorView& state, const TensorView& bounds,
+         const TensorView& starts, const TensorView& coefficients, const TensorView& scratch,
+         double alpha, int threads) {
+        wsol::cpu::spatial_diffusion_forward(
+            {features, cam, strength, out, state, {bounds, starts, coefficients}, scratch, alpha},
+            threads);
+      },
+      NoGil());
+  module.def(
+      "spatial_diffusion_backward",
+      [](const TensorView& grad_out, const TensorView& features, const TensorView& strength,
+         const TensorView& state, const TensorView& grad_features, const TensorView& grad_cam,
+         const TensorView& grad_strength, const TensorView& weights, const TensorView& bounds,
+         const TensorView& starts, const TensorView& coefficients, const TensorView& scratch,
+         double alpha, bool detach_start, int threads) {
+        wsol::cpu::spatial_diffusion_backward({grad_out,
+                                               features,
+                                               strength,
+                                               state,
+                                               grad_features,
+                                               grad_cam,
+                                               grad_strength,
+                                               weights,
+                                               {bounds, starts, coefficients},
+                                               scratch,
+                                               alpha,
+                                               detach_start},
+                                              threads);
+      },
       NoGil());
 }

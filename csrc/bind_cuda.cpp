@@ -9,6 +9,7 @@
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
+#include "diffusion/spatial_diffusion.h"
 
 namespace py = pybind11;
 using wsol::TensorView;
@@ -152,5 +153,42 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       "box_iou",
       [](const TensorView& a, const TensorView& b, const TensorView& out, bool inclusive,
          Stream stream) { wsol::cuda::box_iou({a, b, out, inclusive}, stream); },
+      NoGil());
+
+  module.def("spatial_diffusion_scratch", [](int64_t height, int64_t width, bool backward, Stream) {
+    return wsol::cuda::spatial_diffusion_scratch(height, width, backward);
+  });
+  module.def(
+      "spatial_diffusion_forward",
+      [](const TensorView& features, const TensorView& cam, const TensorView& strength,
+         const TensorView& out, const TensorView& state, const TensorView& bounds,
+         const TensorView& starts, const TensorView& coefficients, const TensorView& scratch,
+         double alpha, Stream stream) {
+        wsol::cuda::spatial_diffusion_forward(
+            {features, cam, strength, out, state, {bounds, starts, coefficients}, scratch, alpha},
+            stream);
+      },
+      NoGil());
+  module.def(
+      "spatial_diffusion_backward",
+      [](const TensorView& grad_out, const TensorView& features, const TensorView& strength,
+         const TensorView& state, const TensorView& grad_features, const TensorView& grad_cam,
+         const TensorView& grad_strength, const TensorView& weights, const TensorView& bounds,
+         const TensorView& starts, const TensorView& coefficients, const TensorView& scratch,
+         double alpha, bool detach_start, Stream stream) {
+        wsol::cuda::spatial_diffusion_backward({grad_out,
+                                                features,
+                                                strength,
+                                                state,
+                                                grad_features,
+                                                grad_cam,
+                                                grad_strength,
+                                                weights,
+                                                {bounds, starts, coefficients},
+                                                scratch,
+                                                alpha,
+                                                detach_start},
+                                               stream);
+      },
       NoGil());
 }

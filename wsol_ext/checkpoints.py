@@ -211,7 +211,7 @@ def load_published(
     through.
 
     Args:
-        method: ``tscam``, ``trt`` (of either stage) or ``sat``.
+        method: ``tscam``, ``trt`` (of either stage), ``scm`` or ``sat``.
         weights: a ``.pth`` or ``.safetensors`` file, or a state dict. Files are read with ``weights_only=True``: a
             pickle that would run code is refused.
         num_heads: attention heads of a block (DeiT-T 3, DeiT-S 6, DeiT-B 12).
@@ -259,6 +259,11 @@ _PUBLISHED_NAMES: dict[str, list[tuple[str, str]]] = {
         (r"score_layer\.(.+)", r"score_block.\1"),
         (r"camfuse_block\.cam_tr\.(.+)", r"cam_block.\1"),
         (r"camfuse_block\.(cam_norm|cam_head)\.(.+)", r"\1.\2"),
+    ],
+    "scm": [
+        (r"head\.(weight|bias)", r"head.\1"),
+        (r"layers\.(\d+)\.fuse\._loss_rate", r"layers.\1.strength"),
+        (r"layers\.(\d+)\.thred", r"layers.\1.threshold"),
     ],
     "sat": [
         (r"head\.(weight|bias)", r"head.\1"),

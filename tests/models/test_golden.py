@@ -11,6 +11,7 @@ METHODS = {
     "tscam": ("tscam", {}),
     "trt": ("trt", {"mass": 0.6}),
     "trt_fuse": ("trt", {"mass": 0.6}),
+    "scm": ("scm", {}),
     "sat": ("sat", {"area": 0.25}),
 }
 
@@ -48,7 +49,8 @@ def our_name(name):
     ):
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
-    own = ("head.", "score_norm.", "score_head.")
+    name = name.replace(".fuse._loss_rate", ".strength").replace(".thred", ".threshold")
+    own = ("head.", "score_norm.", "score_head.", "layers.")
     return name if name.startswith(own) else f"backbone.vit.{name}"
 
 

@@ -12,6 +12,7 @@ MODELS = {
     "tscam": ("tscam", {}),
     "trt, stage 1": ("trt", {"stage": 1}),
     "trt, stage 2": ("trt", {"stage": 2}),
+    "scm": ("scm", {}),
     "sat": ("sat", {}),
 }
 

@@ -4,13 +4,14 @@ from typing import Any
 
 from wsol_ext.models.base import LocalizationModel
 from wsol_ext.models.sat import SAT
+from wsol_ext.models.scm import SCM
 from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
 from wsol_ext.models.vit import Backbone
 
-METHODS: dict[str, type[LocalizationModel]] = {"tscam": TSCAM, "trt": TRT, "sat": SAT}
+METHODS: dict[str, type[LocalizationModel]] = {"tscam": TSCAM, "trt": TRT, "scm": SCM, "sat": SAT}
 
-__all__ = ["METHODS", "SAT", "TRT", "TSCAM", "Backbone", "LocalizationModel", "create_model"]
+__all__ = ["METHODS", "SAT", "SCM", "TRT", "TSCAM", "Backbone", "LocalizationModel", "create_model"]
 
 
 def create_model(
@@ -25,7 +26,7 @@ def create_model(
     """A localization model by name.
 
     Args:
-        method: ``tscam``, ``trt`` or ``sat``.
+        method: ``tscam``, ``trt``, ``scm`` or ``sat``.
         backbone: a timm VisionTransformer with a class token.
         num_classes: number of classes, at least 1.
         pretrained: start from timm's weights for that backbone (downloaded on first use).

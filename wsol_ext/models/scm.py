@@ -1,0 +1,119 @@
+"""SCM: spatial calibration module (Bai et al., ECCV 2022)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsol_ext import ops
+from wsol_ext.models.base import LocalizationModel, asked_classes
+from wsol_ext.models.class_maps import ClassMapHead
+from wsol_ext.models.vit import Backbone, patch_attention
+
+
+class CalibrationStep(NamedTuple):
+    """The maps before the first layer or after one.
+
+    Attributes:
+        attention: F^l (B, h, w).
+        semantics: S^l (B, classes, h, w).
+    """
+
+    attention: Tensor
+    semantics: Tensor
+
+
+class CalibrationLayer(nn.Module):
+    """One layer: the attention map diffuses along similar class scores, and what is new calibrates both maps.
+
+    y = `ops.spatial_diffusion`(S, F); F_new = N(tanhshrink(y / (threshold * max F))); S + S F_new and F + F_new go on.
+
+    Args:
+        iterations: of the diffusion.
+    """
+
+    def __init__(self, iterations: int) -> None:
+        super().__init__()
+        self.iterations = iterations
+        self.strength = nn.Parameter(torch.ones(1))
+        self.threshold = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, attention: Tensor, semantics: Tensor) -> CalibrationStep:
+        """The maps F (B, h, w) and S (B, classes, h, w) after the layer, from those before it."""
+        # The authors' program holds the start of its iteration constant, and so trains by another gradient.
+        spread = ops.spatial_diffusion(
+            semantics, attention, self.strength, self.iterations, detach_start=True
+        )
+        highest = attention.amax(dim=(1, 2), keepdim=True)
+        # float64: float32 leaves the tanhshrink of small numbers, about x^3 / 3, few digits, and N stretches it.
+        relative = spread.double() / (self.threshold * highest)
+        new = min_max(F.tanhshrink(relative)).to(spread.dtype)
+        return CalibrationStep(attention + new, semantics + semantics * new.unsqueeze(1))
+
+
+class SCM(LocalizationModel):
+    """TS-CAM whose training sees calibrated maps: layers spread the attention over the object, and then fall away.
+
+    F^0 is the class token's attention, summed over blocks and min-max normalized, S^0 the class-score maps. Training
+    runs four `CalibrationLayer`s on them and classifies by the mean of S^4, so that gradients shape F^0 and S^0
+    themselves. At inference the layers are not run: logits = GAP(S^0), the map of class c is F^0 * S^0_c.
+
+    Args:
+        backbone: see `Backbone`.
+        num_classes: number of classes.
+        iterations: of each layer's diffusion, from the first layer on: a list sets how many layers there are.
+    """
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, iterations: tuple[int, ...] = (16, 4, 4, 4)
+    ) -> None:
+        super().__init__(backbone, num_classes)
+        if not iterations:
+            raise ValueError(f"iterations is {iterations}, it should have an entry for each layer")
+        self.head = ClassMapHead(backbone.embed_dim, num_classes)
+        self.layers = nn.ModuleList(CalibrationLayer(count) for count in iterations)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, 3, height, width), without the layers."""
+        grid = self.backbone.grid(images)
+        tokens, _ = self.backbone(images)
+        return self.head.logits(self._patches(tokens, grid))
+
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`."""
+        attention, patches = self._attention_and_patches(images)
+        logits = self.head.logits(patches)
+        semantics = self.head.maps(patches, asked_classes(logits, classes))
+        return logits, attention.unsqueeze(1) * semantics
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of the calibrated maps' mean; see `LocalizationModel.training_loss`."""
+        logits = self.calibrate(images)[-1].semantics.mean(dim=(2, 3))
+        loss = F.cross_entropy(logits, labels)
+        return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
+
+    def calibrate(self, images: Tensor) -> list[CalibrationStep]:
+        """The maps that training sees: before the layers, then after each."""
+        attention, patches = self._attention_and_patches(images)
+        steps = [CalibrationStep(attention, self.head(patches.permute(0, 3, 1, 2)))]
+        for layer in self.layers:
+            steps.append(layer(*steps[-1]))
+        return steps
+
+    def _attention_and_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """F^0 (B, h, w) float32 and the patch tokens on their grid (B, h, w, C)."""
+        grid = self.backbone.grid(images)
+        tokens, rows = self.backbone(images, rows_of=range(self.backbone.depth))
+        attention = min_max(patch_attention(rows, self.backbone.prefix_tokens, grid))
+        return attention, self._patches(tokens, grid)
+
+    def _patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return tokens[:, self.backbone.prefix_tokens :].unflatten(1, grid)
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """N: each map (B, h, w) stretched to [0, 1] over its grid; a constant one becomes zeros."""
+    low, high = torch.aminmax(maps.flatten(1), dim=1)
+    low, high = low[:, None, None], high[:, None, None]
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
