@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from wsol_ext import create_model
+from wsol_ext.models.scm import min_max
 
 CLASSES = 200
 
@@ -115,10 +116,45 @@ def published_sat(model, images, labels):
     return cross_entropy + (maps.mean() - model.area).abs() + (blurred * (1 - blurred)).mean()
 
 
+def published_diffusion(features, cam, strength, iterations, alpha=0.002):
+    """Newton-Schulz steps on a dense matrix, their start held constant; features (B, C, h, w), cam (B, h, w)."""
+    height, width = cam.shape[1:]
+    unit = F.normalize(features.flatten(2), dim=1)
+    cell = torch.arange(height * width, device=cam.device)
+    y, x = cell // width, cell % width
+    neighbours = ((y[:, None] - y).abs() + (x[:, None] - x).abs() == 1).to(cam.dtype)
+    degree = neighbours.sum(dim=1).diag()
+    similarity = unit.transpose(1, 2) @ unit
+    matrix = degree * (strength - 1) + neighbours * (1 - strength * similarity)
+    inverse = (alpha * matrix.transpose(1, 2)).detach()
+    for _ in range(iterations):
+        inverse = 2 * inverse - inverse @ matrix @ inverse
+    return (inverse @ cam.flatten(1).unsqueeze(2)).view(cam.shape)
+
+
+def published_scm(model, images, labels):
+    backbone, grid = model.backbone, model.backbone.grid(images)
+    tokens, matrices = backbone.embed(images), []
+    for block in backbone.vit.blocks:
+        tokens, _, matrix = published_block(block, tokens)
+        matrices.append(matrix)
+    attention = torch.stack(matrices).mean(dim=2).sum(dim=0)[:, 0, 1:].unflatten(1, grid)
+    attention = min_max(attention)
+    patches = backbone.vit.norm(tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)
+    semantics = F.conv2d(patches, model.head.weight, model.head.bias, padding=1)
+    for layer in model.layers:
+        spread = published_diffusion(semantics, attention, layer.strength, layer.iterations)
+        highest = attention.amax(dim=(1, 2), keepdim=True)
+        new = min_max(F.tanhshrink(spread / (layer.threshold * highest)))
+        attention, semantics = attention + new, semantics + semantics * new.unsqueeze(1)
+    return F.cross_entropy(semantics.mean(dim=(2, 3)), labels)
+
+
 WAYS = {
     "tscam": (published_tscam, "tscam", {}),
     "trt, stage 1": (published_trt, "trt", {"stage": 1}),
     "trt, stage 2": (published_trt_stage_2, "trt", {"stage": 2}),
+    "scm": (published_scm, "scm", {}),
     "sat": (published_sat, "sat", {}),
 }
 
