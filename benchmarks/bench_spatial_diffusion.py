@@ -8,7 +8,7 @@ is a backward, of the gradient of the features.
 import pytest
 import torch
 
-from wsol_ext import ops
+from wsol_ext import create_model, ops
 from wsol_ext.ops.diffusion import spatial_diffusion_reference
 
 CHANNELS = 200
@@ -67,3 +67,20 @@ def test_against_newton_schulz(versus, device, run, side, images, rounds, iterat
         rounds=rounds,
         memory=True,
     )
+
+
+@pytest.mark.parametrize(("img_size", "batch"), [(224, 8), (384, 4)])
+def test_scm_evaluation_against_tscam(versus, device, img_size, batch):
+    """What SCM adds to TS-CAM is gone once it is trained."""
+    scm, tscam = (
+        create_model(method, pretrained=False, img_size=img_size).eval().to(device)
+        for method in ("scm", "tscam")
+    )
+    images = torch.randn(batch, 3, img_size, img_size, device=device)
+    with torch.inference_mode():
+        versus(
+            f"SCM DeiT-S {img_size}: logits and top-1 map, against TS-CAM's",
+            lambda: tscam.localize(images),
+            lambda: scm.localize(images),
+            bar="costs what TS-CAM does",
+        )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wsol_ext import create_model
+from wsol_ext.checkpoints import initialize_from, save_model
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3}
 
@@ -93,3 +94,13 @@ def test_a_list_sets_how_many_layers_there_are():
     assert [layer.iterations for layer in model.layers] == [4, 2]
     with pytest.raises(ValueError, match=r"iterations is \[\], it should have an entry"):
         scm(iterations=[])
+
+
+def test_it_starts_from_all_that_tscam_learned(tmp_path):
+    tscam, model = scm("tscam"), scm()
+    torch.nn.init.normal_(tscam.head.weight)
+    save_model(tscam, tmp_path / "tscam.safetensors")
+    anew = initialize_from(model, tmp_path / "tscam.safetensors")
+    assert {name.split(".")[0] for name in anew} == {"layers"}
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in tscam.state_dict().items())
