@@ -187,6 +187,6 @@ def test_training_step(versus, device, name, img_size, batch):
         f"{name}, DeiT-S {img_size}, {batch} images, {CLASSES} classes: forward + backward",
         lambda: step(theirs, published),
         lambda: step(ours, lambda model, *batch: model.training_loss(*batch)["loss"]),
-        rounds=5,
+        rounds=3,
         memory=True,
     )
