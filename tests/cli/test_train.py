@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import functools
 import json
 import os
 import shutil
@@ -207,7 +208,9 @@ def test_broken_training_image_is_one_line_that_names_it(pictures, tmp_path, fai
 
 def test_interrupted_run_says_so_and_keeps_its_checkpoint(tmp_path):
     command = [sys.executable, "-m", "wsol_ext.cli", *tiny_run(tmp_path / "run", epochs=400)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # What started the tests may ignore the signal (a shell's background job does), and children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 60
     while not has_rows(tmp_path / "run", 2) and time.monotonic() < deadline:
         time.sleep(0.02)
