@@ -78,7 +78,7 @@ class SCM(LocalizationModel):
         """Logits (B, classes) of images (B, 3, height, width), without the layers."""
         grid = self.backbone.grid(images)
         tokens, _ = self.backbone(images)
-        return self.head.logits(self._patches(tokens, grid))
+        return self.head.logits(self.backbone.patches(tokens, grid))
 
     def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`."""
@@ -106,10 +106,7 @@ class SCM(LocalizationModel):
         grid = self.backbone.grid(images)
         tokens, rows = self.backbone(images, rows_of=range(self.backbone.depth))
         attention = min_max(patch_attention(rows, self.backbone.prefix_tokens, grid))
-        return attention, self._patches(tokens, grid)
-
-    def _patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        return tokens[:, self.backbone.prefix_tokens :].unflatten(1, grid)
+        return attention, self.backbone.patches(tokens, grid)
 
 
 def min_max(maps: Tensor) -> Tensor:

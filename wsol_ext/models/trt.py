@@ -158,7 +158,7 @@ class TRT(LocalizationModel):
     def _branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """The class-map branch's patch tokens on their grid (B, h, w, C), from those it reads."""
         tokens = self.cam_norm(self.backbone.checkpointed(self.cam_block, tokens))
-        return tokens[:, self.backbone.prefix_tokens :].unflatten(1, grid)
+        return self.backbone.patches(tokens, grid)
 
 
 def _masked_block(block: nn.Module, tokens: Tensor, keep: Tensor) -> Tensor:

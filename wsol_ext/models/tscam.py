@@ -26,17 +26,14 @@ class TSCAM(LocalizationModel):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, height, width)."""
         tokens, _ = self.backbone(images)
-        return self.head.logits(self._patches(tokens, self.backbone.grid(images)))
+        return self.head.logits(self.backbone.patches(tokens, self.backbone.grid(images)))
 
     def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`."""
         grid = self.backbone.grid(images)
         tokens, rows = self.backbone(images, rows_of=range(self.backbone.depth))
-        patches = self._patches(tokens, grid)
+        patches = self.backbone.patches(tokens, grid)
         logits = self.head.logits(patches)
         attention = patch_attention(rows, self.backbone.prefix_tokens, grid)
         semantics = self.head.maps(patches, asked_classes(logits, classes))
         return logits, attention.unsqueeze(1) * semantics
-
-    def _patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        return tokens[:, self.backbone.prefix_tokens :].unflatten(1, grid)

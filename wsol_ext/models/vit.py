@@ -120,6 +120,10 @@ class Backbone(nn.Module):
         """The norm after the last block, which some backbones keep behind their pooling."""
         return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
 
+    def patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The patch tokens among tokens (B, N, C), on their grid: (B, h, w, C)."""
+        return tokens[:, self.prefix_tokens :].unflatten(1, grid)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute each block's activations in the backward."""
         self.vit.set_grad_checkpointing(enable)
