@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -37,8 +38,8 @@ class MOLT(LocalizationModel):
         levels: the side, or the height, of each level in pixels, coarsest first; images are taken to be of the finest,
             and levels of images of another size keep the ratios.
         beta: how much of the refined map the clusters' means make, in [0, 1].
-        clusters: settings of the clustering (`wsol_ext.clustering.PRESETS` by name, or a mapping of their fields), or
-            None for the map M alone.
+        clusters: settings of the clustering (`wsol_ext.clustering.PRESETS` by name, or a mapping of what differs from
+            the published ones), or None for the map M alone.
 
     Attributes:
         cluster_cache: where clusters of images seen before are kept; None: nowhere.
@@ -261,4 +262,7 @@ def _settings(clusters: str | Mapping[str, Any]) -> ClusteringSettings:
         if clusters not in PRESETS:
             raise ValueError(f"clusters is {clusters!r}, it should be {' or '.join(PRESETS)}")
         return PRESETS[clusters]
-    return ClusteringSettings(**clusters)
+    try:
+        return replace(PRESETS["published"], **clusters)
+    except TypeError as error:
+        raise ValueError(f"clusters is {dict(clusters)}: {error}") from error
