@@ -4,10 +4,10 @@ python scripts/superpixel_quality.py
 python scripts/superpixel_quality.py --implementation my_module:my_slic --picture boundaries.png
 
 Photographs: explained variation in CIELAB. Drawn regions with noise, whose partition is known: boundary recall
-(tolerance 2 pixels) and undersegmentation error (Neubert and Protzel's). scikit-image segments at the numbers asked for;
-every other implementation's n_segments is then chosen so that it gets as many segments, on average over the images. Where
-it jumps past that number, its figures are interpolated between the two n_segments on either side, linearly in the
-logarithm of the number obtained.
+(tolerance 2 pixels) and undersegmentation error (Neubert and Protzel's). scikit-image segments at the numbers asked
+for; every other implementation's n_segments is then chosen so that it gets as many segments, on average over the
+images. Where it jumps past that number, its figures are interpolated between the two n_segments on either side,
+linearly in the logarithm of the number obtained.
 """
 
 import argparse
