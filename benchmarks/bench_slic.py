@@ -1,7 +1,7 @@
 """slic against scikit-image's, and against fast-slic's AVX2 build where that is installed: 200 segments.
 
 One image, or a batch, over which the baselines loop. Each side gets uint8 in the layout that it wants, (h, w, 3) or
-(B, 3, h, w). scikit-image is slow: its batches are smaller, with ours beside it on the same images. By default fast-slic
+(B, 3, h, w). scikit-image is slow: its batches are smaller, with ours beside it on the same images. fast-slic by default
 takes every third row in an iteration and the Manhattan distance between places; its "every pixel" rows have
 scikit-image's settings.
 """
@@ -32,7 +32,7 @@ FAST_SLIC = {
     "fast-slic, every pixel": {"subsample_stride": 1, "manhattan_spatial_dist": False},
 }
 BAR_SIDE = 512  # one image of this side has a bar
-SKIMAGE_BATCH = {224: 64, 512: 16, 1024: 4}
+SKIMAGE_BATCH = {224: 16, 512: 8, 1024: 2}
 
 SIDES = pytest.mark.parametrize("side", [224, 512, 1024])
 
