@@ -1,8 +1,8 @@
 """slic against scikit-image's, and against fast-slic's AVX2 build where that is installed: 200 segments.
 
 One image, or a batch, over which the baselines loop. Each side gets uint8 in the layout that it wants, (h, w, 3) or
-(B, 3, h, w). scikit-image is slow: its batches are smaller, with ours beside it on the same images. fast-slic by default
-takes every third row in an iteration and the Manhattan distance between places; its "every pixel" rows have
+(B, 3, h, w). scikit-image is slow: its batches are smaller, with ours beside it on the same images. fast-slic
+by default takes every third row in an iteration and the Manhattan distance between places; its "every pixel" rows have
 scikit-image's settings.
 """
 
