@@ -58,6 +58,8 @@ class ClusteringSettings:
                 )
             if field.name in _LEAST and not value >= _LEAST[field.name]:
                 self._refuse(field.name, f"at least {_LEAST[field.name]}")
+        if self.channels > 65536:
+            self._refuse("channels", "at most 65536")
         if not 0 < self.compactness < math.inf:
             self._refuse("compactness", "positive and finite")
         if not 0 < self.learning_rate < math.inf:
