@@ -9,6 +9,8 @@
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
 #include "diffusion/spatial_diffusion.h"
+#include "superpixels/segment_mean.h"
+#include "superpixels/segment_mode.h"
 
 namespace py = pybind11;
 using wsol::TensorView;
@@ -165,5 +167,20 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
                                                detach_start},
                                               threads);
       },
+      NoGil());
+
+  module.def("segment_mean_scratch", [](int64_t, int64_t, int) { return 0; });
+  module.def(
+      "segment_mean",
+      [](const TensorView& values, const TensorView& labels, const TensorView& out,
+         const TensorView& scratch,
+         int threads) { wsol::cpu::segment_mean({values, labels, out, scratch}, threads); },
+      NoGil());
+  module.def("segment_mode_scratch", [](int64_t, int64_t, int) { return 0; });
+  module.def(
+      "segment_mode",
+      [](const TensorView& classes, const TensorView& labels, const TensorView& out,
+         const TensorView& scratch,
+         int threads) { wsol::cpu::segment_mode({classes, labels, out, scratch}, threads); },
       NoGil());
 }

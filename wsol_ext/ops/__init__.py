@@ -4,6 +4,7 @@ from wsol_ext.ops.attention import class_attention, spatial_gate
 from wsol_ext.ops.boxes import best_box_iou, box_iou, extract_boxes
 from wsol_ext.ops.diffusion import spatial_diffusion
 from wsol_ext.ops.reattention import masked_reattention
+from wsol_ext.ops.segments import segment_mean, segment_mode
 from wsol_ext.ops.token_mask import adaptive_token_mask, masked_softmax
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "extract_boxes",
     "masked_reattention",
     "masked_softmax",
+    "segment_mean",
+    "segment_mode",
     "spatial_diffusion",
     "spatial_gate",
 ]
