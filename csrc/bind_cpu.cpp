@@ -9,6 +9,8 @@
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
 #include "diffusion/spatial_diffusion.h"
+#include "superpixels/segment_mean.h"
+#include "superpixels/segment_mode.h"
 #include "superpixels/slic.h"
 
 namespace py = pybind11;
@@ -168,6 +170,20 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       },
       NoGil());
 
+  module.def("segment_mean_scratch", [](int64_t, int64_t, int) { return 0; });
+  module.def(
+      "segment_mean",
+      [](const TensorView& values, const TensorView& labels, const TensorView& out,
+         const TensorView& scratch,
+         int threads) { wsol::cpu::segment_mean({values, labels, out, scratch}, threads); },
+      NoGil());
+  module.def("segment_mode_scratch", [](int64_t, int64_t, int) { return 0; });
+  module.def(
+      "segment_mode",
+      [](const TensorView& classes, const TensorView& labels, const TensorView& out,
+         const TensorView& scratch,
+         int threads) { wsol::cpu::segment_mode({classes, labels, out, scratch}, threads); },
+      NoGil());
   module.def("slic_scratch_bytes",
              [](int64_t batch, int64_t height, int64_t width, int64_t centres, int) {
                return wsol::cpu::slic_scratch_bytes(batch, height, width, centres);

@@ -10,6 +10,8 @@
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
 #include "diffusion/spatial_diffusion.h"
+#include "superpixels/segment_mean.h"
+#include "superpixels/segment_mode.h"
 
 namespace py = pybind11;
 using wsol::TensorView;
@@ -190,5 +192,24 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
                                                 detach_start},
                                                stream);
       },
+      NoGil());
+
+  module.def("segment_mean_scratch", [](int64_t images, int64_t pixels, Stream) {
+    return wsol::cuda::segment_mean_scratch(images, pixels);
+  });
+  module.def(
+      "segment_mean",
+      [](const TensorView& values, const TensorView& labels, const TensorView& out,
+         const TensorView& scratch,
+         Stream stream) { wsol::cuda::segment_mean({values, labels, out, scratch}, stream); },
+      NoGil());
+  module.def("segment_mode_scratch", [](int64_t images, int64_t pixels, Stream) {
+    return wsol::cuda::segment_mode_scratch(images, pixels);
+  });
+  module.def(
+      "segment_mode",
+      [](const TensorView& classes, const TensorView& labels, const TensorView& out,
+         const TensorView& scratch,
+         Stream stream) { wsol::cuda::segment_mode({classes, labels, out, scratch}, stream); },
       NoGil());
 }

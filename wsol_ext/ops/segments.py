@@ -1,5 +1,7 @@
 """Operators on superpixels: the mean and the mode of an image over each of its segments."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,16 +13,15 @@ def segment_mean(values: Tensor, labels: Tensor) -> Tensor:
 
     ``out[b, c, p] = mean of values[b, c, q] over all q with labels[b, q] = labels[b, p]``
 
-    What superpixel pooling of localization maps comes to (MOLT). A NaN or an infinity reaches its own segment of its own
-    channel only.
+    What superpixel pooling of localization maps comes to (MOLT). A NaN or an infinity reaches its own segment of its
+    own channel only.
 
     Args:
         values: (B, C, h, w) or (B, h, w), float32, bfloat16, float16 or float64.
-        labels: (B, h, w) int32 or int64, each in [0, h w). A number that an image does not use costs little memory, no
-            more.
+        labels: (B, h, w) int32 or int64, each in [0, h w); not all numbers need be used.
 
     Returns:
-        Shape and dtype of `values`; sums are kept in float64 and every mean is rounded once. The same bits for any
+        Shape and dtype of `values`; sums are kept in float64 and means are rounded at the end. The same bits for any
         number of threads, and on every run.
 
     Raises:
@@ -36,7 +37,7 @@ def segment_mean(values: Tensor, labels: Tensor) -> Tensor:
         tensor([[[2., 2., 2.],
                  [2., 2., 2.]]])
     """
-    return segment_mean_reference(values, labels)
+    return torch.ops.wsol.segment_mean(values, labels)
 
 
 def segment_mean_reference(values: Tensor, labels: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def segment_mode(classes: Tensor, labels: Tensor) -> Tensor:
         tensor([[[9, 9, 2],
                  [9, 2, 2]]])
     """
-    return segment_mode_reference(classes, labels)
+    return torch.ops.wsol.segment_mode(classes, labels)
 
 
 def segment_mode_reference(classes: Tensor, labels: Tensor) -> Tensor:
@@ -93,3 +94,93 @@ def segment_mode_reference(classes: Tensor, labels: Tensor) -> Tensor:
     modes = torch.full_like(segments, torch.iinfo(torch.int64).max)
     modes = modes.scatter_reduce(0, segment, class_, "amin")
     return modes[segments].view(classes.shape).to(classes.dtype)
+
+
+# --- checks
+
+
+_LABELS = (torch.int32, torch.int64)
+_CLASSES = (torch.uint8, torch.int32, torch.int64)
+
+
+def _check_labels(operator: str, argument: str, tensor: Tensor, labels: Tensor) -> None:
+    """Raise unless `labels` are those of the images in `tensor`, whose last two dimensions are theirs."""
+    height, width = tensor.shape[-2:]
+    backend.check_tensor(operator, "labels", labels, (tensor.size(0), height, width), _LABELS)
+    backend.check_same_device(operator, **{argument: tensor, "labels": labels})
+    if height * width >= 2**31 - 2**16:
+        raise ValueError(
+            f"{operator}: {argument} has shape {tuple(tensor.shape)}, an image should have fewer than "
+            "2**31 - 2**16 pixels"
+        )
+
+
+# --- segment_mean
+
+
+def _mean_fake(values: Tensor, labels: Tensor) -> Tensor:
+    name = "segment_mean"
+    channels = ("C",) if isinstance(values, Tensor) and values.dim() != 3 else ()
+    backend.check_tensor(name, "values", values, ("B", *channels, "h", "w"), backend.FLOATING)
+    _check_labels(name, "values", values, labels)
+    return values.new_empty(values.shape)
+
+
+def _mean(values: Tensor, labels: Tensor) -> Tensor:
+    name = "segment_mean"
+    out = _mean_fake(values, labels)
+    if out.numel() > 0:
+        images, pixels = labels.size(0), labels.size(1) * labels.size(2)
+        size = backend.run(f"{name}_scratch", images, pixels, device=out.device)
+        backend.run(
+            name,
+            values.contiguous().view(images, -1, pixels),
+            labels.contiguous().view(images, pixels),
+            out.view(images, -1, pixels),
+            labels.new_empty(size, dtype=torch.int32),
+            device=out.device,
+        )
+    return out
+
+
+def _setup_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _mean_autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None]:
+    (labels,) = ctx.saved_tensors
+    return torch.ops.wsol.segment_mean(grad_out, labels), None
+
+
+backend.define("segment_mean", "(Tensor values, Tensor labels) -> Tensor", _mean, _mean_fake)
+backend.differentiate("segment_mean", _mean_autograd, _setup_mean)
+
+
+# --- segment_mode
+
+
+def _mode_fake(classes: Tensor, labels: Tensor) -> Tensor:
+    name = "segment_mode"
+    backend.check_tensor(name, "classes", classes, ("B", "h", "w"), _CLASSES)
+    _check_labels(name, "classes", classes, labels)
+    return classes.new_empty(classes.shape)
+
+
+def _mode(classes: Tensor, labels: Tensor) -> Tensor:
+    name = "segment_mode"
+    out = _mode_fake(classes, labels)
+    if out.numel() > 0:
+        images, pixels = labels.size(0), labels.size(1) * labels.size(2)
+        size = backend.run(f"{name}_scratch", images, pixels, device=out.device)
+        backend.run(
+            name,
+            classes.contiguous().view(images, pixels),
+            labels.contiguous().view(images, pixels),
+            out.view(images, pixels),
+            labels.new_empty(size, dtype=torch.int64),
+            device=out.device,
+        )
+    return out
+
+
+backend.define("segment_mode", "(Tensor classes, Tensor labels) -> Tensor", _mode, _mode_fake)
