@@ -12,7 +12,7 @@ import torch
 SCHEDULES = (("ascending", 0, 0xFF), ("descending", 0, 0x00), ("shuffled", 1, 0x7E))
 
 # Arguments, by position, that a kernel may leave in an order of its own: scratch that atomics fill.
-ORDER_DEPENDENT: dict[str, tuple[int, ...]] = {}
+ORDER_DEPENDENT: dict[str, tuple[int, ...]] = {"segment_mode": (3,)}
 
 
 class UnderEverySchedule:

@@ -108,10 +108,10 @@ def _check_labels(operator: str, argument: str, tensor: Tensor, labels: Tensor) 
     height, width = tensor.shape[-2:]
     backend.check_tensor(operator, "labels", labels, (tensor.size(0), height, width), _LABELS)
     backend.check_same_device(operator, **{argument: tensor, "labels": labels})
-    if height * width >= 2**31 - 2**16:
+    if height * width >= 2**29:
         raise ValueError(
             f"{operator}: {argument} has shape {tuple(tensor.shape)}, an image should have fewer than "
-            "2**31 - 2**16 pixels"
+            "2**29 pixels"
         )
 
 
