@@ -42,11 +42,14 @@ def main():
         action="store_true",
         help="fail unless each run's maxboxacc is above the baseline's",
     )
+    parser.add_argument("--parts", action="store_true", help="a row for each part of a method too")
     options = parser.parse_args()
     lines, below, baseline = [], [], {}
     for folder in options.runs:
         method, metrics = read(folder)
-        lines.append([method, *row(metrics, method)])
+        parts = dict.fromkeys(source for by_source in metrics.values() for source in by_source)
+        shown = [part for part in parts if options.parts and part not in (method, CENTER)]
+        lines += [[source, *row(metrics, source)] for source in (*shown, method)]
         baseline |= metrics
         accuracy = metrics["maxboxacc"]
         if accuracy[method]["maxboxacc"] <= accuracy[CENTER]["maxboxacc"]:

@@ -10,12 +10,14 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from wsol_ext import __version__
 from wsol_ext._files import atomic_path
-from wsol_ext.models import LocalizationModel, create_model
+from wsol_ext.models import MOLT, TSCAM, LocalizationModel, create_model
+from wsol_ext.models.base import SingleBackboneModel
 
 _FORMAT = "wsol_ext"
 
@@ -127,7 +129,9 @@ def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
     """Start a model from the weights of another one, usually of another method, on the same backbone.
 
     Every layer is taken whose weights have the same names and shapes in both. The rest starts as the method starts it
-    on a backbone with these weights: what it copies from the backbone, it copies from this one.
+    on a backbone with these weights: what it copies from the backbone, it copies from this one. In a pyramid (`molt`)
+    every transformer starts from another method's model, position embeddings resampled for its level, or from its own
+    in another pyramid.
 
     Args:
         model: to be initialized, of a method's first stage.
@@ -154,17 +158,57 @@ def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
         ['head', 'score_block', 'score_head', 'score_norm']
     """
     other = load_model(find_checkpoint(path))
-    _require_same_backbone(model, other, str(path))
     _require_same_classes(model, other, str(path))
+    if isinstance(model, MOLT):
+        return _initialize_pyramid(model, other, str(path))
+    if not isinstance(model, SingleBackboneModel) or not isinstance(other, SingleBackboneModel):
+        method, source = model.config["method"], other.config["method"]
+        raise CheckpointError(f"{path} holds a {source} model, which a {method} cannot start from")
+    _require_same_backbone(model, other, str(path))
     own, weights = model.state_dict(), other.state_dict()
-    fits = {n for n, w in own.items() if n in weights and weights[n].shape == w.shape}
-    anew = {_layer(name) for name in own.keys() - fits}
-    taken = {name: weights[name] for name in fits if _layer(name) not in anew}
+    taken = _whole_layers(own, weights)
     model.backbone.load_state_dict(other.backbone.state_dict())
     options = {name: value for name, value in model.config.items() if name not in _CREATE_ARGUMENTS}
     started = type(model)(model.backbone, model.num_classes, **options)
     model.load_state_dict({**started.state_dict(), **taken})
     return [name for name in own if name not in taken]
+
+
+def _initialize_pyramid(model: MOLT, other: LocalizationModel, source: str) -> list[str]:
+    """Start from another pyramid, or every transformer from the same model, position embeddings resampled."""
+    if isinstance(other, MOLT):
+        _load_exactly(model, other.state_dict(), source)
+        return []
+    assert isinstance(other, SingleBackboneModel)
+    started: dict[str, Tensor] = {}
+    for number, transformer in enumerate(cast("list[TSCAM]", list(model.transformers))):
+        weights, own = other.state_dict(), transformer.state_dict()
+        name, vit = "backbone.vit.pos_embed", transformer.backbone.vit
+        if name in weights and weights[name].shape[1:] != own[name].shape[1:]:
+            grid = cast(PatchEmbed, vit.patch_embed).grid_size
+            prefix = own[name].size(1) - grid[0] * grid[1]
+            weights[name] = resample_abs_pos_embed(
+                weights[name], list(grid), num_prefix_tokens=prefix
+            )
+        taken = _whole_layers(own, weights)
+        missing = [n for n in own if n.startswith("backbone.") and n not in taken]
+        heads = [cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, transformer)]
+        if missing or heads[0] != heads[1]:
+            problems = [
+                *missing,
+                *([f"{heads[0]} attention heads"] if heads[0] != heads[1] else []),
+            ]
+            raise CheckpointError(f"{source} has another backbone: {', '.join(problems)}")
+        started |= {f"transformers.{number}.{n}": weight for n, weight in taken.items()}
+    model.load_state_dict(started, strict=False)
+    return [name for name in model.state_dict() if name not in started]
+
+
+def _whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that fit a model's own, of layers all of whose weights do."""
+    fits = {n for n, w in own.items() if n in weights and weights[n].shape == w.shape}
+    anew = {_layer(name) for name in own.keys() - fits}
+    return {name: weights[name] for name in fits if _layer(name) not in anew}
 
 
 # What `create_model` names itself: all else in a model's `config` are its method's own options.
@@ -175,7 +219,9 @@ def _layer(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _require_same_backbone(model: LocalizationModel, other: LocalizationModel, source: str) -> None:
+def _require_same_backbone(
+    model: SingleBackboneModel, other: SingleBackboneModel, source: str
+) -> None:
     problems = _differences(model.backbone.state_dict(), other.backbone.state_dict())
     heads = [cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, model)]
     if heads[0] != heads[1]:  # which the weights' shapes do not show

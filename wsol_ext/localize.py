@@ -37,11 +37,22 @@ class Localization:
 
 @dataclass
 class ImageResult:
-    """What came of one image: objects, best class first, or why it could not be read."""
+    """What came of one image: objects, best class first, or why it could not be read.
+
+    Attributes:
+        path: the image file.
+        size: its width and height.
+        objects: what was found.
+        parts: the first object's map by each part of a method that has `parts`, (h, w) each on its own grid.
+        segments: (h, w) int32, the segments that the object's map was drawn to, where there are any.
+        error: why there is none of these.
+    """
 
     path: Path
     size: tuple[int, int] = (0, 0)
     objects: list[Localization] = field(default_factory=list)
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    segments: Tensor | None = None
     error: str | None = None
 
 
@@ -150,15 +161,14 @@ def _localize_batch(
     device: str | torch.device,
 ) -> dict[int, ImageResult]:
     images, sizes = batch["images"].to(device), batch["sizes"].to(device)
+    classes = None
     if known is not None:
         classes = torch.tensor(known, device=images.device)[:, None]
-        logits, maps = model.localize(images, classes=classes)
-    elif top_k == 1:
-        logits, maps = model.localize(images)
-        classes = logits.argmax(dim=1, keepdim=True)
-    else:
+    elif top_k > 1:
         classes = model(images).topk(top_k, dim=1).indices
-        logits, maps = model.localize(images, classes=classes)
+    found = model.localize_parts(images, classes=classes)
+    logits, maps = found.sources.pop("")
+    classes = logits.argmax(dim=1, keepdim=True) if classes is None else classes
     scores = logits.float().softmax(dim=1).gather(1, classes).cpu()
     finite = maps.flatten(1).isfinite().all(dim=1) & logits.isfinite().all(dim=1)
     # One image's trouble is not the batch's.
@@ -179,7 +189,9 @@ def _localize_batch(
             for k in range(classes.size(1))
         ]
         width, height = batch["sizes"][row].tolist()
-        results[index] = ImageResult(paths[index], (width, height), objects)
+        parts = {name: part.maps[row, 0].float().cpu() for name, part in found.sources.items()}
+        segments = None if found.segments is None else found.segments[row].cpu()
+        results[index] = ImageResult(paths[index], (width, height), objects, parts, segments)
     return results
 
 

@@ -14,6 +14,8 @@ MODELS = {
     "trt, stage 2": ("trt", {"stage": 2}),
     "scm": ("scm", {}),
     "sat": ("sat", {}),
+    "molt": ("molt", {"clusters": None}),
+    "molt, shared weights": ("molt", {"clusters": None, "share_weights": True}),
 }
 
 

@@ -6,7 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wsol_ext.cli.options import Parser, add_config, add_data, add_device, add_switch, check_device
+from wsol_ext.cli.options import (
+    Parser,
+    add_clusters,
+    add_config,
+    add_data,
+    add_device,
+    add_switch,
+    check_device,
+    set_clusters,
+)
 
 HELP = "evaluate a model by the published protocols"
 DESCRIPTION = (
@@ -38,6 +47,7 @@ def add_options(parser: Parser) -> None:
         "--interval", type=float, default=0.001, help="maxboxacc, pxap: between thresholds"
     )
     add_data(parser)
+    add_clusters(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", type=str | None, default=None, help="folder; by default CHECKPOINT's, /evaluation"
@@ -61,6 +71,8 @@ def run(options: Any) -> int:
     arguments = _data_arguments(options, config)
     dataset = open_data(arguments, transform_for(options.protocols, model.config["img_size"]))
     _check_classes(checkpoint, model, dataset.class_names)
+    out = Path(options.out or folder / "evaluation").expanduser()
+    set_clusters(model, options, out)
     with _processes(device) as rank:
         evaluation = evaluate(
             model,
@@ -77,7 +89,6 @@ def run(options: Any) -> int:
     if rank == 0:
         shown = {k: v for k, v in arguments.items() if k in ("name", "split")}
         evaluation.about = {"data": shown.pop("name"), **shown, "checkpoint": str(checkpoint)}
-        out = Path(options.out or folder / "evaluation").expanduser()
         write_results(evaluation, dataset, out, folder, config, options.progress)
     return 0
 

@@ -5,12 +5,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsol_ext.cli.options import Parser, add_config, add_device, add_switch, check_device
+from wsol_ext.cli.options import (
+    Parser,
+    add_clusters,
+    add_config,
+    add_device,
+    add_switch,
+    check_device,
+    set_clusters,
+)
 
 HELP = "boxes for your own images"
 DESCRIPTION = (
     "Write the boxes of your own images as a COCO results file, in pixels of each image, with an overlay picture of "
-    "each. An image that cannot be read is named, the rest is done, and the exit status is 1."
+    "each and, where a method's maps are made of others (molt), a picture of them all. An image that cannot be read is "
+    "named, the rest is done, and the exit status is 1."
 )
 
 
@@ -19,6 +28,9 @@ def add_options(parser: Parser) -> None:
     add_config(parser)
     parser.add_argument(
         "checkpoint", type=str, help="a model.safetensors, or the run folder of `wsol train`"
+    )
+    parser.add_argument(
+        "--model", type=str | None, default=None, help="the method that the checkpoint has to be of"
     )
     parser.add_argument("images", type=str, nargs="+", help="image files, and folders of them")
     parser.add_argument("--out", type=str, default="boxes", help="the folder to write to")
@@ -32,6 +44,7 @@ def add_options(parser: Parser) -> None:
         default=None,
         help="known classes: 'folder' for the name of each image's folder, or a CSV file `image,class`",
     )
+    add_clusters(parser)
     add_switch(parser, "--overlays", True, "write the overlay pictures")
     add_switch(parser, "--progress", True, "show progress")
     add_device(parser, batch_size=32)
@@ -44,10 +57,12 @@ def run(options: Any) -> int:
     from wsol_ext.checkpoints import find_checkpoint, load_model
 
     paths = localize.list_images(options.images)
-    model = load_model(find_checkpoint(options.checkpoint))
+    checkpoint = find_checkpoint(options.checkpoint)
+    model = load_model(checkpoint, options.model)
     names = model.class_names or [f"class {k}" for k in range(model.num_classes)]
     labels = localize.read_labels(options.labels, paths, names) if options.labels else None
     out = Path(options.out).expanduser()
+    set_clusters(model, options, out)
     out.mkdir(parents=True, exist_ok=True)
     found = localize.localize_images(
         model,
@@ -64,7 +79,7 @@ def run(options: Any) -> int:
         if result.error is not None:
             print(f"wsol: error: {result.error}", file=sys.stderr)
         elif options.overlays:
-            _write_overlay(out / "overlays" / f"{number:06d}_{result.path.stem}.png", result, names)
+            _write_pictures(out, f"{number:06d}_{result.path.stem}.png", result, names)
         results.append(_without_maps(result))
     localize.write_coco(results, names, out, _common_folder(paths))
     broken = sum(result.error is not None for result in results)
@@ -85,7 +100,7 @@ def _watch(results: Iterable[Any], total: int, progress: bool) -> Iterator[Any]:
     yield from track(results, "localizing", total, console=console, transient=True)
 
 
-def _write_overlay(path: Path, result: Any, names: Sequence[str]) -> None:
+def _write_pictures(out: Path, name: str, result: Any, names: Sequence[str]) -> None:
     import torch
 
     from wsol_ext._files import atomic_path
@@ -94,19 +109,24 @@ def _write_overlay(path: Path, result: Any, names: Sequence[str]) -> None:
 
     image = drawing.fit(read_image(result.path), 400, 1024)
     best = result.objects[0]
-    image = drawing.overlay(image, best.score_map)
+    overlay = drawing.overlay(image, best.score_map)
     boxes = torch.stack([one.box for one in result.objects])
     texts = [f"{names[one.category]} {one.score:.0%}" for one in result.objects]
-    image = drawing.draw_boxes(image, boxes, drawing.RED, result.size)
-    image = drawing.caption(image, texts, boxes, result.size)
-    with atomic_path(path) as temporary:
-        image.save(temporary)
+    overlay = drawing.draw_boxes(overlay, boxes, drawing.RED, result.size)
+    overlay = drawing.caption(overlay, texts, boxes, result.size)
+    with atomic_path(out / "overlays" / name) as temporary:
+        overlay.save(temporary)
+    if result.parts:
+        sheet = drawing.parts_sheet(image, result.parts, result.segments, best.score_map, overlay)
+        with atomic_path(out / "parts" / name) as temporary:
+            sheet.save(temporary)
 
 
 def _without_maps(result: Any) -> Any:
     """The result without its maps, which a million images have no room for."""
     for one in result.objects:
         one.score_map = None
+    result.parts, result.segments = {}, None
     return result
 
 

@@ -1,6 +1,7 @@
 """Flags that are YAML keys too, and those that several commands share."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -63,6 +64,48 @@ def add_data(parser: Parser) -> None:
         "--data-options", type=dict[str, Any] | None, default=None, help="passed to the data set"
     )
     group.add_argument("--split", type=str, default="test", help="train, val or test")
+
+
+def add_clusters(parser: Parser) -> None:
+    """Add the flags that say how molt refines its maps."""
+    group = parser.add_argument_group("refinement (molt)")
+    group.add_argument(
+        "--clusters",
+        type=dict[str, Any] | str | None,
+        default=None,
+        help="published, light (for a machine without a GPU), none, or settings as JSON; by default the model's own",
+    )
+    group.add_argument(
+        "--cluster-cache",
+        type=str | None,
+        default=None,
+        help="folder that keeps the clusters of images seen before; by default clusters/ in the output's",
+    )
+
+
+def set_clusters(model: Any, options: Any, out: Path) -> None:
+    """Let a molt model refine its maps as the flags say.
+
+    Raises:
+        ValueError: flags that another method has no use for, or settings that the clustering does not have.
+    """
+    from wsol_ext.clustering import ClusterCache
+    from wsol_ext.models import MOLT
+
+    if not isinstance(model, MOLT):
+        for name in ("clusters", "cluster_cache"):
+            if options[name] is not None:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"{flag} is for molt, the checkpoint is of {model.config['method']}"
+                )
+        return
+    if options.clusters is not None:
+        model.set_clusters(None if options.clusters == "none" else options.clusters)
+    if model.clustering is not None:
+        model.cluster_cache = ClusterCache(
+            Path(options.cluster_cache or out / "clusters").expanduser()
+        )
 
 
 def add_device(parser: Parser, batch_size: int) -> None:

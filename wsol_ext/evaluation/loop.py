@@ -1,6 +1,5 @@
 """The one pass over the data that every protocol is fed from."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +22,7 @@ from wsol_ext.metrics import (
     single_boxes,
     to_score_maps,
 )
+from wsol_ext.models.base import LocalizationModel, log_mean_probability
 
 MapFunction = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) to class-agnostic score maps (B, h, w), on any grid: what has no class predictions."""
@@ -67,10 +67,11 @@ def evaluate(
     progress: bool = True,
     method: str | None = None,
 ) -> Evaluation:
-    """Evaluate a model by one or more protocols in one pass, the centre baseline beside it.
+    """Evaluate a model by one or more protocols in one pass, the centre baseline and the model's parts beside it.
 
     The model sees each picture whole. For `sat` it sees ten crops: the centre's map counts, and as class scores the
     mean of the softmax over all ten. Only what the protocols (and the gallery, of whole pictures) look at is computed.
+    A method whose maps are made of others (its `parts`: the scales of `molt`) has them measured too, on whole pictures.
 
     In several processes (an initialized process group, as under `torchrun`) each takes its share of
     the images, each image counts once, and every process gets the results over all.
@@ -98,11 +99,10 @@ def evaluate(
     _check(dataset, protocols, threshold, interval)
     device = torch.device(device)
     method = method or _name(model)
-    # The baseline's Gaussian has no threshold of its own: it gets the one that is best for it.
-    sources = {
-        name: {p: _on(PROTOCOLS[p](interval, cut), device) for p in protocols}
-        for name, cut in ((method, threshold), (CENTER, "best"))
-    }
+    sources = _sources(model, method, protocols, interval, threshold)
+    for by_protocol in sources.values():
+        for protocol in by_protocol.values():
+            protocol.to(device)
     shows_examples = gallery > 0 and dataset.has_boxes and isinstance(model, nn.Module)
     examples = _Gallery(gallery if shows_examples else 0, threshold)
     looked_at = {protocol.view for protocol in sources[method].values()}
@@ -119,11 +119,16 @@ def evaluate(
         model.eval().to(device)
     with torch.inference_mode():
         for raw in _progress(loader, progress):
-            batches = {view: _ask(model, raw, device, view) for view in views}
-            baselines = {view: _baseline(batch) for view, batch in batches.items()}
-            for name, shown in ((method, batches), (CENTER, baselines)):
-                for protocol in sources[name].values():
-                    protocol.update(shown[protocol.view])
+            batches = {}
+            for view in views:
+                by_part = _ask(model, raw, device, view)
+                batches[view] = by_part[""]
+                shown = {_title(method, part): batch for part, batch in by_part.items()}
+                shown[CENTER] = _baseline(batches[view])
+                for name, by_protocol in sources.items():
+                    for protocol in by_protocol.values():
+                        if protocol.view == view:
+                            protocol.update(shown[name])
             if shows_examples:
                 examples.update(batches["whole"], raw)
     return Evaluation(method, len(dataset), _results(sources), examples=examples.chosen())
@@ -154,9 +159,27 @@ def _name(model: nn.Module | MapFunction) -> str:
     return str(config.get("method") or getattr(model, "__name__", type(model).__name__))
 
 
-def _on(protocol: Protocol, device: torch.device) -> Protocol:
-    protocol.to(device)
-    return protocol
+def _sources(
+    model: nn.Module | MapFunction,
+    method: str,
+    protocols: Sequence[str],
+    interval: float,
+    threshold: float | str,
+) -> dict[str, dict[str, Protocol]]:
+    """Who is measured by what: the method, its parts, which see whole pictures only, and the baseline."""
+    made = {name: PROTOCOLS[name] for name in protocols}
+    sources = {method: {name: make(interval, threshold) for name, make in made.items()}}
+    for part in getattr(model, "parts", []):
+        by_protocol = {name: make(interval, threshold) for name, make in made.items()}
+        whole = {name: each for name, each in by_protocol.items() if each.view == "whole"}
+        sources[_title(method, part)] = whole
+    # The baseline's Gaussian has no threshold of its own: it gets the one that is best for it.
+    sources[CENTER] = {name: make(interval, "best") for name, make in made.items()}
+    return sources
+
+
+def _title(method: str, part: str) -> str:
+    return f"{method}, {part}" if part else method
 
 
 def _progress(loader: DataLoader[Sample], progress: bool) -> Iterator[Sample]:
@@ -168,21 +191,30 @@ def _progress(loader: DataLoader[Sample], progress: bool) -> Iterator[Sample]:
     yield from track(loader, description="evaluating", console=console, transient=True)
 
 
-def _ask(model: nn.Module | MapFunction, raw: Sample, device: torch.device, view: View) -> Batch:
-    """The model's maps for a batch of the loader: the true class's alone, all that any protocol looks at."""
+def _ask(
+    model: nn.Module | MapFunction, raw: Sample, device: torch.device, view: View
+) -> dict[str, Batch]:
+    """The model's maps for a batch of the loader, under "", and those of its parts, where it looks at whole pictures.
+
+    They are the true class's alone, all that any protocol looks at.
+    """
     images, *others = _views(raw, device, view)
     labels = raw["labels"].to(device, non_blocking=True)
-    logits: Tensor | None = None
-    if isinstance(model, nn.Module):
-        logits, maps = model.localize(images, classes=labels[:, None])  # type: ignore[operator]
-        maps = maps[:, 0]
-        if others:
-            logits = _log_mean_probability([logits, *(model(crops) for crops in others)])
+    found: dict[str, tuple[Tensor, Tensor | None]] = {}  # maps and logits
+    if not isinstance(model, nn.Module):
+        found[""] = model(images), None
+    elif view == "whole" and isinstance(model, LocalizationModel):
+        for part, (logits, maps) in model.localize_parts(images, labels[:, None]).sources.items():
+            found[part] = maps[:, 0], logits
     else:
-        maps = model(images)
+        logits, maps = model.localize(images, classes=labels[:, None])  # type: ignore[operator]
+        if others:
+            logits = log_mean_probability([logits, *(model(crops) for crops in others)])
+        found[""] = maps[:, 0], logits
     masks = raw["masks"].to(device) if "masks" in raw else None
     boxes = [boxes.to(device) for boxes in raw["boxes"]]
-    return Batch(maps, logits, labels, boxes, raw["sizes"].to(device), masks)
+    rest = (labels, boxes, raw["sizes"].to(device), masks)
+    return {part: Batch(maps, logits, *rest) for part, (maps, logits) in found.items()}
 
 
 def _views(raw: Sample, device: torch.device, view: View) -> list[Tensor]:
@@ -197,12 +229,6 @@ def _views(raw: Sample, device: torch.device, view: View) -> list[Tensor]:
     return ten_crops(raw["uncropped"].to(device, non_blocking=True), raw["images"].size(-1))
 
 
-def _log_mean_probability(logits: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the mean of the softmax of several logits (B, C), themselves logits again."""
-    log_probabilities = torch.stack([each.float().log_softmax(dim=1) for each in logits])
-    return log_probabilities.logsumexp(dim=0) - math.log(len(logits))
-
-
 def _baseline(batch: Batch) -> Batch:
     """The same images under a centred Gaussian."""
     maps = center_map(EVALUATED, EVALUATED).to(batch.maps.device).expand(len(batch.labels), -1, -1)
@@ -214,11 +240,13 @@ def _results(sources: dict[str, dict[str, Protocol]]) -> list[ProtocolResult]:
     method, *_ = sources
     for name, protocol in sources[method].items():
         result = ProtocolResult(name, protocol.settings(), {})
-        if "threshold" in result.settings:
-            best = sources[CENTER][name].settings()["threshold"]
-            result.settings[f"{CENTER}'s best threshold"] = best
         for source, by_name in sources.items():
+            if name not in by_name:
+                continue
             result.metrics[source] = by_name[name].compute()
+            cut = by_name[name].settings().get("threshold")
+            if (source == CENTER and cut is not None) or cut != result.settings.get("threshold"):
+                result.settings[f"{source}'s best threshold"] = cut
             for title, curve in by_name[name].curves().items():
                 kept = result.curves.setdefault(title, Curve(curve.thresholds, {}))
                 kept.accuracy[source] = curve.accuracy[""]

@@ -11,6 +11,14 @@ from wsol_ext._files import write_json, write_text
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
 
+_HEADLINES = {
+    "maxboxacc": ("maxboxacc",),
+    "maxboxaccv2": ("maxboxaccv2",),
+    "toploc": ("cls_top1", "loc_top1", "loc_top5", "gt_known"),
+    "sat": ("cls_top1", "loc_top1", "loc_top5", "gt_known"),
+    "pxap": ("pxap",),
+}
+
 
 @dataclass
 class Curve:
@@ -27,8 +35,8 @@ class ProtocolResult:
     Attributes:
         name: the protocol.
         settings: what else the numbers depend on: the interval or the threshold, and who chose it.
-        metrics: for the method and for `CENTER`, shares in [0, 1] by name; what a baseline without
-            class predictions cannot have is absent.
+        metrics: for the method, its parts where it has some, and `CENTER`, shares in [0, 1] by name; what a baseline
+            without class predictions cannot have is absent.
         curves: by IoU threshold.
     """
 
@@ -68,6 +76,25 @@ class Evaluation:
             if result.name == protocol:
                 return result.metrics[source or self.method][name]
         raise KeyError(f"protocol {protocol!r} was not evaluated")
+
+    @property
+    def parts(self) -> list[str]:
+        """The sources that are parts of the method, such as single scales: ``molt, 224``."""
+        sources = dict.fromkeys(source for r in self.protocols for source in r.metrics)
+        return [source for source in sources if source not in (self.method, CENTER)]
+
+    def comparison(self) -> tuple[list[str], dict[str, list[float | None]]]:
+        """Each protocol's main numbers side by side.
+
+        Returns:
+            the names of the numbers, and for each part, the method and the baseline their values, None where a source
+            has none.
+        """
+        wanted = [(r, n) for r in self.protocols for n in _HEADLINES[r.name]]
+        shown = [(r, n) for r, n in wanted if n in r.metrics[self.method]]
+        names = [n if n == r.name else f"{r.name} {n}" for r, n in shown]
+        sources = (*self.parts, self.method, CENTER)
+        return names, {s: [r.metrics.get(s, {}).get(n) for r, n in shown] for s in sources}
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but curves and examples, as JSON has it."""

@@ -2,16 +2,33 @@
 
 from typing import Any
 
-from wsol_ext.models.base import LocalizationModel
+from wsol_ext.models.base import ImageSize, LocalizationModel
+from wsol_ext.models.molt import MOLT
 from wsol_ext.models.sat import SAT
 from wsol_ext.models.scm import SCM
 from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
 from wsol_ext.models.vit import Backbone
 
-METHODS: dict[str, type[LocalizationModel]] = {"tscam": TSCAM, "trt": TRT, "scm": SCM, "sat": SAT}
+METHODS: dict[str, type[LocalizationModel]] = {
+    "tscam": TSCAM,
+    "trt": TRT,
+    "scm": SCM,
+    "sat": SAT,
+    "molt": MOLT,
+}
 
-__all__ = ["METHODS", "SAT", "SCM", "TRT", "TSCAM", "Backbone", "LocalizationModel", "create_model"]
+__all__ = [
+    "METHODS",
+    "MOLT",
+    "SAT",
+    "SCM",
+    "TRT",
+    "TSCAM",
+    "Backbone",
+    "LocalizationModel",
+    "create_model",
+]
 
 
 def create_model(
@@ -19,18 +36,19 @@ def create_model(
     backbone: str = "deit_small_patch16_224",
     num_classes: int = 1000,
     pretrained: bool = True,
-    img_size: int | tuple[int, int] = 224,
+    img_size: ImageSize | None = None,
     backbone_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> LocalizationModel:
     """A localization model by name.
 
     Args:
-        method: ``tscam``, ``trt``, ``scm`` or ``sat``.
+        method: ``tscam``, ``trt``, ``scm``, ``sat`` or ``molt``.
         backbone: a timm VisionTransformer with a class token.
         num_classes: number of classes, at least 1.
         pretrained: start from timm's weights for that backbone (downloaded on first use).
-        img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch.
+        img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch; None: 224, and
+            for ``molt``, which sees images smaller too, 448.
         backbone_options: passed to timm, such as ``{"drop_path_rate": 0.1}``.
         options: the method's own.
 
@@ -49,9 +67,13 @@ def create_model(
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}, it should be at least 1")
     backbone_options = dict(backbone_options or {})
-    vit = Backbone(backbone, pretrained=pretrained, img_size=img_size, **backbone_options)
+    img_size = METHODS[method].usual_img_size if img_size is None else img_size
+
+    def make_backbone(size: ImageSize) -> Backbone:
+        return Backbone(backbone, pretrained=pretrained, img_size=size, **backbone_options)
+
     try:
-        model = METHODS[method](vit, num_classes, **options)
+        model = METHODS[method].build(make_backbone, num_classes, img_size, **options)
     except TypeError as error:
         raise ValueError(f"method {method!r} with options {options}: {error}") from error
     model.config = {

@@ -1,6 +1,9 @@
 """What every localization model is: the calls training, evaluation and the command line rely on."""
 
-from typing import Any, ClassVar
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,29 +11,74 @@ from torch.nn import functional as F
 
 from wsol_ext.models.vit import Backbone
 
+ImageSize = int | tuple[int, int]
+"""The side of a square, or (height, width), in pixels."""
+
+
+class Localized(NamedTuple):
+    """What `localize` gives.
+
+    Attributes:
+        logits: (B, classes).
+        maps: (B, K, h, w), the score maps of the asked classes.
+    """
+
+    logits: Tensor
+    maps: Tensor
+
+
+@dataclass
+class Parts:
+    """What a method's maps are made of.
+
+    Attributes:
+        sources: the parts that localize by themselves, by the names in the model's `parts`, then the whole under "".
+        segments: (B, h, w) int32, the segments that the whole was drawn to, where there are any.
+    """
+
+    sources: dict[str, Localized]
+    segments: Tensor | None = None
+
 
 class LocalizationModel(nn.Module):
-    """A backbone and what a method adds to it.
+    """Backbones and what a method adds to them.
 
     Subclasses give `forward`, `localize` and, where it is more than cross-entropy, `training_loss`.
 
     Args:
-        backbone: see `Backbone`.
         num_classes: number of classes.
 
     Attributes:
         stages: in how many stages the method trains. Where there are several, its option `stage` (counted from 1)
             builds the model of each, and `continue_from` hands a stage's model on to the next.
+        usual_img_size: the image size where none is asked for.
+        parts: names of those parts that localize by themselves, which an evaluation shows beside the whole.
     """
 
     stages: ClassVar[int] = 1
+    usual_img_size: ClassVar[int] = 224
 
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.backbone = backbone
         self.num_classes = num_classes
+        self.parts: list[str] = []
         self.config: dict[str, Any] = {}  # the arguments of `create_model`, without `pretrained`
         self.class_names: list[str] | None = None
+
+    @classmethod
+    def build(
+        cls,
+        make_backbone: Callable[[ImageSize], Backbone],
+        num_classes: int,
+        img_size: ImageSize,
+        **options: Any,
+    ) -> "LocalizationModel":
+        """The method's model for images of a size, on backbones made for their sizes.
+
+        Raises:
+            TypeError, ValueError: an unknown option, or one outside its range.
+        """
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, height, width), normalized as the backbone expects."""
@@ -48,6 +96,10 @@ class LocalizationModel(nn.Module):
             are formed.
         """
         raise NotImplementedError
+
+    def localize_parts(self, images: Tensor, classes: Tensor | None = None) -> Parts:
+        """What `localize` gives, under "", and beside it what its `parts` give; arguments are the same."""
+        return Parts({"": Localized(*self.localize(images, classes))})
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """What the method optimizes on images (B, 3, height, width) and labels (B,) int64.
@@ -69,10 +121,42 @@ class LocalizationModel(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute each block's activations in the backward."""
-        self.backbone.set_grad_checkpointing(enable)
+        raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters to train without weight decay, beside biases and norms."""
+        raise NotImplementedError
+
+
+class SingleBackboneModel(LocalizationModel):
+    """A method on one backbone.
+
+    Args:
+        backbone: see `Backbone`.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.backbone = backbone
+
+    @classmethod
+    def build(
+        cls,
+        make_backbone: Callable[[ImageSize], Backbone],
+        num_classes: int,
+        img_size: ImageSize,
+        **options: Any,
+    ) -> "SingleBackboneModel":
+        """See `LocalizationModel.build`."""
+        return cls(make_backbone(img_size), num_classes, **options)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See `LocalizationModel.set_grad_checkpointing`."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Those of the backbone; see `LocalizationModel.no_weight_decay`."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
 
@@ -100,3 +184,9 @@ def asked_classes(logits: Tensor, classes: Tensor | None) -> Tensor:
             f"classes hold {int(classes.min())} to {int(classes.max())}, they should be in [0, {count})"
         )
     return classes
+
+
+def log_mean_probability(logits: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of the softmax of several logits (B, C), themselves logits again, float32."""
+    log_probabilities = torch.stack([each.float().log_softmax(dim=1) for each in logits])
+    return log_probabilities.logsumexp(dim=0) - math.log(len(logits))

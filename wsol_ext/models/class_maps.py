@@ -1,4 +1,4 @@
-"""The head these methods share: class-score maps by a 3x3 convolution, and logits that never form them."""
+"""What these methods share: class-score maps by a 3x3 convolution, logits that never form them, and N(.)."""
 
 import torch
 from torch import Tensor, nn
@@ -57,3 +57,10 @@ def _tap_sums(values: Tensor, dim: int) -> Tensor:
     return torch.stack(
         (total - values.select(dim, -1), total, total - values.select(dim, 0)), dim=dim
     )
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """N: each map (..., h, w) stretched to [0, 1] over its grid; a constant one becomes zeros."""
+    low, high = torch.aminmax(maps.flatten(-2), dim=-1)
+    low, high = low[..., None, None], high[..., None, None]
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext import ops
-from wsol_ext.models.base import LocalizationModel, asked_classes
+from wsol_ext.models.base import SingleBackboneModel, asked_classes
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.vit import (
     Backbone,
@@ -20,7 +20,7 @@ from wsol_ext.models.vit import (
 _CORNER, _EDGE, _CENTER = 0.00262846, 0.0460116, 0.80543974
 
 
-class SAT(LocalizationModel):
+class SAT(SingleBackboneModel):
     """One more token asks the patches where the object is, and its answer gates what they pass on.
 
     The spatial token follows the patches, with a position embedding of its own. In the last `gated_blocks` blocks its

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext import ops
-from wsol_ext.models.base import LocalizationModel, asked_classes
-from wsol_ext.models.class_maps import ClassMapHead
+from wsol_ext.models.base import SingleBackboneModel, asked_classes
+from wsol_ext.models.class_maps import ClassMapHead, min_max
 from wsol_ext.models.vit import Backbone, patch_attention
 
 
@@ -52,7 +52,7 @@ class CalibrationLayer(nn.Module):
         return CalibrationStep(attention + new, semantics + semantics * new.unsqueeze(1))
 
 
-class SCM(LocalizationModel):
+class SCM(SingleBackboneModel):
     """TS-CAM whose training sees calibrated maps: layers spread the attention over the object, and then fall away.
 
     F^0 is the class token's attention, summed over blocks and min-max normalized, S^0 the class-score maps. Training
@@ -107,10 +107,3 @@ class SCM(LocalizationModel):
         tokens, rows = self.backbone(images, rows_of=range(self.backbone.depth))
         attention = min_max(patch_attention(rows, self.backbone.prefix_tokens, grid))
         return attention, self.backbone.patches(tokens, grid)
-
-
-def min_max(maps: Tensor) -> Tensor:
-    """N: each map (B, h, w) stretched to [0, 1] over its grid; a constant one becomes zeros."""
-    low, high = torch.aminmax(maps.flatten(1), dim=1)
-    low, high = low[:, None, None], high[:, None, None]
-    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)

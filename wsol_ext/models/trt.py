@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext import ops
-from wsol_ext.models.base import LocalizationModel, asked_classes
+from wsol_ext.models.base import LocalizationModel, SingleBackboneModel, asked_classes
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
 
@@ -25,7 +25,7 @@ class _FirstStage(NamedTuple):
     branch_tokens: Tensor  # (B, N, C) after the last block but two: what the class-map branch reads
 
 
-class TRT(LocalizationModel):
+class TRT(SingleBackboneModel):
     """Token refinement: the most attended patches are weighed again, among themselves.
 
     Let m be the class token's attention over the patches, summed over all blocks but the last, and b the patches that

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from wsol_ext.models.base import LocalizationModel, asked_classes
+from wsol_ext.models.base import SingleBackboneModel, asked_classes
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.vit import Backbone, patch_attention
 
 
-class TSCAM(LocalizationModel):
+class TSCAM(SingleBackboneModel):
     """Class-agnostic attention times class-aware semantics (eq. 5-9 of the paper).
 
     logits = GAP(S) with S the class-score maps of the patch tokens; the map of class c is (sum over blocks of the
@@ -30,10 +30,17 @@ class TSCAM(LocalizationModel):
 
     def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`."""
+        patches, attention = self.attended_patches(images)
+        logits = self.head.logits(patches)
+        return logits, self.coupled_maps(patches, attention, asked_classes(logits, classes))
+
+    def attended_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens on their grid (B, h, w, C), and the class token's attention to them (B, h, w) float32."""
         grid = self.backbone.grid(images)
         tokens, rows = self.backbone(images, rows_of=range(self.backbone.depth))
-        patches = self.backbone.patches(tokens, grid)
-        logits = self.head.logits(patches)
         attention = patch_attention(rows, self.backbone.prefix_tokens, grid)
-        semantics = self.head.maps(patches, asked_classes(logits, classes))
-        return logits, attention.unsqueeze(1) * semantics
+        return self.backbone.patches(tokens, grid), attention
+
+    def coupled_maps(self, patches: Tensor, attention: Tensor, classes: Tensor) -> Tensor:
+        """Maps (B, K, h, w) of classes (B, K), from what `attended_patches` gives."""
+        return attention.unsqueeze(1) * self.head.maps(patches, classes)

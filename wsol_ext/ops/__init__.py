@@ -5,6 +5,7 @@ from wsol_ext.ops.boxes import best_box_iou, box_iou, extract_boxes
 from wsol_ext.ops.diffusion import spatial_diffusion
 from wsol_ext.ops.reattention import masked_reattention
 from wsol_ext.ops.segments import segment_mean, segment_mode
+from wsol_ext.ops.superpixels import slic
 from wsol_ext.ops.token_mask import adaptive_token_mask, masked_softmax
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "masked_softmax",
     "segment_mean",
     "segment_mode",
+    "slic",
     "spatial_diffusion",
     "spatial_gate",
 ]

@@ -1,6 +1,7 @@
 """Heat maps and boxes over pictures."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -89,6 +90,56 @@ def caption(
         canvas.rectangle(area, fill=RED)
         canvas.text((x + 3 - left, y + 3 - top), text, fill=(255, 255, 255), font=font)
     return image
+
+
+def parts_sheet(
+    image: Image.Image,
+    parts: Mapping[str, Tensor],
+    segments: Tensor | None,
+    whole: Tensor,
+    result: Image.Image,
+) -> Image.Image:
+    """One picture of what a method's map is made of: image, each part's map, segments, whole map, boxes.
+
+    Args:
+        image: RGB.
+        parts: maps (h, w) by name, each drawn by itself.
+        segments: (h, w) integers, drawn in colours that mean nothing but "the same"; None: there are none.
+        whole: (h, w), the method's own map.
+        result: the image as the method leaves it, boxes drawn.
+    """
+    panels = {"image": image, **{name: overlay(image, part) for name, part in parts.items()}}
+    if segments is not None:
+        count = int(segments.max()) + 1
+        panels[f"{count} clusters"] = _coloured(segments, image)
+    panels |= {
+        "refined" if segments is not None else "combined": overlay(image, whole),
+        "boxes": result,
+    }
+    columns = math.ceil(len(panels) / 2)
+    font = _font(max(11, round(max(image.size) / 28)))
+    height, gap = round(font.size * 1.8), 6
+    sheet = Image.new(
+        "RGB",
+        (columns * (image.width + gap) - gap, 2 * (image.height + height + gap) - gap),
+        (255, 255, 255),
+    )
+    canvas = ImageDraw.Draw(sheet)
+    for number, (name, panel) in enumerate(panels.items()):
+        x = number % columns * (image.width + gap)
+        y = number // columns * (image.height + height + gap)
+        canvas.text((x + 4, y + height / 2), name, fill=(31, 41, 51), font=font, anchor="lm")
+        sheet.paste(panel, (x, y + height))
+    return sheet
+
+
+def _coloured(segments: Tensor, image: Image.Image) -> Image.Image:
+    """Each segment in one colour, as large as the image; few segments get the colours furthest apart."""
+    count = int(segments.max()) + 1
+    hues = (np.arange(count) * 0.618034) % 1  # the golden ratio keeps neighbours in number apart
+    palette = (colormaps["hsv"](hues)[:, :3] * 200 + 40).astype(np.uint8)
+    pixels = Image.fromarray(palette[segments.numpy()])
+    return pixels.resize(image.size, Image.Resampling.NEAREST)
 
 
 def _scaled(boxes: Tensor, image: Image.Image, original: tuple[int, int] | None) -> Tensor:

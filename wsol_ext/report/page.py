@@ -67,7 +67,7 @@ def write_report(
     Raises:
         OSError: the file cannot be written.
     """
-    sections = [_summary(evaluation), _tables(evaluation), _curves(evaluation)]
+    sections = [_summary(evaluation), _tables(evaluation), _parts(evaluation), _curves(evaluation)]
     if dataset is not None and evaluation.examples:
         sections.append(_gallery(evaluation.examples, dataset))
     if history:
@@ -158,6 +158,22 @@ def _table(result: ProtocolResult, method: str) -> str:
         f"<table><caption>{html.escape(result.title)}</caption>"
         f"<thead><tr><th></th><th>{html.escape(method)}</th><th>{CENTER}</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _parts(evaluation: Evaluation) -> str:
+    if not evaluation.parts:
+        return ""
+    names, by_source = evaluation.comparison()
+    header = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    rows = []
+    for source, values in by_source.items():
+        cells = "".join(f"<td>{'' if v is None else _percent(v)}</td>" for v in values)
+        rows.append(f"<tr><th>{html.escape(source)}</th>{cells}</tr>")
+    return _section(
+        "Part by part",
+        f"<table><thead><tr><th></th>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>",
+        "Each part alone, by its own class scores and maps, then the whole.",
     )
 
 

@@ -7,7 +7,7 @@ from wsol_ext.evaluation.results import CENTER, Evaluation
 
 
 def print_tables(evaluation: Evaluation) -> None:
-    """Print each protocol's metrics, the method beside the centre baseline, shares in percent."""
+    """Print each protocol's metrics, the method beside the centre baseline, and all of its parts; shares in percent."""
     console = Console()
     for result in evaluation.protocols:
         table = Table(title=result.title, title_justify="left", title_style="bold")
@@ -19,4 +19,13 @@ def print_tables(evaluation: Evaluation) -> None:
             show = "{:.3f}" if name.startswith("best threshold") else "{:.1%}"
             beside = "" if baseline is None else show.format(baseline)
             table.add_row(name, show.format(value), beside)
+        console.print(table)
+    if evaluation.parts:
+        names, rows = evaluation.comparison()
+        table = Table(title="part by part", title_justify="left", title_style="bold")
+        table.add_column("maps")
+        for name in names:
+            table.add_column(name, justify="right")
+        for source, values in rows.items():
+            table.add_row(source, *("" if v is None else f"{v:.1%}" for v in values))
         console.print(table)

@@ -42,7 +42,9 @@ class TrainingConfig:
     init_from: str | None = _option(
         None, "model", "start from another run's weights instead: its folder or .safetensors file"
     )
-    img_size: int = _option(224, "model", "side of the network's input, pixels")
+    img_size: int = _option(
+        0, "model", "side of the network's input, pixels; 0: the method's own, 224, of molt 448"
+    )
     backbone_options: dict[str, Any] = _option(
         {}, "model", "passed to timm: depth, drop_path_rate, …"
     )
@@ -87,6 +89,13 @@ class TrainingConfig:
     progress: bool = _option(True, "hardware", "show progress")
 
     def __post_init__(self) -> None:
+        if self.img_size == 0:
+            from wsol_ext.models import (
+                METHODS,
+                LocalizationModel,
+            )  # of an unknown method `create_model` complains
+
+            self.img_size = METHODS.get(self.model, LocalizationModel).usual_img_size
         for name in ("img_size", "epochs", "batch_size", "devices", "nodes"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "workers", "validate_every", "weight_decay", "min_lr", "clip_grad"):

@@ -1,0 +1,92 @@
+// SLIC superpixels of a batch of images (Achanta et al., TPAMI 2012), in integer arithmetic, so
+// that every backend, split and schedule gives the same labels. In wsol_ext/ops/superpixels.py,
+// slic_reference says what is computed.
+//
+// 1. CIELAB of every pixel, in 1/32, by two tables.
+// 2. Labels are those of a grid of cells; each centre is the mean of its pixels, places in 1/16.
+// 3. Up to max_num_iter times: each pixel goes to the nearest centre, the first of equals, of those
+//    whose window it lies in, and stays where it lies in none; centres become their pixels' means,
+//    an empty one stays. It ends when no label changes.
+// 4. With `connect`, 4-connected pieces of equal labels become the segments. A piece is small where
+//    2 * size * rows * columns < pixels. In rounds, while there is a small one and another, every
+//    small piece joins the neighbour of most similar mean colour (of equals, the one whose first
+//    pixel in raster order comes first), all at once.
+// 5. Labels become consecutive: in the order of the first pixels with `connect`, else of centres.
+#pragma once
+
+#include "core/host_device.h"
+#include "core/tensor_view.h"
+#if defined(WSOL_WITH_CUDA)
+#include "core/cuda.h"
+#endif
+
+namespace wsol {
+
+struct Slic {
+  TensorView images;   // (B, 3, h, w) uint8 or floating, last dimension contiguous
+  TensorView labels;   // (B, h, w) int32, contiguous: the result
+  TensorView linear;   // (4081,) int16: linear light of an sRGB level, in 1/16384
+  TensorView root;     // (16385,) int16: CIELAB's f of a tristimulus value over white's, in 1/16384
+  TensorView scratch;  // of slic_scratch_bytes
+  int64_t rows, columns;     // of the grid of centres
+  int64_t reach_y, reach_x;  // how far a centre's window goes, in pixels
+  int64_t weight;            // of a squared offset in 1/16 pixel, in 1/2^20 of the colour distance
+  int64_t max_num_iter;
+  bool connect;
+};
+
+namespace slic {
+
+constexpr int kPlaceUnit = 16, kWeightBits = 20;
+constexpr int kLevelsOfByte = 16;  // levels of linear[] that one step of an 8-bit value is
+constexpr int kLevels = 16 * 255;  // a floating value's level is nearest(value * kLevels)
+constexpr int kLightBits = 14, kColourUnit = 32;
+
+struct Colour {
+  int32_t lightness, a, b;  // in 1/32: each fits int16
+};
+
+// The colour of linear red, green and blue.
+WSOL_HOST_DEVICE inline Colour lab_of(int32_t red, int32_t green, int32_t blue,
+                                      const int16_t* root) {
+  constexpr int32_t kHalf = 1 << (kLightBits - 1);
+  const int32_t x = root[(7110 * red + 6164 * green + 3110 * blue + kHalf) >> kLightBits];
+  const int32_t y = root[(3484 * red + 11718 * green + 1182 * blue + kHalf) >> kLightBits];
+  const int32_t z = root[(291 * red + 1794 * green + 14299 * blue + kHalf) >> kLightBits];
+  return {((116 * y - (16 << kLightBits)) * kColourUnit + kHalf) >> kLightBits,
+          (500 * (x - y) * kColourUnit + kHalf) >> kLightBits,
+          (200 * (y - z) * kColourUnit + kHalf) >> kLightBits};
+}
+
+// What a pixel's offset from a centre along one axis, in 1/16 pixel, adds to their distance.
+WSOL_HOST_DEVICE inline int32_t place_term(int64_t offset, int64_t weight) {
+  return static_cast<int32_t>((offset * offset * weight) >> kWeightBits);
+}
+
+// floor(sum / count + 1/2).
+WSOL_HOST_DEVICE inline int32_t rounded_mean(int64_t sum, int64_t count) {
+  const int64_t numerator = 2 * sum + count, denominator = 2 * count;
+  return static_cast<int32_t>(numerator >= 0 ? numerator / denominator
+                                             : -((denominator - 1 - numerator) / denominator));
+}
+
+// The pixel a centre's coordinate lies on: the middle of its window.
+WSOL_HOST_DEVICE inline int32_t pixel_of(int32_t coordinate) {
+  return (coordinate + kPlaceUnit / 2) / kPlaceUnit;
+}
+
+}  // namespace slic
+
+namespace cpu {
+int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres);
+void slic(const Slic& args, int threads);
+}  // namespace cpu
+
+#if defined(WSOL_WITH_CUDA)
+namespace cuda {
+int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres);
+void slic(const Slic& args, Stream stream);
+}  // namespace cuda
+#endif
+
+}  // namespace wsol

@@ -1,0 +1,268 @@
+"""MOLT: multiscale object localization transformer with clustering-guided refinement (VCIP 2023)."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsol_ext import ops
+from wsol_ext.clustering import PRESETS, ClusterCache, ClusteringSettings, deep_clusters
+from wsol_ext.data.transforms import denormalize
+from wsol_ext.models.base import (
+    ImageSize,
+    LocalizationModel,
+    Localized,
+    Parts,
+    asked_classes,
+    log_mean_probability,
+)
+from wsol_ext.models.class_maps import min_max
+from wsol_ext.models.tscam import TSCAM
+from wsol_ext.models.vit import Backbone
+
+
+class MOLT(LocalizationModel):
+    """A TS-CAM transformer for each level of an image pyramid, and a map drawn to the image's clusters.
+
+    Each transformer sees the images resized to its level and is trained by its own cross-entropy; the class prediction
+    is that of their mean probability. Their maps for a class, upsampled to the finest level's grid, min-max normalized
+    and averaged, are M. Deep clusters of the image (`wsol_ext.clustering`) refine it to
+    M' = (1 - beta) M + beta `ops.segment_mean`(M, clusters), on the clusters' grid.
+
+    Args:
+        transformers: one for each level of the pyramid, coarsest first; or a single one that all share.
+        levels: the side, or the height, of each level in pixels, coarsest first; images are taken to be of the finest,
+            and levels of images of another size keep the ratios.
+        beta: how much of the refined map the clusters' means make, in [0, 1].
+        clusters: settings of the clustering (`wsol_ext.clustering.PRESETS` by name, or a mapping of what differs from
+            the published ones), or None for the map M alone.
+
+    Attributes:
+        cluster_cache: where clusters of images seen before are kept; None: nowhere.
+    """
+
+    usual_img_size: ClassVar[int] = 448
+
+    def __init__(
+        self,
+        transformers: Sequence[TSCAM],
+        levels: Sequence[int],
+        beta: float = 0.5,
+        clusters: str | Mapping[str, Any] | None = "published",
+    ) -> None:
+        super().__init__(transformers[0].num_classes)
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta is {beta}, it should be in [0, 1]")
+        self.transformers = nn.ModuleList(transformers)
+        self.levels = list(levels)
+        self.beta = beta
+        self.cluster_cache: ClusterCache | None = None
+        self.set_clusters(clusters)
+
+    @classmethod
+    def build(
+        cls,
+        make_backbone: Callable[[ImageSize], Backbone],
+        num_classes: int,
+        img_size: ImageSize,
+        *,
+        pyramid: Sequence[int] | None = None,
+        share_weights: bool = False,
+        **options: Any,
+    ) -> "MOLT":
+        """The model for images of the finest level's size.
+
+        Args:
+            make_backbone: gives a backbone for images of a size.
+            num_classes: number of classes.
+            img_size: the finest level.
+            pyramid: the side, or the height, of each level, the finest that of `img_size`; None: half of it, three
+                quarters and all: 224, 336 and 448. Levels are rounded to whole patches.
+            share_weights: one transformer for all levels, its position embeddings stored for the coarsest.
+            options: see `MOLT`.
+
+        Raises:
+            ValueError: a pyramid that does not end with the images' size, or is not strictly ascending.
+        """
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        finest = make_backbone(img_size)
+        patch = finest.patch_size
+        if pyramid is None:
+            usual = (level_size((height, width), share, patch) for share in (0.5, 0.75, 1.0))
+            pyramid = sorted({level for level, _ in usual})
+        levels = [int(level) for level in pyramid]
+        if not levels or levels[-1] != height or sorted(set(levels)) != levels or levels[0] < 1:
+            raise ValueError(
+                f"pyramid is {list(pyramid)}, it should ascend to the height of the images, img_size, {height}"
+            )
+        sizes = [level_size((height, width), level / height, patch) for level in levels]
+        if share_weights:
+            backbones = [make_backbone(sizes[0]) if len(sizes) > 1 else finest]
+        else:
+            backbones = [*(make_backbone(size) for size in sizes[:-1]), finest]
+        return cls([TSCAM(backbone, num_classes) for backbone in backbones], levels, **options)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, 3, height, width): the logarithm of the levels' mean probability."""
+        return log_mean_probability(self._logits_by_level(images))
+
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`.
+
+        Maps are refined, on the clusters' grid, where the model clusters, which the first time takes its time; else
+        combined, on the finest level's.
+        """
+        return self.localize_parts(images, classes).sources[""]
+
+    def localize_parts(self, images: Tensor, classes: Tensor | None = None) -> Parts:
+        """The map of each level alone, by its own logits, the combined and the refined one."""
+        transformers = self._transformer_of_level()
+        seen = [
+            transformer.attended_patches(level)
+            for transformer, level in zip(transformers, self._pyramid(images), strict=True)
+        ]
+        by_level = [
+            transformer.head.logits(patches)
+            for transformer, (patches, _) in zip(transformers, seen, strict=True)
+        ]
+        logits = log_mean_probability(by_level)
+        classes = asked_classes(logits, classes)
+        maps = [
+            transformer.coupled_maps(*tokens, classes)
+            for transformer, tokens in zip(transformers, seen, strict=True)
+        ]
+        combined = combine(maps)
+        alone = zip(self.levels, by_level, maps, strict=True)
+        sources = {str(level): Localized(*given) for level, *given in alone}
+        if self.clustering is None:
+            return Parts({**sources, "": Localized(logits, combined)})
+        sources["combined"] = Localized(logits, combined)
+        clusters = deep_clusters(denormalize(images), self.clustering, self.cluster_cache)
+        refined = refine(combined, clusters, self.beta)
+        return Parts({**sources, "": Localized(logits, refined)}, clusters)
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The sum of each transformer's own cross-entropy; see `LocalizationModel.training_loss`."""
+        logits = self._logits_by_level(images)
+        losses = [F.cross_entropy(each, labels) for each in logits]
+        named = zip(self.levels, losses, strict=True)
+        return {
+            "loss": torch.stack(losses).sum(),
+            **{f"cross_entropy_{level}": loss.detach() for level, loss in named},
+            "logits": log_mean_probability(logits).detach(),
+        }
+
+    def set_clusters(self, clusters: str | Mapping[str, Any] | None) -> None:
+        """Refine with other clusters than the model was made for, or, with None, not at all.
+
+        Raises:
+            ValueError: unknown settings.
+        """
+        self.clustering = _settings(clusters) if clusters is not None else None
+        self.parts = [*map(str, self.levels), *(["combined"] if self.clustering else [])]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See `LocalizationModel.set_grad_checkpointing`."""
+        for transformer in self.transformers:
+            transformer.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Those of the transformers; see `LocalizationModel.no_weight_decay`."""
+        return {
+            f"transformers.{number}.{name}"
+            for number, transformer in enumerate(self.transformers)
+            for name in transformer.no_weight_decay()
+        }
+
+    def _transformer_of_level(self) -> list[TSCAM]:
+        shared = len(self.transformers) == 1
+        return list(self.transformers) * (len(self.levels) if shared else 1)
+
+    def _pyramid(self, images: Tensor) -> list[Tensor]:
+        """The images (B, 3, height, width) at the size of each level."""
+        finest = self._transformer_of_level()[-1].backbone
+        finest.grid(images)  # refuses what is no image
+        height, width = images.shape[2:]
+        sizes = [
+            level_size((height, width), level / self.levels[-1], finest.patch_size)
+            for level in self.levels
+        ]
+        return [
+            images
+            if size == (height, width)
+            else F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+            for size in sizes
+        ]
+
+    def _logits_by_level(self, images: Tensor) -> list[Tensor]:
+        levels = zip(self._transformer_of_level(), self._pyramid(images), strict=True)
+        return [transformer(level) for transformer, level in levels]
+
+
+def combine(maps: Sequence[Tensor]) -> Tensor:
+    """M: the mean of maps (B, K, h, w), each upsampled to the last one's grid, the finest, and min-max normalized.
+
+    Example:
+        >>> coarse, fine = torch.tensor([[[[0.0, 2.0]]]]), torch.tensor([[[[0.0, 1.0, 1.0, 4.0]]]])
+        >>> combine([coarse, fine])
+        tensor([[[[0.0000, 0.2500, 0.5000, 1.0000]]]])
+    """
+    size = maps[-1].shape[-2:]
+    upsampled = [
+        each
+        if each.shape[-2:] == size
+        else F.interpolate(each, size, mode="bilinear", align_corners=False)
+        for each in maps
+    ]
+    return torch.stack([min_max(each) for each in upsampled]).mean(dim=0)
+
+
+def refine(maps: Tensor, clusters: Tensor, beta: float) -> Tensor:
+    """M' = (1 - beta) M + beta times M's mean over each cluster.
+
+    Args:
+        maps: M (B, K, h, w), upsampled to the clusters' grid where theirs is another.
+        clusters: (B, h', w') int32 or int64.
+        beta: in [0, 1].
+
+    Returns:
+        (B, K, h', w').
+
+    Example:
+        >>> maps, clusters = torch.tensor([[[[0.0, 2.0, 4.0]]]]), torch.tensor([[[0, 0, 1]]])
+        >>> refine(maps, clusters, beta=0.5)
+        tensor([[[[0.5000, 1.5000, 4.0000]]]])
+    """
+    size = clusters.shape[-2:]
+    if maps.shape[-2:] != size:
+        maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    return torch.lerp(maps, ops.segment_mean(maps, clusters), beta)
+
+
+def level_size(size: tuple[int, int], share: float, patch: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at a share of a size, in whole patches, at least one.
+
+    Example:
+        >>> level_size((448, 224), 0.75, (16, 16))
+        (336, 176)
+    """
+    height, width = (
+        max(1, math.floor(length * share / side + 0.5)) * side
+        for length, side in zip(size, patch, strict=True)
+    )
+    return height, width
+
+
+def _settings(clusters: str | Mapping[str, Any]) -> ClusteringSettings:
+    if isinstance(clusters, str):
+        if clusters not in PRESETS:
+            raise ValueError(f"clusters is {clusters!r}, it should be {' or '.join(PRESETS)}")
+        return PRESETS[clusters]
+    try:
+        return replace(PRESETS["published"], **clusters)
+    except TypeError as error:
+        raise ValueError(f"clusters is {dict(clusters)}: {error}") from error
