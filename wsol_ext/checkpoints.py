@@ -182,26 +182,28 @@ def _initialize_pyramid(model: MOLT, other: LocalizationModel, source: str) -> l
     assert isinstance(other, SingleBackboneModel)
     started: dict[str, Tensor] = {}
     for number, transformer in enumerate(cast("list[TSCAM]", list(model.transformers))):
-        weights, own = other.state_dict(), transformer.state_dict()
-        name, vit = "backbone.vit.pos_embed", transformer.backbone.vit
-        if name in weights and weights[name].shape[1:] != own[name].shape[1:]:
-            grid = cast(PatchEmbed, vit.patch_embed).grid_size
-            prefix = own[name].size(1) - grid[0] * grid[1]
-            weights[name] = resample_abs_pos_embed(
-                weights[name], list(grid), num_prefix_tokens=prefix
-            )
-        taken = _whole_layers(own, weights)
-        missing = [n for n in own if n.startswith("backbone.") and n not in taken]
-        heads = [cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, transformer)]
-        if missing or heads[0] != heads[1]:
-            problems = [
-                *missing,
-                *([f"{heads[0]} attention heads"] if heads[0] != heads[1] else []),
-            ]
-            raise CheckpointError(f"{source} has another backbone: {', '.join(problems)}")
-        started |= {f"transformers.{number}.{n}": weight for n, weight in taken.items()}
+        positions = _resampled_positions(other, transformer)
+        problems = _backbone_differences(transformer, other, positions)
+        if problems:
+            raise CheckpointError(f"{source} has another backbone: {'; '.join(problems)}")
+        weights = other.state_dict() | {f"backbone.{n}": w for n, w in positions.items()}
+        taken = _whole_layers(transformer.state_dict(), weights)
+        started |= {f"transformers.{number}.{name}": weight for name, weight in taken.items()}
     model.load_state_dict(started, strict=False)
     return [name for name in model.state_dict() if name not in started]
+
+
+def _resampled_positions(
+    other: SingleBackboneModel, model: SingleBackboneModel
+) -> dict[str, Tensor]:
+    """The other's position embeddings on this model's grid, where only the grids differ."""
+    own, given = (cast(Tensor, m.backbone.vit.pos_embed) for m in (model, other))
+    if own.shape == given.shape or own.shape[2:] != given.shape[2:]:
+        return {}
+    grid = cast(PatchEmbed, model.backbone.vit.patch_embed).grid_size
+    prefix = own.size(1) - grid[0] * grid[1]
+    resampled = resample_abs_pos_embed(given.detach(), list(grid), num_prefix_tokens=prefix)
+    return {"vit.pos_embed": resampled}
 
 
 def _whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -222,15 +224,24 @@ def _layer(name: str) -> str:
 def _require_same_backbone(
     model: SingleBackboneModel, other: SingleBackboneModel, source: str
 ) -> None:
-    problems = _differences(model.backbone.state_dict(), other.backbone.state_dict())
-    heads = [cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, model)]
-    if heads[0] != heads[1]:  # which the weights' shapes do not show
-        problems = [*problems, f"{heads[0]} attention heads, not {heads[1]}"]
+    problems = _backbone_differences(model, other, {})
     if problems:
         theirs, ours = (f"{m.config['backbone']} at {m.config['img_size']}" for m in (other, model))
         raise CheckpointError(
             f"{source} has another backbone: {theirs}, not {ours}: {'; '.join(problems)}"
         )
+
+
+def _backbone_differences(
+    model: SingleBackboneModel, other: SingleBackboneModel, instead: Mapping[str, Tensor]
+) -> list[str]:
+    """What keeps the other's backbone from being this model's, if some of its weights were these."""
+    theirs = {**other.backbone.state_dict(), **instead}
+    problems = _differences(model.backbone.state_dict(), theirs)
+    heads = [cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, model)]
+    if heads[0] != heads[1]:  # which the weights' shapes do not show
+        problems.append(f"{heads[0]} attention heads, not {heads[1]}")
+    return problems
 
 
 def _require_same_classes(model: LocalizationModel, other: LocalizationModel, source: str) -> None:

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from wsol_ext import checkpoints, create_model
 from wsol_ext.checkpoints import (
@@ -147,6 +148,61 @@ def test_a_model_of_another_method_starts_from_what_both_have(tmp_path):
     last = source.backbone.vit.blocks[-1]
     assert not unequal(model.score_block.state_dict(), last.state_dict())
     assert model.backbone.vit.blocks[-1].drop_path1.drop_prob > 0  # its own
+
+
+def test_every_transformer_of_a_pyramid_starts_from_one_model(tmp_path):
+    source, model = small_model(seed=1, img_size=32), small_model(method="molt", img_size=64)
+    save_model(source, tmp_path / "model.safetensors")
+    assert initialize_from(model, tmp_path) == []
+    for transformer, grid in zip(model.transformers, (2, 3, 4), strict=True):
+        differing = unequal(copied(transformer), {**source.state_dict(), **position(transformer)})
+        assert not differing
+        kept, embeddings = position(source)[POSITION], position(transformer)[POSITION]
+        assert torch.equal(embeddings[:, 0], kept[:, 0])  # the class token's
+        planes = [
+            e[:, 1:].unflatten(1, (n, n)).permute(0, 3, 1, 2)
+            for e, n in ((kept, 2), (embeddings, grid))
+        ]
+        resampled = F.interpolate(planes[0], (grid, grid), mode="bicubic", antialias=True)
+        torch.testing.assert_close(planes[1], resampled)
+
+
+POSITION = "backbone.vit.pos_embed"
+
+
+def position(model):
+    return {POSITION: model.state_dict()[POSITION]}
+
+
+def test_a_pyramid_starts_from_another(tmp_path):
+    source, model = (small_model(method="molt", img_size=64, seed=seed) for seed in (1, 0))
+    save_model(source, tmp_path / "model.safetensors")
+    assert initialize_from(model, tmp_path) == []
+    assert not unequal(model.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("tscam", {"depth": 1}, r"has another backbone: missing: vit\.blocks\.1"),
+        ("tscam", {"num_heads": 2}, "has another backbone: 2 attention heads, not 3"),
+        ("molt", {"img_size": 96}, "does not fit a molt model: of another shape"),
+    ],
+)
+def test_a_pyramid_does_not_start_from_what_does_not_fit(tmp_path, method, options, message):
+    source = small_model(method=method, seed=1, **{"img_size": 64, **options})
+    save_model(source, tmp_path / "model.safetensors")
+    model = small_model(method="molt", img_size=64)
+    before = copied(model)
+    with pytest.raises(CheckpointError, match=message):
+        initialize_from(model, tmp_path)
+    assert not unequal(copied(model), before)
+
+
+def test_one_transformer_does_not_start_from_a_pyramid(tmp_path):
+    save_model(small_model(method="molt", img_size=64), tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="holds a molt model, which a tscam cannot start"):
+        initialize_from(small_model(img_size=64), tmp_path)
 
 
 def test_weights_of_both_stages_start_a_first_one(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from golden_arrays import Golden, golden_files, relative_error
 
 from wsol_ext.checkpoints import load_published
+from wsol_ext.models import create_model
 from wsol_ext.ops import adaptive_token_mask
 
 METHODS = {
@@ -123,3 +124,31 @@ def test_a_published_checkpoint_of_either_stage_loads_as_that_stage():
         state = Golden(small).group("state/")
         model = load_published("trt", {f"module.{n}": w for n, w in state.items()}, num_heads=3)
         assert model.stage == model.config["stage"] == stage
+
+
+@pytest.mark.parametrize("share_weights", [False, True])
+@pytest.mark.parametrize("path", golden_files("tscam"))
+def test_a_level_of_molt_is_tscam(path, share_weights):
+    golden = Golden(path)
+    tscam = load_published("tscam", golden.group("state/"), num_heads=3)
+    sizes = {name: value for name, value in tscam.config.items() if name != "method"}
+    side = sizes.pop("img_size")
+    molt = create_model(
+        "molt",
+        **sizes,
+        pretrained=False,
+        img_size=2 * side if share_weights else side,
+        pyramid=[side, 2 * side] if share_weights else [side],
+        share_weights=share_weights,
+        clusters=None,
+    ).eval()
+    molt.transformers[0].load_state_dict(tscam.state_dict())
+    classes = torch.arange(tscam.num_classes).expand(len(golden["in/images"]), -1)
+    with torch.no_grad():
+        logits, maps = molt.transformers[0].localize(golden["in/images"], classes)
+        if not share_weights:
+            parts = molt.localize_parts(golden["in/images"], classes).sources
+            assert torch.equal(parts[str(side)].maps, maps)
+            torch.testing.assert_close(parts[""].logits, logits.log_softmax(dim=1))
+    assert relative_error(logits, golden["out/logits"]) < 1e-4
+    assert relative_error(maps, golden["out/maps"]) < 1e-4

@@ -16,6 +16,11 @@ from wsol_ext.metrics.sat import (
     SatLocalizationAccuracy,
     component_boxes,
 )
+from wsol_ext.metrics.superpixels import (
+    boundary_recall,
+    explained_variation,
+    undersegmentation_error,
+)
 from wsol_ext.metrics.toploc import (
     OUTCOMES,
     SHARES,
@@ -38,9 +43,11 @@ __all__ = [
     "PxAP",
     "PxCurve",
     "SatLocalizationAccuracy",
+    "boundary_recall",
     "center_map",
     "component_boxes",
     "count_right_boxes",
+    "explained_variation",
     "localization_outcomes",
     "normalize_maps",
     "pad_boxes",
@@ -51,4 +58,5 @@ __all__ = [
     "single_boxes",
     "to_score_maps",
     "true_class_maps",
+    "undersegmentation_error",
 ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -167,20 +167,23 @@ class MOLT(LocalizationModel):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See `LocalizationModel.set_grad_checkpointing`."""
-        for transformer in self.transformers:
+        for transformer in self._transformers():
             transformer.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
         """Those of the transformers; see `LocalizationModel.no_weight_decay`."""
         return {
             f"transformers.{number}.{name}"
-            for number, transformer in enumerate(self.transformers)
+            for number, transformer in enumerate(self._transformers())
             for name in transformer.no_weight_decay()
         }
 
+    def _transformers(self) -> list[TSCAM]:
+        return cast("list[TSCAM]", list(self.transformers))  # nn.ModuleList forgets what it holds
+
     def _transformer_of_level(self) -> list[TSCAM]:
-        shared = len(self.transformers) == 1
-        return list(self.transformers) * (len(self.levels) if shared else 1)
+        transformers = self._transformers()
+        return transformers * len(self.levels) if len(transformers) == 1 else transformers
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         """The images (B, 3, height, width) at the size of each level."""
