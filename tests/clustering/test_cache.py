@@ -60,7 +60,7 @@ def test_broken_file_is_computed_again(tmp_path, images, trained, content):
     if content == "other size":
         cache.store(images[0], TINY, torch.zeros(3, 3, dtype=torch.int32))
     else:
-        path.write_bytes(path.read_bytes()[:-20] if content == "cut" else content)
+        path.write_bytes(path.read_bytes()[:50] if content == "cut" else content)
     assert torch.equal(deep_clusters(images[:1], TINY, cache), expected)
     assert trained == [1, 1]
     assert torch.equal(cache.load(images[0], TINY), expected[0])

@@ -76,9 +76,7 @@ def test_scores_and_a_step_are_those_of_plain_modules():
         plain.load_state_dict(of_lane(networks, lane, lanes))
         plains.append(plain)
     descent = LaneDescent(networks, SETTINGS)
-    optimizers = [
-        torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9) for plain in plains
-    ]
+    optimizers = [torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9) for plain in plains]
     for _ in range(3):
         scores = networks(images)
         descent.step(scores, targets)
@@ -92,7 +90,11 @@ def test_scores_and_a_step_are_those_of_plain_modules():
         after = of_lane(networks, lane, lanes)
         for name, weight in plain.named_parameters():
             torch.testing.assert_close(
-                after[name], weight.detach(), rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+                after[name],
+                weight.detach(),
+                rtol=1e-3,
+                atol=1e-4,
+                msg=lambda m, n=name: f"{n}: {m}",
             )
 
 

@@ -89,6 +89,8 @@ class ClusteringUnit(nn.Module):
     gradient, so the first convolution and the first centres stay as drawn.
     """
 
+    centres: Tensor
+
     def __init__(
         self, lanes: int, channels: int, centres: int, rounds: int, generator: Generator
     ) -> None:
@@ -127,6 +129,9 @@ class ClusteringNetworks(nn.Module):
         height: of the images, in pixels.
         width: of the images, in pixels.
     """
+
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, settings: ClusteringSettings, lanes: int, height: int, width: int) -> None:
         super().__init__()

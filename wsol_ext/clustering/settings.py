@@ -89,6 +89,8 @@ _LEAST = {
 
 PRESETS = {
     "published": ClusteringSettings(size=224, segments=400, compactness=10.0),
-    "light": ClusteringSettings(size=96, segments=200, compactness=10.0, width=16, max_steps=30),
+    "light": ClusteringSettings(
+        size=64, segments=200, compactness=10.0, width=16, channels=32, max_steps=15
+    ),
 }
 """`published`: the paper's network and steps. `light`: for the CPU."""
