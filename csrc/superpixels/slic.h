@@ -46,16 +46,30 @@ struct Colour {
   int32_t lightness, a, b;  // in 1/32: each fits int16
 };
 
-// The colour of linear red, green and blue.
-WSOL_HOST_DEVICE inline Colour lab_of(int32_t red, int32_t green, int32_t blue,
-                                      const int16_t* root) {
+// Where in root[] the tristimulus values of linear red, green and blue are.
+struct Tristimulus {
+  int32_t x, y, z;
+};
+WSOL_HOST_DEVICE inline Tristimulus tristimulus_of(int32_t red, int32_t green, int32_t blue) {
   constexpr int32_t kHalf = 1 << (kLightBits - 1);
-  const int32_t x = root[(7110 * red + 6164 * green + 3110 * blue + kHalf) >> kLightBits];
-  const int32_t y = root[(3484 * red + 11718 * green + 1182 * blue + kHalf) >> kLightBits];
-  const int32_t z = root[(291 * red + 1794 * green + 14299 * blue + kHalf) >> kLightBits];
+  return {(7110 * red + 6164 * green + 3110 * blue + kHalf) >> kLightBits,
+          (3484 * red + 11718 * green + 1182 * blue + kHalf) >> kLightBits,
+          (291 * red + 1794 * green + 14299 * blue + kHalf) >> kLightBits};
+}
+
+// The colour of the three entries of root[].
+WSOL_HOST_DEVICE inline Colour colour_of(int32_t x, int32_t y, int32_t z) {
+  constexpr int32_t kHalf = 1 << (kLightBits - 1);
   return {((116 * y - (16 << kLightBits)) * kColourUnit + kHalf) >> kLightBits,
           (500 * (x - y) * kColourUnit + kHalf) >> kLightBits,
           (200 * (y - z) * kColourUnit + kHalf) >> kLightBits};
+}
+
+// The colour of linear red, green and blue.
+WSOL_HOST_DEVICE inline Colour lab_of(int32_t red, int32_t green, int32_t blue,
+                                      const int16_t* root) {
+  const Tristimulus value = tristimulus_of(red, green, blue);
+  return colour_of(root[value.x], root[value.y], root[value.z]);
 }
 
 // What a pixel's offset from a centre along one axis, in 1/16 pixel, adds to their distance.

@@ -1,0 +1,260 @@
+// Runs of equal labels in a row take the place of pixels: few enough that one thread an image does.
+// The rounds see only pieces that touch a small one. Limited by branches that depend on the labels.
+#include "superpixels/connected_pieces.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "superpixels/lane_vectors.h"
+
+namespace wsol::cpu {
+namespace {
+
+// Writes the runs of a row of labels, which has one more before it; returns their number.
+template <int kBytes>
+inline int64_t runs_of(const int32_t* row, int64_t width, int32_t* begins, int32_t* labels) {
+  using V = Lanes<kBytes>;
+  int64_t count = 0;
+  for (int64_t x = 0; x < width; x += kTileColumns) {
+    uint32_t differ = 0;
+    for (int64_t i = 0; i < kTileColumns; i += V::kCount) {
+      differ |= V::sign_bits(V::load(row + x + i) != V::load(row + x + i - 1)) << i;
+    }
+    for (; differ != 0; differ &= differ - 1) {
+      const int64_t begin = x + std::countr_zero(differ);
+      begins[count] = static_cast<int32_t>(begin);
+      labels[count++] = row[begin];
+    }
+  }
+  while (count > 0 && begins[count - 1] >= width) --count;  // right of the image
+  begins[count] = static_cast<int32_t>(width);
+  labels[count++] = -1;
+  return count;
+}
+
+}  // namespace
+
+void ConnectedPieces::write(const TiledImage& image, const std::vector<SegmentSums>& sums,
+                            int32_t* segments) {
+  find_runs(image);
+  join_runs();
+  number_pieces();
+  const int64_t pixels = image.height * image.width, labels = static_cast<int64_t>(sums.size());
+  bool any_small = false;
+  for (Piece& piece : found_) any_small |= piece.is_small = 2 * piece.size * labels < pixels;
+  if (any_small && found_.size() > 1) {
+    sum_colours(image, sums);
+    find_contacts();
+    join_small_pieces(image, labels);
+  }
+
+  int32_t count = 0;
+  for (size_t i = 0; i < found_.size(); ++i) {
+    // Consecutive numbers in the order of first pixels; what joined another came after it.
+    Piece& piece = found_[i];
+    piece.label = piece.parent == static_cast<int32_t>(i) ? count++ : found_[piece.parent].label;
+  }
+  constexpr int64_t kWide = 8;
+  const int32_t* begins = begins_.get();
+  for (int64_t y = 0; y < image.height; ++y) {
+    int32_t* row = segments + y * image.width;
+    const bool is_last = y + 1 == image.height;
+    for (int64_t i = rows_[y]; i + 1 < rows_[y + 1]; ++i) {
+      const int32_t segment = found_[pieces_.get()[i]].label;
+      int64_t x = begins[i];
+      const int64_t end = begins[i + 1];
+      // What is written too far, into the next row at most, is written again.
+      for (; x < end && (!is_last || x + kWide <= end); x += kWide) {
+        if (x + kWide > image.width && image.width < kWide) break;
+        std::fill_n(row + x, kWide, segment);
+      }
+      for (; x < end; ++x) row[x] = segment;
+    }
+  }
+}
+
+void ConnectedPieces::find_runs(const TiledImage& image) {
+  const int64_t most = image.height * (image.width + 1);
+  begins_.reserve(most + kTileColumns * 2);
+  labels_.reserve(most + kTileColumns * 2);
+  rows_.assign(1, 0);
+  std::vector<int32_t> padded(image.tiles_across * kTileColumns + 1, -1);
+  for (int64_t y = 0; y < image.height; ++y) {
+    int32_t* row = padded.data() + 1;
+    for (int64_t x = 0; x < image.width; x += kTileColumns) {
+      std::copy_n(image.labels.get() + image.index(y, x), kTileColumns, row + x);
+    }
+    int64_t count = 0;
+    with_vectors([&]<int kBytes>() {
+      count = runs_of<kBytes>(row, image.width, begins_.get() + rows_[y], labels_.get() + rows_[y]);
+    });
+    rows_.push_back(rows_[y] + count);
+  }
+}
+
+void ConnectedPieces::join_runs() {
+  const int64_t runs = rows_.back();
+  const int32_t *begins = begins_.get(), *labels = labels_.get();
+  int32_t* parents = pieces_.reserve(runs);
+  int32_t* above = above_.reserve(runs);
+  const auto root = [&](int32_t run) {
+    while (parents[run] != run) run = parents[run] = parents[parents[run]];
+    return run;
+  };
+  for (int64_t i = 0; i < runs; ++i) parents[i] = static_cast<int32_t>(i);
+  for (size_t y = 1; y + 1 < rows_.size(); ++y) {
+    int64_t over = rows_[y - 1];
+    for (int64_t run = rows_[y]; run + 1 < rows_[y + 1]; ++run) {
+      while (begins[over + 1] <= begins[run]) ++over;
+      above[run] = static_cast<int32_t>(over);
+      for (;; ++over) {
+        if (labels[over] == labels[run]) {
+          const int32_t one = root(static_cast<int32_t>(over)), other = root(parents[run]);
+          parents[std::max(one, other)] = std::min(one, other);
+        }
+        if (begins[over + 1] >= begins[run + 1]) break;
+      }
+    }
+  }
+}
+
+// Replaces first runs by pieces' numbers.
+void ConnectedPieces::number_pieces() {
+  found_.clear();
+  for (size_t y = 0; y + 1 < rows_.size(); ++y) {
+    for (int64_t run = rows_[y]; run + 1 < rows_[y + 1]; ++run) {
+      const int32_t parent = pieces_.get()[run];
+      int32_t piece;
+      if (parent == run) {
+        piece = static_cast<int32_t>(found_.size());
+        found_.push_back({});
+        found_.back().label = labels_.get()[run];
+        found_.back().parent = piece;
+      } else {
+        piece = pieces_.get()[parent];  // of a run before this one: numbered already
+      }
+      pieces_.get()[run] = piece;
+      found_[piece].size += begins_.get()[run + 1] - begins_.get()[run];
+    }
+  }
+}
+
+// Adds up the pixels of all pieces but the largest of each label, which has what they leave.
+void ConnectedPieces::sum_colours(const TiledImage& image, const std::vector<SegmentSums>& sums) {
+  std::vector<int32_t> largest(sums.size(), -1);
+  for (size_t i = 0; i < found_.size(); ++i) {
+    int32_t& piece = largest[found_[i].label];
+    if (piece < 0 || found_[i].size > found_[piece].size) piece = static_cast<int32_t>(i);
+  }
+  for (int64_t y = 0; y < image.height; ++y) {
+    for (int64_t run = rows_[y]; run + 1 < rows_[y + 1]; ++run) {
+      Piece& piece = found_[pieces_.get()[run]];
+      if (&piece == &found_[largest[piece.label]]) continue;
+      for (int64_t x = begins_.get()[run]; x < begins_.get()[run + 1]; ++x) {
+        const int64_t pixel = image.index(y, x);
+        const int32_t pair = image.light_and_a.get()[pixel];
+        piece.lightness += static_cast<int16_t>(pair);
+        piece.a += pair >> 16;
+        piece.b += image.b.get()[pixel];
+      }
+    }
+  }
+  for (size_t label = 0; label < sums.size(); ++label) {
+    if (largest[label] < 0) continue;
+    Piece& piece = found_[largest[label]];
+    piece.lightness += sums[label].lightness;
+    piece.a += sums[label].a;
+    piece.b += sums[label].b;
+  }
+  for (const Piece& piece : found_) {
+    Piece& rest = found_[largest[piece.label]];
+    if (&piece == &rest) continue;
+    rest.lightness -= piece.lightness;
+    rest.a -= piece.a;
+    rest.b -= piece.b;
+  }
+}
+
+void ConnectedPieces::find_contacts() {
+  contacts_.clear();
+  const int32_t *begins = begins_.get(), *pieces = pieces_.get();
+  const auto touch = [&](int32_t one, int32_t other) {
+    if (one != other && (found_[one].is_small || found_[other].is_small)) {
+      contacts_.push_back({one, other});
+    }
+  };
+  for (size_t y = 0; y + 1 < rows_.size(); ++y) {
+    for (int64_t run = rows_[y]; run + 1 < rows_[y + 1]; ++run) {
+      if (run > rows_[y]) touch(pieces[run - 1], pieces[run]);
+      if (y == 0) continue;
+      for (int64_t over = above_.get()[run];; ++over) {
+        touch(pieces[over], pieces[run]);
+        if (begins[over + 1] >= begins[run + 1]) break;
+      }
+    }
+  }
+}
+
+void ConnectedPieces::join_small_pieces(const TiledImage& image, int64_t labels) {
+  const int64_t pixels = image.height * image.width;
+  std::vector<int32_t> roots(found_.size());
+  for (size_t i = 0; i < found_.size(); ++i) roots[i] = static_cast<int32_t>(i);
+  while (!contacts_.empty()) {
+    for (const int32_t i : roots) {
+      Piece& piece = found_[i];
+      const auto mean = [&](int64_t sum) {
+        return slic::rounded_mean(sum >> image.colour_bits, piece.size);
+      };
+      piece.mean[0] = mean(piece.lightness), piece.mean[1] = mean(piece.a);
+      piece.mean[2] = mean(piece.b);
+      piece.contrast = std::numeric_limits<int64_t>::max();
+    }
+    for (const auto [one, other] : contacts_) {
+      if (found_[one].is_small) offer(one, other);
+      if (found_[other].is_small) offer(other, one);
+    }
+    for (const int32_t i : roots) {
+      if (!found_[i].is_small) continue;
+      const int32_t one = root_of(i), other = root_of(found_[i].choice);
+      found_[std::max(one, other)].parent = std::min(one, other);
+    }
+    std::erase_if(roots, [&](int32_t i) {
+      const int32_t into = root_of(i);
+      if (into == i) return false;
+      found_[into].lightness += found_[i].lightness;
+      found_[into].a += found_[i].a;
+      found_[into].b += found_[i].b;
+      found_[into].size += found_[i].size;
+      return true;
+    });
+    for (const int32_t i : roots) found_[i].is_small = 2 * found_[i].size * labels < pixels;
+    std::erase_if(contacts_, [&](Contact& contact) {
+      contact = {root_of(contact.one), root_of(contact.other)};
+      return contact.one == contact.other ||
+             !(found_[contact.one].is_small || found_[contact.other].is_small);
+    });
+  }
+}
+
+void ConnectedPieces::offer(int32_t from, int32_t to) {
+  Piece& piece = found_[from];
+  int64_t contrast = 0;
+  for (int i = 0; i < 3; ++i) {
+    const int64_t difference = piece.mean[i] - found_[to].mean[i];
+    contrast += difference * difference;
+  }
+  if (contrast < piece.contrast || (contrast == piece.contrast && to < piece.choice)) {
+    piece.contrast = contrast;
+    piece.choice = to;
+  }
+}
+
+int32_t ConnectedPieces::root_of(int32_t piece) {
+  while (found_[piece].parent != piece) {
+    piece = found_[piece].parent = found_[found_[piece].parent].parent;
+  }
+  return piece;
+}
+
+}  // namespace wsol::cpu

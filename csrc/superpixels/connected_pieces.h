@@ -1,0 +1,49 @@
+// The last step of SLIC: 4-connected pieces of equal labels, small ones joined to a neighbour.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "superpixels/slic_image.h"
+
+namespace wsol::cpu {
+
+class ConnectedPieces {
+ public:
+  // Writes the segments of an image to `segments` (h, w). `sums` are those of its labels; a piece
+  // is small where 2 * size * labels < pixels.
+  void write(const TiledImage& image, const std::vector<SegmentSums>& sums, int32_t* segments);
+
+ private:
+  struct Piece {
+    int64_t lightness, a, b, size;
+    int32_t mean[3];
+    int32_t label;
+    int32_t parent;  // where it went, or itself
+    bool is_small;
+    int32_t choice;  // of a small one: the neighbour it joins
+    int64_t contrast;
+  };
+  struct Contact {
+    int32_t one, other;  // pieces
+  };
+
+  void find_runs(const TiledImage& image);
+  void join_runs();
+  void number_pieces();
+  void sum_colours(const TiledImage& image, const std::vector<SegmentSums>& sums);
+  void find_contacts();
+  void join_small_pieces(const TiledImage& image, int64_t labels);
+  void offer(int32_t from, int32_t to);
+  int32_t root_of(int32_t piece);
+
+  // Runs of equal labels in raster order. Each row ends with a sentinel of label -1 that begins at
+  // `width`, so that a run ends where the next begins.
+  Buffer<int32_t> begins_, labels_, above_;  // above_: the first run over it, in the row before
+  Buffer<int32_t> pieces_;         // a run's piece: at first, a run of it before or itself
+  std::vector<int64_t> rows_;      // each row's first run, and one more
+  std::vector<Piece> found_;       // in the order of their first pixels
+  std::vector<Contact> contacts_;  // of pieces one of which is small
+};
+
+}  // namespace wsol::cpu

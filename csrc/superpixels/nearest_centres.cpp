@@ -1,0 +1,228 @@
+// A tile's candidates are the centres whose windows meet it; a pixel outside of one's window gets a
+// place term no distance reaches. Limited by the arithmetic: six instructions a vector and
+// candidate.
+#include "superpixels/nearest_centres.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <utility>
+
+#include "superpixels/lane_vectors.h"
+
+namespace wsol::cpu {
+namespace {
+
+// In CIELAB's 1/32, a colour of sRGB has p^2 below 2^25, and two are less than 3 * 2^25 apart.
+constexpr int64_t kColourSquare = int64_t{1} << 25;
+constexpr int kMostIndexBits = 3;
+constexpr int kGroup = 1 << kMostIndexBits;
+
+struct Candidate {
+  int32_t light_and_a, b;  // -2 times the colour's
+  int32_t base;            // what does not depend on the pixel
+  const int32_t* across;   // place terms of the tile's rows
+  const int32_t* along;    // and columns
+};
+
+struct Tile {
+  const int32_t* light_and_a;
+  const int16_t* b;
+  int32_t* labels;
+  int64_t y, x;      // of its first pixel
+  int64_t rows;      // of them in the image
+  uint32_t columns;  // a bit for each in the image
+  const Candidate* candidates;
+  const int32_t* numbers;  // of the candidates; 16 can be read from each
+  int64_t count;
+};
+
+inline void add_pixel(SegmentSums& sum, int64_t sign, const Tile& tile, int64_t pixel) {
+  const int32_t pair = tile.light_and_a[pixel];
+  sum.lightness += sign * static_cast<int16_t>(pair);
+  sum.a += sign * (pair >> 16);
+  sum.b += sign * tile.b[pixel];
+  sum.y += sign * (tile.y + pixel / kTileColumns);
+  sum.x += sign * (tile.x + pixel % kTileColumns);
+  sum.pixels += sign;
+}
+
+template <int kBytes, int kIndexBits>
+inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes) {
+  using V = Lanes<kBytes>;
+  using Ints = typename V::Aligned;
+  constexpr int kVectors = kTileColumns / V::kCount;
+  constexpr int64_t kStep = 1 << kIndexBits;
+  bool changed = false;
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const int64_t first = row * kTileColumns;
+    Ints light_and_a[kVectors], b[kVectors], best[kVectors], label[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      light_and_a[v] = V::load(tile.light_and_a + first + v * V::kCount);
+      b[v] = V::load(tile.b + first + v * V::kCount);
+      label[v] = V::load(tile.labels + first + v * V::kCount);
+      best[v] = V::all(furthest);
+    }
+    for (int64_t group = 0; group < tile.count; group += kStep) {
+      const int64_t end = std::min(group + kStep, tile.count);
+      Ints least[kVectors];
+      for (int v = 0; v < kVectors; ++v) least[v] = V::all(std::numeric_limits<int32_t>::max());
+      for (int64_t j = group; j < end; ++j) {
+        const Candidate& candidate = tile.candidates[j];
+        const Ints light_and_a_weight = V::all(candidate.light_and_a),
+                   b_weight = V::all(candidate.b);
+        const Ints constant = V::all(candidate.base + candidate.across[row]);
+        for (int v = 0; v < kVectors; ++v) {
+          const Ints score = V::pair_products(light_and_a[v], light_and_a_weight) +
+                             V::pair_products(b[v], b_weight) +
+                             (V::load(candidate.along + v * V::kCount) + constant);
+          least[v] = score < least[v] ? score : least[v];
+        }
+      }
+      for (int v = 0; v < kVectors; ++v) {
+        const Ints distance = least[v] >> kIndexBits;
+        const Ints number = kIndexBits == 0
+                                ? V::all(tile.numbers[group])
+                                : V::look_up(tile.numbers + group, least[v] & (int32_t)(kStep - 1));
+        label[v] = distance < best[v] ? number : label[v];
+        best[v] = distance < best[v] ? distance : best[v];
+      }
+    }
+    uint32_t differ = 0;
+    for (int v = 0; v < kVectors; ++v) {
+      const Ints same = label[v] == V::load(tile.labels + first + v * V::kCount);
+      differ |= V::sign_bits(~same) << (v * V::kCount);
+    }
+    differ &= tile.columns;
+    if (differ == 0) continue;
+    changed = true;
+    int32_t fresh[kTileColumns];
+    for (int v = 0; v < kVectors; ++v) V::store(fresh + v * V::kCount, label[v]);
+    for (; differ != 0; differ &= differ - 1) {
+      const int lane = std::countr_zero(differ);
+      int32_t& old = tile.labels[first + lane];
+      add_pixel(changes[old], -1, tile, first + lane);
+      add_pixel(changes[fresh[lane]], 1, tile, first + lane);
+      old = fresh[lane];
+    }
+  }
+  return changed;
+}
+
+struct Window {
+  int64_t begin, end;
+};
+
+inline Window window_of(int32_t centre, int64_t reach, int64_t size) {
+  const int64_t middle = slic::pixel_of(centre);
+  return {std::max<int64_t>(0, middle - reach), std::min(size, middle + reach + 1)};
+}
+
+inline int32_t pair_of(int32_t low, int32_t high) { return (low & 0xffff) | high * 65536; }
+
+}  // namespace
+
+void PlaceTerms::fill(int64_t reach, int64_t margin, int64_t weight, int64_t beyond, int bits) {
+  before_ = reach + margin;
+  length_ = 2 * before_ + 1;
+  terms_.resize(slic::kPlaceUnit * length_);
+  int32_t* term = terms_.data();
+  for (int64_t phase = -slic::kPlaceUnit / 2; phase < slic::kPlaceUnit / 2; ++phase) {
+    for (int64_t offset = -before_; offset <= before_; ++offset) {
+      const bool is_inside = -reach <= offset && offset <= reach;
+      const int64_t value =
+          is_inside ? slic::place_term(offset * slic::kPlaceUnit - phase, weight) : beyond;
+      *term++ = static_cast<int32_t>(value << bits);
+    }
+  }
+}
+
+NearestCentres::NearestCentres(const Slic& args) : reach_y_(args.reach_y), reach_x_(args.reach_x) {
+  const auto most = [&](int64_t reach) {
+    return int64_t{slic::place_term((2 * reach + 1) * slic::kPlaceUnit / 2, args.weight)};
+  };
+  const int64_t place = most(reach_y_) + most(reach_x_);
+  // Scores start at -kColourSquare, stay below 3 * kColourSquare + place in a window, and with one
+  // or two terms of 4 * kColourSquare + place do not.
+  const int64_t beyond = 4 * kColourSquare + place;
+  index_bits_ =
+      12 * kColourSquare + 3 * place <= int64_t{1} << (32 - kMostIndexBits) ? kMostIndexBits : 0;
+  const int64_t lowest = -(int64_t{1} << (31 - index_bits_));
+  furthest_ = static_cast<int32_t>(lowest + 4 * kColourSquare + place);
+  across_.fill(reach_y_, kTileRows - 1, args.weight, beyond, index_bits_);
+  along_.fill(reach_x_, kTileColumns - 1, args.weight, beyond, index_bits_);
+}
+
+void NearestCentres::sort_by_strip(const TiledImage& image, const std::vector<Centre>& centres) {
+  strip_starts_.assign(image.strips + 1, 0);
+  const auto for_strips = [&](auto&& visit) {
+    for (size_t number = 0; number < centres.size(); ++number) {
+      const Window rows = window_of(centres[number].y, reach_y_, image.height);
+      for (int64_t s = rows.begin / kTileRows; s <= (rows.end - 1) / kTileRows; ++s) {
+        visit(s, static_cast<int32_t>(number));
+      }
+    }
+  };
+  for_strips([&](int64_t strip, int32_t) { ++strip_starts_[strip]; });
+  int64_t total = 0;
+  for (int64_t& start : strip_starts_) total += std::exchange(start, total);
+  strip_centres_.resize(total);
+  for_strips(
+      [&](int64_t strip, int32_t number) { strip_centres_[strip_starts_[strip]++] = number; });
+  // Each start has become the next strip's.
+  for (int64_t strip = image.strips; strip > 0; --strip)
+    strip_starts_[strip] = strip_starts_[strip - 1];
+  strip_starts_[0] = 0;
+}
+
+bool NearestCentres::assign(int64_t begin, int64_t end, TiledImage& image,
+                            const std::vector<Centre>& centres, SegmentSums* changes) const {
+  const int64_t lowest = -(int64_t{1} << 31) + (kColourSquare << index_bits_);
+  std::vector<std::vector<int32_t>> met(image.tiles_across);  // centres that meet a tile
+  std::vector<Candidate> candidates;
+  bool changed = false;
+  for (int64_t strip = begin; strip < end; ++strip) {
+    for (auto& list : met) list.clear();
+    for (int64_t i = strip_starts_[strip]; i < strip_starts_[strip + 1]; ++i) {
+      const int32_t number = strip_centres_[i];
+      const Window columns = window_of(centres[number].x, reach_x_, image.width);
+      for (int64_t t = columns.begin / kTileColumns; t <= (columns.end - 1) / kTileColumns; ++t) {
+        met[t].push_back(number);
+      }
+    }
+    for (int64_t t = 0; t < image.tiles_across; ++t) {
+      const int64_t count = static_cast<int64_t>(met[t].size());
+      const int64_t y = strip * kTileRows, x = t * kTileColumns;
+      candidates.resize(count);
+      for (int64_t j = 0; j < count; ++j) {
+        const Centre& centre = centres[met[t][j]];
+        const auto [lightness, a, b] = centre.colour;
+        const int64_t square = int64_t{lightness} * lightness + a * a + b * b;
+        candidates[j] = {pair_of(-2 * lightness, -2 * a), pair_of(-2 * b, 0),
+                         static_cast<int32_t>(lowest + (square << index_bits_) +
+                                              j % (int64_t{1} << index_bits_)),
+                         across_.from(y, centre.y), along_.from(x, centre.x)};
+      }
+      met[t].resize(count + 2 * kGroup);  // look_up reads whole vectors
+      const int64_t pixel = (strip * image.tiles_across + t) * kTilePixels;
+      const int64_t columns = std::min(kTileColumns, image.width - x);
+      const Tile tile{image.light_and_a.get() + pixel,
+                      image.b.get() + pixel,
+                      image.labels.get() + pixel,
+                      y,
+                      x,
+                      std::min(kTileRows, image.height - y),
+                      (uint32_t{1} << columns) - 1,
+                      candidates.data(),
+                      met[t].data(),
+                      count};
+      with_vectors([&]<int kBytes>() {
+        changed |= index_bits_ == 0 ? assign_tile<kBytes, 0>(tile, furthest_, changes)
+                                    : assign_tile<kBytes, kMostIndexBits>(tile, furthest_, changes);
+      });
+    }
+  }
+  return changed;
+}
+
+}  // namespace wsol::cpu

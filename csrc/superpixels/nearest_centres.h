@@ -1,0 +1,60 @@
+// The step of SLIC's k-means that gives each pixel the nearest centre whose window it lies in.
+//
+// Distances of one pixel to its candidates are compared without the term they share: with p and c
+// as colours, c^2 - 2 p c + place. Eight candidates at a time, their order in the lowest three
+// bits, one minimum finds the first of the nearest; where place weighs too much for the bits,
+// candidates are compared one by one.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "superpixels/slic_image.h"
+
+namespace wsol::cpu {
+
+struct Centre {
+  int32_t y, x;  // in 1/16 pixel
+  slic::Colour colour;
+};
+
+// What place adds to a distance along one axis, for each sixteenth of a pixel that a centre may lie
+// off its window's middle, and `margin` pixels beyond the window, where it is more than any
+// distance.
+class PlaceTerms {
+ public:
+  void fill(int64_t reach, int64_t margin, int64_t weight, int64_t beyond, int bits);
+  // The terms of the pixels from `first` on, which lies at most `margin` before the window.
+  const int32_t* from(int64_t first, int32_t centre) const {
+    const int64_t middle = slic::pixel_of(centre), phase = centre - middle * slic::kPlaceUnit;
+    return terms_.data() + (phase + slic::kPlaceUnit / 2) * length_ + first - middle + before_;
+  }
+
+ private:
+  std::vector<int32_t> terms_;
+  int64_t length_ = 0, before_ = 0;
+};
+
+class NearestCentres {
+ public:
+  explicit NearestCentres(const Slic& args);
+
+  // Bits that TiledImage's colours are to be scaled by.
+  int colour_bits() const { return index_bits_; }
+  // Lists the centres that each strip meets. Before every round.
+  void sort_by_strip(const TiledImage& image, const std::vector<Centre>& centres);
+  // Gives the pixels of the strips [begin, end) their labels, and adds what that changes to
+  // `changes`. Returns whether it changed any.
+  bool assign(int64_t begin, int64_t end, TiledImage& image, const std::vector<Centre>& centres,
+              SegmentSums* changes) const;
+
+ private:
+  int64_t reach_y_, reach_x_;
+  int index_bits_;
+  int32_t furthest_;  // what the best candidate has to stay below
+  PlaceTerms across_, along_;
+  std::vector<int64_t> strip_starts_;   // into strip_centres_, one more than strips
+  std::vector<int32_t> strip_centres_;  // ascending within a strip
+};
+
+}  // namespace wsol::cpu

@@ -1,0 +1,185 @@
+// Colours go row by row through arrays of one row: lookups one by one, arithmetic in vectors.
+// Limited by the lookups, six a pixel.
+#include "superpixels/slic_image.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+
+#include "core/element_types.h"
+#include "core/multiversion.h"
+
+namespace wsol::cpu {
+namespace {
+
+// What a row passes through, `width` elements each.
+struct RowBuffers {
+  std::vector<int32_t> levels;
+  std::vector<int16_t> light[3];  // linear red, green, blue; then roots of X, Y, Z
+  std::vector<int16_t> colours[3];
+
+  explicit RowBuffers(int64_t width) : levels(width) {
+    for (auto& channel : light) channel.resize(width);
+    for (auto& channel : colours) channel.resize(width);
+  }
+};
+
+template <typename T>
+WSOL_MULTIVERSION void find_levels(const T* values, int64_t width, int32_t* levels) {
+  using A = Accumulator<T>;
+  for (int64_t x = 0; x < width; ++x) {
+    const A value = static_cast<A>(values[x]);
+    const A from_0 = value > A{0} ? value : A{0};  // of a NaN too
+    levels[x] =
+        static_cast<int32_t>(std::nearbyint((from_0 < A{1} ? from_0 : A{1}) * slic::kLevels));
+  }
+}
+
+void find_light(const uint8_t* values, int64_t width, const int16_t* linear_of_byte, int32_t*,
+                int16_t* light) {
+  for (int64_t x = 0; x < width; ++x) light[x] = linear_of_byte[values[x]];
+}
+
+template <typename T>
+void find_light(const T* values, int64_t width, const int16_t* linear, int32_t* levels,
+                int16_t* light) {
+  find_levels(values, width, levels);
+  for (int64_t x = 0; x < width; ++x) light[x] = linear[levels[x]];
+}
+
+WSOL_MULTIVERSION void find_tristimulus(int64_t width, int16_t* __restrict red,
+                                        int16_t* __restrict green, int16_t* __restrict blue) {
+  for (int64_t i = 0; i < width; ++i) {
+    const slic::Tristimulus value = slic::tristimulus_of(red[i], green[i], blue[i]);
+    red[i] = static_cast<int16_t>(value.x);
+    green[i] = static_cast<int16_t>(value.y);
+    blue[i] = static_cast<int16_t>(value.z);
+  }
+}
+
+WSOL_MULTIVERSION void find_colours(int64_t width, int colour_bits, const int16_t* x,
+                                    const int16_t* y, const int16_t* z,
+                                    int16_t* __restrict lightness, int16_t* __restrict a,
+                                    int16_t* __restrict b) {
+  for (int64_t i = 0; i < width; ++i) {
+    const slic::Colour colour = slic::colour_of(x[i], y[i], z[i]);
+    lightness[i] = static_cast<int16_t>(colour.lightness << colour_bits);
+    a[i] = static_cast<int16_t>(colour.a << colour_bits);
+    b[i] = static_cast<int16_t>(colour.b << colour_bits);
+  }
+}
+
+WSOL_MULTIVERSION int64_t sum_of(const int16_t* values, int64_t count) {
+  int64_t total = 0;
+  while (count > 0) {  // parts whose sum fits int32
+    const int64_t part = std::min<int64_t>(count, 1 << 16);
+    int32_t sum = 0;
+    for (int64_t i = 0; i < part; ++i) sum += values[i];
+    total += sum;
+    values += part;
+    count -= part;
+  }
+  return total;
+}
+
+WSOL_MULTIVERSION void store_row(const RowBuffers& row, int64_t y, TiledImage& image) {
+  const int16_t* lightness = row.colours[0].data();
+  const int16_t* a = row.colours[1].data();
+  const int16_t* b = row.colours[2].data();
+  for (int64_t x = 0; x < image.width; x += kTileColumns) {
+    int32_t* pairs = image.light_and_a.get() + image.index(y, x);
+    int16_t* b_of_tile = image.b.get() + image.index(y, x);
+    const auto store = [&](int64_t i) {
+      pairs[i] = (lightness[x + i] & 0xffff) | a[x + i] * 65536;
+      b_of_tile[i] = b[x + i];
+    };
+    if (x + kTileColumns <= image.width) {
+      for (int64_t i = 0; i < kTileColumns; ++i) store(i);
+    } else {
+      for (int64_t i = 0; x + i < image.width; ++i) store(i);
+      for (int64_t i = image.width - x; i < kTileColumns; ++i) pairs[i] = b_of_tile[i] = 0;
+    }
+  }
+}
+
+// Labels row y by the cells of the grid, and adds its pixels to theirs.
+void add_row(const Slic& args, const RowBuffers& row, int64_t y, TiledImage& image,
+             SegmentSums* sums) {
+  const int64_t cell_row = y * args.rows / image.height;
+  for (int64_t column = 0; column < args.columns; ++column) {
+    // The first x with x * columns / width >= column.
+    const int64_t begin = (column * image.width + args.columns - 1) / args.columns;
+    const int64_t end = ((column + 1) * image.width + args.columns - 1) / args.columns;
+    const int64_t number = cell_row * args.columns + column, pixels = end - begin;
+    SegmentSums& sum = sums[number];
+    sum.lightness += sum_of(row.colours[0].data() + begin, pixels);
+    sum.a += sum_of(row.colours[1].data() + begin, pixels);
+    sum.b += sum_of(row.colours[2].data() + begin, pixels);
+    sum.y += y * pixels;
+    sum.x += (begin + end - 1) * pixels / 2;
+    sum.pixels += pixels;
+    for (int64_t x = begin; x < end;) {
+      const int64_t stop = std::min(end, (x / kTileColumns + 1) * kTileColumns);
+      std::fill_n(image.labels.get() + image.index(y, x), stop - x, static_cast<int32_t>(number));
+      x = stop;
+    }
+  }
+  for (int64_t x = image.width; x % kTileColumns != 0; ++x) {
+    image.labels.get()[image.index(y, x)] = 0;
+  }
+}
+
+template <typename T>
+void read(const Slic& args, int64_t number, int64_t begin, int64_t end, TiledImage& image,
+          SegmentSums* sums) {
+  const TensorView& images = args.images;
+  const int16_t* root = args.root.as<int16_t>();
+  const int16_t* linear = args.linear.as<int16_t>();
+  int16_t linear_of_byte[256];
+  for (int i = 0; i < 256; ++i) linear_of_byte[i] = linear[i * slic::kLevelsOfByte];
+  if (std::is_same_v<T, uint8_t>) linear = linear_of_byte;
+
+  RowBuffers row(image.width);
+  const int64_t width = image.width, end_y = std::min(end * kTileRows, image.height);
+  for (int64_t y = begin * kTileRows; y < end_y; ++y) {
+    const T* pixels = images.as<T>() + number * images.stride(0) + y * images.stride(2);
+    for (int channel = 0; channel < 3; ++channel) {
+      find_light(pixels + channel * images.stride(1), width, linear, row.levels.data(),
+                 row.light[channel].data());
+    }
+    find_tristimulus(width, row.light[0].data(), row.light[1].data(), row.light[2].data());
+    for (auto& values : row.light) {
+      for (int64_t x = 0; x < width; ++x) values[x] = root[values[x]];
+    }
+    find_colours(width, image.colour_bits, row.light[0].data(), row.light[1].data(),
+                 row.light[2].data(), row.colours[0].data(), row.colours[1].data(),
+                 row.colours[2].data());
+    store_row(row, y, image);
+    add_row(args, row, y, image, sums);
+  }
+}
+
+}  // namespace
+
+void TiledImage::resize(int64_t new_height, int64_t new_width) {
+  height = new_height, width = new_width;
+  strips = (height + kTileRows - 1) / kTileRows;
+  tiles_across = (width + kTileColumns - 1) / kTileColumns;
+  const int64_t pixels = strips * tiles_across * kTilePixels;
+  light_and_a.reserve(pixels);
+  b.reserve(pixels);
+  labels.reserve(pixels);
+}
+
+void read_strips(const Slic& args, int64_t number, int64_t begin, int64_t end, TiledImage& image,
+                 SegmentSums* sums) {
+  if (args.images.dtype == DType::kUInt8) {
+    return read<uint8_t>(args, number, begin, end, image, sums);
+  }
+  with_floating_type("slic", args.images.dtype, [&]<typename T>(ElementTag<T>) {
+    read<T>(args, number, begin, end, image, sums);
+  });
+}
+
+}  // namespace wsol::cpu
