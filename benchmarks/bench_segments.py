@@ -83,24 +83,27 @@ def looped_mode(classes, labels):
     return out
 
 
+def forward(function, values, labels):
+    return function(values, labels)
+
+
+def forward_and_backward(function, values, labels):
+    values = values.detach().requires_grad_()
+    return torch.autograd.grad(function(values, labels).square().sum(), values)
+
+
 @SIZES
+@pytest.mark.parametrize("run", [forward, forward_and_backward])
 @pytest.mark.parametrize("baseline", [scattered_mean, indexed_mean])
-def test_segment_mean(versus, device, baseline, images, channels, side, segments):
+def test_segment_mean(versus, device, baseline, run, images, channels, side, segments):
     labels = superpixels(images, side, segments, device)
     values = torch.rand(images, channels, side, side, device=device)
-    name = f"{images} x {channels} x {side} x {side}, {segments} segments"
     torch.testing.assert_close(ops.segment_mean(values, labels), baseline(values, labels))
     versus(
-        f"segment_mean, {name}; {baseline.__name__}",
-        lambda: baseline(values, labels),
-        lambda: ops.segment_mean(values, labels),
-        bar="> 1x",
-    )
-    values.requires_grad_()
-    versus(
-        f"segment_mean, forward + backward, {name}; {baseline.__name__}",
-        lambda: torch.autograd.grad(baseline(values, labels).square().sum(), values),
-        lambda: torch.autograd.grad(ops.segment_mean(values, labels).square().sum(), values),
+        f"segment_mean, {run.__name__.replace('_and_', ' + ')}, {images} x {channels} x {side} x {side}, "
+        f"{segments} segments; {baseline.__name__}",
+        lambda: run(baseline, values, labels),
+        lambda: run(ops.segment_mean, values, labels),
         bar="> 1x",
     )
 
@@ -109,20 +112,25 @@ def test_segment_mean(versus, device, baseline, images, channels, side, segments
 def test_segment_mode(versus, device, images, side, segments):
     labels = superpixels(images, side, segments, device)
     classes = classes_of(labels)
-    name = f"segment_mode, {images} x {side} x {side}, {segments} segments"
     assert torch.equal(ops.segment_mode(classes, labels), counted_mode(classes, labels))
     versus(
-        f"{name}; bincount",
+        f"segment_mode, {images} x {side} x {side}, {segments} segments; bincount",
         lambda: counted_mode(classes, labels),
         lambda: ops.segment_mode(classes, labels),
         bar="> 1x",
     )
-    if device.type == "cpu":
-        arrays = classes.numpy(), labels.numpy()
-        versus(
-            f"{name}; loop over superpixels",
-            lambda: looped_mode(*arrays),
-            lambda: ops.segment_mode(classes, labels),
-            bar="> 1x",
-            rounds=2,
-        )
+
+
+@MODE_SIZES
+def test_segment_mode_against_a_loop(versus, images, side, segments):
+    """The published kind of loop over superpixels, which runs on the CPU; so does the operator here."""
+    labels = superpixels(images, side, segments, torch.device("cpu"))
+    classes = classes_of(labels)
+    arrays = classes.numpy(), labels.numpy()
+    versus(
+        f"segment_mode on the CPU, {images} x {side} x {side}, {segments} segments; loop over superpixels",
+        lambda: looped_mode(*arrays),
+        lambda: ops.segment_mode(classes, labels),
+        bar="> 1x",
+        rounds=2,
+    )
