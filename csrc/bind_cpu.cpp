@@ -9,6 +9,7 @@
 #include "boxes/extract_boxes.h"
 #include "core/python_tensor.h"
 #include "diffusion/spatial_diffusion.h"
+#include "superpixels/slic.h"
 
 namespace py = pybind11;
 using wsol::TensorView;
@@ -164,6 +165,22 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
                                                alpha,
                                                detach_start},
                                               threads);
+      },
+      NoGil());
+
+  module.def("slic_scratch_bytes",
+             [](int64_t batch, int64_t height, int64_t width, int64_t centres, int) {
+               return wsol::cpu::slic_scratch_bytes(batch, height, width, centres);
+             });
+  module.def(
+      "slic",
+      [](const TensorView& images, const TensorView& labels, const TensorView& linear,
+         const TensorView& root, const TensorView& scratch, int64_t rows, int64_t columns,
+         int64_t reach_y, int64_t reach_x, int64_t weight, int64_t max_num_iter, bool connect,
+         int threads) {
+        wsol::cpu::slic({images, labels, linear, root, scratch, rows, columns, reach_y, reach_x,
+                         weight, max_num_iter, connect},
+                        threads);
       },
       NoGil());
 }

@@ -14,16 +14,17 @@ inline DType dtype_of(pybind11::handle torch_dtype) {
     const PyObject* object;
     DType dtype;
   };
-  static const std::array<Entry, 8> table = [] {
+  static const std::array<Entry, 9> table = [] {
     const py::module_ torch = py::module_::import("torch");
     const auto entry = [&](const char* name, DType dtype) {
       return Entry{torch.attr(name).ptr(), dtype};
     };
-    return std::array<Entry, 8>{
+    return std::array<Entry, 9>{
         entry("float32", DType::kFloat32), entry("bfloat16", DType::kBFloat16),
         entry("float16", DType::kFloat16), entry("float64", DType::kFloat64),
         entry("uint8", DType::kUInt8),     entry("int32", DType::kInt32),
         entry("int64", DType::kInt64),     entry("bool", DType::kBool),
+        entry("int16", DType::kInt16),
     };
   }();
   for (const Entry& entry : table) {

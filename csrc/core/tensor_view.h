@@ -10,7 +10,7 @@
 
 namespace wsol {
 
-enum class DType { kBool, kUInt8, kInt32, kInt64, kFloat16, kBFloat16, kFloat32, kFloat64 };
+enum class DType { kBool, kUInt8, kInt16, kInt32, kInt64, kFloat16, kBFloat16, kFloat32, kFloat64 };
 
 struct TensorView {
   static constexpr int kMaxDims = 6;
