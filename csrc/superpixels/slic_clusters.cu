@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kThreads) assign_kernel(SlicWork work, int ite
 
   bool has_changed = false;
   for (int j = 0; j < kPixels; ++j) {
-    if (nearest[j] == before[j]) continue;
+    if (!tile.inside[j] || nearest[j] == before[j]) continue;
     work.labels[tile.pixel(work, j)] = nearest[j];
     has_changed = true;
   }
