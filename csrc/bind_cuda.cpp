@@ -12,6 +12,7 @@
 #include "diffusion/spatial_diffusion.h"
 #include "superpixels/segment_mean.h"
 #include "superpixels/segment_mode.h"
+#include "superpixels/slic.h"
 
 namespace py = pybind11;
 using wsol::TensorView;
@@ -211,5 +212,20 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       [](const TensorView& classes, const TensorView& labels, const TensorView& out,
          const TensorView& scratch,
          Stream stream) { wsol::cuda::segment_mode({classes, labels, out, scratch}, stream); },
+      NoGil());
+  module.def("slic_scratch_bytes",
+             [](int64_t batch, int64_t height, int64_t width, int64_t centres, Stream) {
+               return wsol::cuda::slic_scratch_bytes(batch, height, width, centres);
+             });
+  module.def(
+      "slic",
+      [](const TensorView& images, const TensorView& labels, const TensorView& linear,
+         const TensorView& root, const TensorView& scratch, int64_t rows, int64_t columns,
+         int64_t reach_y, int64_t reach_x, int64_t weight, int64_t max_num_iter, bool connect,
+         Stream stream) {
+        wsol::cuda::slic({images, labels, linear, root, scratch, rows, columns, reach_y, reach_x,
+                          weight, max_num_iter, connect},
+                         stream);
+      },
       NoGil());
 }

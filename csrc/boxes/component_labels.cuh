@@ -8,6 +8,7 @@
 #pragma once
 
 #include "core/cuda.h"
+#include "core/union_find.cuh"
 
 #if defined(__CUDACC__) || defined(WSOL_EMULATOR)
 
@@ -19,30 +20,6 @@ struct MapSize {
 };
 
 constexpr int kOutside = 0;  // the element
-
-__device__ inline int find_root(const int* labels, int element) {
-  // Other threads may write meanwhile: what is read is the root or an element on the way to it,
-  // then or now.
-  const volatile int* current = labels;
-  for (int above = current[element]; above != element; above = current[element]) element = above;
-  return element;
-}
-
-__device__ inline void unite(int* labels, int a, int b) {
-  for (;;) {
-    a = find_root(labels, a);
-    b = find_root(labels, b);
-    if (a == b) return;
-    if (a < b) {
-      const int swapped = a;
-      a = b;
-      b = swapped;
-    }
-    const int before = atomicMin(&labels[a], b);
-    if (before == a) return;  // a was a root and now hangs under b
-    a = before;               // it hung under another already: unite that with b too
-  }
-}
 
 // Calls visit(p, inside) for all pixels, a whole warp at a time; `inside` is false for lanes beyond
 // the last pixel.

@@ -74,9 +74,10 @@ def _check(images: Tensor, n_segments: int, compactness: float, max_num_iter: in
     backend.check_tensor(
         "slic", "images", images, ("B", 3, "h", "w"), (torch.uint8, *backend.FLOATING)
     )
-    if images.size(2) * images.size(3) >= 2**31:
+    height, width = images.shape[2:]
+    if max(height, width) >= 2**27 or height * width >= 2**31:  # places count in 1/16 of a pixel
         raise ValueError(
-            f"slic: images have {images.size(2)} x {images.size(3)} pixels, there should be fewer than 2^31"
+            f"slic: images have {height} x {width} pixels, there should be fewer than 2^31, and 2^27 a side"
         )
     if n_segments < 1:
         raise ValueError(f"slic: n_segments is {n_segments}, it should be at least 1")

@@ -1,0 +1,38 @@
+// Union-find by many threads at once: a label names another element of the same set with a smaller
+// number, or the element itself, the root. So a set's root is its smallest element, whatever the
+// order in which threads ran.
+#pragma once
+
+#include "core/cuda.h"
+
+#if defined(__CUDACC__) || defined(WSOL_EMULATOR)
+
+namespace wsol::cuda {
+
+__device__ inline int find_root(const int* labels, int element) {
+  // Other threads may write meanwhile: what is read is the root or an element on the way to it,
+  // then or now.
+  const volatile int* current = labels;
+  for (int above = current[element]; above != element; above = current[element]) element = above;
+  return element;
+}
+
+__device__ inline void unite(int* labels, int a, int b) {
+  for (;;) {
+    a = find_root(labels, a);
+    b = find_root(labels, b);
+    if (a == b) return;
+    if (a < b) {
+      const int swapped = a;
+      a = b;
+      b = swapped;
+    }
+    const int before = atomicMin(&labels[a], b);
+    if (before == a) return;  // a was a root and now hangs under b
+    a = before;               // it hung under another already: unite that with b too
+  }
+}
+
+}  // namespace wsol::cuda
+
+#endif  // __CUDACC__ || WSOL_EMULATOR

@@ -1,0 +1,146 @@
+// CUDA: the steps of slic for the whole batch, and step 5, consecutive labels. Centres lie in
+// slic_clusters.cu, pieces in connected_pieces.cu; nothing waits for the device.
+//
+//   count    a block owns 4,096 elements (pixels that may be roots, or centres) and counts those
+//            that are a label. 4 bytes an element.
+//   number   it numbers them from where the blocks before it end, in order. 4 bytes an element, 8 a
+//            label, and the counts of the blocks before.
+//   label    a thread owns a pixel. 16 bytes a pixel.
+//
+// In shared memory lies a count for each warp. Limited by latency, then by bandwidth.
+#include "core/union_find.cuh"
+#include "superpixels/slic_work.cuh"
+
+namespace wsol::cuda::superpixels {
+namespace {
+
+// The sum of all threads' values; `of_warps` holds kWarps numbers.
+__device__ int block_sum(int value, int* of_warps) {
+  value = __reduce_add_sync(kFullWarp, value);
+  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = value;
+  __syncthreads();
+  int sum = 0;
+  for (int i = 0; i < kWarps; ++i) sum += of_warps[i];
+  return sum;
+}
+
+// What may become a label: a pixel, where it is the root of a piece, or a centre that has pixels.
+template <bool kConnect>
+struct Elements {
+  int64_t image;
+  int count, chunks, chunk;
+
+  __device__ explicit Elements(const SlicWork& work)
+      : count(kConnect ? work.pixels : work.centres) {
+    chunks = (count - 1) / kChunk + 1;
+    image = blockIdx.x / static_cast<unsigned>(chunks);
+    chunk = blockIdx.x % static_cast<unsigned>(chunks);
+  }
+
+  __device__ bool is_label(const SlicWork& work, unsigned element) const {
+    if (element >= static_cast<unsigned>(count)) return false;
+    if constexpr (kConnect) {
+      return work.roots[image * count + element] == static_cast<int>(element);
+    } else {
+      return work.sums[(image * count + element + 1) * kFields - 1] != 0;
+    }
+  }
+
+  // A warp's part of the chunk: visit(element) for each.
+  template <typename Visit>
+  __device__ void for_each(const Visit& visit) const {
+    const unsigned warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+    const unsigned first = static_cast<unsigned>(chunk) * kChunk + warp * (kChunk / kWarps) + lane;
+    for (unsigned i = 0; i < kChunk / kWarps; i += kWarpSize) visit(first + i);
+  }
+};
+
+template <bool kConnect>
+__global__ void __launch_bounds__(kThreads) count_kernel(SlicWork work) {
+  const Elements<kConnect> elements(work);
+  int count = 0;
+  elements.for_each([&](unsigned element) { count += elements.is_label(work, element); });
+  count = block_sum(count, reinterpret_cast<int*>(dynamic_shared()));
+  if (threadIdx.x == 0) work.chunk_counts[blockIdx.x] = count;
+}
+
+template <bool kConnect>
+__global__ void __launch_bounds__(kThreads) number_kernel(SlicWork work) {
+  auto* of_warps = reinterpret_cast<int*>(dynamic_shared());
+  const Elements<kConnect> elements(work);
+  int before = 0;
+  for (int i = threadIdx.x; i < elements.chunk; i += kThreads) {
+    before += work.chunk_counts[elements.image * elements.chunks + i];
+  }
+  int next = block_sum(before, of_warps);
+  __syncthreads();  // the warps' sums have been read
+  int own = 0;
+  elements.for_each([&](unsigned element) { own += elements.is_label(work, element); });
+  block_sum(own, of_warps);
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  for (int i = 0; i < warp; ++i) next += of_warps[i];
+  elements.for_each([&](unsigned element) {
+    const bool is_label = elements.is_label(work, element);
+    const unsigned labels = __ballot_sync(kFullWarp, is_label);
+    if (is_label) {
+      work.words[elements.image * work.pixels + element] =
+          static_cast<Word>(next + __popc(labels & ((1u << lane) - 1)));
+    }
+    next += __popc(labels);
+  });
+}
+
+template <bool kConnect>
+__global__ void __launch_bounds__(kThreads) label_kernel(SlicWork work) {
+  const int64_t pixel = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (pixel >= work.batch * work.pixels) return;
+  const int64_t first = pixel / work.pixels * work.pixels;  // of the image
+  int element = work.labels[pixel];
+  if constexpr (kConnect) {
+    element = find_root(work.roots + first, static_cast<int>(pixel - first));
+  }
+  work.labels[pixel] = static_cast<int>(work.words[first + element]);
+}
+
+template <bool kConnect>
+void make_consecutive(const SlicWork& work, Stream stream) {
+  const int64_t elements = kConnect ? work.pixels : work.centres;
+  const auto chunks = static_cast<unsigned>(work.batch * ((elements - 1) / kChunk + 1));
+  constexpr size_t kShared = kWarps * sizeof(int);
+  launch(kName, count_kernel<kConnect>, chunks, kThreads, kShared, stream, work);
+  launch(kName, number_kernel<kConnect>, chunks, kThreads, kShared, stream, work);
+  launch(kName, label_kernel<kConnect>, blocks_for(work.batch * work.pixels, kThreads), kThreads, 0,
+         stream, work);
+}
+
+}  // namespace
+}  // namespace wsol::cuda::superpixels
+
+namespace wsol::cuda {
+
+int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres) {
+  return superpixels::SlicWork(batch, height, width, centres).lay_out(0);
+}
+
+void slic(const Slic& args, Stream stream) {
+  superpixels::SlicWork work(args.images.size(0), args.images.size(2), args.images.size(3),
+                             args.rows * args.columns);
+  work.lay_out(reinterpret_cast<uintptr_t>(args.scratch.data));
+  work.labels = args.labels.as<int>();
+  work.rows = static_cast<int>(args.rows);
+  work.columns = static_cast<int>(args.columns);
+  work.reach_y = static_cast<int>(args.reach_y);
+  work.reach_x = static_cast<int>(args.reach_x);
+  work.weight = args.weight;
+  check(superpixels::kName,
+        cudaMemsetAsync(work.zeroed, 0, work.zeroed_bytes, reinterpret_cast<cudaStream_t>(stream)));
+  superpixels::cluster(args, work, stream);
+  if (args.connect) {
+    superpixels::join_pieces(work, stream);
+    superpixels::make_consecutive<true>(work, stream);
+  } else {
+    superpixels::make_consecutive<false>(work, stream);
+  }
+}
+
+}  // namespace wsol::cuda

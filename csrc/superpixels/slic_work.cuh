@@ -1,0 +1,124 @@
+// What the CUDA kernels of slic share: the sizes, the scratch memory, and sums by label.
+#pragma once
+
+#define WSOL_WITH_CUDA
+#include <algorithm>
+
+#include "superpixels/slic.h"
+
+namespace wsol::cuda::superpixels {
+
+constexpr const char* kName = "slic";
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kChunk = 16 * kThreads;  // elements that a block numbers
+
+// 64 bits a pixel: its colour as three int16, and, once colours have been summed, other numbers.
+using Word = unsigned long long;
+
+struct alignas(16) Centre {
+  int y, x;  // in 1/16 pixel
+  int16_t lightness, a, b, unused;
+};
+
+constexpr int kFields = 6;        // sums of a cluster: y, x, lightness, a, b, number of pixels
+constexpr int kColourFields = 3;  // sums of a piece: lightness, a, b
+
+// Sizes, and the scratch memory cut up: for a pixel 36 bytes, for a centre 64.
+struct SlicWork {
+  int64_t batch;
+  int height, width, pixels;
+  int rows, columns, centres;  // of the grid
+  int groups;                  // of 32 centres that follow each other
+  int chunks;                  // of pixels
+  int reach_y, reach_x;
+  int64_t weight;
+
+  int* labels;  // (B, pixels): by the end the result; sizes of pieces in between
+  Word* words;  // (B, pixels): colours; then each piece's choice; then new labels
+  // For the clusters.
+  Centre* centre;  // (B, centres)
+  int4* boxes;     // (B, groups): least and largest y, least and largest x of the centres' pixels
+  Word* sums;      // (B, centres, kFields), negative ones in two's complement
+  int* changed;    // (B,): the last iteration that changed a label
+  // For the pieces.
+  int* roots;             // (B, pixels): union-find
+  Word* colour_sums;      // (B, pixels, kColourFields), by root
+  int* joined;            // (B,): the last round that found a small piece
+  int* chunk_counts;      // (B, chunks)
+  unsigned char* zeroed;  // where sums, changed and joined lie: they start as 0
+  int64_t zeroed_bytes;
+
+  SlicWork(int64_t images, int64_t h, int64_t w, int64_t centre_count)
+      : batch(images),
+        height(static_cast<int>(h)),
+        width(static_cast<int>(w)),
+        pixels(static_cast<int>(h * w)),
+        centres(static_cast<int>(centre_count)),
+        groups(static_cast<int>((centre_count + kWarpSize - 1) / kWarpSize)),
+        chunks(static_cast<int>((h * w + kChunk - 1) / kChunk)) {}
+
+  // Lays the scratch out from address `base`; returns its size.
+  int64_t lay_out(uintptr_t base) {
+    int64_t used = 0;
+    const auto take = [&]<typename T>(T*& pointer, int64_t count) {
+      pointer = reinterpret_cast<T*>(base + used);
+      used += (batch * count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
+    };
+    take(sums, int64_t{kFields} * centres);
+    take(changed, 1);
+    take(joined, 1);
+    zeroed = reinterpret_cast<unsigned char*>(base);
+    zeroed_bytes = used;
+    take(centre, centres);
+    take(boxes, groups);
+    take(words, pixels);
+    take(colour_sums, int64_t{kColourFields} * pixels);
+    take(roots, pixels);
+    take(chunk_counts, chunks);
+    return used;
+  }
+};
+
+// slic_clusters.cu: labels become those of the nearest centres.
+void cluster(const Slic& args, const SlicWork& work, Stream stream);
+// connected_pieces.cu: roots become those of the pieces, joined; labels are lost.
+void join_pieces(const SlicWork& work, Stream stream);
+
+#if defined(__CUDACC__) || defined(WSOL_EMULATOR)
+
+__device__ inline Word packed(const slic::Colour& colour) {
+  const auto bits = [](int value) { return static_cast<Word>(static_cast<uint16_t>(value)); };
+  return bits(colour.lightness) | bits(colour.a) << 16 | bits(colour.b) << 32;
+}
+
+__device__ inline slic::Colour unpacked(Word word) {
+  const auto value = [&](int bit) { return static_cast<int16_t>(word >> bit); };
+  return {value(0), value(16), value(32)};
+}
+
+// Adds up the values of a warp's pixels by label: calls add(label, sums) for each label but -1,
+// lanes all together, with the same sums in each.
+template <int kPixels, int kFields, typename Add>
+__device__ void sum_by_label(int (&labels)[kPixels], const int (&values)[kPixels][kFields],
+                             const Add& add) {
+  for (;;) {
+    int next = -1;
+    for (int j = 0; j < kPixels; ++j) next = max(next, labels[j]);
+    const unsigned waiting = __ballot_sync(kFullWarp, next >= 0);
+    if (waiting == 0) return;
+    const int chosen = __shfl_sync(kFullWarp, next, __ffs(static_cast<int>(waiting)) - 1);
+    int sums[kFields] = {};
+    for (int j = 0; j < kPixels; ++j) {
+      if (labels[j] != chosen) continue;
+      labels[j] = -1;
+      for (int f = 0; f < kFields; ++f) sums[f] += values[j][f];
+    }
+    for (int f = 0; f < kFields; ++f) sums[f] = __reduce_add_sync(kFullWarp, sums[f]);
+    add(chosen, sums);
+  }
+}
+
+#endif  // __CUDACC__ || WSOL_EMULATOR
+
+}  // namespace wsol::cuda::superpixels
