@@ -1,5 +1,6 @@
 """The metric tables on a terminal."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -22,10 +23,14 @@ def print_tables(evaluation: Evaluation) -> None:
         console.print(table)
     if evaluation.parts:
         names, rows = evaluation.comparison()
-        table = Table(title="part by part", title_justify="left", title_style="bold")
+        # Plain, for its many columns: it fits 80 characters.
+        table = Table(
+            title="part by part", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0
+        )
         table.add_column("maps")
         for name in names:
             table.add_column(name, justify="right")
         for source, values in rows.items():
-            table.add_row(source, *("" if v is None else f"{v:.1%}" for v in values))
+            part = source.removeprefix(f"{evaluation.method}, ")
+            table.add_row(part, *("" if v is None else f"{v:.1%}" for v in values))
         console.print(table)
