@@ -40,6 +40,7 @@ class MOLT(LocalizationModel):
         beta: how much of the refined map the clusters' means make, in [0, 1].
         clusters: settings of the clustering (`wsol_ext.clustering.PRESETS` by name, or a mapping of what differs from
             the published ones), or None for the map M alone.
+            The published ones take minutes an image on a CPU, so they are not the default.
 
     Attributes:
         cluster_cache: where clusters of images seen before are kept; None: nowhere.
@@ -52,7 +53,7 @@ class MOLT(LocalizationModel):
         transformers: Sequence[TSCAM],
         levels: Sequence[int],
         beta: float = 0.5,
-        clusters: str | Mapping[str, Any] | None = "published",
+        clusters: str | Mapping[str, Any] | None = "light",
     ) -> None:
         super().__init__(transformers[0].num_classes)
         if not 0 <= beta <= 1:

@@ -25,7 +25,11 @@ def print_tables(evaluation: Evaluation) -> None:
         names, rows = evaluation.comparison()
         # Plain, for its many columns: it fits 80 characters.
         table = Table(
-            title="part by part", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0
+            title="part by part",
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            padding=0,
         )
         table.add_column("maps")
         for name in names:
