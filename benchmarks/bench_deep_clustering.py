@@ -7,6 +7,7 @@ superpixels with numpy at each step.
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -56,12 +57,16 @@ def published(images, settings):
     return found
 
 
-def test_batch_against_published_light(versus, device):
-    images = photographs(8, device)
+@pytest.mark.parametrize(
+    ("name", "settings", "count"),
+    [("light", LIGHT, 8), ("published at size 96, 2 steps", FEW_STEPS, 2)],
+)
+def test_batch_against_the_published_way(versus, device, name, settings, count):
+    images = photographs(count, device)
     versus(
-        "light, 8 images: published way",
-        lambda: published(images, LIGHT),
-        lambda: deep_clusters(images, LIGHT),
+        f"{name}, {count} images: published way",
+        lambda: published(images, settings),
+        lambda: deep_clusters(images, settings),
         rounds=3,
     )
 
@@ -72,15 +77,5 @@ def test_batch_against_one_at_a_time(versus, device):
         "light, 8 images: one call an image",
         lambda: [deep_clusters(image[None], LIGHT) for image in images],
         lambda: deep_clusters(images, LIGHT),
-        rounds=3,
-    )
-
-
-def test_batch_against_published_few_steps(versus, device):
-    images = photographs(2, device)
-    versus(
-        "published at size 96, 2 steps, 2 images: published way",
-        lambda: published(images, FEW_STEPS),
-        lambda: deep_clusters(images, FEW_STEPS),
         rounds=3,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsol_ext import __version__
 from wsol_ext._files import atomic_path
-from wsol_ext.models import MOLT, TSCAM, LocalizationModel, create_model
+from wsol_ext.models import MOLT, LocalizationModel, create_model
 from wsol_ext.models.base import SingleBackboneModel
 
 _FORMAT = "wsol_ext"
@@ -181,7 +181,7 @@ def _initialize_pyramid(model: MOLT, other: LocalizationModel, source: str) -> l
         return []
     assert isinstance(other, SingleBackboneModel)
     started: dict[str, Tensor] = {}
-    for number, transformer in enumerate(cast("list[TSCAM]", list(model.transformers))):
+    for number, transformer in enumerate(model.tscams):
         positions = _resampled_positions(other, transformer)
         problems = _backbone_differences(transformer, other, positions)
         if problems:

@@ -18,4 +18,16 @@ struct SegmentLabels {
 // [0, N).
 SegmentLabels read_labels(const char* operator_name, const TensorView& labels, int threads);
 
+// Calls add(p) for the pixels [begin, end), four places of the image in turn: an addition waits for
+// the last one to the same segment, most often that of the pixel before.
+template <typename Add>
+void in_turns(int64_t begin, int64_t end, const Add& add) {
+  constexpr int64_t kPlaces = 4;
+  const int64_t quarter = (end - begin) / kPlaces;
+  for (int64_t i = 0; i < quarter; ++i) {
+    for (int64_t place = 0; place < kPlaces; ++place) add(begin + place * quarter + i);
+  }
+  for (int64_t p = begin + kPlaces * quarter; p < end; ++p) add(p);
+}
+
 }  // namespace wsol::cpu

@@ -1,7 +1,6 @@
 // CPU: a task owns a few channels of an image, so that a label is read once for all of them; if
-// there are fewer of these than threads, threads share a task's pixels. A pixel's addition waits
-// for the last one to the same segment, most often its neighbour's: so four places of the image
-// take turns. Limited by these additions in cache.
+// there are fewer of these than threads, threads share a task's pixels. Limited by the additions,
+// in cache.
 #include "superpixels/segment_mean.h"
 
 #include <algorithm>
@@ -15,7 +14,6 @@
 namespace wsol::cpu {
 namespace {
 
-constexpr int64_t kPlaces = 4;     // of the image that take turns
 constexpr int64_t kGrain = 32768;  // pixels a part of an image
 constexpr int64_t kMaxParts = 16;
 
@@ -29,9 +27,9 @@ struct Planes {
   int64_t segments;
 };
 
-// The pixels [begin, begin + count). `sums` is (segments, kChannels + 1): values, and how many.
+// The pixels [begin, end). `sums` is (segments, kChannels + 1): values, and how many.
 template <typename T, int kChannels>
-WSOL_MULTIVERSION void add_up(const Planes<T>& planes, int64_t begin, int64_t count,
+WSOL_MULTIVERSION void add_up(const Planes<T>& planes, int64_t begin, int64_t end,
                               double* __restrict sums) {
   const auto add = [&](int64_t p) {
     double* __restrict sum = sums + planes.labels[p] * int64_t{kChannels + 1};
@@ -40,11 +38,7 @@ WSOL_MULTIVERSION void add_up(const Planes<T>& planes, int64_t begin, int64_t co
     }
     sum[kChannels] += 1;
   };
-  const int64_t quarter = count / kPlaces;
-  for (int64_t i = 0; i < quarter; ++i) {
-    for (int64_t place = 0; place < kPlaces; ++place) add(begin + place * quarter + i);
-  }
-  for (int64_t i = kPlaces * quarter; i < count; ++i) add(begin + i);
+  in_turns(begin, end, add);
 }
 
 // `means` is (channels, segments).
@@ -72,8 +66,7 @@ void mean_of_channels(const Planes<T>& planes, int threads) {
   std::vector<T> means(kChannels * segments);
   parallel_for(parts, 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      add_up<T, kChannels>(planes, bound(part), bound(part + 1) - bound(part),
-                           &sums[part * segments * kColumns]);
+      add_up<T, kChannels>(planes, bound(part), bound(part + 1), &sums[part * segments * kColumns]);
     }
   });
   for (int64_t segment = 0; segment < segments; ++segment) {

@@ -14,7 +14,6 @@
 namespace wsol::cpu {
 namespace {
 
-constexpr int64_t kPlaces = 4;           // of the image that take turns: see segment_mean.cpp
 constexpr int64_t kCountsAPixel = 8;     // of the table, at most
 constexpr int64_t kGrain = 16384;        // pixels a part of an image
 constexpr int64_t kCountsATask = 32768;  // of the table, when it is searched
@@ -43,14 +42,9 @@ WSOL_MULTIVERSION int64_t classes_of(const T* classes, int64_t pixels, int64_t l
 template <typename T>
 void count(const Image<T>& image, int64_t class_count, int64_t begin, int64_t end,
            int32_t* counts) {
-  const auto add = [&](int64_t p) {
+  in_turns(begin, end, [&](int64_t p) {
     ++counts[image.labels[p] * class_count + static_cast<int64_t>(image.classes[p])];
-  };
-  const int64_t quarter = (end - begin) / kPlaces;
-  for (int64_t i = 0; i < quarter; ++i) {
-    for (int64_t place = 0; place < kPlaces; ++place) add(begin + place * quarter + i);
-  }
-  for (int64_t p = begin + kPlaces * quarter; p < end; ++p) add(p);
+  });
 }
 
 // Adds the tables of the other parts to the first one's row, and returns where its largest is.

@@ -52,7 +52,6 @@ class LocalizationModel(nn.Module):
         stages: in how many stages the method trains. Where there are several, its option `stage` (counted from 1)
             builds the model of each, and `continue_from` hands a stage's model on to the next.
         usual_img_size: the image size where none is asked for.
-        parts: names of those parts that localize by themselves, which an evaluation shows beside the whole.
     """
 
     stages: ClassVar[int] = 1
@@ -61,7 +60,6 @@ class LocalizationModel(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.parts: list[str] = []
         self.config: dict[str, Any] = {}  # the arguments of `create_model`, without `pretrained`
         self.class_names: list[str] | None = None
 
@@ -79,6 +77,11 @@ class LocalizationModel(nn.Module):
             TypeError, ValueError: an unknown option, or one outside its range.
         """
         raise NotImplementedError
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of those parts that localize by themselves, which an evaluation shows beside the whole."""
+        return []
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, height, width), normalized as the backbone expects."""

@@ -107,6 +107,16 @@ class MOLT(LocalizationModel):
             backbones = [*(make_backbone(size) for size in sizes[:-1]), finest]
         return cls([TSCAM(backbone, num_classes) for backbone in backbones], levels, **options)
 
+    @property
+    def parts(self) -> list[str]:
+        """The levels, and the combined map where the whole is a refined one."""
+        return [*map(str, self.levels), *(["combined"] if self.clustering else [])]
+
+    @property
+    def tscams(self) -> list[TSCAM]:
+        """The transformers, as what they are: `nn.ModuleList` forgets that."""
+        return cast("list[TSCAM]", list(self.transformers))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, height, width): the logarithm of the levels' mean probability."""
         return log_mean_probability(self._logits_by_level(images))
@@ -164,26 +174,22 @@ class MOLT(LocalizationModel):
             ValueError: unknown settings.
         """
         self.clustering = _settings(clusters) if clusters is not None else None
-        self.parts = [*map(str, self.levels), *(["combined"] if self.clustering else [])]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See `LocalizationModel.set_grad_checkpointing`."""
-        for transformer in self._transformers():
+        for transformer in self.tscams:
             transformer.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
         """Those of the transformers; see `LocalizationModel.no_weight_decay`."""
         return {
             f"transformers.{number}.{name}"
-            for number, transformer in enumerate(self._transformers())
+            for number, transformer in enumerate(self.tscams)
             for name in transformer.no_weight_decay()
         }
 
-    def _transformers(self) -> list[TSCAM]:
-        return cast("list[TSCAM]", list(self.transformers))  # nn.ModuleList forgets what it holds
-
     def _transformer_of_level(self) -> list[TSCAM]:
-        transformers = self._transformers()
+        transformers = self.tscams
         return transformers * len(self.levels) if len(transformers) == 1 else transformers
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
@@ -191,16 +197,9 @@ class MOLT(LocalizationModel):
         finest = self._transformer_of_level()[-1].backbone
         finest.grid(images)  # refuses what is no image
         height, width = images.shape[2:]
-        sizes = [
-            level_size((height, width), level / self.levels[-1], finest.patch_size)
-            for level in self.levels
-        ]
-        return [
-            images
-            if size == (height, width)
-            else F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-            for size in sizes
-        ]
+        shares = (level / self.levels[-1] for level in self.levels)
+        sizes = [level_size((height, width), share, finest.patch_size) for share in shares]
+        return [_resized(images, size, antialias=True) for size in sizes]
 
     def _logits_by_level(self, images: Tensor) -> list[Tensor]:
         levels = zip(self._transformer_of_level(), self._pyramid(images), strict=True)
@@ -215,13 +214,7 @@ def combine(maps: Sequence[Tensor]) -> Tensor:
         >>> combine([coarse, fine])
         tensor([[[[0.0000, 0.2500, 0.5000, 1.0000]]]])
     """
-    size = maps[-1].shape[-2:]
-    upsampled = [
-        each
-        if each.shape[-2:] == size
-        else F.interpolate(each, size, mode="bilinear", align_corners=False)
-        for each in maps
-    ]
+    upsampled = [_resized(each, maps[-1].shape[-2:]) for each in maps]
     return torch.stack([min_max(each) for each in upsampled]).mean(dim=0)
 
 
@@ -241,9 +234,7 @@ def refine(maps: Tensor, clusters: Tensor, beta: float) -> Tensor:
         >>> refine(maps, clusters, beta=0.5)
         tensor([[[[0.5000, 1.5000, 4.0000]]]])
     """
-    size = clusters.shape[-2:]
-    if maps.shape[-2:] != size:
-        maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    maps = _resized(maps, clusters.shape[-2:])
     return torch.lerp(maps, ops.segment_mean(maps, clusters), beta)
 
 
@@ -259,6 +250,13 @@ def level_size(size: tuple[int, int], share: float, patch: tuple[int, int]) -> t
         for length, side in zip(size, patch, strict=True)
     )
     return height, width
+
+
+def _resized(images: Tensor, size: tuple[int, ...], antialias: bool = False) -> Tensor:
+    """(B, C, h, w) at another size, bilinearly; themselves where they have it."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=antialias)
 
 
 def _settings(clusters: str | Mapping[str, Any]) -> ClusteringSettings:

@@ -115,6 +115,23 @@ def _check_labels(operator: str, argument: str, tensor: Tensor, labels: Tensor) 
         )
 
 
+def _run(name: str, values: Tensor, labels: Tensor, out: Tensor, scratch: torch.dtype) -> Tensor:
+    """Call a kernel on values (B, …, h, w) and labels (B, h, w), which it sees as rows of pixels; gives `out`."""
+    if out.numel() > 0:
+        images, pixels = labels.size(0), labels.size(1) * labels.size(2)
+        rows = (images, -1, pixels) if values.is_floating_point() else (images, pixels)
+        size = backend.run(f"{name}_scratch", images, pixels, device=out.device)
+        backend.run(
+            name,
+            values.contiguous().view(rows),
+            labels.contiguous().view(images, pixels),
+            out.view(rows),
+            labels.new_empty(size, dtype=scratch),
+            device=out.device,
+        )
+    return out
+
+
 # --- segment_mean
 
 
@@ -127,20 +144,8 @@ def _mean_fake(values: Tensor, labels: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, labels: Tensor) -> Tensor:
-    name = "segment_mean"
     out = _mean_fake(values, labels)
-    if out.numel() > 0:
-        images, pixels = labels.size(0), labels.size(1) * labels.size(2)
-        size = backend.run(f"{name}_scratch", images, pixels, device=out.device)
-        backend.run(
-            name,
-            values.contiguous().view(images, -1, pixels),
-            labels.contiguous().view(images, pixels),
-            out.view(images, -1, pixels),
-            labels.new_empty(size, dtype=torch.int32),
-            device=out.device,
-        )
-    return out
+    return _run("segment_mean", values, labels, out, scratch=torch.int32)
 
 
 def _setup_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -167,20 +172,8 @@ def _mode_fake(classes: Tensor, labels: Tensor) -> Tensor:
 
 
 def _mode(classes: Tensor, labels: Tensor) -> Tensor:
-    name = "segment_mode"
     out = _mode_fake(classes, labels)
-    if out.numel() > 0:
-        images, pixels = labels.size(0), labels.size(1) * labels.size(2)
-        size = backend.run(f"{name}_scratch", images, pixels, device=out.device)
-        backend.run(
-            name,
-            classes.contiguous().view(images, pixels),
-            labels.contiguous().view(images, pixels),
-            out.view(images, pixels),
-            labels.new_empty(size, dtype=torch.int64),
-            device=out.device,
-        )
-    return out
+    return _run("segment_mode", classes, labels, out, scratch=torch.int64)
 
 
 backend.define("segment_mode", "(Tensor classes, Tensor labels) -> Tensor", _mode, _mode_fake)
