@@ -37,6 +37,19 @@ struct Job {
   }
 };
 
+// Waits for a moment without sleeping: steps of an operator follow each other within microseconds,
+// and waking a thread takes longer. Whoever calls it has to sleep afterwards.
+template <typename Condition>
+void spin(const Condition& is_met) {
+  for (int i = 0; i < 2000 && !is_met(); ++i) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+}
+
 class Pool {
  public:
   // Runs the job on `helpers` pool threads beside the caller, who returns when all of it is done.
@@ -50,8 +63,12 @@ class Pool {
     }
     wake_.notify_all();
     job.work();
+    {
+      const std::lock_guard lock(mutex_);
+      wanted_ = 0;  // whoever has not woken yet has nothing left to do
+    }
+    spin([this] { return active_ == 0; });
     std::unique_lock lock(mutex_);
-    wanted_ = 0;  // whoever has not woken yet has nothing left to do
     done_.wait(lock, [this] { return active_ == 0; });
     job_ = nullptr;
   }
@@ -60,8 +77,9 @@ class Pool {
 
  private:
   void loop() {
-    std::unique_lock lock(mutex_);
     for (;;) {
+      spin([this] { return wanted_ > 0; });
+      std::unique_lock lock(mutex_);
       wake_.wait(lock, [this] { return wanted_ > 0; });
       --wanted_;
       ++active_;
@@ -77,7 +95,7 @@ class Pool {
   std::condition_variable wake_, done_;
   std::vector<std::thread> threads_;
   Job* job_ = nullptr;
-  int wanted_ = 0, active_ = 0;
+  std::atomic<int> wanted_ = 0, active_ = 0;  // changed under the mutex
 };
 
 // Never destroyed: its threads may outlive static destruction at exit. A forked child (a

@@ -186,9 +186,16 @@ void ConnectedPieces::find_contacts() {
   };
   for (size_t y = 0; y + 1 < rows_.size(); ++y) {
     for (int64_t run = rows_[y]; run + 1 < rows_[y + 1]; ++run) {
-      if (run > rows_[y]) touch(pieces[run - 1], pieces[run]);
+      const int64_t over_first = y > 0 ? above_.get()[run] : 0;
+      if (run > rows_[y]) {
+        // Most borders go on from the row before, where the same two pieces touched.
+        const bool goes_on = y > 0 && over_first > rows_[y - 1] &&
+                             pieces[over_first - 1] == pieces[run - 1] &&
+                             pieces[over_first] == pieces[run];
+        if (!goes_on) touch(pieces[run - 1], pieces[run]);
+      }
       if (y == 0) continue;
-      for (int64_t over = above_.get()[run];; ++over) {
+      for (int64_t over = over_first;; ++over) {
         touch(pieces[over], pieces[run]);
         if (begins[over + 1] >= begins[run + 1]) break;
       }
@@ -208,46 +215,44 @@ void ConnectedPieces::join_small_pieces(const TiledImage& image, int64_t labels)
       };
       piece.mean[0] = mean(piece.lightness), piece.mean[1] = mean(piece.a);
       piece.mean[2] = mean(piece.b);
-      piece.contrast = std::numeric_limits<int64_t>::max();
+      piece.offer = std::numeric_limits<uint64_t>::max();
     }
-    for (const auto [one, other] : contacts_) {
-      if (found_[one].is_small) offer(one, other);
-      if (found_[other].is_small) offer(other, one);
-    }
+    for (const Contact contact : contacts_) offer_each_other(contact);
     for (const int32_t i : roots) {
       if (!found_[i].is_small) continue;
-      const int32_t one = root_of(i), other = root_of(found_[i].choice);
+      const int32_t one = root_of(i), other = root_of(static_cast<int32_t>(found_[i].offer));
       found_[std::max(one, other)].parent = std::min(one, other);
     }
     std::erase_if(roots, [&](int32_t i) {
-      const int32_t into = root_of(i);
+      Piece& piece = found_[i];
+      // The piece it went to came before it, so that one's parent is a root already.
+      const int32_t into = piece.parent = found_[piece.parent].parent;
       if (into == i) return false;
-      found_[into].lightness += found_[i].lightness;
-      found_[into].a += found_[i].a;
-      found_[into].b += found_[i].b;
-      found_[into].size += found_[i].size;
+      found_[into].lightness += piece.lightness;
+      found_[into].a += piece.a;
+      found_[into].b += piece.b;
+      found_[into].size += piece.size;
       return true;
     });
     for (const int32_t i : roots) found_[i].is_small = 2 * found_[i].size * labels < pixels;
     std::erase_if(contacts_, [&](Contact& contact) {
-      contact = {root_of(contact.one), root_of(contact.other)};
+      contact = {found_[contact.one].parent, found_[contact.other].parent};
       return contact.one == contact.other ||
              !(found_[contact.one].is_small || found_[contact.other].is_small);
     });
   }
 }
 
-void ConnectedPieces::offer(int32_t from, int32_t to) {
-  Piece& piece = found_[from];
-  int64_t contrast = 0;
+// Offers both of two pieces the other. Those of equal contrast stand in the order of their numbers.
+void ConnectedPieces::offer_each_other(Contact contact) {
+  Piece &one = found_[contact.one], &other = found_[contact.other];
+  uint64_t contrast = 0;
   for (int i = 0; i < 3; ++i) {
-    const int64_t difference = piece.mean[i] - found_[to].mean[i];
-    contrast += difference * difference;
+    const int32_t difference = one.mean[i] - other.mean[i];
+    contrast += static_cast<uint32_t>(difference * difference);
   }
-  if (contrast < piece.contrast || (contrast == piece.contrast && to < piece.choice)) {
-    piece.contrast = contrast;
-    piece.choice = to;
-  }
+  one.offer = std::min(one.offer, contrast << 32 | static_cast<uint32_t>(contact.other));
+  other.offer = std::min(other.offer, contrast << 32 | static_cast<uint32_t>(contact.one));
 }
 
 int32_t ConnectedPieces::root_of(int32_t piece) {

@@ -13,16 +13,18 @@ class ConnectedPieces {
   // Writes the segments of an image to `segments` (h, w). `sums` are those of its labels; a piece
   // is small where 2 * size * labels < pixels.
   void write(const TiledImage& image, const std::vector<SegmentSums>& sums, int32_t* segments);
+  int64_t bytes() const {
+    return begins_.bytes() + labels_.bytes() + above_.bytes() + pieces_.bytes();
+  }
 
  private:
   struct Piece {
-    int64_t lightness, a, b, size;
     int32_t mean[3];
-    int32_t label;
     int32_t parent;  // where it went, or itself
+    uint64_t offer;  // the best neighbour to join: its contrast, and its number in the lower half
+    int64_t lightness, a, b, size;
+    int32_t label;
     bool is_small;
-    int32_t choice;  // of a small one: the neighbour it joins
-    int64_t contrast;
   };
   struct Contact {
     int32_t one, other;  // pieces
@@ -34,7 +36,7 @@ class ConnectedPieces {
   void sum_colours(const TiledImage& image, const std::vector<SegmentSums>& sums);
   void find_contacts();
   void join_small_pieces(const TiledImage& image, int64_t labels);
-  void offer(int32_t from, int32_t to);
+  void offer_each_other(Contact contact);
   int32_t root_of(int32_t piece);
 
   // Runs of equal labels in raster order. Each row ends with a sentinel of label -1 that begins at

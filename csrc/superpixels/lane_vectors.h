@@ -56,7 +56,18 @@ struct Lanes {
     return __builtin_convertvector(*reinterpret_cast<const Shorts*>(from), Aligned);
   }
   static void store(int32_t* to, Aligned value) { *reinterpret_cast<Ints*>(to) = value; }
-  static Aligned all(int32_t value) { return Aligned{} + value; }
+  // Not Aligned{} + value, which GCC puts together element by element where it inlines this.
+  static Aligned all(int32_t value) {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    typedef int32_t Four __attribute__((vector_size(16)));
+    if constexpr (kBytes == 64) {
+      return (Aligned)__builtin_ia32_pbroadcastd512_gpr_mask(value, Aligned{}, 0xffff);
+    } else if constexpr (kBytes == 32) {
+      return (Aligned)__builtin_ia32_pbroadcastd256(Four{value});
+    }
+#endif
+    return Aligned{} + value;
+  }
 
   // Each lane is two int16: the sums of their two products.
   static Aligned pair_products(Aligned one, Aligned other) {

@@ -51,10 +51,11 @@ template <int kBytes, int kIndexBits>
 inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes) {
   using V = Lanes<kBytes>;
   using Ints = typename V::Aligned;
-  constexpr int kVectors = kTileColumns / V::kCount;
+  constexpr int64_t kRows = 2;  // at a time: what they read of a candidate is read once
+  constexpr int kAcross = kTileColumns / V::kCount, kVectors = kRows * kAcross;
   constexpr int64_t kStep = 1 << kIndexBits;
   bool changed = false;
-  for (int64_t row = 0; row < tile.rows; ++row) {
+  for (int64_t row = 0; row < tile.rows; row += kRows) {
     const int64_t first = row * kTileColumns;
     Ints light_and_a[kVectors], b[kVectors], best[kVectors], label[kVectors];
     for (int v = 0; v < kVectors; ++v) {
@@ -71,11 +72,15 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
         const Candidate& candidate = tile.candidates[j];
         const Ints light_and_a_weight = V::all(candidate.light_and_a),
                    b_weight = V::all(candidate.b);
-        const Ints constant = V::all(candidate.base + candidate.across[row]);
+        Ints constant[kRows];
+        for (int64_t r = 0; r < kRows; ++r) {
+          constant[r] = V::all(candidate.base + candidate.across[row + r]);
+        }
         for (int v = 0; v < kVectors; ++v) {
-          const Ints score = V::pair_products(light_and_a[v], light_and_a_weight) +
-                             V::pair_products(b[v], b_weight) +
-                             (V::load(candidate.along + v * V::kCount) + constant);
+          const Ints score =
+              V::pair_products(light_and_a[v], light_and_a_weight) +
+              V::pair_products(b[v], b_weight) +
+              (V::load(candidate.along + v % kAcross * V::kCount) + constant[v / kAcross]);
           least[v] = score < least[v] ? score : least[v];
         }
       }
@@ -93,10 +98,10 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
       const Ints same = label[v] == V::load(tile.labels + first + v * V::kCount);
       differ |= V::sign_bits(~same) << (v * V::kCount);
     }
-    differ &= tile.columns;
+    differ &= tile.columns | (row + 1 < tile.rows ? tile.columns << kTileColumns : 0);
     if (differ == 0) continue;
     changed = true;
-    int32_t fresh[kTileColumns];
+    int32_t fresh[kRows * kTileColumns];
     for (int v = 0; v < kVectors; ++v) V::store(fresh + v * V::kCount, label[v]);
     for (; differ != 0; differ &= differ - 1) {
       const int lane = std::countr_zero(differ);
@@ -153,7 +158,21 @@ NearestCentres::NearestCentres(const Slic& args) : reach_y_(args.reach_y), reach
   along_.fill(reach_x_, kTileColumns - 1, args.weight, beyond, index_bits_);
 }
 
-void NearestCentres::sort_by_strip(const TiledImage& image, const std::vector<Centre>& centres) {
+void NearestCentres::prepare(const TiledImage& image, const std::vector<Centre>& centres) {
+  const int64_t lowest = -(int64_t{1} << 31) + (kColourSquare << index_bits_);
+  seen_.resize(centres.size());
+  for (size_t i = 0; i < centres.size(); ++i) {
+    const auto [lightness, a, b] = centres[i].colour;
+    const int64_t square = int64_t{lightness} * lightness + a * a + b * b;
+    const Window columns = window_of(centres[i].x, reach_x_, image.width);
+    seen_[i] = {pair_of(-2 * lightness, -2 * a),
+                pair_of(-2 * b, 0),
+                static_cast<int32_t>(lowest + (square << index_bits_)),
+                static_cast<int32_t>(columns.begin / kTileColumns),
+                static_cast<int32_t>((columns.end - 1) / kTileColumns),
+                across_.start_of(centres[i].y),
+                along_.start_of(centres[i].x)};
+  }
   strip_starts_.assign(image.strips + 1, 0);
   const auto for_strips = [&](auto&& visit) {
     for (size_t number = 0; number < centres.size(); ++number) {
@@ -176,34 +195,29 @@ void NearestCentres::sort_by_strip(const TiledImage& image, const std::vector<Ce
 }
 
 bool NearestCentres::assign(int64_t begin, int64_t end, TiledImage& image,
-                            const std::vector<Centre>& centres, SegmentSums* changes) const {
-  const int64_t lowest = -(int64_t{1} << 31) + (kColourSquare << index_bits_);
-  std::vector<std::vector<int32_t>> met(image.tiles_across);  // centres that meet a tile
-  std::vector<Candidate> candidates;
+                            SegmentSums* changes) const {
+  // Of each tile of a strip: the centres that meet it, and what they are to it.
+  std::vector<std::vector<int32_t>> numbers(image.tiles_across);
+  std::vector<std::vector<Candidate>> candidates(image.tiles_across);
+  const size_t index_mask = (size_t{1} << index_bits_) - 1;
   bool changed = false;
   for (int64_t strip = begin; strip < end; ++strip) {
-    for (auto& list : met) list.clear();
+    const int64_t y = strip * kTileRows;
+    for (auto& list : numbers) list.clear();
+    for (auto& list : candidates) list.clear();
     for (int64_t i = strip_starts_[strip]; i < strip_starts_[strip + 1]; ++i) {
-      const int32_t number = strip_centres_[i];
-      const Window columns = window_of(centres[number].x, reach_x_, image.width);
-      for (int64_t t = columns.begin / kTileColumns; t <= (columns.end - 1) / kTileColumns; ++t) {
-        met[t].push_back(number);
+      const Seen& seen = seen_[strip_centres_[i]];
+      for (int32_t t = seen.first_tile; t <= seen.last_tile; ++t) {
+        const int32_t index = static_cast<int32_t>(numbers[t].size() & index_mask);
+        numbers[t].push_back(strip_centres_[i]);
+        candidates[t].push_back({seen.light_and_a, seen.b, seen.base + index,
+                                 across_.at(seen.across + y),
+                                 along_.at(seen.along + t * kTileColumns)});
       }
     }
     for (int64_t t = 0; t < image.tiles_across; ++t) {
-      const int64_t count = static_cast<int64_t>(met[t].size());
-      const int64_t y = strip * kTileRows, x = t * kTileColumns;
-      candidates.resize(count);
-      for (int64_t j = 0; j < count; ++j) {
-        const Centre& centre = centres[met[t][j]];
-        const auto [lightness, a, b] = centre.colour;
-        const int64_t square = int64_t{lightness} * lightness + a * a + b * b;
-        candidates[j] = {pair_of(-2 * lightness, -2 * a), pair_of(-2 * b, 0),
-                         static_cast<int32_t>(lowest + (square << index_bits_) +
-                                              j % (int64_t{1} << index_bits_)),
-                         across_.from(y, centre.y), along_.from(x, centre.x)};
-      }
-      met[t].resize(count + 2 * kGroup);  // look_up reads whole vectors
+      const int64_t count = static_cast<int64_t>(numbers[t].size()), x = t * kTileColumns;
+      numbers[t].resize(count + 2 * kGroup);  // look_up reads whole vectors
       const int64_t pixel = (strip * image.tiles_across + t) * kTilePixels;
       const int64_t columns = std::min(kTileColumns, image.width - x);
       const Tile tile{image.light_and_a.get() + pixel,
@@ -213,8 +227,8 @@ bool NearestCentres::assign(int64_t begin, int64_t end, TiledImage& image,
                       x,
                       std::min(kTileRows, image.height - y),
                       (uint32_t{1} << columns) - 1,
-                      candidates.data(),
-                      met[t].data(),
+                      candidates[t].data(),
+                      numbers[t].data(),
                       count};
       with_vectors([&]<int kBytes>() {
         changed |= index_bits_ == 0 ? assign_tile<kBytes, 0>(tile, furthest_, changes)

@@ -24,11 +24,13 @@ struct Centre {
 class PlaceTerms {
  public:
   void fill(int64_t reach, int64_t margin, int64_t weight, int64_t beyond, int bits);
-  // The terms of the pixels from `first` on, which lies at most `margin` before the window.
-  const int32_t* from(int64_t first, int32_t centre) const {
+  // The terms of pixel 0 and those after it, of which there are only those from `margin` before the
+  // window to `margin` behind it.
+  int64_t start_of(int32_t centre) const {
     const int64_t middle = slic::pixel_of(centre), phase = centre - middle * slic::kPlaceUnit;
-    return terms_.data() + (phase + slic::kPlaceUnit / 2) * length_ + first - middle + before_;
+    return (phase + slic::kPlaceUnit / 2) * length_ - middle + before_;
   }
+  const int32_t* at(int64_t place) const { return terms_.data() + place; }
 
  private:
   std::vector<int32_t> terms_;
@@ -41,18 +43,26 @@ class NearestCentres {
 
   // Bits that TiledImage's colours are to be scaled by.
   int colour_bits() const { return index_bits_; }
-  // Lists the centres that each strip meets. Before every round.
-  void sort_by_strip(const TiledImage& image, const std::vector<Centre>& centres);
+  // Takes the centres of a round.
+  void prepare(const TiledImage& image, const std::vector<Centre>& centres);
   // Gives the pixels of the strips [begin, end) their labels, and adds what that changes to
   // `changes`. Returns whether it changed any.
-  bool assign(int64_t begin, int64_t end, TiledImage& image, const std::vector<Centre>& centres,
-              SegmentSums* changes) const;
+  bool assign(int64_t begin, int64_t end, TiledImage& image, SegmentSums* changes) const;
 
  private:
+  // A centre as tiles see it.
+  struct Seen {
+    int32_t light_and_a, b;         // -2 times the colour's
+    int32_t base;                   // what does not depend on the pixel
+    int32_t first_tile, last_tile;  // of those that its window meets in a strip
+    int64_t across, along;  // where its place terms are, of the image's first row and column
+  };
+
   int64_t reach_y_, reach_x_;
   int index_bits_;
   int32_t furthest_;  // what the best candidate has to stay below
   PlaceTerms across_, along_;
+  std::vector<Seen> seen_;
   std::vector<int64_t> strip_starts_;   // into strip_centres_, one more than strips
   std::vector<int32_t> strip_centres_;  // ascending within a strip
 };

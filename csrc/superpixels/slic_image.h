@@ -22,6 +22,7 @@ class Buffer {
     return data_.get();
   }
   T* get() const { return data_.get(); }
+  int64_t bytes() const { return capacity_ * static_cast<int64_t>(sizeof(T)); }
 
  private:
   std::unique_ptr<T[]> data_;
@@ -44,6 +45,7 @@ struct TiledImage {
   Buffer<int32_t> labels;  // what lies right of and below the image is no pixel's
 
   void resize(int64_t height, int64_t width);
+  int64_t bytes() const { return light_and_a.bytes() + b.bytes() + labels.bytes(); }
   int64_t index(int64_t y, int64_t x) const {
     return (y / kTileRows * tiles_across + x / kTileColumns) * kTilePixels +
            y % kTileRows * kTileColumns + x % kTileColumns;
