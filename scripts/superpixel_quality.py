@@ -1,6 +1,6 @@
 """Superpixels' quality: `wsol_ext.ops.slic` beside scikit-image's SLIC and fast-slic's, at equal numbers of segments.
 
-python scripts/superpixel_quality.py
+python scripts/superpixel_quality.py > benchmarks/results/superpixel_quality.md
 python scripts/superpixel_quality.py --implementation my_module:my_slic --picture boundaries.png
 
 Photographs: explained variation in CIELAB. Drawn regions with noise, whose partition is known: boundary recall
@@ -11,12 +11,15 @@ linearly in the logarithm of the number obtained.
 """
 
 import argparse
+import contextlib
+import datetime
 import importlib
 import math
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -258,6 +261,14 @@ def draw(
     figure.savefig(out, dpi=110)
 
 
+def versions() -> str:
+    installed = []
+    for name in ("wsol_ext", "scikit-image", "fast-slic"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed.append(f"{name} {metadata.version(name)}")
+    return f"{', '.join(installed)}; {datetime.date.today().isoformat()}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -283,7 +294,10 @@ def main() -> None:
     drawn = drawn_regions(options.images, options.side, options.noise)
     if options.picture:
         draw(photos, drawn, candidates, 200, options.picture)
-    for images in () if options.picture_only else (photos, drawn):
+    if options.picture_only:
+        return
+    print(f"# Superpixels' quality\n\n{versions()}")
+    for images in (photos, drawn):
         print(f"\n{images.name}; compactness {options.compactness:g}\n")
         print("\n".join(table(images, candidates, options.segments)), flush=True)
 
