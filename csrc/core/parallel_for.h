@@ -1,4 +1,5 @@
-// Threads for CPU kernels: one small pool for the process, woken per call.
+// Threads for CPU kernels: one small pool for the process. Between calls its threads wait awake for
+// some tens of microseconds, then sleep.
 //
 // Not OpenMP: torch carries its own OpenMP runtime, and a second one beside it makes both pools
 // spin on the same cores.
