@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wsol_ext import __version__
 from wsol_ext._files import atomic_path
+from wsol_ext.data.class_names import differing_classes
 from wsol_ext.models import MOLT, LocalizationModel, create_model
 from wsol_ext.models.base import SingleBackboneModel
 
@@ -249,8 +250,9 @@ def _require_same_classes(model: LocalizationModel, other: LocalizationModel, so
         raise CheckpointError(
             f"{source} knows {other.num_classes} classes, there are {model.num_classes} here"
         )
-    names = zip(other.class_names or [], model.class_names or [], strict=False)
-    differing = [f"{theirs!r}, not {ours!r}" for theirs, ours in names if theirs != ours]
+    known, here = other.class_names, model.class_names
+    pairs = differing_classes(known, here) if known and here else []
+    differing = [f"{theirs!r}, not {ours!r}" for theirs, ours in pairs]
     if differing:
         raise CheckpointError(f"{source} knows other classes: {'; '.join(differing)}")
 

@@ -277,6 +277,8 @@ def test_processes_give_the_numbers_of_one(run_folder, results, tmp_path):
         (["--data", "imagenet"], ["'imagenet'"]),
         (["--data", "synthetic", "--data-options", '{"num_classes": 5}'], ["4 classes", "5"]),
         (["--split", "val"], ["val"]),
+        (["--split", "train"], ["needs boxes, which the data set does not have"]),
+        (["--data", "cub", "--root", ".", "--boxes", "b.csv"], ["--boxes is for --data folder"]),
     ],
 )
 def test_mistake_is_one_line(run_folder, tmp_path, fails, flags, words):
@@ -284,6 +286,48 @@ def test_mistake_is_one_line(run_folder, tmp_path, fails, flags, words):
     for word in words:
         assert word in message
     assert not (tmp_path / "out").exists()
+
+
+def test_images_without_a_box_are_left_out_and_counted(run_folder, pictures, tmp_path, capsys):
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("".join((pictures / "boxes.csv").read_text().splitlines(True)[:8]))
+    arguments = ["--boxes", str(boxes), "--out", str(tmp_path / "out"), *QUIET]
+    assert main(["evaluate", str(run_folder), *arguments]) == 0
+    assert "has no box for 5 of 12 images" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["images"] == 7
+
+
+def test_split_files_without_class_names_are_those_of_the_model(
+    run_folder, pictures, results, tmp_path
+):
+    """As ILSVRC's test split has it: labels, and all the pictures in one folder."""
+    known = load_model(run_folder / "model.safetensors").class_names
+    lines: dict[str, list[str]] = {"image_ids": [], "class_labels": [], "localization": []}
+    with open(pictures / "boxes.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            class_name, name = row["image"].split("/")
+            flat = tmp_path / "images" / "val" / f"{class_name}_{name}"
+            flat.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(pictures / "test" / row["image"], flat)
+            key = f"val/{flat.name}"
+            lines["image_ids"].append(key)
+            lines["class_labels"].append(f"{key},{known.index(class_name)}")
+            box = ",".join(row[side] for side in ("x0", "y0", "x1", "y1"))
+            lines["localization"].append(f"{key},{box}")
+    for name, content in lines.items():
+        file = tmp_path / "metadata" / "test" / f"{name}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(content) + "\n")
+    data = ["--data", "wsol", "--root", str(tmp_path / "metadata")]
+    data += ["--image-root", str(tmp_path / "images")]
+    arguments = [*PROTOCOLS, "--out", str(tmp_path / "out"), *QUIET]
+    assert main(["evaluate", str(run_folder), *data, *arguments]) == 0
+    found, same = (
+        json.loads((f / "evaluation.json").read_text())["protocols"]
+        for f in (tmp_path / "out", results)
+    )
+    assert found == same
+    assert f"<b>{known[0]}" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_classes_of_other_names_are_refused(run_folder, pictures, tmp_path, fails):

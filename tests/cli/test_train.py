@@ -267,6 +267,8 @@ def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
         (["--no-such-flag", "1"], ["no-such-flag"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--precision", "8"], ["precision"]),
+        (["--boxes", "boxes.csv", "--validate-every", "1"], ["--boxes is for --data folder"]),
+        (["--image-root", "images"], ["--image-root is for --data wsol"]),
     ],
 )
 def test_mistake_is_one_line_and_leaves_nothing(tmp_path, fails, flags, words):
@@ -274,6 +276,26 @@ def test_mistake_is_one_line_and_leaves_nothing(tmp_path, fails, flags, words):
     for word in words:
         assert word in message
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_accuracy_is_not_measured_on_the_training_images(pictures, tmp_path, fails):
+    data = ["--data", "folder", "--data-options", "{}", "--validate-every", "1"]
+    root = pictures / "train"
+    message = fails(*tiny_run(tmp_path / "run"), *data, "--root", str(root), "--batch-size", "16")
+    assert f"measure on the training images: --root {root} is not divided" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_accuracy_is_not_measured_by_other_classes(pictures, tmp_path, fails):
+    shutil.copytree(pictures, tmp_path / "root")
+    first, *_ = sorted((tmp_path / "root" / "test").iterdir())
+    data = ["--data", "folder", "--data-options", "{}", "--root", str(tmp_path / "root")]
+    asked = [*tiny_run(tmp_path / "run"), *data, "--batch-size", "16", "--validate-every", "1"]
+    first.rename(first.with_name("aardvark"))
+    assert f"'aardvark' there is '{first.name}' in training" in fails(*asked)
+    shutil.rmtree(first.with_name("aardvark"))
+    assert "the test images have 3 classes, the training images 4" in fails(*asked)
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_key_of_a_yaml_file_is_named(tmp_path, fails):

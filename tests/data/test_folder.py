@@ -83,7 +83,8 @@ def test_pictures_without_a_box_are_an_error_or_dropped(root):
         AnnotationError, match=r"no box for 2 of 3 images, such as cats/a\.png; unboxed='drop'"
     ):
         FolderDataset(root, table)
-    dataset = FolderDataset(root, table, unboxed="drop")
+    with pytest.warns(UserWarning, match=r"no box for 2 of 3 images, such as cats/a\.png, left out"):
+        dataset = FolderDataset(root, table, unboxed="drop")
     assert dataset.image_names == ["dogs/c.png"]
     assert (dataset.labels, dataset.class_names) == ([1], ["cats", "dogs"])
     with pytest.raises(ValueError, match="unboxed is 'keep'"):

@@ -61,6 +61,7 @@ def run(options: Any) -> int:
     """Evaluate."""
     device = check_device(options)
     from wsol_ext.checkpoints import find_checkpoint, load_model
+    from wsol_ext.data.class_names import are_numbers
     from wsol_ext.evaluation import evaluate, transform_for
     from wsol_ext.training.data import open_data
 
@@ -71,6 +72,8 @@ def run(options: Any) -> int:
     arguments = _data_arguments(options, config)
     dataset = open_data(arguments, transform_for(options.protocols, model.config["img_size"]))
     _check_classes(checkpoint, model, dataset.class_names)
+    if model.class_names and are_numbers(dataset.class_names):
+        dataset.class_names = model.class_names
     out = Path(options.out or folder / "evaluation").expanduser()
     set_clusters(model, options, out)
     with _processes(device) as rank:
@@ -113,16 +116,17 @@ def write_results(
 
 def _check_classes(checkpoint: Path, model: Any, class_names: list[str]) -> None:
     """Refuse data whose labels mean other classes than the model's: its numbers would be silently wrong."""
+    from wsol_ext.data.class_names import differing_classes
+
     if len(class_names) != model.num_classes:
         raise ValueError(
             f"{checkpoint} knows {model.num_classes} classes, the data set has {len(class_names)}"
         )
-    for knows, has in zip(model.class_names or class_names, class_names, strict=True):
-        if knows != has:
-            raise ValueError(
-                f"{checkpoint} and the data set order their classes differently: "
-                f"{knows!r} there is {has!r} here"
-            )
+    for knows, has in differing_classes(model.class_names or class_names, class_names):
+        raise ValueError(
+            f"{checkpoint} and the data set order their classes differently: "
+            f"{knows!r} there is {has!r} here"
+        )
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
@@ -139,6 +143,8 @@ def _data_arguments(options: Any, config: dict[str, Any]) -> dict[str, Any]:
     names = ("data", "root", "image_root", "boxes", "data_options")
     given = {name: options[name] for name in names}
     if given["data"] is None or given["data"] == config.get("data"):
+        if options.split != "test":  # the run's boxes name pictures below the test folder
+            config = {**config, "boxes": None}
         given = {name: config.get(name) if given[name] is None else given[name] for name in names}
     if given["data"] is None:
         raise ValueError("--data is missing, it should be cub, wsol, folder or synthetic")

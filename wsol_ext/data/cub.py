@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsol_ext.data.base import LocalizationDataset, Transform
+from wsol_ext.data.class_names import without_number
 from wsol_ext.data.images import read_image
 from wsol_ext.data.tables import AnnotationError, Row, read_rows
 
@@ -93,7 +94,7 @@ class CubDataset(LocalizationDataset):
         super().__init__(
             image_names=[images[key].fields[1] for key in chosen],
             labels=[label_of[class_ids[key]] for key in chosen],
-            class_names=[_without_number(names[class_id]) for class_id in present],
+            class_names=[without_number(names[class_id]) for class_id in present],
             transform=transform,
             boxes=[torch.tensor([_corners(boxes[key])]) for key in chosen],
         )
@@ -126,8 +127,3 @@ def _corners(row: Row) -> tuple[float, float, float, float]:
             f"the box is {width:g} x {height:g} pixels, it should be larger than nothing"
         )
     return x, y, x + width, y + height
-
-
-def _without_number(name: str) -> str:
-    number, dot, rest = name.partition(".")
-    return rest if dot and number.isdigit() else name

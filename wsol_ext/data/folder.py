@@ -1,6 +1,7 @@
 """A folder of class folders, with or without boxes: the way people keep their own pictures."""
 
 import csv
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,8 @@ class FolderDataset(LocalizationDataset):
         root: the folder.
         boxes: the CSV file, or None.
         transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
-        unboxed: with `boxes`, what becomes of pictures that the CSV file does not name: "error", or "drop" them.
+        unboxed: with `boxes`, what becomes of pictures that the CSV file does not name: "error", or "drop" them with a
+            warning that says how many.
 
     Raises:
         FileNotFoundError: there is no such folder or CSV file.
@@ -75,11 +77,13 @@ class FolderDataset(LocalizationDataset):
         if boxes is not None:
             table = _read_boxes(Path(boxes), self.root, set(names))
             missing = [name for name in names if name not in table]
-            if missing and unboxed == "error":
-                raise AnnotationError(
-                    f"{boxes}: has no box for {len(missing)} of {len(names)} images, such as {missing[0]}; "
-                    "unboxed='drop' leaves them out"
-                )
+            if missing:
+                share = f"{len(missing)} of {len(names)} images, such as {missing[0]}"
+                if unboxed == "error":
+                    raise AnnotationError(
+                        f"{boxes}: has no box for {share}; unboxed='drop' leaves them out"
+                    )
+                warnings.warn(f"{boxes}: has no box for {share}, left out", stacklevel=2)
             kept = [k for k, name in enumerate(names) if name in table]
             names, labels = [names[k] for k in kept], [labels[k] for k in kept]
             tables = [torch.tensor(table[name]) for name in names]

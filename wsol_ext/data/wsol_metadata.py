@@ -18,17 +18,17 @@ _BOX_FORM, _MASK_FORM = "image id, x0, y0, x1, y1", "image id, mask file, ignore
 class WsolMetadataDataset(LocalizationDataset):
     """A split of ILSVRC, CUB or OpenImages as the public WSOL evaluation defines it (Choe et al., CVPR 2020).
 
-    `metadata_dir` holds `image_ids.txt`, `class_labels.txt`, `image_sizes.txt` and `localization.txt`. The ids of the
-    first file, in its order, are the pictures; an id is also the picture's path below `image_root`. Where
-    `image_sizes.txt` has a picture's size, that is its `size`, so that pictures stored smaller than they were annotated
-    need no other boxes.
+    `metadata_dir` holds `image_ids.txt`, `class_labels.txt` and, for a split to evaluate on, `image_sizes.txt` and
+    `localization.txt`, which the training splits of ILSVRC and OpenImages come without. The ids of the first file, in
+    its order, are the pictures; an id is also the picture's path below `image_root`. Where `image_sizes.txt` has a
+    picture's size, that is its `size`, so that pictures stored smaller than they were annotated need no other boxes.
 
     Masks (OpenImages) become what the published evaluator makes of them: each file read as grey, resized to `mask_size`
     by nearest neighbour, an object where any instance is above 0.5, ignored (255) where the ignore file is and no
     object.
 
     Args:
-        metadata_dir: the folder of the four files, such as `metadata/ILSVRC/test`.
+        metadata_dir: the folder of these files, such as `metadata/ILSVRC/test`.
         image_root: the folder that the ids are paths below.
         transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
         mask_root: the folder that mask files are paths below; None: `image_root`.
@@ -37,7 +37,7 @@ class WsolMetadataDataset(LocalizationDataset):
             else the label's number.
 
     Raises:
-        FileNotFoundError: metadata_dir lacks one of its files.
+        FileNotFoundError: metadata_dir lacks one of the first two files.
         AnnotationError: a malformed line, an unknown id, or a picture without a label or box, named by file and line.
         ImageError: from `dataset[i]`: a missing or broken picture or mask file.
 
@@ -73,12 +73,12 @@ class WsolMetadataDataset(LocalizationDataset):
         self._check_complete("class_labels.txt", ids, labels)
         self._sizes = {
             row.fields[0]: (row.integer(1, "the width"), row.integer(2, "the height"))
-            for row in self._rows_of("image_sizes.txt", "image id, width, height", ids)
+            for row in self._rows_if_there("image_sizes.txt", "image id, width, height", ids)
         }
         boxes: dict[str, list[tuple[float, ...]]] = {}
         self._masks: dict[str, list[str]] = {}
         self._ignored: dict[str, str] = {}
-        for row in self._rows_of("localization.txt", (_BOX_FORM, _MASK_FORM), ids):
+        for row in self._rows_if_there("localization.txt", (_BOX_FORM, _MASK_FORM), ids):
             name = row.fields[0]
             if len(row.fields) == 5:
                 boxes.setdefault(name, []).append(row.box(1))
@@ -88,7 +88,8 @@ class WsolMetadataDataset(LocalizationDataset):
                     self._ignored[name] = row.fields[2]
             if boxes and self._masks:
                 raise row.error("boxes and masks in one file, it should hold one kind")
-        self._check_complete("localization.txt", ids, self._masks or boxes)
+        if boxes or self._masks:
+            self._check_complete("localization.txt", ids, self._masks or boxes)
 
         names = list(ids)
         label_list = [labels[name] for name in names]
@@ -138,6 +139,11 @@ class WsolMetadataDataset(LocalizationDataset):
                     f"{row.fields[0]!r} is not in {self.metadata_dir / 'image_ids.txt'}"
                 )
         return rows
+
+    def _rows_if_there(
+        self, file: str, columns: str | Sequence[str], ids: dict[str, Row]
+    ) -> list[Row]:
+        return self._rows_of(file, columns, ids) if (self.metadata_dir / file).exists() else []
 
     def _check_complete(self, file: str, ids: dict[str, Row], table: Container[str]) -> None:
         for name, row in ids.items():

@@ -131,9 +131,13 @@ class TrainingConfig:
         }
 
     def dataset_options(self, split: str) -> dict[str, Any]:
-        """Arguments of `wsol_ext.data.open_dataset` for a split, the transform left out."""
+        """Arguments of `wsol_ext.data.open_dataset` for a split, the transform left out.
+
+        Boxes are for evaluation: training does not read them.
+        """
+        boxes = None if split == "train" else self.boxes
         return dataset_options(
-            self.data, self.root, split, self.image_root, self.boxes, self.data_options
+            self.data, self.root, split, self.image_root, boxes, self.data_options
         )
 
 
@@ -147,10 +151,8 @@ def dataset_options(
 ) -> dict[str, Any]:
     """Arguments of `wsol_ext.data.open_dataset`, from the flags that training and evaluation share.
 
-    Boxes are for evaluation: training does not read them.
-
     Raises:
-        ValueError: an unknown data set, or one whose folder is not given.
+        ValueError: an unknown data set, one whose folder is not given, or a flag that it has no use for.
     """
     if data not in ("cub", "wsol", "folder", "synthetic"):
         raise ValueError(f"--data is {data!r}, it should be cub, wsol, folder or synthetic")
@@ -158,11 +160,12 @@ def dataset_options(
         raise ValueError(f"--root is missing, it should be the folder of the {data} data set")
     if data == "wsol" and image_root is None:
         raise ValueError("--image-root is missing, it should be the folder of the images")
-    if root is not None:
-        root = str(Path(root).expanduser())
-    arguments: dict[str, Any] = {"name": data, "root": root, "split": split, **(options or {})}
-    if image_root is not None:
-        arguments["image_root"] = image_root
-    if boxes is not None and split != "train":
-        arguments["boxes"] = boxes
-    return arguments
+    if image_root is not None and data != "wsol":
+        raise ValueError(f"--image-root is for --data wsol, --data is {data}")
+    if boxes is not None and data != "folder":
+        raise ValueError(f"--boxes is for --data folder, --data is {data}")
+    paths = {"root": root, "image_root": image_root, "boxes": boxes}
+    given = {name: str(Path(path).expanduser()) for name, path in paths.items() if path is not None}
+    if boxes is not None:  # people have boxes of some pictures, and want those measured
+        given["unboxed"] = "drop"
+    return {"name": data, "root": None, "split": split, **given, **(options or {})}

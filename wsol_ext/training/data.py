@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from wsol_ext.data import (
     MEAN,
     STD,
+    FolderDataset,
     UnpaddedDistributedSampler,
     collate,
     eval_transform,
@@ -19,6 +20,7 @@ from wsol_ext.data import (
     train_transform,
 )
 from wsol_ext.data.base import LocalizationDataset, Sample, Transform
+from wsol_ext.data.class_names import differing_classes
 from wsol_ext.training.config import TrainingConfig
 
 
@@ -108,6 +110,12 @@ def open_data(arguments: dict[str, Any], transform: Transform) -> LocalizationDa
         ) from error
 
 
+def is_same_folder(one: LocalizationDataset, other: LocalizationDataset) -> bool:
+    """Whether both are the pictures of one folder of class folders, as every split of an undivided one is."""
+    folders = [each.root.resolve() for each in (one, other) if isinstance(each, FolderDataset)]
+    return len(folders) == 2 and folders[0] == folders[1]
+
+
 def augmentation(name: str, img_size: int) -> Transform:
     """A training transform by name.
 
@@ -146,7 +154,8 @@ class TrainingData(pl.LightningDataModule):
         config: the run's configuration.
 
     Raises:
-        ValueError: fewer training images than a batch holds, or what `open_dataset` raises.
+        ValueError: fewer training images than a batch holds, test images that are the training images or of other
+            classes, or what `open_dataset` raises.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -159,6 +168,25 @@ class TrainingData(pl.LightningDataModule):
                 f"--batch-size is {config.batch_size}, it should be at most the number of "
                 f"training images, {len(self.train_set)}"
             )
+        self.test_set = self._open_test_set() if config.validate_every else None
+
+    def _open_test_set(self) -> LocalizationDataset:
+        transform = eval_transform(self.config.img_size)
+        test_set = open_data(self.config.dataset_options("test"), transform)
+        if is_same_folder(self.train_set, test_set):
+            raise ValueError(
+                f"--validate-every would measure on the training images: --root {self.config.root} is not divided "
+                "into train and test"
+            )
+        if len(test_set.class_names) != len(self.class_names):
+            raise ValueError(
+                f"the test images have {len(test_set.class_names)} classes, the training images {len(self.class_names)}"
+            )
+        for here, there in differing_classes(self.class_names, test_set.class_names):
+            raise ValueError(
+                f"the test images order their classes differently: {there!r} there is {here!r} in training"
+            )
+        return test_set
 
     @property
     def class_names(self) -> list[str]:
@@ -186,12 +214,10 @@ class TrainingData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
         """Batches of the test images, where test accuracy is asked for."""
-        if not self.config.validate_every:
+        if self.test_set is None:
             return []
-        transform = eval_transform(self.config.img_size)
-        dataset = open_data(self.config.dataset_options("test"), transform)
-        sampler = UnpaddedDistributedSampler(dataset)
-        return DataLoader(dataset, sampler=sampler, **self._loading())
+        sampler = UnpaddedDistributedSampler(self.test_set)
+        return DataLoader(self.test_set, sampler=sampler, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
         workers = self.config.workers

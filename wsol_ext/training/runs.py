@@ -17,6 +17,7 @@ from rich.console import Console
 
 import wsol_ext
 from wsol_ext._files import write_json, write_text
+from wsol_ext.data.class_names import are_numbers
 from wsol_ext.checkpoints import CheckpointError, initialize_from, load_model, save_model
 from wsol_ext.models import LocalizationModel
 from wsol_ext.report.figures import loss_figure, save_figure
@@ -253,7 +254,7 @@ def _model(stage: Stage, data: TrainingData, pretrained: bool = False) -> Locali
         backbone_options=config.backbone_options,
         **config.model_options,
     )
-    model.class_names = data.class_names
+    model.class_names = None if are_numbers(data.class_names) else data.class_names
     return model
 
 
