@@ -47,6 +47,18 @@ def test_clusters_depend_on_nothing_but_the_image():
     assert len({tuple(clusters.flatten().tolist()) for clusters in together}) == 16
 
 
+def test_cudnn_is_on_and_reproducible_while_images_are_clustered():
+    cudnn = torch.backends.cudnn
+
+    def settings():
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+    before = settings()
+    with training.reproducible_convolutions():
+        assert settings() == (True, False, True, False)
+    assert settings() == before
+
+
 def test_labels_are_consecutive_on_the_working_grid():
     clusters = deep_clusters(pictures(3), TINY)
     assert clusters.shape == (3, 18, 24)

@@ -15,7 +15,7 @@ from wsol_ext._files import atomic_path
 from wsol_ext.clustering.settings import ClusteringSettings
 
 # Raised whenever the same image and settings would give other clusters, or the files another form.
-VERSION = 1
+VERSION = 2
 
 
 class ClusterCache:

@@ -11,8 +11,9 @@ arithmetic has to be the same to the bit, alone or in company, and that decides 
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -52,10 +53,20 @@ def train(
             train_in_lanes(images, segments, waiting, settings, lanes, report, stop)
 
     if images.is_cuda:
-        with torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+        with reproducible_convolutions():
             work(CUDA_LANES)
     elif len(images):
         _on_threads(lambda: work(1), min(len(images), torch.get_num_threads()), stop)
+
+
+@contextmanager
+def reproducible_convolutions() -> Iterator[None]:
+    """Let cuDNN compute in float32, always with the same kernels."""
+    # Torch's own context manager takes what it is not told as off, cuDNN itself too.
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield
 
 
 def train_in_lanes(
