@@ -3,8 +3,10 @@
 import pytest
 import timm
 import torch
+from torchvision.transforms.v2.functional import normalize
 
-from wsol_ext.models.vit import Backbone, patch_attention
+from wsol_ext.data import MEAN, STD
+from wsol_ext.models.vit import Backbone, expect_imagenet_pixels, patch_attention
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3}
 
@@ -72,6 +74,33 @@ def test_a_final_norm_that_timm_keeps_behind_its_pooling_is_applied():
         torch.testing.assert_close(backbone(images)[0], expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_tiny_patch16_224", {}),  # trained on pixels in [-1, 1]
+        ("vit_base_patch16_224_miil", {}),  # on pixels in [0, 1]
+        ("vit_base_patch16_clip_224.openai", {}),  # no bias
+        ("vit_base_patch16_clip_224.openai", {"no_embed_class": True}),
+        ("deit_tiny_patch16_224", {}),
+    ],
+)
+def test_pretrained_weights_are_made_to_expect_imagenets_normalization(name, options):
+    backbone = small_backbone(name, **options)
+    trained = backbone.vit.pretrained_cfg
+    pixels = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        tokens, _ = backbone(normalize(pixels, trained["mean"], trained["std"]))
+        expect_imagenet_pixels(backbone.vit)
+        changed, _ = backbone(normalize(pixels, MEAN, STD))
+    torch.testing.assert_close(changed, tokens, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_that_cannot_be_made_to_expect_it_are_refused():
+    backbone = small_backbone("vit_base_patch16_clip_224.openai", pos_embed="none")
+    with pytest.raises(ValueError, match="no bias to be changed"):
+        expect_imagenet_pixels(backbone.vit)
+
+
 def test_only_the_asked_rows_are_made():
     backbone = small_backbone()
     tokens, rows = backbone(torch.randn(1, 3, 64, 64), rows_of={1})
@@ -132,6 +161,7 @@ def test_images_that_do_not_fit_are_refused(shape, message):
             {"class_token": False, "global_pool": "avg"},
             "with a class token",
         ),
+        ("vit_small_r26_s32_224", {}, "with a class token and standard blocks"),
         ("vit_tiny_patch16_224", {"patch_drop_rate": 0.5}, "patch_drop_rate should be 0"),
         ("vit_tiny_patch16_224", {"no_such_option": 1}, "no_such_option"),
     ],

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.layers import Attention
+from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from wsol_ext import ops
+from wsol_ext.data.transforms import MEAN, STD
 
 
 class Backbone(nn.Module):
@@ -24,7 +25,8 @@ class Backbone(nn.Module):
 
     Args:
         name: a timm model name, such as ``deit_small_patch16_224``.
-        pretrained: load timm's weights for that name.
+        pretrained: load timm's weights for that name. Weights that expect pixels normalized otherwise than by
+            ImageNet's mean and standard deviation are changed to expect just that.
         img_size: the usual image size, an int or (height, width); position embeddings are stored for it and
             interpolated for others.
         options: passed to timm, such as ``drop_path_rate`` or, for a network of another size, ``embed_dim`` and
@@ -56,7 +58,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: not (B, 3, height, width), none at all, or of a size the patch does not divide.
         """
-        channels = self.vit.in_chans
+        channels = self.vit.patch_embed.proj.in_channels
         if images.dim() != 4 or images.size(1) != channels:
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, they should be (B, {channels}, height, width)"
@@ -172,6 +174,7 @@ def _create_vit(
         ) from error
     if (
         not isinstance(vit, VisionTransformer)
+        or type(vit.patch_embed) is not PatchEmbed
         or vit.cls_token is None
         or not all(_is_standard(block) for block in vit.blocks)
     ):
@@ -183,7 +186,42 @@ def _create_vit(
         raise ValueError(
             f"backbone {name!r}: patch_drop_rate should be 0, every patch has a place in the map"
         )
+    if pretrained and vit.patch_embed.proj.in_channels == len(MEAN):
+        expect_imagenet_pixels(vit)
     return vit
+
+
+@torch.no_grad()
+def expect_imagenet_pixels(vit: VisionTransformer) -> None:
+    """Make pretrained weights take images that `MEAN` and `STD` normalized, whatever they were trained on.
+
+    Some of timm's weights were trained on pixels in [-1, 1], others on CLIP's normalization. The patch embedding is
+    linear, so it can undo the one and do the other, and everything else needs to know of only one: with s and m the
+    deviation and mean that images come with, s' and m' those that were trained with, a channel's pixel is
+    x' = x s / s' + (m - m') / s'.
+
+    Raises:
+        ValueError: the patch embedding has no place for the second term.
+    """
+    trained = vit.pretrained_cfg
+    mean, std = (torch.tensor(trained[name], dtype=torch.float64) for name in ("mean", "std"))
+    scale = torch.tensor(STD, dtype=torch.float64) / std
+    shift = (torch.tensor(MEAN, dtype=torch.float64) - mean) / std
+    if torch.equal(scale, torch.ones_like(scale)) and not shift.any():
+        return
+    projection = vit.patch_embed.proj
+    weight = projection.weight.double()
+    constant = (weight * shift.view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
+    projection.weight.copy_(weight * scale.view(1, 3, 1, 1))
+    if projection.bias is not None:
+        projection.bias += constant
+    elif vit.pos_embed is not None and isinstance(vit.patch_embed.norm, nn.Identity):
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        vit.pos_embed[:, prefix:] += constant  # is added to every patch, as a bias would be
+    else:
+        raise ValueError(
+            f"the backbone's weights expect a mean of {trained['mean']}, not {MEAN}, and have no bias to be changed"
+        )
 
 
 def _is_standard(block: nn.Module) -> bool:
