@@ -2,11 +2,19 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+def _temporary_name(target: Path) -> str:
+    # The suffix stays last: some writers choose the format by it.
+    return f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}"
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
 
 
 @contextmanager
@@ -29,8 +37,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         '1 2 3'
     """
     target = Path(path)
-    # The suffix stays last: some writers choose the format by it.
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    temporary = target.with_name(_temporary_name(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -44,6 +51,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder, which only this one writes to."""
+    for left in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(left.name):
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -1,6 +1,7 @@
 """From pictures to boxes: one's own images, with class names, as a COCO results file."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from wsol_ext._files import write_json
 from wsol_ext.data import ImageListDataset, Tolerant, collate, eval_transform
 from wsol_ext.data.folder import find_images
 from wsol_ext.metrics import single_boxes, to_score_maps
+
+RESULT_FOLDERS = ("overlays", "parts", "clusters")
+"""Where `wsol localize` writes pictures, in the folder of its results."""
 
 _SIZE = 224  # the square on which maps are cut, as the published programs do
 
@@ -79,8 +83,12 @@ def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: float) -> Tensor:
     return boxes * sizes.to(boxes).repeat(1, 2) / _SIZE
 
 
-def list_images(inputs: Sequence[str | Path]) -> list[Path]:
+def list_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[Path]:
     """The images that files and folders name; folders are searched at any depth.
+
+    Args:
+        inputs: files and folders.
+        out: a folder of results, whose own pictures are not taken when it lies in one of the folders.
 
     Raises:
         FileNotFoundError: an input does not exist.
@@ -90,7 +98,7 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
     for given in inputs:
         path = Path(given).expanduser()
         if path.is_dir():
-            inside = find_images(path)
+            inside = [image for image in find_images(path) if not _is_result(image, out)]
             if not inside:
                 raise ValueError(f"{path}: the folder has no image")
             found += inside
@@ -101,6 +109,14 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
     if not found:
         raise ValueError("no image is given")
     return list(dict.fromkeys(found))
+
+
+def _is_result(image: Path, out: Path | None) -> bool:
+    """Whether a picture is one that an earlier `wsol localize` wrote to its folder."""
+    if out is None or not (out / "dataset.json").exists():
+        return False
+    image = Path(os.path.abspath(image))
+    return any(image.is_relative_to(os.path.abspath(out / name)) for name in RESULT_FOLDERS)
 
 
 def localize_images(
@@ -273,13 +289,13 @@ def write_coco(
         results: as `localize_images` gives them; images that could not be read are left out.
         class_names: the model's classes.
         folder: where to write.
-        root: the folder that file names are given relative to, where they lie below it.
+        root: the folder, as an absolute path, that file names are given relative to, where they lie below it.
     """
     images, found = [], []
     for number, result in enumerate(results, start=1):
         if result.error is not None:
             continue
-        path = result.path.resolve()
+        path = Path(os.path.abspath(result.path))  # links are not followed
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
         width, height = result.size
         images.append({"id": number, "file_name": name, "width": width, "height": height})

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from wsol_ext.checkpoints import load_model
 from wsol_ext.cli import main
 from wsol_ext.localize import boxes_of_maps, list_images, localize_images
+from wsol_ext.report import drawing
 
 QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
 
@@ -112,6 +113,46 @@ def test_scores_that_are_not_finite_are_that_images_trouble_alone(run_folder, al
     assert paths[1].name in found[1].error
     for result, wanted in zip(found[2:], expected[2:], strict=True):
         assert torch.equal(result.objects[0].box, wanted.objects[0].box)
+
+
+def test_own_pictures_of_an_earlier_time_are_not_taken(run_folder, album):
+    for _ in range(2):
+        assert localize(run_folder, album, "--out", album) == 0
+        assert len(read(album)[1]["images"]) == 12
+
+
+def test_class_called_as_a_folder_of_results_is_taken(run_folder, album):
+    (album / "parrot").rename(album / "parts")
+    assert localize(run_folder, album, "--out", album) == 0
+    assert len(read(album)[1]["images"]) == 12
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(run_folder, album, tmp_path):
+    for name in ("x" * 251 + ".png", "\N{BIRD}" * 62 + ".png"):
+        shutil.copy(next(album.glob("*/*.png")), tmp_path / name)
+        assert localize(run_folder, tmp_path / name, "--out", tmp_path / "out") == 0
+        assert read(tmp_path / "out")[1]["images"][0]["file_name"] == name
+
+
+def test_links_keep_their_own_names(run_folder, album, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "mine.png").symlink_to(next(album.glob("*/*.png")))
+    assert localize(run_folder, tmp_path / "links", "--out", tmp_path / "out") == 0
+    assert read(tmp_path / "out")[1]["images"][0]["file_name"] == "mine.png"
+
+
+def test_interrupted_it_leaves_the_boxes_found_so_far(run_folder, album, tmp_path, monkeypatch):
+    draw, drawn = drawing.overlay, []
+
+    def interrupt_the_third(*arguments):
+        drawn.append(arguments)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(drawing, "overlay", interrupt_the_third)
+    assert localize(run_folder, album, "--out", tmp_path / "out") == 130
+    assert len(read(tmp_path / "out")[0]) == 2
 
 
 def test_only_broken_images_still_end_in_files(run_folder, tmp_path, capsys):

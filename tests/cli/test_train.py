@@ -225,9 +225,28 @@ def test_what_a_killed_write_left_is_cleared(tmp_path):
     assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
     (tmp_path / "run" / "model.safetensors").unlink()
     left = tmp_path / "run" / "checkpoints" / ".last.0123abcd.tmp.ckpt"
-    left.write_bytes(b"half")
+    others = tmp_path / "run" / "notes" / ".a.0123abcd.tmp.txt", tmp_path / "run" / ".my.tmp.txt"
+    for file in (left, *others):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"half")
     assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
     assert not left.exists()
+    assert all(file.exists() for file in others)
+
+
+def test_folder_that_is_no_run_loses_nothing(tmp_path, fails):
+    others = tmp_path / ".a.0123abcd.tmp.txt", tmp_path / "notes.txt"
+    for file in others:
+        file.touch()
+    assert "no training run" in fails(*tiny_run(tmp_path, epochs=1))
+    assert all(file.exists() for file in others)
+
+
+def test_current_folder_can_be_the_run(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(tiny_run(".", epochs=1)) == 0
+    assert (tmp_path / "here" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]])

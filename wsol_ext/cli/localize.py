@@ -1,5 +1,6 @@
 """`wsol localize`."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -56,12 +57,12 @@ def run(options: Any) -> int:
     from wsol_ext import localize
     from wsol_ext.checkpoints import find_checkpoint, load_model
 
-    paths = localize.list_images(options.images)
+    out = Path(options.out).expanduser()
+    paths = localize.list_images(options.images, out)
     checkpoint = find_checkpoint(options.checkpoint)
     model = load_model(checkpoint, options.model)
     names = model.class_names or [f"class {k}" for k in range(model.num_classes)]
     labels = localize.read_labels(options.labels, paths, names) if options.labels else None
-    out = Path(options.out).expanduser()
     set_clusters(model, options, out)
     out.mkdir(parents=True, exist_ok=True)
     found = localize.localize_images(
@@ -75,13 +76,16 @@ def run(options: Any) -> int:
         device=device,
     )
     results = []
-    for number, result in enumerate(_watch(found, len(paths), options.progress), start=1):
-        if result.error is not None:
-            print(f"wsol: error: {result.error}", file=sys.stderr)
-        elif options.overlays:
-            _write_pictures(out, f"{number:06d}_{result.path.stem}.png", result, names)
-        results.append(_without_maps(result))
-    localize.write_coco(results, names, out, _common_folder(paths))
+    try:
+        for number, result in enumerate(_watch(found, len(paths), options.progress), start=1):
+            if result.error is not None:
+                print(f"wsol: error: {result.error}", file=sys.stderr)
+            elif options.overlays:
+                _write_pictures(out, _picture_name(number, result.path), result, names)
+            results.append(_without_maps(result))
+    finally:  # interrupted, it leaves what it has found
+        if results:
+            localize.write_coco(results, names, out, _common_folder(paths))
     broken = sum(result.error is not None for result in results)
     print(f"{len(results) - broken} of {len(results)} images: {out / 'boxes.json'}")
     if broken:
@@ -98,6 +102,12 @@ def _watch(results: Iterable[Any], total: int, progress: bool) -> Iterator[Any]:
         yield from results
         return
     yield from track(results, "localizing", total, console=console, transient=True)
+
+
+def _picture_name(number: int, path: Path) -> str:
+    """A name that sorts in the images' order, no longer than file systems and temporary names allow."""
+    stem = os.fsencode(path.stem)[:150].decode("utf-8", errors="ignore")
+    return f"{number:06d}_{stem}.png"
 
 
 def _write_pictures(out: Path, name: str, result: Any, names: Sequence[str]) -> None:
@@ -131,6 +141,4 @@ def _without_maps(result: Any) -> Any:
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:
-    import os
-
-    return Path(os.path.commonpath([str(path.resolve().parent) for path in paths]))
+    return Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 import wsol_ext
-from wsol_ext._files import write_json, write_text
+from wsol_ext._files import remove_leftovers, write_json, write_text
 from wsol_ext.data.class_names import are_numbers
 from wsol_ext.checkpoints import CheckpointError, initialize_from, load_model, save_model
 from wsol_ext.models import LocalizationModel
@@ -56,6 +56,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        if self.path.name in ("", ".."):  # such as the current folder, which has a name too
+            self.path = self.path.resolve()
         self.config = self.path / "config.yaml"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.model = self.path / "model.safetensors"
@@ -126,15 +128,16 @@ class RunFolder:
             raise NotADirectoryError(
                 errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path)
             ) from error
-        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as file:
+        with open(self.path.parent / f".{self.path.name}.lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise TrainingError(
                     f"--out {self.path} is in use by another training run"
                 ) from error
-            for left in self.path.rglob(".*.tmp.*"):  # by a run that was killed while it wrote
-                left.unlink()
+            if self.config.exists():
+                for folder in (self.path, self.checkpoint.parent):
+                    remove_leftovers(folder)
             yield
 
     def _require_same(self, config: TrainingConfig) -> None:
