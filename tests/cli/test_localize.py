@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from wsol_ext.checkpoints import load_model
+from wsol_ext import create_model
+from wsol_ext.checkpoints import load_model, save_model
 from wsol_ext.cli import main
 from wsol_ext.localize import boxes_of_maps, list_images, localize_images
 from wsol_ext.report import drawing
@@ -65,6 +66,20 @@ def test_box_is_in_pixels_of_the_original(run_folder, album):
     scaled = one.objects[0].box * torch.tensor([10.0, 2.0, 10.0, 2.0])
     assert torch.allclose(scaled, other.objects[0].box, atol=12)
     assert other.size == (480, 96)
+
+
+@pytest.mark.parametrize("method", ["tscam", "molt"])
+def test_models_whose_input_is_no_square_localize_and_evaluate(pictures, tmp_path, method):
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
+    model = create_model(method, "vit_tiny_patch16_224", 4, False, (32, 64), options)
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, sorted(folder.name for folder in (pictures / "test").iterdir()))
+    assert load_model(path).config == model.config
+    assert localize(path, pictures / "test", "--out", tmp_path / "out") == 0
+    assert len(read(tmp_path / "out")[0]) == 12
+    data = ["--data", "folder", "--root", pictures, "--boxes", pictures / "boxes.csv"]
+    arguments = ["--protocols", "toploc", "sat", "--out", tmp_path / "evaluation", *data, *QUIET]
+    assert main(["evaluate", str(path), *map(str, arguments)]) == 0
 
 
 def test_box_of_a_known_map():

@@ -81,13 +81,31 @@ def test_denormalize_gives_pixels_back(picture):
     assert torch.allclose(back * 255, noise.float(), atol=1e-3)
 
 
+def test_inputs_may_be_no_squares(picture):
+    view = eval_transform((16, 56))(picture)
+    assert view.shape == (3, 16, 56)
+    assert denormalize(view)[:, :, :26].max() < 0.02
+    assert train_transform((16, 56))(picture).shape == (3, 16, 56)
+    views = EvalViews((56, 112))(picture)
+    assert {name: tuple(each.shape[1:]) for name, each in views.items()} == {
+        "image": (56, 112),
+        "uncropped": (64, 128),
+    }
+    assert {crop.shape for crop in ten_crops(views["uncropped"], (56, 112))} == {(3, 56, 112)}
+
+
 def test_bad_sizes_are_named():
     with pytest.raises(
-        ValueError, match="train_transform: resize is 100, it should be at least img_size, 224"
+        ValueError,
+        match="train_transform: resize is 100 x 100, it should be at least img_size, 224 x 224",
     ):
         train_transform(224, resize=100)
     with pytest.raises(ValueError, match="eval_transform: resize is 100"):
         eval_transform(224, resize=100)
+    with pytest.raises(ValueError, match=r"eval_transform: img_size is \(8, 8, 8\)"):
+        eval_transform((8, 8, 8))
+    with pytest.raises(ValueError, match="resize is 8 x 12, it should be at least img_size, 8 x 16"):
+        eval_transform((8, 16), resize=(8, 12))
     with pytest.raises(ValueError, match="img_size is 0"):
         eval_transform(0)
     with pytest.raises(ValueError, match="EvalViews: img_size is -1"):

@@ -221,7 +221,7 @@ def test_weights_of_both_stages_start_a_first_one(tmp_path):
         ({"num_heads": 2}, "has another backbone: .*: 2 attention heads, not 3"),
         (
             {"img_size": 32},
-            r"at 32, not vit_tiny_patch16_224 at \[32, 64\]: of another shape: vit\.pos_embed \(1, 5, 24\), not",
+            r"at 32, not vit_tiny_patch16_224 at \(32, 64\): of another shape: vit\.pos_embed \(1, 5, 24\), not",
         ),
         ({"num_classes": 4}, "knows 4 classes, there are 3 here"),
     ],

@@ -11,20 +11,23 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Standard deviation of ImageNet's pixels in [0, 1], by colour channel."""
 
+ImageSize = int | tuple[int, int]
+"""The side of a square, or (height, width), in pixels."""
 
-def train_transform(img_size: int = 224, resize: int | None = None) -> v2.Compose:
+
+def train_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) -> v2.Compose:
     """The training transform of TS-CAM's program (Gao et al., ICCV 2021), which its successors use too.
 
     The whole picture is resized to a square whatever its aspect; a random square is cut out, and mirrored half of the
     time.
 
     Args:
-        img_size: side of the cut, in pixels.
-        resize: side of the square before the cut; None: `img_size` * 256 / 224, rounded.
+        img_size: side of the cut, in pixels; or (height, width), of a model whose input is no square.
+        resize: side of the square before the cut, or (height, width); None: `img_size` * 256 / 224, rounded.
 
     Returns:
-        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size),
-        normalized by `MEAN` and `STD`.
+        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size), or
+        (3, height, width), normalized by `MEAN` and `STD`.
 
     Raises:
         ValueError: a resize below img_size, or a size below 1.
@@ -33,33 +36,30 @@ def train_transform(img_size: int = 224, resize: int | None = None) -> v2.Compos
         >>> train_transform(64)(torch.zeros(3, 90, 120, dtype=torch.uint8)).shape
         torch.Size([3, 64, 64])
     """
-    _check_size("train_transform", img_size)
-    resize = _enlarged(img_size) if resize is None else resize
-    if resize < img_size:
-        raise ValueError(
-            f"train_transform: resize is {resize}, it should be at least img_size, {img_size}"
-        )
+    size = height_width("train_transform", img_size)
+    larger = enlarged(img_size) if resize is None else height_width("train_transform", resize)
+    _check_larger("train_transform", larger, size)
     return v2.Compose(
         [
-            v2.Resize((resize, resize), antialias=True),
-            v2.RandomCrop(img_size),
+            v2.Resize(larger, antialias=True),
+            v2.RandomCrop(size),
             v2.RandomHorizontalFlip(),
             *_to_input(),
         ]
     )
 
 
-def eval_transform(img_size: int = 224, resize: int | None = None) -> v2.Compose:
+def eval_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) -> v2.Compose:
     """The evaluation transform: the whole picture resized to a square, nothing cut away.
 
     Args:
-        img_size: side of the square, in pixels.
-        resize: None; or the side of a larger square of which the centre is cut out, as the `sat` protocol does
-            (resize 256, img_size 224).
+        img_size: side of the square, in pixels; or (height, width), of a model whose input is no square.
+        resize: None; or the side of a larger square, or (height, width), of which the centre is cut out, as the `sat`
+            protocol does (resize 256, img_size 224).
 
     Returns:
-        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size),
-        normalized by `MEAN` and `STD`.
+        A function of a Pillow picture or a uint8 (3, h, w) tensor that gives float32 (3, img_size, img_size), or
+        (3, height, width), normalized by `MEAN` and `STD`.
 
     Raises:
         ValueError: a resize below img_size, or a size below 1.
@@ -68,21 +68,18 @@ def eval_transform(img_size: int = 224, resize: int | None = None) -> v2.Compose
         >>> eval_transform(64)(torch.zeros(3, 90, 120, dtype=torch.uint8))[:, 0, 0]
         tensor([-2.1179, -2.0357, -1.8044])
     """
-    _check_size("eval_transform", img_size)
-    side = img_size if resize is None else resize
-    if side < img_size:
-        raise ValueError(
-            f"eval_transform: resize is {resize}, it should be at least img_size, {img_size}"
-        )
-    crop = [v2.CenterCrop(img_size)] if side > img_size else []
-    return v2.Compose([v2.Resize((side, side), antialias=True), *crop, *_to_input()])
+    size = height_width("eval_transform", img_size)
+    larger = size if resize is None else height_width("eval_transform", resize)
+    _check_larger("eval_transform", larger, size)
+    crop = [v2.CenterCrop(size)] if larger != size else []
+    return v2.Compose([v2.Resize(larger, antialias=True), *crop, *_to_input()])
 
 
 class EvalViews:
     """The evaluation transform for protocols that look at crops (`sat`): two squares of a picture read once.
 
     Args:
-        img_size: side of the network's input, in pixels.
+        img_size: side of the network's input, in pixels, or (height, width).
 
     Calling it with a Pillow picture or a uint8 (3, h, w) tensor gives a dict: `image`, what `eval_transform(img_size)`
     gives, and `uncropped`, the same with a side of `img_size` * 256 / 224, rounded: what `ten_crops` takes.
@@ -96,11 +93,10 @@ class EvalViews:
         (torch.Size([3, 224, 224]), torch.Size([3, 256, 256]))
     """
 
-    def __init__(self, img_size: int = 224) -> None:
-        _check_size("EvalViews", img_size)
+    def __init__(self, img_size: ImageSize = 224) -> None:
         self.transforms = {
-            "image": eval_transform(img_size),
-            "uncropped": eval_transform(_enlarged(img_size)),
+            "image": eval_transform(height_width("EvalViews", img_size)),
+            "uncropped": eval_transform(enlarged(img_size)),
         }
 
     def __call__(self, picture: Image.Image | Tensor) -> dict[str, Tensor]:
@@ -108,15 +104,15 @@ class EvalViews:
         return {view: transform(picture) for view, transform in self.transforms.items()}
 
 
-def ten_crops(images: Tensor, img_size: int) -> list[Tensor]:
+def ten_crops(images: Tensor, img_size: ImageSize) -> list[Tensor]:
     """The centre and the four corners of images and of their mirror images, for ten-crop classification.
 
     Args:
         images: (..., h, w), with sides of at least `img_size`.
-        img_size: side of the square crops, in pixels.
+        img_size: side of the square crops, in pixels, or (height, width).
 
     Returns:
-        Ten (..., img_size, img_size), those of torchvision's `TenCrop`, but the centre first.
+        Ten (..., height, width), those of torchvision's `TenCrop`, but the centre first.
 
     Raises:
         ValueError: images smaller than the crops.
@@ -126,11 +122,12 @@ def ten_crops(images: Tensor, img_size: int) -> list[Tensor]:
         >>> [crop.item() for crop in crops]
         [4, 0, 2, 6, 8, 2, 0, 8, 6, 4]
     """
-    if min(images.shape[-2:]) < img_size:
+    size = height_width("ten_crops", img_size)
+    if images.size(-2) < size[0] or images.size(-1) < size[1]:
         raise ValueError(
             f"ten_crops: images has shape {tuple(images.shape)}, its sides should be at least {img_size}"
         )
-    crops = list(F.ten_crop(images, [img_size, img_size]))
+    crops = list(F.ten_crop(images, list(size)))
     return [crops.pop(4), *crops]
 
 
@@ -161,13 +158,33 @@ def _to_input() -> list[torch.nn.Module]:
     ]
 
 
-def _enlarged(img_size: int) -> int:
-    """The side of the square that squares of `img_size` are cut from."""
-    return round(img_size * 256 / 224)
+def enlarged(img_size: ImageSize) -> tuple[int, int]:
+    """Height and width of what inputs of `img_size` are cut from.
+
+    Example:
+        >>> enlarged(224), enlarged((112, 224))
+        ((256, 256), (128, 256))
+    """
+    height, width = height_width("enlarged", img_size)
+    return round(height * 256 / 224), round(width * 256 / 224)
 
 
-def _check_size(name: str, img_size: int) -> None:
-    if img_size < 1:
+def height_width(name: str, img_size: ImageSize) -> tuple[int, int]:
+    """A size in either form as (height, width).
+
+    Raises:
+        ValueError: it is neither, or not positive; the message begins with `name`.
+    """
+    sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if len(sides) != 2 or min(sides) < 1:
         raise ValueError(
-            f"{name}: img_size is {img_size}, it should be a positive number of pixels"
+            f"{name}: img_size is {img_size}, it should be a positive number of pixels, or a height and a width"
+        )
+    return sides
+
+
+def _check_larger(name: str, resize: tuple[int, int], img_size: tuple[int, int]) -> None:
+    if resize[0] < img_size[0] or resize[1] < img_size[1]:
+        raise ValueError(
+            f"{name}: resize is {resize[0]} x {resize[1]}, it should be at least img_size, {img_size[0]} x {img_size[1]}"
         )

@@ -226,7 +226,7 @@ def _views(raw: Sample, device: torch.device, view: View) -> list[Tensor]:
             "protocol sat needs pictures to cut crops from, which the data set's transform does not give: "
             "it should be wsol_ext.evaluation.transform_for(protocols, img_size)"
         )
-    return ten_crops(raw["uncropped"].to(device, non_blocking=True), raw["images"].size(-1))
+    return ten_crops(raw["uncropped"].to(device, non_blocking=True), raw["images"].shape[-2:])
 
 
 def _baseline(batch: Batch) -> Batch:

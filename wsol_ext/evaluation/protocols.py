@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from wsol_ext import metrics
 from wsol_ext.data import EvalViews, Transform, eval_transform
+from wsol_ext.data.transforms import ImageSize
 from wsol_ext.evaluation.results import Curve
 
 EVALUATED = 224
@@ -268,12 +269,12 @@ PROTOCOLS: dict[str, Callable[[float, float | str], Protocol]] = {
 """For each protocol's name, what makes one from the interval and the threshold."""
 
 
-def transform_for(protocols: Sequence[str], img_size: int = 224) -> Transform:
+def transform_for(protocols: Sequence[str], img_size: ImageSize = 224) -> Transform:
     """The transform that a data set needs for these protocols.
 
     Args:
         protocols: names out of `PROTOCOLS`; others are left to `evaluate` to refuse.
-        img_size: side of the network's input, in pixels.
+        img_size: side of the network's input, in pixels, or (height, width).
 
     Returns:
         `wsol_ext.data.EvalViews` where one of them looks at crops (`sat`), else `wsol_ext.data.eval_transform`.

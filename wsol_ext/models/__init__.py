@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from wsol_ext.models.base import ImageSize, LocalizationModel
+from wsol_ext.data.transforms import ImageSize
+from wsol_ext.models.base import LocalizationModel
 from wsol_ext.models.molt import MOLT
 from wsol_ext.models.sat import SAT
 from wsol_ext.models.scm import SCM
@@ -80,7 +81,7 @@ def create_model(
         "method": method,
         "backbone": backbone,
         "num_classes": num_classes,
-        "img_size": img_size if isinstance(img_size, int) else list(img_size),
+        "img_size": img_size if isinstance(img_size, int) else tuple(img_size),
         "backbone_options": backbone_options,
         **options,
     }

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsol_ext.data.transforms import ImageSize
 from wsol_ext.models.vit import Backbone
-
-ImageSize = int | tuple[int, int]
-"""The side of a square, or (height, width), in pixels."""
 
 
 class Localized(NamedTuple):

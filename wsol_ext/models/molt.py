@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from wsol_ext import ops
 from wsol_ext.clustering import PRESETS, ClusterCache, ClusteringSettings, deep_clusters
-from wsol_ext.data.transforms import denormalize
+from wsol_ext.data.transforms import ImageSize, denormalize, height_width
 from wsol_ext.models.base import (
-    ImageSize,
     LocalizationModel,
     Localized,
     Parts,
@@ -89,7 +88,7 @@ class MOLT(LocalizationModel):
         Raises:
             ValueError: a pyramid that does not end with the images' size, or is not strictly ascending.
         """
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        height, width = height_width("MOLT", img_size)
         finest = make_backbone(img_size)
         patch = finest.patch_size
         if pyramid is None:

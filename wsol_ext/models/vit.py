@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from wsol_ext import ops
-from wsol_ext.data.transforms import MEAN, STD
+from wsol_ext.data.transforms import MEAN, STD, ImageSize
 
 
 class Backbone(nn.Module):
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
         self,
         name: str,
         pretrained: bool = True,
-        img_size: int | tuple[int, int] = 224,
+        img_size: ImageSize = 224,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ _VIT_OPTIONS = frozenset(inspect.signature(VisionTransformer.__init__).parameter
 
 
 def _create_vit(
-    name: str, pretrained: bool, img_size: int | tuple[int, int], options: dict[str, Any]
+    name: str, pretrained: bool, img_size: ImageSize, options: dict[str, Any]
 ) -> VisionTransformer:
     unknown = options.keys() - _VIT_OPTIONS
     if unknown:
