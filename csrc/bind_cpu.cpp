@@ -19,6 +19,7 @@ using NoGil = py::call_guard<py::gil_scoped_release>;
 
 PYBIND11_MODULE(WSOL_MODULE, module) {
   module.doc() = "CPU kernels of wsol_ext; call them through wsol_ext.ops";
+  module.attr("without_cuda") = WSOL_WITHOUT_CUDA;  // why there is no wsol_ext._cuda, or ""
 
   module.def(
       "class_attention_forward",

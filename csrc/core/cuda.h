@@ -18,6 +18,10 @@
 
 #include "core/tensor_view.h"
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "wsol_ext needs compute capability 8.0 or newer: leave older architectures out of CUDAARCHS"
+#endif
+
 namespace wsol::cuda {
 
 using Stream = uintptr_t;  // a cudaStream_t, as torch.cuda.Stream.cuda_stream gives it
@@ -27,6 +31,7 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 
 inline void check(const char* operator_name, cudaError_t status) {
   if (status != cudaSuccess) {
+    (void)cudaGetLastError();  // else the next call that looks would blame itself for this one
     throw std::runtime_error(std::string(operator_name) +
                              ": CUDA error: " + cudaGetErrorString(status));
   }
@@ -47,7 +52,7 @@ void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid,
     check(operator_name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                               static_cast<int>(shared_bytes)));
   }
-#if defined(__CUDACC__)
+#if defined(__CUDACC__)  // and not where only a host compiler reads this
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
@@ -55,7 +60,6 @@ void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid,
   config.stream = reinterpret_cast<cudaStream_t>(stream);
   check(operator_name, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 #endif
-  check(operator_name, cudaGetLastError());
 #endif
 }
 

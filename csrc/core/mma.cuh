@@ -29,7 +29,7 @@ template <typename T>
 __device__ inline void mma(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if defined(WSOL_EMULATOR)
   emulator::mma_m16n8k16<T>(sum, a, {b0, b1});
-#elif __CUDA_ARCH__ >= 800
+#else
   if constexpr (std::is_same_v<T, __half>) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
@@ -44,8 +44,6 @@ __device__ inline void mma(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0,
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
-#else
-  __trap();  // whoever launches sees to it that the device has these instructions
 #endif
 }
 
@@ -56,7 +54,7 @@ template <bool kTransposed>
 __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
 #if defined(WSOL_EMULATOR)
   emulator::ldmatrix_x4(to, row, kTransposed);
-#elif __CUDA_ARCH__ >= 800
+#else
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   if constexpr (kTransposed) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -69,8 +67,6 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
                  : "r"(address)
                  : "memory");
   }
-#else
-  __trap();
 #endif
 }
 

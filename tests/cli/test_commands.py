@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
+import torch
 
 import wsol_ext
-from wsol_ext.cli import main
+from wsol_ext import ops
+from wsol_ext.cli import info, main
 from wsol_ext.models import METHODS
+from wsol_ext.ops import _backend
 
 
 def test_help_lists_the_commands_without_importing_torch():
@@ -70,6 +74,33 @@ def test_info_tells_versions_and_backends(capsys):
     assert facts["cpu kernels"].startswith("usable (")
     assert facts["cuda kernels"].split()[0] in ("usable", "built,", "not")
     assert "tscam" in facts["methods"]
+
+
+def test_info_says_why_kernels_were_not_built(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wsol_ext._cuda", None)
+    monkeypatch.setattr(_backend._cpu, "without_cuda", "no compiler was found")
+    assert info.describe()["cuda kernels"] == "not built: no compiler was found"
+
+
+def test_info_tries_the_kernels_on_each_gpu(monkeypatch):
+    module = ModuleType("wsol_ext._cuda")
+    module.architectures, module.toolkit_version = "80-real;90", "13.0"
+    monkeypatch.setitem(sys.modules, "wsol_ext._cuda", module)
+    monkeypatch.setattr(info, "_gpus", lambda: "two")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    box = torch.zeros(1, 4)
+    monkeypatch.setattr(torch, "zeros", lambda size, device: box)
+    assert info.describe()["cuda kernels"].startswith("usable (architectures")
+
+    def fails(a, b):
+        raise RuntimeError("box_iou: CUDA error: no kernel image is available\nmore")
+
+    monkeypatch.setattr(ops, "box_iou", fails)
+    reason = "box_iou: CUDA error: no kernel image is available"
+    assert info.describe()["cuda kernels"] == (
+        f"built, not usable (cuda:0: {reason}; cuda:1: {reason}) (architectures 80-real;90, CUDA toolkit 13.0)"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,6 +2,7 @@
 
 import importlib
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 from wsol_ext.cli.options import Parser
@@ -60,11 +61,28 @@ def _cuda() -> str:
     try:
         module = importlib.import_module("wsol_ext._cuda")
     except ModuleNotFoundError:
-        return "not built: no CUDA compiler was found at installation (WSOL_CUDA=ON asks for one)"
+        return f"not built: {_backend._cpu.without_cuda}"
     except ImportError as error:
         return f"built, not usable: {_backend.cuda_import_error or error}"
     usable = "usable" if torch.cuda.is_available() else "built, no GPU here"
+    problems = [f"cuda:{index}: {problem}" for index, problem in _problems_of_gpus()]
+    if problems:  # such as a driver older than the toolkit, or a GPU older than the architectures
+        usable = f"built, not usable ({'; '.join(problems)})"
     return f"{usable} (architectures {module.architectures}, CUDA toolkit {module.toolkit_version})"
+
+
+def _problems_of_gpus() -> Iterator[tuple[int, str]]:
+    """The GPUs on which a kernel fails, and how."""
+    import torch
+
+    from wsol_ext import ops
+
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        try:
+            box = torch.zeros((1, 4), device=f"cuda:{index}")
+            ops.box_iou(box, box).tolist()
+        except RuntimeError as error:
+            yield index, str(error).strip().splitlines()[0]
 
 
 def _gpus() -> str:

@@ -53,9 +53,22 @@ def run(name: str, *arguments: Any, device: torch.device) -> Any:
     return getattr(_cpu, name)(*arguments, torch.get_num_threads())
 
 
-def define(name: str, signature: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Register `torch.ops.wsol.<name>`: `kernel` for CPU and CUDA tensors, `fake` for shapes and dtypes alone."""
-    _library.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))
+def define(
+    name: str,
+    signature: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    in_cuda_graphs: bool = True,
+) -> None:
+    """Register `torch.ops.wsol.<name>`: `kernel` for CPU and CUDA tensors, `fake` for shapes and dtypes alone.
+
+    Where the kernel asks the device for an answer, or keeps what it allocates, `torch.compile` has to leave it out of
+    CUDA graphs: it says so with `in_cuda_graphs=False`.
+    """
+    tags = [torch.Tag.pt2_compliant_tag]
+    if not in_cuda_graphs and hasattr(torch.Tag, "cudagraph_unsafe"):  # absent from torch's older releases
+        tags.append(torch.Tag.cudagraph_unsafe)
+    _library.define(name + signature, tags=tuple(tags))
     for key in ("CPU", "CUDA"):
         _library.impl(name, kernel, key)
     torch.library.register_fake(f"wsol::{name}", fake, lib=_library)

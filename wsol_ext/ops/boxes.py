@@ -403,6 +403,7 @@ backend.define(
     " -> Tensor",
     _extract_boxes,
     _extract_boxes_fake,
+    in_cuda_graphs=False,  # whether values are scores is asked of the device
 )
 backend.define(
     "extract_all_boxes",
@@ -410,6 +411,7 @@ backend.define(
     " -> (Tensor boxes, Tensor offsets)",
     _extract_all_boxes,
     _extract_all_boxes_fake,
+    in_cuda_graphs=False,
 )
 backend.define(
     "best_box_iou",
@@ -417,6 +419,7 @@ backend.define(
     " bool check_values=True) -> Tensor",
     _best_box_iou,
     _best_box_iou_fake,
+    in_cuda_graphs=False,
 )
 backend.define(
     "box_iou", "(Tensor a, Tensor b, bool inclusive=True) -> Tensor", _box_iou, _box_iou_fake

@@ -340,6 +340,7 @@ backend.define(
     "-> (Tensor, Tensor)",
     _forward,
     _forward_fake,
+    in_cuda_graphs=False,  # its table of steps is kept
 )
 backend.define(
     "spatial_diffusion_backward",
@@ -347,6 +348,7 @@ backend.define(
     "bool detach_start) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
+    in_cuda_graphs=False,
 )
 backend.differentiate("spatial_diffusion", _autograd, _setup_context)
 backend.not_differentiable(

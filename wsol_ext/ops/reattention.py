@@ -118,9 +118,7 @@ def _kernel_rows(*tensors: Tensor) -> list[Tensor]:
 
 
 def _fits_tensor_cores(rows: list[Tensor]) -> bool:
-    device, width = rows[0].device, rows[0].size(-1)
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return False
+    width = rows[0].size(-1)
     elements = 16 // rows[0].element_size()  # rows are read 16 bytes at a time
     return (
         width % elements == 0

@@ -178,6 +178,7 @@ backend.define(
     "(Tensor images, int n_segments, float compactness, int max_num_iter, bool enforce_connectivity) -> Tensor",
     _kernel,
     _fake,
+    in_cuda_graphs=False,  # its tables of colours are kept
 )
 
 

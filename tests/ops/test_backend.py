@@ -1,0 +1,36 @@
+"""What all operators share: their registration, and errors that stay where they belong."""
+
+import pytest
+import torch
+
+from wsol_ext.ops.attention import class_attention, class_attention_reference
+
+ASK_THE_DEVICE_OR_KEEP_TABLES = {
+    "extract_boxes",
+    "extract_all_boxes",
+    "best_box_iou",
+    "slic",
+    "spatial_diffusion",
+    "spatial_diffusion_backward",
+}
+
+
+def test_operators_that_cuda_graphs_cannot_hold_say_so():
+    names = [name.removeprefix("wsol::") for name in torch._C._dispatch_get_all_op_names()]
+    marked = {
+        name
+        for name in names
+        if hasattr(torch.ops.wsol, name)
+        and torch.Tag.cudagraph_unsafe in getattr(torch.ops.wsol, name).default.tags
+    }
+    assert marked == ASK_THE_DEVICE_OR_KEEP_TABLES
+
+
+def test_failed_launch_does_not_fail_the_next_call(backend):
+    if backend.name == "cuda":  # a row that no GPU's shared memory holds
+        wide = torch.zeros((1, 1, 1, 100_000), device=backend.device)
+        with pytest.raises(RuntimeError, match="class_attention: CUDA error"):
+            class_attention(wide, wide)
+    query, key = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 5, 8)
+    row = class_attention(query.to(backend.device), key.to(backend.device))
+    torch.testing.assert_close(row.cpu(), class_attention_reference(query, key))
