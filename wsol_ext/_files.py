@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+
 def _temporary_name(target: Path) -> str:
     # The suffix stays last: some writers choose the format by it.
     return f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}"

@@ -178,6 +178,9 @@ def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
 def _initialize_pyramid(model: MOLT, other: LocalizationModel, source: str) -> list[str]:
     """Start from another pyramid, or every transformer from the same model, position embeddings resampled."""
     if isinstance(other, MOLT):
+        for ours, theirs in zip(model.tscams, other.tscams, strict=False):
+            if differing := _differing_heads(ours, theirs):
+                raise CheckpointError(f"{source} has another backbone: {differing}")
         _load_exactly(model, other.state_dict(), source)
         return []
     assert isinstance(other, SingleBackboneModel)
@@ -239,10 +242,13 @@ def _backbone_differences(
     """What keeps the other's backbone from being this model's, if some of its weights were these."""
     theirs = {**other.backbone.state_dict(), **instead}
     problems = _differences(model.backbone.state_dict(), theirs)
-    heads = [cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, model)]
-    if heads[0] != heads[1]:  # which the weights' shapes do not show
-        problems.append(f"{heads[0]} attention heads, not {heads[1]}")
-    return problems
+    return [*problems, *filter(None, [_differing_heads(model, other)])]
+
+
+def _differing_heads(model: SingleBackboneModel, other: SingleBackboneModel) -> str:
+    """What the weights' shapes do not show; "" where both have as many attention heads."""
+    theirs, ours = (cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, model))
+    return "" if theirs == ours else f"{theirs} attention heads, not {ours}"
 
 
 def _require_same_classes(model: LocalizationModel, other: LocalizationModel, source: str) -> None:

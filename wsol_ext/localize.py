@@ -1,6 +1,5 @@
 """From pictures to boxes: one's own images, with class names, as a COCO results file."""
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 from wsol_ext._files import write_json
 from wsol_ext.data import ImageListDataset, Tolerant, collate, eval_transform
 from wsol_ext.data.folder import find_images
+from wsol_ext.data.tables import read_csv
 from wsol_ext.metrics import single_boxes, to_score_maps
 
 RESULT_FOLDERS = ("overlays", "parts", "clusters")
@@ -247,29 +247,13 @@ def _read_label_file(path: Path, numbers: dict[str, int]) -> dict[str, int]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such label file")
     labels: dict[str, int] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            if header != ["image", "class"]:
-                raise ValueError(
-                    f"{path}:1: the header is {','.join(header)!r}, it should be 'image,class'"
-                )
-            for fields in reader:
-                if not fields:
-                    continue
-                where = f"{path}:{reader.line_num}"
-                if len(fields) != 2:
-                    raise ValueError(
-                        f"{where}: the line has {len(fields)} fields, it should have 2"
-                    )
-                if fields[1] not in numbers:
-                    raise ValueError(
-                        f"{where}: {fields[1]!r} is no class of the model, which knows {_some(list(numbers))}"
-                    )
-                labels[fields[0]] = numbers[fields[1]]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: is no UTF-8 CSV file: {error}") from error
+    for row in read_csv(path, ("image", "class")):
+        image, name = row.fields
+        if name not in numbers:
+            raise row.error(
+                f"{name!r} is no class of the model, which knows {_some(list(numbers))}"
+            )
+        labels[image] = numbers[name]
     return labels
 
 

@@ -23,6 +23,7 @@ from wsol_ext.models import TSCAM
 from wsol_ext.training import TrainingConfig
 from wsol_ext.training.data import ShuffledSampler, TrainingData
 from wsol_ext.training.module import learning_rate, parameter_groups
+from wsol_ext.training.runs import RunFolder
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -85,6 +86,18 @@ def test_folder_of_other_files_is_refused(tmp_path, fails):
     (tmp_path / "letter.txt").write_text("dear all")
     assert "no training run" in fails(*tiny_run(tmp_path, "--overwrite"))
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_run_from_python_is_continued_whatever_kind_of_sequence_its_options_are(tmp_path):
+    options = {"pyramid": (16, 32), "clusters": None}
+    config = TrainingConfig(out=str(tmp_path / "run"), model="molt", model_options=options)
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(config)
+    folder.prepare(config)
+    other = {**options, "pyramid": (24, 32)}
+    config = TrainingConfig(out=str(tmp_path / "run"), model="molt", model_options=other)
+    with pytest.raises(FileExistsError, match="another configuration"):
+        folder.prepare(config)
 
 
 def test_flags_and_yaml_mean_the_same(tmp_path):

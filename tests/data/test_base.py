@@ -52,6 +52,12 @@ def test_data_set_without_boxes_gives_an_empty_table():
     assert dataset[0]["boxes"].shape == (0, 4)
 
 
+def test_picture_without_a_box_among_others_has_an_empty_table():
+    dataset = InMemory(["a", "b"], [0, 0], ["thing"], boxes=[torch.zeros(0, 4), torch.ones(1, 4)])
+    assert dataset[0]["boxes"].shape == (0, 4)
+    assert dataset[1]["boxes"].shape == (1, 4)
+
+
 def test_box_that_reaches_beyond_the_image_is_clipped_with_one_warning():
     dataset = with_boxes([-3, 2, 5, 9], [1, 2, 28, 13])
     with pytest.warns(UserWarning, match=r"picture 0: the boxes .* are clipped") as caught:

@@ -77,13 +77,22 @@ def test_other_header_is_an_error(root):
         FolderDataset(root, root.parent / "boxes.csv")
 
 
+def test_box_file_that_is_no_text_is_named(root):
+    for content in (b"\xff\xfe\x00", b"image,x0,y0,x1,y1\ncats/\xe9.png,1,2,3,4\n"):
+        (root.parent / "boxes.csv").write_bytes(content)
+        with pytest.raises(AnnotationError, match=r"boxes\.csv: is no UTF-8 CSV file"):
+            FolderDataset(root, root.parent / "boxes.csv")
+
+
 def test_pictures_without_a_box_are_an_error_or_dropped(root):
     table = csv_of(root, "dogs/c.png,1,2,3,4")
     with pytest.raises(
         AnnotationError, match=r"no box for 2 of 3 images, such as cats/a\.png; unboxed='drop'"
     ):
         FolderDataset(root, table)
-    with pytest.warns(UserWarning, match=r"no box for 2 of 3 images, such as cats/a\.png, left out"):
+    with pytest.warns(
+        UserWarning, match=r"no box for 2 of 3 images, such as cats/a\.png, left out"
+    ):
         dataset = FolderDataset(root, table, unboxed="drop")
     assert dataset.image_names == ["dogs/c.png"]
     assert (dataset.labels, dataset.class_names) == ([1], ["cats", "dogs"])

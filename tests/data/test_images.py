@@ -2,6 +2,7 @@ import pytest
 from PIL import Image
 
 from wsol_ext.data import ImageError, ImageListDataset, Tolerant, collate, read_image
+from wsol_ext.data.folder import IMAGE_SUFFIXES
 
 
 @pytest.fixture
@@ -46,6 +47,19 @@ def test_file_that_is_no_picture_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"text\.jpg: cannot be read as an image"):
         read_image(path)
+
+
+def test_format_that_starts_other_programs_is_not_read(tmp_path):
+    path = tmp_path / "script.jpg"
+    Image.new("RGB", (4, 4)).save(path, format="EPS")
+    with pytest.raises(ImageError, match=r"script\.jpg: cannot be read as an image"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_suffix_that_is_taken_for_a_picture_is_read(tmp_path, suffix):
+    Image.new("RGB", (5, 4), (255, 255, 255)).save(tmp_path / f"white{suffix}")
+    assert read_image(tmp_path / f"white{suffix}").getpixel((2, 2)) == (255, 255, 255)
 
 
 def test_unreadable_pictures_are_listed_and_the_others_kept(tmp_path, picture):

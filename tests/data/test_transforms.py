@@ -104,7 +104,9 @@ def test_bad_sizes_are_named():
         eval_transform(224, resize=100)
     with pytest.raises(ValueError, match=r"eval_transform: img_size is \(8, 8, 8\)"):
         eval_transform((8, 8, 8))
-    with pytest.raises(ValueError, match="resize is 8 x 12, it should be at least img_size, 8 x 16"):
+    with pytest.raises(
+        ValueError, match="resize is 8 x 12, it should be at least img_size, 8 x 16"
+    ):
         eval_transform((8, 16), resize=(8, 12))
     with pytest.raises(ValueError, match="img_size is 0"):
         eval_transform(0)

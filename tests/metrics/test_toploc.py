@@ -180,6 +180,16 @@ def test_bad_arguments_are_named():
         LocalizationAccuracy(threshold=1)
 
 
+def test_empty_batch_counts_nothing():
+    metric = LocalizationAccuracy(size=8)
+    image = (torch.ones(1, 1, 4, 4), torch.zeros(1, 3), torch.tensor([0]), [torch.ones(1, 4)])
+    metric.update(*image)
+    counts = metric.counts.clone()
+    metric.update(*(part[:0] for part in image))
+    assert torch.equal(metric.counts, counts)
+    assert metric.images == 1
+
+
 def test_no_image_at_all_is_an_error():
     with (
         pytest.raises(ValueError, match="LocalizationAccuracy: no image was counted"),

@@ -187,6 +187,7 @@ def test_a_pyramid_starts_from_another(tmp_path):
         ("tscam", {"depth": 1}, r"has another backbone: missing: vit\.blocks\.1"),
         ("tscam", {"num_heads": 2}, "has another backbone: 2 attention heads, not 3"),
         ("molt", {"img_size": 96}, "does not fit a molt model: of another shape"),
+        ("molt", {"num_heads": 2}, "has another backbone: 2 attention heads, not 3"),
     ],
 )
 def test_a_pyramid_does_not_start_from_what_does_not_fit(tmp_path, method, options, message):

@@ -25,9 +25,9 @@ def noise(batch: int, height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (batch, 3, height, width), generator=generator).byte()
 
 
-def assert_defined(backend, images: Tensor, *arguments) -> Tensor:
+def assert_defined(backend, images: Tensor, *arguments, check_values: bool = True) -> Tensor:
     """That the labels are the definition's; returns them."""
-    labels = slic(images.to(backend.device), *arguments)
+    labels = slic(images.to(backend.device), *arguments, check_values=check_values)
     assert labels.dtype == torch.int32
     assert labels.is_contiguous()
     assert torch.equal(labels.cpu(), slic_reference(images, *arguments))
@@ -96,13 +96,27 @@ def test_floating_image_is_that_of_bytes(backend, dtype):
     assert torch.equal(slic(images.to(dtype) / 255, 10), expected)
 
 
-def test_values_outside_are_clipped(backend):
+def test_values_outside_are_clipped_where_they_are_not_checked(backend):
     images = torch.rand(1, 3, 16, 18, generator=torch.Generator().manual_seed(0))
     images[0, 0, :, :6], images[0, 1, :, 6:9], images[0, 2, :4] = -3.0, float("inf"), 1e30
     images[0, 0, 10:], images[0, 1, 5] = float("nan"), -float("inf")
-    labels = assert_defined(backend, images, 8)
+    labels = assert_defined(backend, images, 8, check_values=False)
     tame = images.nan_to_num(0, 1, 0).clamp(0, 1)
     assert torch.equal(slic(tame.to(backend.device), 8).cpu(), labels)
+
+
+@pytest.mark.parametrize("value", [255.0, -0.01, float("nan"), float("inf")])
+def test_values_outside_are_an_error(backend, value):
+    images = torch.rand(2, 3, 6, 7, device=backend.device)
+    images[1, 2, 3, 4] = value
+    with pytest.raises(ValueError, match=r"slic: images has values from .* should lie in \[0, 1\]"):
+        slic(images, 4)
+
+
+def test_rounding_beyond_the_range_is_no_error(backend):
+    images = torch.rand(1, 3, 6, 7, generator=torch.Generator().manual_seed(0)).round()
+    beyond = (images - 0.5) * 1.0001 + 0.5
+    assert torch.equal(slic(beyond.to(backend.device), 4), slic(images.to(backend.device), 4))
 
 
 def test_views(backend):

@@ -61,7 +61,7 @@ def _cuda() -> str:
     try:
         module = importlib.import_module("wsol_ext._cuda")
     except ModuleNotFoundError:
-        return f"not built: {_backend._cpu.without_cuda}"
+        return f"not built: {importlib.import_module('wsol_ext._cpu').without_cuda}"
     except ImportError as error:
         return f"built, not usable: {_backend.cuda_import_error or error}"
     usable = "usable" if torch.cuda.is_available() else "built, no GPU here"

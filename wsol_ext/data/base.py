@@ -119,7 +119,7 @@ class LocalizationDataset(Dataset[Sample]):
             )
         clipped = torch.minimum(boxes.clamp(min=0), limit)
         # One pixel beyond is a habit of annotators (CUB-200-2011 has such boxes), not worth a warning.
-        if not self._warned_of_clipping and (clipped - boxes).abs().max() > 1:
+        if not self._warned_of_clipping and ((clipped - boxes).abs() > 1).any():
             self._warned_of_clipping = True
             warnings.warn(
                 f"{self.image_names[index]}: the boxes {boxes.tolist()} reach beyond their image of "

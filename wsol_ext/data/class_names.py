@@ -1,4 +1,4 @@
-"""Whether two lists of class names mean the same classes, though one has numbers before the names, or in their place."""
+"""Whether two lists name the same classes, though one has numbers before the names, or in their place."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,5 @@
 """A folder of class folders, with or without boxes: the way people keep their own pictures."""
 
-import csv
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.images import read_image
-from wsol_ext.data.tables import AnnotationError, Row
+from wsol_ext.data.tables import AnnotationError, read_csv
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
-_HEADER = ["image", "x0", "y0", "x1", "y1"]
 
 
 class FolderDataset(LocalizationDataset):
@@ -155,23 +153,8 @@ def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[tuple
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it should be a CSV file of boxes")
     table: dict[str, list[tuple[float, ...]]] = {}
-    # utf-8-sig: spreadsheet programs put a byte order mark before the header.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        header = next(reader, [])
-        if [field.strip() for field in header] != _HEADER:
-            raise AnnotationError(
-                f"{path}:1: the header is {','.join(header)!r}, it should be {','.join(_HEADER)!r}"
-            )
-        for fields in reader:
-            if not fields:
-                continue
-            row = Row(path, reader.line_num, fields)
-            if len(fields) != len(_HEADER):
-                raise row.error(
-                    f"the line has {len(fields)} fields, it should have {','.join(_HEADER)}"
-                )
-            if fields[0] not in known:
-                raise row.error(f"there is no image {fields[0]!r} below {root}")
-            table.setdefault(fields[0], []).append(row.box(1))
+    for row in read_csv(path, ("image", "x0", "y0", "x1", "y1")):
+        if row.fields[0] not in known:
+            raise row.error(f"there is no image {row.fields[0]!r} below {root}")
+        table.setdefault(row.fields[0], []).append(row.box(1))
     return table

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
+# A file is read as what it is, whatever its name; and Pillow knows formats that start other programs (EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+
 
 class ImageError(OSError):
     """A picture that cannot be read: missing, truncated, or no picture at all. The message names the file."""
@@ -16,7 +19,7 @@ def read_image(path: str | Path) -> Image.Image:
     are given for the stored pixels (and the published programs read them so).
 
     Args:
-        path: the file, in any format that Pillow knows; grey, palette and alpha pictures become RGB.
+        path: the file, JPEG, PNG, BMP, WebP, TIFF, PPM or GIF; grey, palette and alpha pictures become RGB.
 
     Returns:
         A Pillow image of mode RGB, wholly read.
@@ -39,7 +42,7 @@ def read_grey(path: str | Path) -> Image.Image:
     """Read a picture file as one grey channel of 0 to 255, such as a mask; alpha is ignored.
 
     Args:
-        path: the file, in any format that Pillow knows.
+        path: the file, in a format that `read_image` takes.
 
     Returns:
         A Pillow image of mode L, wholly read.
@@ -52,7 +55,7 @@ def read_grey(path: str | Path) -> Image.Image:
 
 def _read(path: str | Path, mode: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             # Formats differ in what a cut file raises: SyntaxError or ValueError (PNG), OSError (JPEG), EOFError (GIF).
             return image.convert(mode)
     except FileNotFoundError as error:

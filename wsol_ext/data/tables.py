@@ -1,5 +1,6 @@
 """Reading the data sets' text files, with errors that name the file and the line."""
 
+import csv
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -85,3 +86,36 @@ def read_rows(
                 yield row
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: is no UTF-8 text: {error}") from error
+
+
+def read_csv(path: Path, header: Sequence[str]) -> Iterator[Row]:
+    """The lines of a CSV file after its header; empty lines are left out.
+
+    Args:
+        path: the file, UTF-8.
+        header: the names in its first line.
+
+    Yields:
+        The rows, each with as many fields as the header.
+
+    Raises:
+        AnnotationError: another header, a line with another number of fields, or a file that is no UTF-8 CSV.
+    """
+    wanted = ",".join(header)
+    # utf-8-sig: spreadsheet programs put a byte order mark before the header.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        try:
+            first = Row(path, 1, [field.strip() for field in next(reader, [])])
+            if first.fields != list(header):
+                raise first.error(
+                    f"the header is {','.join(first.fields)!r}, it should be {wanted!r}"
+                )
+            for fields in reader:
+                row = Row(path, reader.line_num, fields)
+                if fields and len(fields) != len(header):
+                    raise row.error(f"the line has {len(fields)} fields, it should have {wanted}")
+                if fields:
+                    yield row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise AnnotationError(f"{path}: is no UTF-8 CSV file: {error}") from error

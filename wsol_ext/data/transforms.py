@@ -185,6 +185,5 @@ def height_width(name: str, img_size: ImageSize) -> tuple[int, int]:
 
 def _check_larger(name: str, resize: tuple[int, int], img_size: tuple[int, int]) -> None:
     if resize[0] < img_size[0] or resize[1] < img_size[1]:
-        raise ValueError(
-            f"{name}: resize is {resize[0]} x {resize[1]}, it should be at least img_size, {img_size[0]} x {img_size[1]}"
-        )
+        found, wanted = (f"{height} x {width}" for height, width in (resize, img_size))
+        raise ValueError(f"{name}: resize is {found}, it should be at least img_size, {wanted}")

@@ -212,8 +212,8 @@ def _ask(
             logits = log_mean_probability([logits, *(model(crops) for crops in others)])
         found[""] = maps[:, 0], logits
     masks = raw["masks"].to(device) if "masks" in raw else None
-    boxes = [boxes.to(device) for boxes in raw["boxes"]]
-    rest = (labels, boxes, raw["sizes"].to(device), masks)
+    # Boxes and sizes stay on the CPU, where protocols scale them; what they make of them, they move at once.
+    rest = (labels, raw["boxes"], raw["sizes"], masks)
     return {part: Batch(maps, logits, *rest) for part, (maps, logits) in found.items()}
 
 
@@ -268,7 +268,7 @@ class _Gallery:
         frame = scale_boxes(batch.boxes, batch.sizes, protocol="toploc", size=EVALUATED)
         cut = single_boxes(to_score_maps(batch.maps.float(), EVALUATED, "bilinear"), self.threshold)
         outcomes = localization_outcomes(cut, batch.logits.float(), batch.labels, frame)
-        boxes = cut * batch.sizes.repeat(1, 2) / EVALUATED
+        boxes = cut.cpu() * batch.sizes.repeat(1, 2) / EVALUATED
         probabilities, predicted = batch.logits.float().softmax(dim=1).max(dim=1)
         for outcome in OUTCOMES:
             kept = self.kept.setdefault(outcome, [])

@@ -26,7 +26,7 @@ def scale_boxes(
 
     Args:
         boxes: B tensors (G_i, 4) of x0, y0, x1, y1 in pixels of the original picture; or one (B, G, 4), rows of -1
-            being padding.
+            being padding. Best on the CPU: on CUDA their check waits for the device once an image.
         sizes: (B, 2), each picture's original width and height.
         protocol: one of `BOX_PROTOCOLS`.
         size: side of the evaluated picture in pixels.
@@ -122,16 +122,18 @@ def pad_boxes(boxes: Boxes) -> Tensor:
 
 
 def ground_truth(name: str, boxes: Boxes, like: Tensor) -> Tensor:
-    """Check that each of B images has a box; the boxes padded to (B, G, 4), on the device of `like`."""
+    """Check that each of B images has a box; the boxes padded to (B, G, 4), G at least 1, on the device of `like`."""
     if len(boxes) != like.size(0):
         raise ValueError(
             f"{name}: gt_boxes is for {len(boxes)} images, there are {like.size(0)} maps"
         )
-    padded = pad_boxes(boxes).to(like.device)
+    if len(boxes) == 0:
+        return like.new_zeros((0, 1, 4))
+    padded = pad_boxes(boxes)  # checked where they are: boxes on the CPU keep no GPU waiting
     boxed = (padded != -1).any(dim=2).any(dim=1)
     if not boxed.all():
         first = int((~boxed).nonzero()[0])
         raise ValueError(
             f"{name}: gt_boxes[{first}] is empty, every image should have at least one box"
         )
-    return padded
+    return padded.to(like.device)

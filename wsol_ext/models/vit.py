@@ -203,7 +203,7 @@ def expect_imagenet_pixels(vit: VisionTransformer) -> None:
     Raises:
         ValueError: the patch embedding has no place for the second term.
     """
-    trained = vit.pretrained_cfg
+    trained = cast("dict[str, Any]", vit.pretrained_cfg)
     mean, std = (torch.tensor(trained[name], dtype=torch.float64) for name in ("mean", "std"))
     scale = torch.tensor(STD, dtype=torch.float64) / std
     shift = (torch.tensor(MEAN, dtype=torch.float64) - mean) / std

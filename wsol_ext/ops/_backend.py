@@ -66,7 +66,9 @@ def define(
     CUDA graphs: it says so with `in_cuda_graphs=False`.
     """
     tags = [torch.Tag.pt2_compliant_tag]
-    if not in_cuda_graphs and hasattr(torch.Tag, "cudagraph_unsafe"):  # absent from torch's older releases
+    if not in_cuda_graphs and hasattr(
+        torch.Tag, "cudagraph_unsafe"
+    ):  # absent from torch's older releases
         tags.append(torch.Tag.cudagraph_unsafe)
     _library.define(name + signature, tags=tuple(tags))
     for key in ("CPU", "CUDA"):

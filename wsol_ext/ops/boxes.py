@@ -145,7 +145,7 @@ def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
     """Intersection over union of every box of `a` with every box of `b`, for batches of both.
 
     Args:
-        a: (..., N, 4), ``[x0, y0, x1, y1]``, integer or floating.
+        a: (..., N, 4), ``[x0, y0, x1, y1]``, integer or floating, finite (which is not checked).
         b: (..., M, 4), of any of these dtypes; the leading dimensions broadcast with those of `a`.
         inclusive: whether both end pixels count, so that a side is x1 - x0 + 1, as in this field's
             evaluators. Otherwise a side is x1 - x0, as in ``torchvision.ops.box_iou``.

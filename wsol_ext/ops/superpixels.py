@@ -30,6 +30,8 @@ def slic(
     compactness: float = 10.0,
     max_num_iter: int = 10,
     enforce_connectivity: bool = True,
+    *,
+    check_values: bool = True,
 ) -> Tensor:
     """Superpixels of a batch of images: k-means on colour and place, each centre searched in a window of its own.
 
@@ -41,19 +43,22 @@ def slic(
     each such piece the one of most similar mean colour.
 
     Args:
-        images: (B, 3, h, w) uint8, or floating in [0, 1], sRGB. Values outside are clipped, NaN is 0.
+        images: (B, 3, h, w) uint8, or floating in [0, 1], sRGB.
         n_segments: about how many superpixels, at least 1; the grid gives the number, the image may leave fewer.
         compactness: weight of place against colour, not negative; what it adds to a distance is capped where
             colours no longer matter.
         max_num_iter: rounds of k-means, at least 1; it ends earlier when no label changes.
         enforce_connectivity: make every segment one 4-connected piece.
+        check_values: whether NaN, or values outside [0, 1] by more than half of 1/255, are an error. On CUDA that waits
+            for the device. What is no error is clipped, NaN counts as 0.
 
     Returns:
         (B, h, w) int32, labels 0 to K - 1 consecutive within each image. The same on every device, for any number of
         threads and in any batch; not differentiable.
 
     Raises:
-        TypeError, ValueError: see Args.
+        TypeError: images of another dtype.
+        ValueError: images of another shape or with values out of range, or another argument outside its range.
 
     Example:
         >>> image = torch.zeros(1, 3, 4, 6)
@@ -66,7 +71,12 @@ def slic(
     """
     _check(images, n_segments, compactness, max_num_iter)
     return torch.ops.wsol.slic(
-        images.detach(), n_segments, float(compactness), max_num_iter, enforce_connectivity
+        images.detach(),
+        n_segments,
+        float(compactness),
+        max_num_iter,
+        enforce_connectivity,
+        check_values,
     )
 
 
@@ -139,11 +149,14 @@ def _kernel(
     compactness: float,
     max_num_iter: int,
     enforce_connectivity: bool,
+    check_values: bool = True,
 ) -> Tensor:
     batch, _, height, width = images.shape
     labels = images.new_empty((batch, height, width), dtype=torch.int32)
     if labels.numel() == 0:
         return labels
+    if check_values and images.is_floating_point():
+        _check_levels(images)
     images, device = backend.rows_contiguous(images), images.device
     grid = slic_grid(height, width, n_segments, compactness)
     size = (batch, height, width, grid.rows * grid.columns)
@@ -163,22 +176,32 @@ def _kernel(
     return labels
 
 
+def _check_levels(images: Tensor) -> None:
+    low, high = torch.stack(images.aminmax()).tolist()
+    if not (low >= -0.5 / 255 and high <= 1 + 0.5 / 255):  # NaN is neither
+        raise ValueError(
+            f"slic: images has values from {low:g} to {high:g}, floating images should lie in [0, 1] and not be NaN"
+        )
+
+
 def _fake(
     images: Tensor,
     n_segments: int,
     compactness: float,
     max_num_iter: int,
     enforce_connectivity: bool,
+    check_values: bool = True,
 ) -> Tensor:
     return images.new_empty((images.size(0), *images.shape[2:]), dtype=torch.int32)
 
 
 backend.define(
     "slic",
-    "(Tensor images, int n_segments, float compactness, int max_num_iter, bool enforce_connectivity) -> Tensor",
+    "(Tensor images, int n_segments, float compactness, int max_num_iter, bool enforce_connectivity, "
+    "bool check_values=True) -> Tensor",
     _kernel,
     _fake,
-    in_cuda_graphs=False,  # its tables of colours are kept
+    in_cuda_graphs=False,  # its tables of colours are kept, and whether values are levels is asked of the device
 )
 
 

@@ -17,8 +17,8 @@ from rich.console import Console
 
 import wsol_ext
 from wsol_ext._files import remove_leftovers, write_json, write_text
-from wsol_ext.data.class_names import are_numbers
 from wsol_ext.checkpoints import CheckpointError, initialize_from, load_model, save_model
+from wsol_ext.data.class_names import are_numbers
 from wsol_ext.models import LocalizationModel
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
@@ -147,7 +147,7 @@ class RunFolder:
             raise ValueError(f"{self.config} is damaged; give --overwrite to start anew") from error
         # An option that came after that run was made had its default's effect.
         found = {**TrainingConfig().as_dict(), **(found if isinstance(found, dict) else {})}
-        asked = config.identity()
+        asked = yaml.safe_load(yaml.safe_dump(config.identity()))  # where tuples are lists
         differing = [
             f"{name} {found.get(name)!r} there, {value!r} here"
             for name, value in asked.items()
