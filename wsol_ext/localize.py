@@ -1,6 +1,7 @@
 """From pictures to boxes: one's own images, with class names, as a COCO results file."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from wsol_ext.data.folder import find_images
 from wsol_ext.data.tables import read_csv
 from wsol_ext.metrics import single_boxes, to_score_maps
 
-RESULT_FOLDERS = ("overlays", "parts", "clusters")
-"""Where `wsol localize` writes pictures, in the folder of its results."""
+# The pictures that `wsol localize` writes, in the folder of its results.
+_RESULT = re.compile(r"(overlays|parts)/[0-9]{6}_[^/]*\.png|clusters/[0-9a-f]{2}/[0-9a-f]{62}\.png")
 
 _SIZE = 224  # the square on which maps are cut, as the published programs do
 
@@ -113,10 +114,10 @@ def list_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[P
 
 def _is_result(image: Path, out: Path | None) -> bool:
     """Whether a picture is one that an earlier `wsol localize` wrote to its folder."""
-    if out is None or not (out / "dataset.json").exists():
+    if out is None:
         return False
-    image = Path(os.path.abspath(image))
-    return any(image.is_relative_to(os.path.abspath(out / name)) for name in RESULT_FOLDERS)
+    image, out = Path(os.path.abspath(image)), Path(os.path.abspath(out))
+    return image.is_relative_to(out) and bool(_RESULT.fullmatch(str(image.relative_to(out))))
 
 
 def localize_images(

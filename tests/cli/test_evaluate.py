@@ -288,6 +288,18 @@ def test_mistake_is_one_line(run_folder, tmp_path, fails, flags, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_evaluating_on_the_training_images_is_warned_of(run_folder, pictures, tmp_path, capsys):
+    shutil.copytree(run_folder, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    undivided, boxes = pictures / "test", pictures / "boxes.csv"
+    config.write_text(config.read_text().replace(f"root: {pictures}\n", f"root: {undivided}\n"))
+    for run, warned in ((tmp_path / "run", True), (run_folder, False)):
+        data = ["--data", "folder", "--root", str(undivided), "--boxes", str(boxes)]
+        arguments = [*data, "--out", str(tmp_path / "out"), "--interval", "0.01", *QUIET]
+        assert main(["evaluate", str(run), *arguments]) == 0
+        assert ("was trained on these images" in capsys.readouterr().err) == warned
+
+
 def test_images_without_a_box_are_left_out_and_counted(run_folder, pictures, tmp_path, capsys):
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("".join((pictures / "boxes.csv").read_text().splitlines(True)[:8]))
@@ -302,7 +314,8 @@ def test_split_files_without_class_names_are_those_of_the_model(
 ):
     """As ILSVRC's test split has it: labels, and all the pictures in one folder."""
     known = load_model(run_folder / "model.safetensors").class_names
-    lines: dict[str, list[str]] = {"image_ids": [], "class_labels": [], "localization": []}
+    files = ("image_ids", "class_labels", "image_sizes", "localization")
+    lines: dict[str, list[str]] = {name: [] for name in files}
     with open(pictures / "boxes.csv", newline="") as file:
         for row in csv.DictReader(file):
             class_name, name = row["image"].split("/")

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from cli.tiny_runs import TINY
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -138,8 +139,9 @@ def test_own_pictures_of_an_earlier_time_are_not_taken(run_folder, album):
 
 def test_class_called_as_a_folder_of_results_is_taken(run_folder, album):
     (album / "parrot").rename(album / "parts")
-    assert localize(run_folder, album, "--out", album) == 0
-    assert len(read(album)[1]["images"]) == 12
+    for _ in range(2):
+        assert localize(run_folder, album, "--out", album) == 0
+        assert len(read(album)[1]["images"]) == 12
 
 
 def test_names_may_be_as_long_as_the_file_system_allows(run_folder, album, tmp_path):
@@ -156,7 +158,21 @@ def test_links_keep_their_own_names(run_folder, album, tmp_path):
     assert read(tmp_path / "out")[1]["images"][0]["file_name"] == "mine.png"
 
 
-def test_interrupted_it_leaves_the_boxes_found_so_far(run_folder, album, tmp_path, monkeypatch):
+def test_classes_may_be_called_by_numbers(pictures, tmp_path):
+    root = tmp_path / "numbered"
+    for split in ("train", "test"):
+        for number, folder in enumerate(sorted((pictures / split).iterdir())):
+            shutil.copytree(folder, root / split / str(number))
+    data = ["--data", "folder", "--root", str(root), "--epochs", "1", "--batch-size", "16"]
+    assert main(["train", "--out", str(tmp_path / "run"), *TINY, *data]) == 0
+    flags = ["--labels", "folder", "--out", tmp_path / "out"]
+    assert localize(tmp_path / "run", root / "test", *flags) == 0
+    assert {box["category"] for box in read(tmp_path / "out")[0]} == {"0", "1", "2", "3"}
+
+
+def test_interrupted_it_leaves_the_boxes_found_so_far(
+    run_folder, album, tmp_path, monkeypatch, capsys
+):
     draw, drawn = drawing.overlay, []
 
     def interrupt_the_third(*arguments):
@@ -168,6 +184,7 @@ def test_interrupted_it_leaves_the_boxes_found_so_far(run_folder, album, tmp_pat
     monkeypatch.setattr(drawing, "overlay", interrupt_the_third)
     assert localize(run_folder, album, "--out", tmp_path / "out") == 130
     assert len(read(tmp_path / "out")[0]) == 2
+    assert "stopped after 2 of 12 images" in capsys.readouterr().err
 
 
 def test_only_broken_images_still_end_in_files(run_folder, tmp_path, capsys):

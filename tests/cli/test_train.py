@@ -299,7 +299,7 @@ def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
         (["--no-such-flag", "1"], ["no-such-flag"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--precision", "8"], ["precision"]),
-        (["--boxes", "boxes.csv", "--validate-every", "1"], ["--boxes is for --data folder"]),
+        (["--boxes", "boxes.csv"], ["--boxes is for --data folder"]),
         (["--image-root", "images"], ["--image-root is for --data wsol"]),
     ],
 )

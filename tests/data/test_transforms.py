@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -82,6 +83,7 @@ def test_denormalize_gives_pixels_back(picture):
 
 
 def test_inputs_may_be_no_squares(picture):
+    assert eval_transform(np.int64(8))(picture).shape == (3, 8, 8)
     view = eval_transform((16, 56))(picture)
     assert view.shape == (3, 16, 56)
     assert denormalize(view)[:, :, :26].max() < 0.02
@@ -108,6 +110,10 @@ def test_bad_sizes_are_named():
         ValueError, match="resize is 8 x 12, it should be at least img_size, 8 x 16"
     ):
         eval_transform((8, 16), resize=(8, 12))
+    with pytest.raises(ValueError, match="eval_transform: resize is 0, it should be a positive"):
+        eval_transform(224, resize=0)
+    with pytest.raises(ValueError, match=r"eval_transform: img_size is 22\.4"):
+        eval_transform(22.4)
     with pytest.raises(ValueError, match="img_size is 0"):
         eval_transform(0)
     with pytest.raises(ValueError, match="EvalViews: img_size is -1"):

@@ -90,10 +90,16 @@ def test_image_without_a_line_is_named(root, file):
         WsolMetadataDataset(root, root)
 
 
-@pytest.mark.parametrize("file", ["image_ids.txt", "class_labels.txt"])
+@pytest.mark.parametrize("file", ["image_ids.txt", "class_labels.txt", "image_sizes.txt"])
 def test_missing_file_is_named(root, file):
     (root / file).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{file}: no such file"):
+        WsolMetadataDataset(root, root)
+
+
+def test_empty_localization_file_is_named(root):
+    (root / "localization.txt").write_text("")
+    with pytest.raises(AnnotationError, match=r"val/b\.jpg has no line in .*localization\.txt"):
         WsolMetadataDataset(root, root)
 
 
@@ -159,3 +165,15 @@ def test_published_split_files_are_read_whole(shared_data):
     assert (len(things), len(things.class_names)) == (10000, 1000)
     assert sum(len(boxes) for boxes in things._boxes) == 18532
     assert are_numbers(things.class_names)
+    masked = WsolMetadataDataset(folder / "OpenImages" / "val", shared_data)
+    assert (len(masked), len(masked.class_names), masked.has_masks) == (2500, 100, True)
+
+
+def test_published_masks_have_their_known_pixel_counts(shared_data):
+    dataset = WsolMetadataDataset(
+        shared_data / "wsol_metadata" / "OpenImages" / "val",
+        shared_data,
+        mask_root=shared_data / "openimages_masks",
+    )
+    mask = dataset.load_mask(dataset.image_names.index("val/0bt_c3/3b3b9931325d65c9.jpg"))
+    assert [int((mask == value).sum()) for value in (0, 1, 255)] == [13910, 347, 35919]

@@ -1,6 +1,7 @@
 """`wsol evaluate`."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,7 @@ def run(options: Any) -> int:
     config = _run_config(folder)
     arguments = _data_arguments(options, config)
     dataset = open_data(arguments, transform_for(options.protocols, model.config["img_size"]))
+    _warn_of_training_images(arguments, config)
     _check_classes(checkpoint, model, dataset.class_names)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
@@ -112,6 +114,19 @@ def write_results(
     if show:
         print_tables(evaluation)
         print(f"report: {out / 'report.html'}")
+
+
+def _warn_of_training_images(arguments: dict[str, Any], config: dict[str, Any]) -> None:
+    """A folder that is not divided into splits serves them all, training too."""
+    root, trained_on = arguments["root"], config.get("root")
+    if root is None or trained_on is None or arguments["split"] == "train":
+        return
+    same = Path(root).resolve() == Path(trained_on).expanduser().resolve()
+    if same and arguments["name"] in ("folder", "wsol") and not (Path(root) / "train").is_dir():
+        warnings.warn(
+            f"{root} is not divided into train and test: the run was trained on these images",
+            stacklevel=2,
+        )
 
 
 def _check_classes(checkpoint: Path, model: Any, class_names: list[str]) -> None:

@@ -86,6 +86,8 @@ def run(options: Any) -> int:
     finally:  # interrupted, it leaves what it has found
         if results:
             localize.write_coco(results, names, out, _common_folder(paths))
+        if 0 < len(results) < len(paths):
+            print(f"wsol: stopped after {len(results)} of {len(paths)} images", file=sys.stderr)
     broken = sum(result.error is not None for result in results)
     print(f"{len(results) - broken} of {len(results)} images: {out / 'boxes.json'}")
     if broken:

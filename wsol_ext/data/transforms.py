@@ -1,5 +1,8 @@
 """Picture to network input, and back, as the published programs do it."""
 
+import operator
+from collections.abc import Iterable
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -37,7 +40,9 @@ def train_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) 
         torch.Size([3, 64, 64])
     """
     size = height_width("train_transform", img_size)
-    larger = enlarged(img_size) if resize is None else height_width("train_transform", resize)
+    larger = enlarged(img_size)
+    if resize is not None:
+        larger = height_width("train_transform", resize, "resize")
     _check_larger("train_transform", larger, size)
     return v2.Compose(
         [
@@ -69,7 +74,7 @@ def eval_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) -
         tensor([-2.1179, -2.0357, -1.8044])
     """
     size = height_width("eval_transform", img_size)
-    larger = size if resize is None else height_width("eval_transform", resize)
+    larger = size if resize is None else height_width("eval_transform", resize, "resize")
     _check_larger("eval_transform", larger, size)
     crop = [v2.CenterCrop(size)] if larger != size else []
     return v2.Compose([v2.Resize(larger, antialias=True), *crop, *_to_input()])
@@ -169,18 +174,22 @@ def enlarged(img_size: ImageSize) -> tuple[int, int]:
     return round(height * 256 / 224), round(width * 256 / 224)
 
 
-def height_width(name: str, img_size: ImageSize) -> tuple[int, int]:
+def height_width(name: str, size: ImageSize, argument: str = "img_size") -> tuple[int, int]:
     """A size in either form as (height, width).
 
     Raises:
-        ValueError: it is neither, or not positive; the message begins with `name`.
+        ValueError: it is neither, or not positive; the message begins with `name` and names the argument.
     """
-    sides = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if len(sides) != 2 or min(sides) < 1:
+    try:
+        sides = [operator.index(side) for side in size] if isinstance(size, Iterable) else []
+        height, width = sides or [operator.index(size)] * 2  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
         raise ValueError(
-            f"{name}: img_size is {img_size}, it should be a positive number of pixels, or a height and a width"
+            f"{name}: {argument} is {size}, it should be a positive number of pixels, or a height and a width"
         )
-    return sides
+    return height, width
 
 
 def _check_larger(name: str, resize: tuple[int, int], img_size: tuple[int, int]) -> None:

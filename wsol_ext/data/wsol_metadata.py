@@ -37,7 +37,7 @@ class WsolMetadataDataset(LocalizationDataset):
             else the label's number.
 
     Raises:
-        FileNotFoundError: metadata_dir lacks one of the first two files.
+        FileNotFoundError: metadata_dir lacks one of the first two files, or has `localization.txt` alone of the others.
         AnnotationError: a malformed line, an unknown id, or a picture without a label or box, named by file and line.
         ImageError: from `dataset[i]`: a missing or broken picture or mask file.
 
@@ -71,9 +71,11 @@ class WsolMetadataDataset(LocalizationDataset):
             if labels[row.fields[0]] < 0:
                 raise row.error(f"the label is {row.fields[1]}, it should not be negative")
         self._check_complete("class_labels.txt", ids, labels)
+        located = (self.metadata_dir / "localization.txt").exists()
+        read_sizes = self._rows_of if located else self._rows_if_there  # boxes are in their frame
         self._sizes = {
             row.fields[0]: (row.integer(1, "the width"), row.integer(2, "the height"))
-            for row in self._rows_if_there("image_sizes.txt", "image id, width, height", ids)
+            for row in read_sizes("image_sizes.txt", "image id, width, height", ids)
         }
         boxes: dict[str, list[tuple[float, ...]]] = {}
         self._masks: dict[str, list[str]] = {}
@@ -88,7 +90,7 @@ class WsolMetadataDataset(LocalizationDataset):
                     self._ignored[name] = row.fields[2]
             if boxes and self._masks:
                 raise row.error("boxes and masks in one file, it should hold one kind")
-        if boxes or self._masks:
+        if located:
             self._check_complete("localization.txt", ids, self._masks or boxes)
 
         names = list(ids)

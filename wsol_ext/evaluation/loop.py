@@ -280,7 +280,7 @@ class _Gallery:
                     predicted=int(predicted[row]),
                     probability=float(probabilities[row]),
                     score_map=batch.maps[row].float().cpu(),
-                    box=boxes[row].float().cpu(),
+                    box=boxes[row].float(),
                     gt_boxes=raw["boxes"][row],
                 )
                 kept.append(example)

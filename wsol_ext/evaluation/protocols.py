@@ -33,8 +33,8 @@ class Batch:
         logits: (B, C), over ten crops the logarithm of the mean probability; None for a source that predicts no
             classes.
         labels: (B,) int64.
-        boxes: for each image (G, 4), pixels of the original.
-        sizes: (B, 2), the originals' width and height.
+        boxes: for each image (G, 4), pixels of the original; on the CPU, whatever the rest is on.
+        sizes: (B, 2), the originals' width and height; likewise.
         masks: (B, h, w) uint8 where the data has masks.
     """
 

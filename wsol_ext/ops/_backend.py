@@ -66,9 +66,8 @@ def define(
     CUDA graphs: it says so with `in_cuda_graphs=False`.
     """
     tags = [torch.Tag.pt2_compliant_tag]
-    if not in_cuda_graphs and hasattr(
-        torch.Tag, "cudagraph_unsafe"
-    ):  # absent from torch's older releases
+    # Torch's older releases have no such mark.
+    if not in_cuda_graphs and hasattr(torch.Tag, "cudagraph_unsafe"):
         tags.append(torch.Tag.cudagraph_unsafe)
     _library.define(name + signature, tags=tuple(tags))
     for key in ("CPU", "CUDA"):

@@ -131,14 +131,14 @@ class TrainingConfig:
         }
 
     def dataset_options(self, split: str) -> dict[str, Any]:
-        """Arguments of `wsol_ext.data.open_dataset` for a split, the transform left out.
-
-        Boxes are for evaluation: training does not read them.
-        """
-        boxes = None if split == "train" else self.boxes
-        return dataset_options(
-            self.data, self.root, split, self.image_root, boxes, self.data_options
+        """Arguments of `wsol_ext.data.open_dataset` for a split, without transform; boxes are of the test split."""
+        arguments = dataset_options(
+            self.data, self.root, split, self.image_root, self.boxes, self.data_options
         )
+        if split == "train":
+            for name in ("boxes", "unboxed"):
+                arguments.pop(name, None)
+        return arguments
 
 
 def dataset_options(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sized
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -14,6 +15,7 @@ from wsol_ext.data import (
     STD,
     FolderDataset,
     UnpaddedDistributedSampler,
+    WsolMetadataDataset,
     collate,
     eval_transform,
     open_dataset,
@@ -110,10 +112,11 @@ def open_data(arguments: dict[str, Any], transform: Transform) -> LocalizationDa
         ) from error
 
 
-def is_same_folder(one: LocalizationDataset, other: LocalizationDataset) -> bool:
-    """Whether both are the pictures of one folder of class folders, as every split of an undivided one is."""
-    folders = [each.root.resolve() for each in (one, other) if isinstance(each, FolderDataset)]
-    return len(folders) == 2 and folders[0] == folders[1]
+def _folder(dataset: LocalizationDataset) -> Path | None:
+    """The folder that says which images a split has, which every split of an undivided one shares."""
+    if isinstance(dataset, FolderDataset):
+        return dataset.root.resolve()
+    return dataset.metadata_dir.resolve() if isinstance(dataset, WsolMetadataDataset) else None
 
 
 def augmentation(name: str, img_size: int) -> Transform:
@@ -172,8 +175,11 @@ class TrainingData(pl.LightningDataModule):
 
     def _open_test_set(self) -> LocalizationDataset:
         transform = eval_transform(self.config.img_size)
-        test_set = open_data(self.config.dataset_options("test"), transform)
-        if is_same_folder(self.train_set, test_set):
+        arguments = self.config.dataset_options("test")
+        for name in ("boxes", "unboxed"):  # classes are measured on all images
+            arguments.pop(name, None)
+        test_set = open_data(arguments, transform)
+        if _folder(test_set) is not None and _folder(test_set) == _folder(self.train_set):
             raise ValueError(
                 f"--validate-every would measure on the training images: --root {self.config.root} is not divided "
                 "into train and test"

@@ -18,7 +18,6 @@ from rich.console import Console
 import wsol_ext
 from wsol_ext._files import remove_leftovers, write_json, write_text
 from wsol_ext.checkpoints import CheckpointError, initialize_from, load_model, save_model
-from wsol_ext.data.class_names import are_numbers
 from wsol_ext.models import LocalizationModel
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
@@ -169,8 +168,8 @@ class RunFolder:
 def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     """Train a model through all its stages, or continue the same run; a finished run is left as it is.
 
-    An interrupted run, killed even, continues from its last whole epoch and ends with the same
-    weights, bit for bit, as an unbroken one on the same machine.
+    An interrupted run, killed even, continues from its last whole epoch and ends with the weights of an
+    unbroken one: on the CPU of the same machine the very same, bit for bit.
 
     Args:
         config: the run's configuration.
@@ -257,7 +256,7 @@ def _model(stage: Stage, data: TrainingData, pretrained: bool = False) -> Locali
         backbone_options=config.backbone_options,
         **config.model_options,
     )
-    model.class_names = None if are_numbers(data.class_names) else data.class_names
+    model.class_names = data.class_names
     return model
 
 
