@@ -131,14 +131,17 @@ class TrainingConfig:
         }
 
     def dataset_options(self, split: str) -> dict[str, Any]:
-        """Arguments of `wsol_ext.data.open_dataset` for a split, without transform; boxes are of the test split."""
+        """Arguments of `wsol_ext.data.open_dataset` for a split, without transform and boxes.
+
+        Accuracy while training is that of classes, on all images, whether or not they have a box.
+
+        Raises:
+            ValueError: see `dataset_options`.
+        """
         arguments = dataset_options(
             self.data, self.root, split, self.image_root, self.boxes, self.data_options
         )
-        if split == "train":
-            for name in ("boxes", "unboxed"):
-                arguments.pop(name, None)
-        return arguments
+        return {name: v for name, v in arguments.items() if name not in ("boxes", "unboxed")}
 
 
 def dataset_options(

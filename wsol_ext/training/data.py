@@ -175,10 +175,7 @@ class TrainingData(pl.LightningDataModule):
 
     def _open_test_set(self) -> LocalizationDataset:
         transform = eval_transform(self.config.img_size)
-        arguments = self.config.dataset_options("test")
-        for name in ("boxes", "unboxed"):  # classes are measured on all images
-            arguments.pop(name, None)
-        test_set = open_data(arguments, transform)
+        test_set = open_data(self.config.dataset_options("test"), transform)
         if _folder(test_set) is not None and _folder(test_set) == _folder(self.train_set):
             raise ValueError(
                 f"--validate-every would measure on the training images: --root {self.config.root} is not divided "
