@@ -179,8 +179,8 @@ def _initialize_pyramid(model: MOLT, other: LocalizationModel, source: str) -> l
     """Start from another pyramid, or every transformer from the same model, position embeddings resampled."""
     if isinstance(other, MOLT):
         for ours, theirs in zip(model.tscams, other.tscams, strict=False):
-            if differing := _differing_heads(ours, theirs):
-                raise CheckpointError(f"{source} has another backbone: {differing}")
+            for problem in _differing_heads(ours, theirs):
+                raise CheckpointError(f"{source} has another backbone: {problem}")
         _load_exactly(model, other.state_dict(), source)
         return []
     assert isinstance(other, SingleBackboneModel)
@@ -242,13 +242,13 @@ def _backbone_differences(
     """What keeps the other's backbone from being this model's, if some of its weights were these."""
     theirs = {**other.backbone.state_dict(), **instead}
     problems = _differences(model.backbone.state_dict(), theirs)
-    return [*problems, *filter(None, [_differing_heads(model, other)])]
+    return problems + _differing_heads(model, other)
 
 
-def _differing_heads(model: SingleBackboneModel, other: SingleBackboneModel) -> str:
-    """What the weights' shapes do not show; "" where both have as many attention heads."""
+def _differing_heads(model: SingleBackboneModel, other: SingleBackboneModel) -> list[str]:
+    """What the weights' shapes do not show; nothing where both have as many attention heads."""
     theirs, ours = (cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, model))
-    return "" if theirs == ours else f"{theirs} attention heads, not {ours}"
+    return [] if theirs == ours else [f"{theirs} attention heads, not {ours}"]
 
 
 def _require_same_classes(model: LocalizationModel, other: LocalizationModel, source: str) -> None:

@@ -16,18 +16,15 @@ ASK_THE_DEVICE_OR_KEEP_TABLES = {
 }
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch has no such mark"
-)
 def test_operators_that_cuda_graphs_cannot_hold_say_so():
+    mark = getattr(torch.Tag, "cudagraph_unsafe", None)  # torch's older releases have none
     names = [name.removeprefix("wsol::") for name in torch._C._dispatch_get_all_op_names()]
     marked = {
         name
         for name in names
-        if hasattr(torch.ops.wsol, name)
-        and torch.Tag.cudagraph_unsafe in getattr(torch.ops.wsol, name).default.tags
+        if hasattr(torch.ops.wsol, name) and mark in getattr(torch.ops.wsol, name).default.tags
     }
-    assert marked == ASK_THE_DEVICE_OR_KEEP_TABLES
+    assert marked == (ASK_THE_DEVICE_OR_KEEP_TABLES if mark else set())
 
 
 def test_failed_launch_does_not_fail_the_next_call():

@@ -118,11 +118,13 @@ def write_results(
 
 def _warn_of_training_images(arguments: dict[str, Any], config: dict[str, Any]) -> None:
     """A folder that is not divided into splits serves them all, training too."""
+    from wsol_ext.data.factory import is_training_folder
+
     root, trained_on = arguments["root"], config.get("root")
     if root is None or trained_on is None or arguments["split"] == "train":
         return
     same = Path(root).resolve() == Path(trained_on).expanduser().resolve()
-    if same and arguments["name"] in ("folder", "wsol") and not (Path(root) / "train").is_dir():
+    if same and is_training_folder(arguments["name"], root, arguments["split"]):
         warnings.warn(
             f"{root} is not divided into train and test: the run was trained on these images",
             stacklevel=2,
@@ -163,7 +165,7 @@ def _data_arguments(options: Any, config: dict[str, Any]) -> dict[str, Any]:
         given = {name: config.get(name) if given[name] is None else given[name] for name in names}
     if given["data"] is None:
         raise ValueError("--data is missing, it should be cub, wsol, folder or synthetic")
-    return dataset_options(
+    arguments = dataset_options(
         given["data"],
         given["root"],
         options.split,
@@ -171,6 +173,11 @@ def _data_arguments(options: Any, config: dict[str, Any]) -> dict[str, Any]:
         given["boxes"],
         given["data_options"],
     )
+    if given["boxes"] is None:
+        return arguments
+    # People have boxes of some pictures, and want those measured.
+    boxes = str(Path(given["boxes"]).expanduser())
+    return {"boxes": boxes, "unboxed": "drop", **arguments}
 
 
 def _history(path: Path) -> list[dict[str, float]]:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from wsol_ext.clustering.cache import ClusterCache
 from wsol_ext.clustering.settings import PRESETS, ClusteringSettings
 from wsol_ext.clustering.training import train
+from wsol_ext.ops import _backend as backend
 
 
 @torch.inference_mode(False)
@@ -107,9 +108,8 @@ def _working_images(images: Tensor, size: int) -> Tensor:
         )
     levels = images.detach().float()
     if images.is_floating_point():
-        # Half a level of 8 bits beyond is rounding: images are often normalized and back.
-        if not images.is_cuda and not bool(((levels - 0.5).abs() <= 0.5 + 0.5 / 255).all()):
-            raise ValueError("deep_clusters: images has values outside [0, 1]")
+        if not images.is_cuda:
+            backend.check_levels("deep_clusters", "images", levels)
         levels = (levels.clamp(0, 1) * 255).round()
     longer = max(images.shape[2:])
     grid = [max(1, round(side * size / longer)) for side in images.shape[2:]]

@@ -81,6 +81,23 @@ def open_dataset(
     return WsolMetadataDataset(folder, transform=transform, **options)
 
 
+def is_training_folder(name: str, root: str | Path | None, split: str) -> bool:
+    """Whether a split's images are those of training: a folder that is not divided serves every split.
+
+    Args:
+        name: as for `open_dataset`, as are the others.
+        root: where the data set is.
+        split: the split.
+    """
+    if root is None or name not in ("folder", "wsol"):
+        return False
+    root = Path(root)
+    own, training = (
+        folder if (folder := root / each).is_dir() else root for each in (split, "train")
+    )
+    return own.resolve() == training.resolve()
+
+
 def _split_folder(root: Path, split: str) -> Path:
     if (root / split).is_dir():
         return root / split

@@ -180,9 +180,9 @@ def height_width(name: str, size: ImageSize, argument: str = "img_size") -> tupl
     Raises:
         ValueError: it is neither, or not positive; the message begins with `name` and names the argument.
     """
+    sides = size if isinstance(size, Iterable) else (size, size)
     try:
-        sides = [operator.index(side) for side in size] if isinstance(size, Iterable) else []
-        height, width = sides or [operator.index(size)] * 2  # type: ignore[arg-type]
+        height, width = map(operator.index, sides)
     except (TypeError, ValueError):
         height = width = 0
     if min(height, width) < 1:

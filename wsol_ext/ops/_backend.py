@@ -179,3 +179,18 @@ def check_same_device(operator: str, **tensors: Tensor) -> None:
     if len(set(devices.values())) > 1:
         where = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise ValueError(f"{operator}: all tensors should be on one device, but there are {where}")
+
+
+def check_levels(operator: str, argument: str, images: Tensor) -> None:
+    """Raise ValueError unless floating images lie in [0, 1]. On CUDA this waits for the device.
+
+    Half of 1/255 beyond is rounding: images are often resized, or normalized and back.
+    """
+    if images.numel() == 0:
+        return
+    low, high = torch.stack(images.aminmax()).tolist()
+    if not (low >= -0.5 / 255 and high <= 1 + 0.5 / 255):  # NaN is neither
+        raise ValueError(
+            f"{operator}: {argument} has values from {low:g} to {high:g}, some outside [0, 1] or NaN: "
+            "floating images should lie in [0, 1]"
+        )

@@ -156,7 +156,7 @@ def _kernel(
     if labels.numel() == 0:
         return labels
     if check_values and images.is_floating_point():
-        _check_levels(images)
+        backend.check_levels("slic", "images", images)
     images, device = backend.rows_contiguous(images), images.device
     grid = slic_grid(height, width, n_segments, compactness)
     size = (batch, height, width, grid.rows * grid.columns)
@@ -174,14 +174,6 @@ def _kernel(
         device=device,
     )
     return labels
-
-
-def _check_levels(images: Tensor) -> None:
-    low, high = torch.stack(images.aminmax()).tolist()
-    if not (low >= -0.5 / 255 and high <= 1 + 0.5 / 255):  # NaN is neither
-        raise ValueError(
-            f"slic: images has values from {low:g} to {high:g}, floating images should lie in [0, 1] and not be NaN"
-        )
 
 
 def _fake(

@@ -131,17 +131,10 @@ class TrainingConfig:
         }
 
     def dataset_options(self, split: str) -> dict[str, Any]:
-        """Arguments of `wsol_ext.data.open_dataset` for a split, without transform and boxes.
-
-        Accuracy while training is that of classes, on all images, whether or not they have a box.
-
-        Raises:
-            ValueError: see `dataset_options`.
-        """
-        arguments = dataset_options(
+        """Arguments of `wsol_ext.data.open_dataset` for a split; see `dataset_options`."""
+        return dataset_options(
             self.data, self.root, split, self.image_root, self.boxes, self.data_options
         )
-        return {name: v for name, v in arguments.items() if name not in ("boxes", "unboxed")}
 
 
 def dataset_options(
@@ -153,6 +146,9 @@ def dataset_options(
     options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Arguments of `wsol_ext.data.open_dataset`, from the flags that training and evaluation share.
+
+    Neither the transform nor boxes are among them: accuracy while training is that of classes, on all images, whether
+    or not they have a box.
 
     Raises:
         ValueError: an unknown data set, one whose folder is not given, or a flag that it has no use for.
@@ -167,8 +163,6 @@ def dataset_options(
         raise ValueError(f"--image-root is for --data wsol, --data is {data}")
     if boxes is not None and data != "folder":
         raise ValueError(f"--boxes is for --data folder, --data is {data}")
-    paths = {"root": root, "image_root": image_root, "boxes": boxes}
+    paths = {"root": root, "image_root": image_root}
     given = {name: str(Path(path).expanduser()) for name, path in paths.items() if path is not None}
-    if boxes is not None:  # people have boxes of some pictures, and want those measured
-        given["unboxed"] = "drop"
     return {"name": data, "root": None, "split": split, **given, **(options or {})}

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sized
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -13,9 +12,7 @@ from torchvision.transforms import v2
 from wsol_ext.data import (
     MEAN,
     STD,
-    FolderDataset,
     UnpaddedDistributedSampler,
-    WsolMetadataDataset,
     collate,
     eval_transform,
     open_dataset,
@@ -23,6 +20,7 @@ from wsol_ext.data import (
 )
 from wsol_ext.data.base import LocalizationDataset, Sample, Transform
 from wsol_ext.data.class_names import differing_classes
+from wsol_ext.data.factory import is_training_folder
 from wsol_ext.training.config import TrainingConfig
 
 
@@ -112,13 +110,6 @@ def open_data(arguments: dict[str, Any], transform: Transform) -> LocalizationDa
         ) from error
 
 
-def _folder(dataset: LocalizationDataset) -> Path | None:
-    """The folder that says which images a split has, which every split of an undivided one shares."""
-    if isinstance(dataset, FolderDataset):
-        return dataset.root.resolve()
-    return dataset.metadata_dir.resolve() if isinstance(dataset, WsolMetadataDataset) else None
-
-
 def augmentation(name: str, img_size: int) -> Transform:
     """A training transform by name.
 
@@ -175,8 +166,9 @@ class TrainingData(pl.LightningDataModule):
 
     def _open_test_set(self) -> LocalizationDataset:
         transform = eval_transform(self.config.img_size)
-        test_set = open_data(self.config.dataset_options("test"), transform)
-        if _folder(test_set) is not None and _folder(test_set) == _folder(self.train_set):
+        arguments = self.config.dataset_options("test")
+        test_set = open_data(arguments, transform)
+        if is_training_folder(arguments["name"], arguments["root"], "test"):
             raise ValueError(
                 f"--validate-every would measure on the training images: --root {self.config.root} is not divided "
                 "into train and test"
