@@ -43,8 +43,9 @@ def test_run_leaves_model_metrics_configuration_checkpoint_and_curve(run_folder)
     assert json.loads((run_folder / "metrics.json").read_text())["epoch"] == 2
 
 
-def test_killed_run_continues_to_the_very_weights_of_an_unbroken_one(tmp_path):
-    flags = ["--schedule", "cosine", "--validate-every", "2"]
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_killed_run_continues_to_the_very_weights_of_an_unbroken_one(tmp_path, workers):
+    flags = ["--schedule", "cosine", "--validate-every", "2", "--workers", workers]
     dropping = (
         '{"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "drop_path_rate": 0.2}'
     )
