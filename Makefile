@@ -1,24 +1,31 @@
+# make dev     the package as its sources, editable, with all that work on it needs
 # make demo    train a small model on drawn data, evaluate it, write runs/demo/report.html
-# make test    every test: CUDA kernels emulated under sanitizers, then all backends this machine has, doctests included
+# make test    every test: on this machine's backends, doctests included, then CUDA kernels emulated under sanitizers
 # make lint    ruff, mypy, clang-format
-# make bench   the benchmarks, with the table; SAVE=NAME writes benchmarks/results/NAME.md
+# make bench   the benchmarks, with the table; SAVE=NAME writes benchmarks/results/NAME.md, SMOKE=1 only shows that they run
 # make clean   remove what these made
 #
-# Each sets up .venv by itself. PYTHON chooses the interpreter, WSOL_CUDA=ON|OFF|AUTO whether CUDA kernels are built.
+# Each sets up .venv by itself: a changed .py is in effect at once, a changed csrc is rebuilt by the next of these.
+# PYTHON chooses the interpreter, WSOL_CUDA=ON|PIP|OFF|AUTO whether CUDA kernels are built, CUDAARCHS for which GPUs, JOBS how
+# many processes test.
 
 PYTHON ?= python3
+JOBS ?= auto
 BIN := .venv/bin
-SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc wsol_ext -type f -not -name '*.pyc')
+PIP := $(BIN)/python -m pip --quiet
+SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc -type f)
 
-.PHONY: demo test lint format bench clean
+.PHONY: dev demo test lint format bench clean
 .DELETE_ON_ERROR:
+
+dev: .venv/installed-dev
 
 demo: .venv/installed
 	$(BIN)/wsol demo --out runs/demo --overwrite true
 
 test: .venv/installed-test
-	PYTHON=$(BIN)/python sh scripts/test_emulated.sh
-	$(BIN)/pytest --doctest-modules --pyargs wsol_ext tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --doctest-modules wsol_ext tests
+	PYTHON=$(BIN)/python sh scripts/test_emulated.sh -n $(JOBS)
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check
@@ -32,7 +39,7 @@ format: .venv/installed-lint
 	git ls-files '*.h' '*.cuh' '*.cpp' '*.cu' | xargs $(BIN)/clang-format -i
 
 bench: .venv/installed-test
-	$(BIN)/pytest benchmarks $(if $(SAVE),--save $(SAVE)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/pytest benchmarks $(if $(SAVE),--save $(SAVE)) $(if $(SMOKE),--smoke)
 
 clean:
 	rm -rf .venv build runs
@@ -45,17 +52,15 @@ clean:
 	@command -v "$${CXX:-c++}" >/dev/null || \
 	  { echo "no C++ compiler found: install one (on Debian and Ubuntu: apt install g++), or set CXX" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PIP) install --upgrade pip
 	touch $@
 
+# Without build isolation, so that the build folder serves the next time too and only what changed is compiled.
 .venv/installed: .venv/created $(SOURCES)
-	$(BIN)/python -m pip install --quiet .
+	$(PIP) install --group build
+	$(PIP) install --no-build-isolation --editable .
 	touch $@
 
-.venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --group test
-	touch $@
-
-.venv/installed-lint: .venv/installed
-	$(BIN)/python -m pip install --quiet --group lint
+.venv/installed-test .venv/installed-lint .venv/installed-dev: .venv/installed-%: .venv/installed
+	$(PIP) install --group $*
 	touch $@

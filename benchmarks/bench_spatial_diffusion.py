@@ -1,7 +1,7 @@
 """spatial_diffusion against the published way: Newton-Schulz on dense matrices, and autograd through it.
 
-Features are patch tokens, as in a ViT. With a detached start, both take the gradient of the authors' program. Cases end
-with the largest error against the definition in float64, relative to the largest value: of the result, or, where there
+Features are patch tokens, as in a ViT. With a detached start, both take the gradient of the authors' program. The
+errors are the largest against the definition in float64, relative to the largest value: of the result, or, where there
 is a backward, of the gradient of the features.
 """
 
@@ -51,21 +51,24 @@ def forward_and_backward_with_detached_start(function, tensors, iterations):
 )
 def test_against_newton_schulz(versus, device, run, side, images, rounds, iterations):
     tensors = inputs(images, side, device)
-    exact = run(spatial_diffusion_reference, [tensor.double() for tensor in tensors], iterations)
 
-    def error(function):
-        difference = run(function, tensors, iterations) - exact
-        return f"{difference.abs().max() / exact.abs().max():.0e}"
+    def errors():
+        exact = run(spatial_diffusion_reference, [each.double() for each in tensors], iterations)
+        both = (
+            run(f, tensors, iterations)
+            for f in (spatial_diffusion_reference, ops.spatial_diffusion)
+        )
+        return tuple(float((found - exact).abs().max() / exact.abs().max()) for found in both)
 
     name = run.__name__.replace("_and_", " + ").replace("_", " ")
     versus(
-        f"{name}, {images} x {CHANNELS} x {side} x {side}, {iterations} iterations; "
-        f"error {error(spatial_diffusion_reference)} / {error(ops.spatial_diffusion)}",
+        f"{name}, {images} x {CHANNELS} x {side} x {side}, {iterations} iterations",
         lambda: run(spatial_diffusion_reference, tensors, iterations),
         lambda: run(ops.spatial_diffusion, tensors, iterations),
         bar=BARS.get(side, ""),
         rounds=rounds,
         memory=True,
+        error=errors,
     )
 
 

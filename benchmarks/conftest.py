@@ -5,9 +5,11 @@ The table is printed last.
     pytest benchmarks                      all, on the CPU with torch's threads
     pytest benchmarks --device cuda        on the GPU
     pytest benchmarks --save cpu           also writes benchmarks/results/cpu.md
+    pytest benchmarks --smoke              one small case of each kind, once and untimed: only that all of it runs
 
-Timings alternate between the two, so that what else the machine does falls on both; a row's ratio is that of
-the medians.
+pytest-benchmark times the operator, and before each of its rounds the baseline is timed by the same clock, so that what
+else the machine does falls on both; a row's ratio is that of the medians. What the table has is in pytest-benchmark's
+record too, as `extra_info`: --benchmark-json, --benchmark-save and --benchmark-compare go with all of the above.
 """
 
 import ctypes
@@ -18,7 +20,6 @@ import re
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,31 +27,7 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 
-
-@dataclass
-class Row:
-    """One comparison of the table."""
-
-    benchmark: str
-    case: str
-    baseline_ms: float
-    operator_ms: float
-    bar: str
-    memory: str
-
-    @property
-    def cells(self) -> list[str]:
-        ratio = self.baseline_ms / self.operator_ms
-        return [
-            self.benchmark,
-            self.case,
-            f"{self.baseline_ms:.3f}",
-            f"{self.operator_ms:.3f}",
-            f"{ratio:.2f}x" if ratio >= 1.5 else f"{ratio:.2f}x (costs {1 / ratio:.3f}x)",
-            self.bar,
-            self.memory,
-        ]
-
+Work = Callable[[], object]
 
 HEADER = [
     "benchmark",
@@ -60,22 +37,51 @@ HEADER = [
     "speedup",
     "bar",
     "peak memory, baseline / ours",
+    "error, baseline / ours",
 ]
+
+_rows = pytest.StashKey[list[list[str]]]()
 
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="cpu or cuda")
-    parser.addoption(
-        "--rounds", type=int, help="rounds of each timing; 1 only shows that all of it runs"
-    )
+    parser.addoption("--rounds", type=int, help="rounds of each timing, instead of each case's own")
     parser.addoption("--save", metavar="NAME", help="write benchmarks/results/NAME.md")
+    parser.addoption("--smoke", action="store_true", help="only show that all of it runs")
 
 
 def pytest_configure(config):
     config.stash[_rows] = []
+    if config.getoption("--smoke"):
+        config.option.benchmark_disable = True
 
 
-_rows = pytest.StashKey[list[Row]]()
+def pytest_collection_modifyitems(config, items):
+    clock = pytest.mark.benchmark(timer=_clock(config.getoption("--device")))
+    for item in items:
+        item.add_marker(clock)
+    if config.getoption("--smoke"):
+        kept = list({_kind(item): item for item in reversed(items)}.values())[::-1]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def _kind(item):
+    """Of what kind a case is, beside its sizes, which are listed from small to large: its function and what it compares."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    ways = {n: v for n, v in parameters.items() if callable(v) or isinstance(v, str | torch.dtype)}
+    return item.path, item.originalname, repr(sorted(ways.items(), key=lambda way: way[0]))
+
+
+def _clock(device):
+    if device == "cpu":
+        return time.perf_counter
+
+    def when_done():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return when_done
 
 
 @pytest.fixture
@@ -86,55 +92,87 @@ def device(request):
 
 @pytest.fixture
 def versus(request, benchmark, device):
-    """Time `operator` beside `baseline` and add a row to the table; returns the speedup."""
+    """Time `operator` beside `baseline` and add a row to the table; returns the speedup, under --smoke infinity.
+
+    `memory` measures what each needs at its peak; `error` is called for the baseline's and the operator's.
+    """
 
     def compare(
         case: str,
-        baseline: Callable[[], object],
-        operator: Callable[[], object],
+        baseline: Work,
+        operator: Work,
         bar: str = "",
         rounds: int = 15,
         memory: bool = False,
+        error: Callable[[], tuple[float, float]] | None = None,
     ) -> float:
-        times: dict[str, list[float]] = {"baseline": [], "operator": []}
+        if request.config.getoption("--smoke"):
+            baseline()
+            benchmark.pedantic(operator)
+            return float("inf")
         rounds = request.config.getoption("--rounds") or rounds
-        for _ in range(min(rounds, 2)):  # warm up
-            baseline(), operator()
-        for _ in range(rounds):
-            times["baseline"].append(_seconds(baseline, device))
-            times["operator"].append(_seconds(operator, device))
-        baseline_ms, operator_ms = (1e3 * statistics.median(times[name]) for name in times)
-        used = f"{_peak(baseline, device)} / {_peak(operator, device)}" if memory else ""
+        clock, seconds = _clock(device.type), []
+
+        def time_baseline():
+            begin = clock()
+            baseline()
+            seconds.append(clock() - begin)
+
+        benchmark.pedantic(
+            operator, setup=time_baseline, rounds=rounds, warmup_rounds=min(rounds, 2)
+        )
+        baseline_s = statistics.median(seconds[-rounds:])
+        operator_s = benchmark.stats.stats.median
+        measured = {
+            "case": case,
+            "baseline_ms": 1e3 * baseline_s,
+            "speedup": baseline_s / operator_s,
+            "bar": bar,
+        }
+        if memory:
+            measured |= {f"{n}_mib": _peak(w, device) for n, w in _named(baseline, operator)}
+        if error is not None:
+            measured |= {f"{n}_error": e for n, e in _named(*error())}
+        benchmark.extra_info.update(measured)
         name = Path(request.node.fspath).stem.removeprefix("bench_")
-        request.config.stash[_rows].append(Row(name, case, baseline_ms, operator_ms, bar, used))
-        benchmark.extra_info.update(case=case, speedup=baseline_ms / operator_ms)
-        benchmark.pedantic(operator, rounds=min(rounds, 3))
-        return baseline_ms / operator_ms
+        request.config.stash[_rows].append(_cells(name, 1e3 * operator_s, measured))
+        return measured["speedup"]
 
     return compare
 
 
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
+def _named(baseline, operator):
+    return [("baseline", baseline), ("ours", operator)]
 
 
-def _peak(function: Callable[[], object], device: torch.device) -> str:
+def _cells(name, operator_ms, measured):
+    """A row of the table."""
+    ratio = measured["speedup"]
+
+    def pair(unit, form):
+        both = [measured.get(f"{who}_{unit}") for who in ("baseline", "ours")]
+        return "" if None in both else " / ".join(form.format(value) for value in both)
+
+    return [
+        name,
+        measured["case"],
+        f"{measured['baseline_ms']:.3f}",
+        f"{operator_ms:.3f}",
+        f"{ratio:.2f}x" if ratio >= 1.5 else f"{ratio:.2f}x (costs {1 / ratio:.3f}x)",
+        measured["bar"],
+        pair("mib", "{:.0f} MiB"),
+        pair("error", "{:.0e}"),
+    ]
+
+
+def _peak(function: Work, device: torch.device) -> float:
     """Memory the function needs beyond what was there before, in MiB."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         function()
         torch.cuda.synchronize()
-        return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f} MiB"
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     # A fork of this process: its peak is its own. One thread, because a fork has none of the parent's.
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
@@ -152,7 +190,7 @@ def _peak(function: Callable[[], object], device: torch.device) -> str:
     send.close()
     kib = receive.recv()
     child.join()
-    return f"{kib / 2**10:.0f} MiB"
+    return kib / 2**10
 
 
 def _resident(field: str) -> int:
@@ -164,7 +202,7 @@ def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[_rows]
     if not rows:
         return
-    table = [HEADER, *(row.cells for row in rows)]
+    table = [HEADER, *rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(HEADER))]
     terminalreporter.section("ours beside the baseline")
     for line in table:
@@ -174,7 +212,7 @@ def pytest_terminal_summary(terminalreporter, config):
     name = config.getoption("--save")
     if name:
         lines = [f"# {name}", "", _machine(config.getoption("--device")), "", _markdown(HEADER)]
-        lines += [_markdown(["---"] * len(HEADER)), *(_markdown(row.cells) for row in rows)]
+        lines += [_markdown(["---"] * len(HEADER)), *map(_markdown, rows)]
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
 

@@ -17,8 +17,8 @@ try:
     from wsol_ext import _cpu
 except ImportError as error:
     raise ImportError(
-        "the compiled kernels of wsol_ext are not beside its Python files: install it with `pip install .`, and "
-        f"run Python outside of the source folder ({error})"
+        "the compiled kernels of wsol_ext are not there: `make dev` or `pip install .` in its folder compiles them "
+        f"({error})"
     ) from error
 
 
