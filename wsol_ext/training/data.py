@@ -203,7 +203,9 @@ class TrainingData(pl.LightningDataModule):
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         sampler = ShuffledSampler(self.train_set, self.config.seed, replicas, rank)
-        if self.trainer:  # workers of a resumed run begin to read before Lightning says which epoch it is
+        if (
+            self.trainer
+        ):  # workers of a resumed run begin to read before Lightning says which epoch it is
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return DataLoader(
             Augmented(self.train_set), sampler=sampler, drop_last=True, **self._loading()
