@@ -61,8 +61,8 @@ def published(images, settings):
     ("name", "settings", "count"),
     [("light", LIGHT, 8), ("published at size 96, 2 steps", FEW_STEPS, 2)],
 )
-def test_batch_against_the_published_way(versus, device, name, settings, count):
-    images = photographs(count, device)
+def test_batch_against_the_published_way(versus, pick, device, name, settings, count):
+    images = photographs(pick(count, 1), device)
     versus(
         f"{name}, {count} images: published way",
         lambda: published(images, settings),
@@ -71,8 +71,8 @@ def test_batch_against_the_published_way(versus, device, name, settings, count):
     )
 
 
-def test_batch_against_one_at_a_time(versus, device):
-    images = photographs(8, device)
+def test_batch_against_one_at_a_time(versus, pick, device):
+    images = photographs(pick(8, 1), device)
     versus(
         "light, 8 images: one call an image",
         lambda: [deep_clusters(image[None], LIGHT) for image in images],

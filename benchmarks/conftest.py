@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _kind(item):
-    """Of what kind a case is, beside its sizes, which are listed from small to large: its function and what it compares."""
+    """A case without its sizes, which are listed from small to large: its function, and the ways it compares."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     ways = {n: v for n, v in parameters.items() if callable(v) or isinstance(v, str | torch.dtype)}
     return item.path, item.originalname, repr(sorted(ways.items(), key=lambda way: way[0]))
@@ -88,6 +88,12 @@ def _clock(device):
 def device(request):
     """The device asked for on the command line."""
     return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def pick(request):
+    """`pick(full, small)`: the size of a case that has no smaller one, under --smoke the small one."""
+    return lambda full, small: small if request.config.getoption("--smoke") else full
 
 
 @pytest.fixture

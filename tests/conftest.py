@@ -76,7 +76,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep what the chosen backends say something about.
 
-    The emulator's own tests need it built, which takes minutes: they run with the operators on it. And where it alone is
+    The emulator's own tests need it built, which takes minutes: they run with the operators on it. Where it alone is
     chosen, a test that runs no kernel would only say again what it says on the CPU.
     """
     chosen = _chosen(config)

@@ -61,6 +61,7 @@ def _tap_sums(values: Tensor, dim: int) -> Tensor:
 
 def min_max(maps: Tensor) -> Tensor:
     """N: each map (..., h, w) stretched to [0, 1] over its grid; a constant one becomes zeros."""
-    low, high = torch.aminmax(maps.flatten(-2), dim=-1)
+    flat = maps.flatten(-2)  # not aminmax, which has no derivative before torch 2.7
+    low, high = flat.amin(dim=-1), flat.amax(dim=-1)
     low, high = low[..., None, None], high[..., None, None]
     return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)

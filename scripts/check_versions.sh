@@ -1,0 +1,35 @@
+#!/bin/sh
+# What pyproject.toml promises of versions: with the oldest of each dependency the operators' and models' tests pass, and on
+# the newest Python the package builds and runs an operator. Takes some minutes and gigabytes: for once a week and releases.
+#
+#   PYTHON is an interpreter with pip; OLDEST and NEWEST are Pythons, by version or path.
+set -eu
+cd "$(dirname "$0")/.."
+folder="$PWD/build/versions"
+"${PYTHON:-.venv/bin/python}" -m venv "$folder/tools"
+"$folder/tools/bin/python" -m pip install --quiet uv
+export WSOL_CUDA=OFF OMP_NUM_THREADS=1
+
+install() { # ENVIRONMENT PYTHON RESOLUTION PACKAGES...
+  environment="$folder/$1" python="$2" resolution="$3"
+  shift 3
+  export VIRTUAL_ENV="$environment"
+  "$folder/tools/bin/uv" venv --quiet --clear --python "$python" "$environment"
+  "$folder/tools/bin/uv" pip install --quiet --resolution "$resolution" --requirements pyproject.toml "$@"
+  "$environment/bin/python" -c "import numpy, timm, torch, lightning; print(
+      'torch', torch.__version__, 'timm', timm.__version__, 'lightning', lightning.__version__, 'numpy', numpy.__version__)"
+  # A wheel, built in a folder of its own: the sources' editable install stays as it is.
+  "$folder/tools/bin/uv" pip install --quiet --no-deps --reinstall .
+}
+
+echo "== the oldest of each dependency"
+install oldest "${OLDEST:-3.10}" lowest-direct --group test
+(cd tests && "$folder/oldest/bin/python" -m pytest -n auto ops models)
+
+echo "== the newest Python"
+install newest "${NEWEST:-3.13}" highest
+(cd "$folder" && newest/bin/python -c "
+import sys, torch, wsol_ext
+iou = wsol_ext.ops.box_iou(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 3]]))
+assert iou.item() == 0.5
+print('Python', sys.version.split()[0], 'torch', torch.__version__, wsol_ext.__path__)")
