@@ -1,7 +1,11 @@
 """Weakly supervised object localization: fast operators, the published methods, one trusted evaluator."""
 
 from importlib.metadata import version
+from pkgutil import extend_path
 from typing import Any
+
+# In a clone, Python finds these sources before an installation; the compiled modules are the installation's.
+__path__ = extend_path(__path__, __name__)
 
 __version__ = version("wsol_ext")
 
