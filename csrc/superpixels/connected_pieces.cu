@@ -72,9 +72,8 @@ __global__ void __launch_bounds__(kThreads) start_kernel(SlicWork work) {
   image.for_each_pixel([&](int p, bool inside) {
     const int lane = threadIdx.x % kWarpSize;
     const bool goes_on = inside && p % image.width != 0 && image.labels[p - 1] == image.labels[p];
-    const unsigned starts = __ballot_sync(kFullWarp, !goes_on) | 1u;
-    const unsigned up_to_here = starts & ((2u << lane) - 1u);
-    if (inside) image.roots[p] = p - lane + kWarpSize - 1 - __clz(static_cast<int>(up_to_here));
+    const int start = p - lane + lane_of_start(goes_on);
+    if (inside) image.roots[p] = start;
   });
 }
 

@@ -14,16 +14,6 @@
 namespace wsol::cuda::superpixels {
 namespace {
 
-// The sum of all threads' values; `of_warps` holds kWarps numbers.
-__device__ int block_sum(int value, int* of_warps) {
-  value = __reduce_add_sync(kFullWarp, value);
-  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = value;
-  __syncthreads();
-  int sum = 0;
-  for (int i = 0; i < kWarps; ++i) sum += of_warps[i];
-  return sum;
-}
-
 // What may become a label: a pixel, where it is the root of a piece, or a centre that has pixels.
 template <bool kConnect>
 struct Elements {
@@ -73,7 +63,6 @@ __global__ void __launch_bounds__(kThreads) number_kernel(SlicWork work) {
     before += work.chunk_counts[elements.image * elements.chunks + i];
   }
   int next = block_sum(before, of_warps);
-  __syncthreads();  // the warps' sums have been read
   int own = 0;
   elements.for_each([&](unsigned element) { own += elements.is_label(work, element); });
   block_sum(own, of_warps);
@@ -119,13 +108,12 @@ void make_consecutive(const SlicWork& work, Stream stream) {
 namespace wsol::cuda {
 
 int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres) {
-  return superpixels::SlicWork(batch, height, width, centres).lay_out(0);
+  return superpixels::SlicWork({}, batch, height, width, centres).bytes;
 }
 
 void slic(const Slic& args, Stream stream) {
-  superpixels::SlicWork work(args.images.size(0), args.images.size(2), args.images.size(3),
-                             args.rows * args.columns);
-  work.lay_out(reinterpret_cast<uintptr_t>(args.scratch.data));
+  superpixels::SlicWork work(args.scratch, args.images.size(0), args.images.size(2),
+                             args.images.size(3), args.rows * args.columns);
   work.labels = args.labels.as<int>();
   work.rows = static_cast<int>(args.rows);
   work.columns = static_cast<int>(args.columns);
