@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 try:
-    from wsol_ext import _cpu
+    _cpu = importlib.import_module("wsol_ext._cpu")
 except ImportError as error:
     raise ImportError(
         "the compiled kernels of wsol_ext are not there: `make dev` or `pip install .` in its folder compiles them "
@@ -35,7 +35,6 @@ _cuda, cuda_import_error = _import_cuda()
 emulated: ModuleType | None = None
 
 _library = torch.library.Library("wsol", "DEF")
-
 
 # Numbers that kernels and Python share: csrc/bind.cpp says which.
 constants: dict[str, int] = _cpu.constants
