@@ -13,9 +13,10 @@
 //   grad_dropped      a warp owns a dropped token, which only its own row and the rows whose
 //                     largest logit it is know.
 //
-// Every result has one owner, which sums in a fixed order: no atomics. The tiled kernels exist
-// twice: in registers for float and double, and on tensor cores for half types. Half inputs that
-// tensor cores cannot take come here as float.
+// Every result has one owner, which sums in a fixed order: no atomics. The kernels that own tiles
+// lie in masked_reattention_plain.cu, in registers for float and double, and, on tensor cores for
+// half types, in masked_reattention_mma.cu. Half inputs that tensor cores cannot take come as
+// float.
 #include "attention/masked_reattention.cuh"
 
 namespace wsol::cuda {

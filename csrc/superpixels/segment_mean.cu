@@ -1,20 +1,8 @@
-// CUDA: the pixels of an image are put in order of their labels, those of a segment in order of the
-// image, once for all channels; then segments add up their pixels, in an order that only these
-// fix.
-// (Sums in integers would need no order, but two passes and 8 bytes a segment and channel, and two
-// such numbers for float64; of atomics in floating point, the order shows.)
-//
-// The order comes from a radix sort, least byte first, whose steps take one byte of the label:
-//   count    a block owns a tile of the image: how many of its pixels have each value of the byte.
-//   start    a block owns an image: sums these up to where each tile's pixels go.
-//   move     a block owns a tile, a warp consecutive pixels of it, whose order it keeps by ballots;
-//            in shared memory, a counter of each warp and value.
-// Then
-//   bound    a thread owns a place in this order, and notes where segments begin and end.
-//   mean     a warp owns a segment of a channel, or, if it is large, the block does.
-//
-// Moves 8 bytes a pixel and step, then reads and writes each value once. Limited by bandwidth,
-// which strides within segments share.
+// CUDA: a stable radix sort puts each image's pixels in order of their labels once for all
+// channels, a byte of the label a step; then a warp, or for a large segment the block, adds up a
+// segment's pixels in that order, which only labels and shape fix. (Of atomics in floating point,
+// the order shows; sums in integers would take two passes and 8 bytes a segment and channel.) Moves
+// 8 bytes a pixel and step, then reads and writes each value once: limited by that bandwidth.
 #include <algorithm>
 #include <bit>
 

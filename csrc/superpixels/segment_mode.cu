@@ -108,27 +108,31 @@ __global__ void count_kernel(Pairs<Class, Label> pairs, Tables tables) {
   }
 }
 
-template <typename Class, typename Label>
-__global__ void most_kernel(Pairs<Class, Label> pairs, Tables tables) {
+// Calls visit(segment, pixel, count), of the whole batch, for the pair in the thread's slot.
+template <typename Class, typename Label, typename Visit>
+__device__ void with_pair(const Pairs<Class, Label>& pairs, const Tables& tables,
+                          const Visit& visit) {
   const int64_t image = blockIdx.y, slot = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (slot >= tables.slots) return;
   const int pixel = tables.pixel_of[image * tables.slots + slot];
   if (pixel == kFree) return;
   const int64_t first = image * tables.pixels;
-  atomicMax(&tables.most[first + pairs.labels[first + pixel]],
-            tables.counts[image * tables.slots + slot]);
+  visit(first + pairs.labels[first + pixel], first + pixel,
+        tables.counts[image * tables.slots + slot]);
+}
+
+template <typename Class, typename Label>
+__global__ void most_kernel(Pairs<Class, Label> pairs, Tables tables) {
+  with_pair(pairs, tables,
+            [&](int64_t segment, int64_t, int count) { atomicMax(&tables.most[segment], count); });
 }
 
 template <typename Class, typename Label>
 __global__ void choose_kernel(Pairs<Class, Label> pairs, Tables tables) {
-  const int64_t image = blockIdx.y, slot = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (slot >= tables.slots) return;
-  const int pixel = tables.pixel_of[image * tables.slots + slot];
-  if (pixel == kFree) return;
-  const int64_t first = image * tables.pixels, segment = first + pairs.labels[first + pixel];
-  if (tables.counts[image * tables.slots + slot] == tables.most[segment]) {
-    atomicMin(&tables.modes[segment], static_cast<long long>(pairs.classes[first + pixel]));
-  }
+  with_pair(pairs, tables, [&](int64_t segment, int64_t pixel, int count) {
+    if (count != tables.most[segment]) return;
+    atomicMin(&tables.modes[segment], static_cast<long long>(pairs.classes[pixel]));
+  });
 }
 
 template <typename Class, typename Label>

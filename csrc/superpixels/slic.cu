@@ -1,13 +1,8 @@
 // CUDA: the steps of slic for the whole batch, and step 5, consecutive labels. Centres lie in
-// slic_clusters.cu, pieces in connected_pieces.cu; nothing waits for the device.
-//
-//   count    a block owns 4,096 elements (pixels that may be roots, or centres) and counts those
-//            that are a label. 4 bytes an element.
-//   number   it numbers them from where the blocks before it end, in order. 4 bytes an element, 8 a
-//            label, and the counts of the blocks before.
-//   label    a thread owns a pixel. 16 bytes a pixel.
-//
-// In shared memory lies a count for each warp. Limited by latency, then by bandwidth.
+// slic_clusters.cu, pieces in connected_pieces.cu; nothing waits for the device. A block owns 4,096
+// elements, pixels that may be roots or centres, counts those that are a label, and numbers them
+// from where the blocks before it end. In shared memory lies a count for each warp. Limited by
+// latency, then by bandwidth.
 #include "core/union_find.cuh"
 #include "superpixels/slic_work.cuh"
 
