@@ -1,8 +1,8 @@
 // CUDA: a block owns a row, which it reads once for each bit of the crossing value, from the caches
 // after the first time; in shared memory lie only its warps' sums. Limited by the latency of these
 // steps. Nothing waits for the result: a row that is not valid keeps nothing.
-#define WSOL_WITH_CUDA
 #include "attention/adaptive_token_mask.h"
+#include "core/cuda.h"
 
 namespace wsol::cuda {
 namespace {
@@ -20,20 +20,6 @@ struct Min {
   __device__ int64_t operator()(int64_t a, int64_t b) const { return a < b ? a : b; }
 };
 
-// Combines a value of each thread; every thread gets the result. `of_warps` holds kWarps numbers.
-template <typename Combine>
-__device__ int64_t block_reduce(int64_t value, int64_t* of_warps, Combine combine) {
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-    value = combine(value, __shfl_xor_sync(kFullWarp, value, offset));
-  }
-  __syncthreads();  // the last result has been read
-  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = value;
-  __syncthreads();
-  value = of_warps[0];
-  for (int warp = 1; warp < kWarps; ++warp) value = combine(value, of_warps[warp]);
-  return value;
-}
-
 template <typename T>
 __global__ void mask_kernel(const T* all_attention, int64_t row_stride, int64_t count, double mass,
                             int unit_bits, bool* all_keep) {
@@ -46,7 +32,7 @@ __global__ void mask_kernel(const T* all_attention, int64_t row_stride, int64_t 
     for (int64_t j = threadIdx.x; j < count; j += kThreads) {
       start = combine(start, visit(j, Value::of(Element<T>::load(attention[j]))));
     }
-    return block_reduce(start, of_warps, combine);
+    return block_reduce(start, of_warps, kWarps, combine);
   };
 
   const auto identity = [](int64_t, int64_t bits) { return bits; };

@@ -16,9 +16,6 @@
 
 #include "core/host_device.h"
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
@@ -77,11 +74,9 @@ namespace cpu {
 void adaptive_token_mask(const AdaptiveTokenMask& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
 // Keeps nothing of such a row.
 void adaptive_token_mask(const AdaptiveTokenMask& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

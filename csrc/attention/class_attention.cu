@@ -10,7 +10,6 @@
 //               gradients of query_key.cuh, which read every key a second time.
 //
 // The (B, H, Q, N) scratch is 1/D of the keys' size for each query.
-#define WSOL_WITH_CUDA
 #include <algorithm>
 
 #include "attention/class_attention.h"
@@ -40,10 +39,8 @@ __global__ void logits_kernel(HeadRows<const T> query, HeadRows<const T> key, Qu
 
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerBlock + warp * kRowsPerWarp;
-  // Lanes share a row in groups just wide enough for it, so that a warp reads several rows at once.
   const int64_t pieces = n.width / kVector;
-  int group = kWarpSize;
-  while (group / 2 >= pieces) group /= 2;
+  const int group = lanes_for(pieces);
   const int rows_at_once = kWarpSize / group;
   const int member = lane % group;
   for (int step = 0; step < kRowsPerWarp; step += rows_at_once) {

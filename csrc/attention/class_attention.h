@@ -9,9 +9,6 @@
 #pragma once
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
@@ -36,11 +33,9 @@ void class_attention_forward(const ClassAttentionForward& args, int threads);
 void class_attention_backward(const ClassAttentionBackward& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
 void class_attention_forward(const ClassAttentionForward& args, Stream stream);
 void class_attention_backward(const ClassAttentionBackward& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

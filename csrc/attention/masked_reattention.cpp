@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/head_rows.h"
 #include "core/element_types.h"
 #include "core/exp.h"
 #include "core/matrix_product.h"
@@ -57,18 +58,6 @@ class Scratch {
  private:
   A* next_;
 };
-
-template <typename A>
-struct Rows {  // of one head in a tensor
-  A* data;
-  int64_t stride;
-  A* operator[](int64_t token) const { return data + token * stride; }
-};
-
-template <typename A>
-Rows<A> rows_of(const TensorView& tensor, int64_t image, int64_t head) {
-  return {tensor.as<A>() + image * tensor.stride(0) + head * tensor.stride(1), tensor.stride(2)};
-}
 
 template <typename A>
 inline A dot(const A* a, const A* b, int64_t width) {
@@ -229,7 +218,7 @@ void head_forward(const ForwardHead<A>& head, const Order& order, Scratch<A> scr
       const A factor = A(1) / total[i];
       for (int64_t d = 0; d < width; ++d) head.out[begin + i][d] = row[d] * factor;
       head.log_sum[begin + i] = largest[i] + std::log(total[i]);
-      head.top[begin + i] = of_kept_only ? 0 : static_cast<int32_t>(first[i]);
+      head.top[begin + i] = of_kept_only ? -1 : static_cast<int32_t>(first[i]);
     }
   }
 }
@@ -363,48 +352,49 @@ void for_each_head(const TensorView& query, const TensorView& keep, int threads,
   });
 }
 
-// Calls `run` with the C++ type of a tensor's dtype.
-template <typename Run>
-void with_accumulator_type(const TensorView& tensor, const Run& run) {
-  if (tensor.dtype == DType::kFloat64) return run.template operator()<double>();
-  if (tensor.dtype == DType::kFloat32) return run.template operator()<float>();
-  unsupported_dtype("masked_reattention");
-}
-
 }  // namespace
 
 void masked_reattention_forward(const MaskedReattentionForward& args, int threads) {
-  with_accumulator_type(args.query, [&]<typename A>() {
+  with_float_or_double("masked_reattention", args.query.dtype, [&]<typename A>(ElementTag<A>) {
     const int64_t heads = args.query.size(1), tokens = args.query.size(2);
     for_each_head<A>(
         args.query, args.keep, threads, forward_scratch<A>,
         [&]<typename Tile>(int64_t image, int64_t head, const Order& order, Scratch<A> scratch) {
           const int64_t first = (image * heads + head) * tokens;
-          head_forward<Tile>(
-              {rows_of<A>(args.query, image, head), rows_of<A>(args.key, image, head),
-               rows_of<A>(args.value, image, head), rows_of<A>(args.out, image, head),
-               args.log_sum.as<A>() + first, args.top.as<int32_t>() + first, args.query.size(3),
-               static_cast<A>(args.scale), static_cast<A>(args.eps)},
-              order, scratch);
+          head_forward<Tile>({{args.query, image, head},
+                              {args.key, image, head},
+                              {args.value, image, head},
+                              {args.out, image, head},
+                              args.log_sum.as<A>() + first,
+                              args.top.as<int32_t>() + first,
+                              args.query.size(3),
+                              static_cast<A>(args.scale),
+                              static_cast<A>(args.eps)},
+                             order, scratch);
         });
   });
 }
 
 void masked_reattention_backward(const MaskedReattentionBackward& args, int threads) {
-  with_accumulator_type(args.query, [&]<typename A>() {
+  with_float_or_double("masked_reattention", args.query.dtype, [&]<typename A>(ElementTag<A>) {
     const int64_t heads = args.query.size(1), tokens = args.query.size(2);
     for_each_head<A>(
         args.query, args.keep, threads, backward_scratch<A>,
         [&]<typename Tile>(int64_t image, int64_t head, const Order& order, Scratch<A> scratch) {
           const int64_t first = (image * heads + head) * tokens;
-          head_backward<Tile>(
-              {rows_of<A>(args.query, image, head), rows_of<A>(args.key, image, head),
-               rows_of<A>(args.value, image, head), rows_of<A>(args.grad_out, image, head),
-               rows_of<A>(args.grad_query, image, head), rows_of<A>(args.grad_key, image, head),
-               rows_of<A>(args.grad_value, image, head), args.log_sum.as<A>() + first,
-               args.top.as<int32_t>() + first, args.query.size(3), static_cast<A>(args.scale),
-               static_cast<A>(args.eps)},
-              order, scratch);
+          head_backward<Tile>({{args.query, image, head},
+                               {args.key, image, head},
+                               {args.value, image, head},
+                               {args.grad_out, image, head},
+                               {args.grad_query, image, head},
+                               {args.grad_key, image, head},
+                               {args.grad_value, image, head},
+                               args.log_sum.as<A>() + first,
+                               args.top.as<int32_t>() + first,
+                               args.query.size(3),
+                               static_cast<A>(args.scale),
+                               static_cast<A>(args.eps)},
+                              order, scratch);
         });
   });
 }

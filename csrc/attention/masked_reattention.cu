@@ -13,15 +13,11 @@
 //   grad_dropped      a warp owns a dropped token, which only its own row and the rows whose
 //                     largest logit it is know.
 //
-// Every result has one owner, which sums in a fixed order: no atomics. The tiled kernels exist
-// twice: in registers for float and double, and on tensor cores for half types. Half inputs that
-// tensor cores cannot take come here as float.
-#define WSOL_WITH_CUDA
-#include <cmath>
-#include <type_traits>
-
-#include "attention/masked_reattention_mma.cuh"
-#include "attention/masked_reattention_plain.cuh"
+// Every result has one owner, which sums in a fixed order: no atomics. The kernels that own tiles
+// lie in masked_reattention_plain.cu, in registers for float and double, and, on tensor cores for
+// half types, in masked_reattention_mma.cu. Half inputs that tensor cores cannot take come as
+// float.
+#include "attention/masked_reattention.cuh"
 
 namespace wsol::cuda {
 namespace reattention {
@@ -178,146 +174,86 @@ __global__ void grad_dropped_kernel(Inputs<T> in, HeadRows<const T> grad_out_row
   }
 }
 
-template <typename A>
-RowTerms<A> row_terms_of(const TensorView& scratch) {
-  const int64_t rows = scratch.stride(0);
-  A* first = scratch.as<A>();
-  return {first, first + rows, first + 2 * rows, first + 3 * rows, first + 4 * rows};
-}
-
-// Calls `run(std::integral_constant<int, kWide>{})` with a tile for the width. Each costs seconds
-// to compile, so there is one for the width that transformers have, and one for all others.
-template <typename T, typename Run>
-void with_plain_width(int width, Run&& run) {
-  if constexpr (std::is_same_v<T, float>) {
-    if (width <= 64) return run(std::integral_constant<int, 1>{});
-  }
-  static_assert(kLargestReattentionWidth == 256);
-  return run(std::integral_constant<int, 4>{});
-}
-
-// The same with kWidth, for tensor cores.
-template <typename Run>
-void with_tensor_core_width(int width, Run&& run) {
-  if (width <= 64) return run(std::integral_constant<int, 64>{});
-  return run(std::integral_constant<int, tensor_core::kLargestWidth>{});
-}
-
+// mean[b, h] = mean of the rows, weighted or not; zeros where eps = 0, which asks for none.
 template <typename T>
-constexpr bool kIsHalf = std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>;
-
-// mean[b, h] = mean of the rows, weighted or not.
-template <typename T>
-void launch_mean(const char* name, const TensorView& rows,
+void launch_mean(const char* name, double eps, const TensorView& rows,
                  const typename Element<T>::Accumulator* weights,
                  typename Element<T>::Accumulator* mean, Stream stream) {
   const auto heads = static_cast<int>(rows.size(1)), tokens = static_cast<int>(rows.size(2)),
              width = static_cast<int>(rows.size(3));
-  launch(name, mean_kernel<T>,
-         dim3(static_cast<unsigned>(rows.size(0) * heads), blocks_for(width, kWarpSize)),
+  const int64_t count = rows.size(0) * heads;
+  if (eps == 0) {
+    return check(name, cudaMemsetAsync(mean, 0, count * width * sizeof(*mean),
+                                       reinterpret_cast<cudaStream_t>(stream)));
+  }
+  launch(name, mean_kernel<T>, dim3(static_cast<unsigned>(count), blocks_for(width, kWarpSize)),
          kMeanWarps * kWarpSize, kMeanWarps * kWarpSize * sizeof(*mean), stream,
          HeadRows<const T>(rows), weights, heads, tokens, width, mean);
 }
 
 // Fills the scratch of the inputs.
-template <typename T>
-void prepare(const char* name, const MaskedReattentionInputs& args, Stream stream) {
-  using A = typename Element<T>::Accumulator;
+template <typename T, typename Args>
+void prepare(const char* name, const Args& args,
+             const Scratch<typename Element<T>::Accumulator>& scratch, Stream stream) {
   launch(name, list_tokens_kernel, static_cast<unsigned>(args.keep.size(0)), kListWarps * kWarpSize,
-         kListWarps * sizeof(int), stream, args.keep.as<const bool>(),
-         static_cast<int>(args.keep.size(1)), args.order.as<int>(), args.kept.as<int>());
-  if (args.eps > 0) launch_mean<T>(name, args.value, nullptr, args.mean_value.as<A>(), stream);
+         kListWarps * sizeof(int), stream, args.keep.template as<const bool>(),
+         static_cast<int>(args.keep.size(1)), scratch.order, scratch.kept);
+  launch_mean<T>(name, args.eps, args.value, nullptr, scratch.mean_value, stream);
 }
 
-template <typename T>
-void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattentionForward& args,
-                    unsigned heads, Stream stream) {
-  using A = typename Element<T>::Accumulator;
-  const auto launch_tiles = [&](auto kernel, int rows, size_t shared_bytes) {
-    launch(name, kernel, heads * blocks_for(in.tokens, rows), kThreads, shared_bytes, stream, in,
-           HeadRows<T>(args.out), args.log_sum.as<A>(), args.top.as<int>());
-  };
-  if constexpr (kIsHalf<T>) {
-    with_tensor_core_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
-      launch_tiles(tensor_core::forward_kernel<T, kWidth>, tensor_core::kRows,
-                   tensor_core::forward_shared_bytes<T, kWidth>());
-    });
-  } else {
-    with_plain_width<T>(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
-      using Tile = plain::Tile<T, kWide>;
-      launch_tiles(plain::forward_kernel<T, kWide>, Tile::kRows, Tile::kSharedBytes);
-    });
-  }
+template <typename A>
+Scratch<A> scratch_of(const TensorView& query, const TensorView& memory, bool backward) {
+  return {memory, query.size(0), query.size(1), query.size(2), query.size(3), backward};
 }
 
-// grad_query, and grad_key and grad_value of kept tokens.
-template <typename T>
-void launch_backward(const char* name, const Inputs<T>& in, const MaskedReattentionBackward& args,
-                     const RowTerms<typename Element<T>::Accumulator>& terms, unsigned heads,
-                     Stream stream) {
-  using A = typename Element<T>::Accumulator;
-  const HeadRows<const T> grad_out(args.grad_out);
-  const auto launch_tiles = [&](auto query_kernel, auto key_value_kernel, int rows,
-                                size_t shared_bytes) {
-    const unsigned tiles = heads * blocks_for(in.tokens, rows);
-    const A* log_sum = args.log_sum.as<A>();
-    const int* top = args.top.as<int>();
-    launch(name, query_kernel, tiles, kThreads, shared_bytes, stream, in, grad_out, log_sum, top,
-           terms, HeadRows<T>(args.grad_query));
-    launch(name, key_value_kernel, tiles, kThreads, shared_bytes, stream, in, grad_out, log_sum,
-           top, terms, args.grad_mean.as<A>(), HeadRows<T>(args.grad_key),
-           HeadRows<T>(args.grad_value));
-  };
-  if constexpr (kIsHalf<T>) {
-    with_tensor_core_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
-      launch_tiles(tensor_core::grad_query_kernel<T, kWidth>,
-                   tensor_core::grad_key_value_kernel<T, kWidth>, tensor_core::kRows,
-                   tensor_core::backward_shared_bytes<T, kWidth>());
-    });
-  } else {
-    with_plain_width<T>(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
-      using Tile = plain::Tile<T, kWide>;
-      launch_tiles(plain::grad_query_kernel<T, kWide>, plain::grad_key_value_kernel<T, kWide>,
-                   Tile::kRows, Tile::kSharedBytes);
-    });
-  }
+int64_t scratch_bytes(int64_t images, int64_t heads, int64_t tokens, int64_t width, bool doubles,
+                      bool backward) {
+  return doubles ? Scratch<double>({}, images, heads, tokens, width, backward).bytes
+                 : Scratch<float>({}, images, heads, tokens, width, backward).bytes;
 }
 
 }  // namespace
 }  // namespace reattention
 
+int64_t masked_reattention_forward_scratch_bytes(int64_t images, int64_t heads, int64_t tokens,
+                                                 int64_t width, bool doubles) {
+  return reattention::scratch_bytes(images, heads, tokens, width, doubles, false);
+}
+
+int64_t masked_reattention_backward_scratch_bytes(int64_t images, int64_t heads, int64_t tokens,
+                                                  int64_t width, bool doubles) {
+  return reattention::scratch_bytes(images, heads, tokens, width, doubles, true);
+}
+
 void masked_reattention_forward(const MaskedReattentionForward& args, Stream stream) {
   using namespace reattention;
   constexpr const char* kName = "masked_reattention";
-  with_floating_type(kName, args.inputs.query.dtype, [&]<typename T>(ElementTag<T>) {
-    const Inputs<T> in(args.inputs);
-    const auto heads = static_cast<unsigned>(args.inputs.query.size(0) * in.heads);
-    prepare<T>(kName, args.inputs, stream);
-    launch_forward<T>(kName, in, args, heads, stream);
+  with_floating_type(kName, args.query.dtype, [&]<typename T>(ElementTag<T>) {
+    const auto scratch =
+        scratch_of<typename Element<T>::Accumulator>(args.query, args.scratch, false);
+    prepare<T>(kName, args, scratch, stream);
+    launch_forward<T>(kName, Inputs<T>(args, scratch), args, stream);
   });
 }
 
 void masked_reattention_backward(const MaskedReattentionBackward& args, Stream stream) {
   using namespace reattention;
   constexpr const char* kName = "masked_reattention_backward";
-  with_floating_type(kName, args.inputs.query.dtype, [&]<typename T>(ElementTag<T>) {
+  with_floating_type(kName, args.query.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
-    const Inputs<T> in(args.inputs);
-    const auto heads = static_cast<unsigned>(args.inputs.query.size(0) * in.heads);
-    const int64_t rows = static_cast<int64_t>(heads) * in.tokens;
+    const Scratch<A> scratch = scratch_of<A>(args.query, args.scratch, true);
+    const Inputs<T> in(args, scratch);
+    const int64_t rows = args.query.size(0) * in.heads * in.tokens;
     const HeadRows<const T> grad_out(args.grad_out);
     const int* top = args.top.as<int>();
-    const RowTerms<A> terms = row_terms_of<A>(args.row_terms);
-    A* grad_mean = args.grad_mean.as<A>();
-    prepare<T>(kName, args.inputs, stream);
+    prepare<T>(kName, args, scratch, stream);
     launch(kName, row_terms_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in, grad_out,
-           HeadRows<const T>(args.out), args.log_sum.as<A>(), top, terms, rows);
-    if (args.inputs.eps > 0) {
-      launch_mean<T>(kName, args.grad_out, terms.uniform, grad_mean, stream);
-    }
-    launch_backward<T>(kName, in, args, terms, heads, stream);
+           HeadRows<const T>(args.out), args.log_sum.as<A>(), top, scratch.terms, rows);
+    launch_mean<T>(kName, args.eps, args.grad_out, scratch.terms.uniform, scratch.grad_mean,
+                   stream);
+    launch_backward<T>(kName, in, args, scratch, stream);
     launch(kName, grad_dropped_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in,
-           grad_out, top, terms, grad_mean, HeadRows<T>(args.grad_key),
+           grad_out, top, scratch.terms, scratch.grad_mean, HeadRows<T>(args.grad_key),
            HeadRows<T>(args.grad_value), rows);
   });
 }

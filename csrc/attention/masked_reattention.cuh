@@ -1,25 +1,55 @@
-// What the plain and the tensor-core kernels of masked_reattention share: what they read, and how a
-// row's parts are joined.
+// What the kernels of masked_reattention share: what they read, and how a row's parts are joined.
 #pragma once
 
 #include <cmath>
 
-#include "attention/head_rows.cuh"
+#include "attention/head_rows.h"
 #include "attention/masked_reattention.h"
 #include "core/cuda.h"
+#include "core/scratch.h"
 
 namespace wsol::cuda::reattention {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
 
-// The rows of one (image, head).
-template <typename T>
-struct Rows {
-  T* data;
-  int64_t stride;
+// What the backward needs of each row beside its log_sum and top: (B, H, N) each. Row i is one of
+// the softmax's; `self` is its own token where that is dropped.
+template <typename A>
+struct RowTerms {
+  A* delta;        // grad_out_i . out_i
+  A* uniform;      // weight of the mean value
+  A* top_grad;     // gradient of the largest logit, through m_i
+  A* self_weight;  // weight of the row's own value
+  A* self_grad;    // gradient of the row's own logit
+};
 
-  __device__ T* operator[](int64_t row) const { return data + row * stride; }
+// The scratch memory, cut up.
+template <typename A>
+struct Scratch {
+  int* order;     // (B, N): the tokens, kept ones first
+  int* kept;      // (B,): how many are kept
+  A* mean_value;  // (B, H, D); zeros where eps = 0
+  // The backward's.
+  A* grad_mean;  // (B, H, D); zeros where eps = 0
+  RowTerms<A> terms;
+  int64_t bytes;
+
+  Scratch(const TensorView& memory, int64_t images, int64_t heads, int64_t tokens, int64_t width,
+          bool backward) {
+    ScratchParts parts(memory);
+    parts.take(order, images * tokens);
+    parts.take(kept, images);
+    parts.take(mean_value, images * heads * width);
+    if (backward) {
+      parts.take(grad_mean, images * heads * width);
+      for (A** part :
+           {&terms.delta, &terms.uniform, &terms.top_grad, &terms.self_weight, &terms.self_grad}) {
+        parts.take(*part, images * heads * tokens);
+      }
+    }
+    bytes = parts.bytes();
+  }
 };
 
 // The operator's inputs, as every kernel takes them.
@@ -34,14 +64,15 @@ struct Inputs {
   int heads, tokens, width;
   A scale, log_eps;  // log_eps is -infinity where eps = 0
 
-  explicit Inputs(const MaskedReattentionInputs& args)
+  template <typename Args>
+  Inputs(const Args& args, const Scratch<A>& scratch)
       : query(args.query),
         key(args.key),
         value(args.value),
-        keep(args.keep.as<const bool>()),
-        order(args.order.as<const int>()),
-        kept(args.kept.as<const int>()),
-        mean_value(args.mean_value.as<const A>()),
+        keep(args.keep.template as<const bool>()),
+        order(scratch.order),
+        kept(scratch.kept),
+        mean_value(scratch.mean_value),
         heads(static_cast<int>(args.query.size(1))),
         tokens(static_cast<int>(args.query.size(2))),
         width(static_cast<int>(args.query.size(3))),
@@ -66,9 +97,9 @@ struct Head {
       : image(index / in.heads),
         head(index % in.heads),
         first_row(index * in.tokens),
-        query(rows(in.query)),
-        key(rows(in.key)),
-        value(rows(in.value)),
+        query(in.query.of(image, head)),
+        key(in.key.of(image, head)),
+        value(in.value.of(image, head)),
         keep(in.keep + image * in.tokens),
         order(in.order + image * in.tokens),
         kept(in.kept[image]),
@@ -76,19 +107,8 @@ struct Head {
 
   template <typename U>
   __device__ Rows<U> rows(const HeadRows<U>& tensor) const {
-    return {tensor.row(image, head, 0), tensor.row_stride};
+    return tensor.of(image, head);
   }
-};
-
-// What the backward needs of each row beside its log_sum and top: (B, H, N) each. Row i is one of
-// the softmax's; `self` is its own token where that is dropped.
-template <typename A>
-struct RowTerms {
-  A* delta;        // grad_out_i . out_i
-  A* uniform;      // weight of the mean value
-  A* top_grad;     // gradient of the largest logit, through m_i
-  A* self_weight;  // weight of the row's own value
-  A* self_grad;    // gradient of the row's own logit
 };
 
 template <int kLanes, typename A>
@@ -199,5 +219,35 @@ __device__ Parts<A> join(A largest_kept, A kept_sum, A self_logit, A top_logit, 
   const A sum = kept * kept_sum + self + uniform;
   return {kept / sum, self / sum, uniform / sum, base + shift + log(sum)};
 }
+
+// Blocks of tiles of `rows` rows.
+inline unsigned tiles_of(const TensorView& query, int rows) {
+  return static_cast<unsigned>(query.size(0) * query.size(1)) * blocks_for(query.size(2), rows);
+}
+
+template <typename QueryKernel, typename KeyValueKernel, typename T, typename A>
+void launch_gradients(const char* name, QueryKernel query_kernel, KeyValueKernel key_value_kernel,
+                      unsigned tiles, size_t shared_bytes, const Inputs<T>& in,
+                      const MaskedReattentionBackward& args, const Scratch<A>& scratch,
+                      Stream stream) {
+  const HeadRows<const T> grad_out(args.grad_out);
+  const A* log_sum = args.log_sum.as<A>();
+  const int* top = args.top.as<int>();
+  launch(name, query_kernel, tiles, kThreads, shared_bytes, stream, in, grad_out, log_sum, top,
+         scratch.terms, HeadRows<T>(args.grad_query));
+  launch(name, key_value_kernel, tiles, kThreads, shared_bytes, stream, in, grad_out, log_sum, top,
+         scratch.terms, scratch.grad_mean, HeadRows<T>(args.grad_key),
+         HeadRows<T>(args.grad_value));
+}
+
+// The launches over tiles: the forward, and of the backward grad_query, and grad_key and grad_value
+// of kept tokens. For float and double in masked_reattention_plain.cu, for half types in
+// masked_reattention_mma.cu.
+template <typename T>
+void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattentionForward& args,
+                    Stream stream);
+template <typename T>
+void launch_backward(const char* name, const Inputs<T>& in, const MaskedReattentionBackward& args,
+                     const Scratch<typename Element<T>::Accumulator>& scratch, Stream stream);
 
 }  // namespace wsol::cuda::reattention

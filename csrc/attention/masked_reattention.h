@@ -12,77 +12,57 @@
 //
 // query, key, value and their gradients are (B, H, N, D), one floating dtype, last dimension
 // contiguous, any other strides. All the rest is contiguous; what is neither bool nor int32 is of
-// the accumulator type (float32; float64 for float64 inputs). The CPU kernels take inputs of that
-// type alone; the CUDA kernels half types where tensor cores can read them: D a multiple of 8 up to
-// 128, rows on 16-byte boundaries, compute capability 8.0.
+// the accumulator type (float32; float64 for float64 inputs). Half types are read where the backend
+// has kernels for them, tensor cores: D a multiple of 8 up to kLargestHalfReattentionWidth, rows on
+// 16-byte boundaries.
 #pragma once
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
-namespace cpu {
+constexpr int64_t kLargestReattentionWidth = 256;
 
 struct MaskedReattentionForward {
   TensorView query, key, value;
   TensorView keep;     // (B, N)
-  TensorView out;      // (B, H, N, D)
-  TensorView log_sum;  // (B, H, N)
-  TensorView top;      // (B, H, N)
-  double scale, eps;
-};
-
-struct MaskedReattentionBackward {
-  TensorView query, key, value;
-  TensorView keep;          // (B, N)
-  TensorView log_sum, top;  // (B, H, N), of the forward
-  TensorView grad_out;      // (B, H, N, D)
-  TensorView grad_query, grad_key, grad_value;
-  double scale, eps;
-};
-
-void masked_reattention_forward(const MaskedReattentionForward& args, int threads);
-void masked_reattention_backward(const MaskedReattentionBackward& args, int threads);
-
-}  // namespace cpu
-
-#if defined(WSOL_WITH_CUDA)
-namespace cuda {
-
-constexpr int64_t kLargestReattentionWidth = 256;
-
-struct MaskedReattentionInputs {
-  TensorView query, key, value;
-  TensorView keep;        // (B, N)
-  TensorView order;       // (B, N) int32 scratch: the tokens, kept ones first
-  TensorView kept;        // (B,) int32 scratch: how many are kept
-  TensorView mean_value;  // (B, H, D) scratch; zeros where eps = 0
-  double scale, eps;
-};
-
-struct MaskedReattentionForward {
-  MaskedReattentionInputs inputs;
   TensorView out;      // like query
   TensorView log_sum;  // (B, H, N)
   TensorView top;      // (B, H, N); -1 where eps = 0
+  TensorView scratch;
+  double scale, eps;
 };
 
 struct MaskedReattentionBackward {
-  MaskedReattentionInputs inputs;
-  TensorView grad_out, out;  // (B, H, N, D)
-  TensorView log_sum, top;   // (B, H, N), of the forward
+  TensorView query, key, value;
+  TensorView keep;               // (B, N)
+  TensorView out, log_sum, top;  // of the forward
+  TensorView grad_out;           // (B, H, N, D)
   TensorView grad_query, grad_key, grad_value;
-  TensorView row_terms;  // (5, B, H, N) scratch
-  TensorView grad_mean;  // (B, H, D) scratch; zeros where eps = 0
+  TensorView scratch;
+  double scale, eps;
 };
 
+namespace cpu {
+constexpr int64_t kLargestHalfReattentionWidth = 0;  // none: Python converts half types to float
+inline int64_t masked_reattention_forward_scratch_bytes(int64_t, int64_t, int64_t, int64_t, bool) {
+  return 0;
+}
+inline int64_t masked_reattention_backward_scratch_bytes(int64_t, int64_t, int64_t, int64_t, bool) {
+  return 0;
+}
+void masked_reattention_forward(const MaskedReattentionForward& args, int threads);
+void masked_reattention_backward(const MaskedReattentionBackward& args, int threads);
+}  // namespace cpu
+
+namespace cuda {
+constexpr int64_t kLargestHalfReattentionWidth = 128;
+int64_t masked_reattention_forward_scratch_bytes(int64_t images, int64_t heads, int64_t tokens,
+                                                 int64_t width, bool doubles);
+int64_t masked_reattention_backward_scratch_bytes(int64_t images, int64_t heads, int64_t tokens,
+                                                  int64_t width, bool doubles);
 void masked_reattention_forward(const MaskedReattentionForward& args, Stream stream);
 void masked_reattention_backward(const MaskedReattentionBackward& args, Stream stream);
-
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

@@ -1,8 +1,8 @@
 // CUDA: a warp owns a row, lanes stride along it; nothing in shared memory, for a row read again
 // comes from the L1 cache. Must read logits and mask and write the result once, backward the same
 // of gradients: limited by that bandwidth.
-#define WSOL_WITH_CUDA
 #include "attention/masked_softmax.h"
+#include "core/cuda.h"
 
 namespace wsol::cuda {
 namespace {

@@ -7,9 +7,6 @@
 #pragma once
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
@@ -30,11 +27,9 @@ void masked_softmax_forward(const MaskedSoftmaxForward& args, int threads);
 void masked_softmax_backward(const MaskedSoftmaxBackward& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
 void masked_softmax_forward(const MaskedSoftmaxForward& args, Stream stream);
 void masked_softmax_backward(const MaskedSoftmaxBackward& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

@@ -9,23 +9,12 @@
 // Both are limited by that bandwidth.
 #pragma once
 
-#include "attention/head_rows.cuh"
+#include "attention/head_rows.h"
 #include "core/cuda.h"
 
 #if defined(__CUDACC__) || defined(WSOL_EMULATOR)
 
 namespace wsol::cuda {
-
-struct QueryKeySizes {
-  int64_t images, heads, queries, tokens, width;
-
-  QueryKeySizes(const TensorView& query, const TensorView& key)
-      : images(query.size(0)),
-        heads(query.size(1)),
-        queries(query.size(2)),
-        tokens(key.size(2)),
-        width(query.size(3)) {}
-};
 
 constexpr int kDotThreads = 256;
 constexpr int kDotWarps = kDotThreads / kWarpSize;

@@ -6,34 +6,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/tensor_view.h"
+#include "attention/head_rows.h"
 
 namespace wsol::cpu {
-
-struct QueryKeySizes {
-  int64_t images, heads, queries, tokens, width;
-
-  QueryKeySizes(const TensorView& query, const TensorView& key)
-      : images(query.size(0)),
-        heads(query.size(1)),
-        queries(query.size(2)),
-        tokens(key.size(2)),
-        width(query.size(3)) {}
-};
-
-// One head's rows of a (B, H, rows, columns) view.
-template <typename T>
-struct Rows {
-  T* data;
-  int64_t stride;
-
-  Rows(const TensorView& view, int64_t image, int64_t head)
-      : data(view.as<T>() + image * view.stride(0) + head * view.stride(1)),
-        stride(view.stride(2)) {}
-  template <typename U>
-  Rows(const Rows<U>& rows) : data(rows.data), stride(rows.stride) {}
-  T* operator[](int64_t index) const { return data + index * stride; }
-};
 
 // Adds query . key[j] to sums[j], for j in [begin, end). Four keys at once: what waits for memory,
 // as keys inside a fused qkv tensor do, waits for four.

@@ -3,7 +3,6 @@
 // query's rows stay in the L1 cache. Backward, a thread owns one gradient by a token's dot
 // products; the rest is that of query_key.cuh. Reads every key once, forward and backward, and
 // writes their gradient once: limited by that bandwidth.
-#define WSOL_WITH_CUDA
 #include "attention/query_key.cuh"
 #include "attention/spatial_gate.h"
 
@@ -58,9 +57,7 @@ void spatial_gate_forward(const SpatialGateForward& args, Stream stream) {
     const QueryKeySizes n(args.query, args.key);
     constexpr int kVector = 16 / sizeof(T);
     const bool aligned = rows_are_aligned<T>(args.query) && rows_are_aligned<T>(args.key);
-    const int64_t pieces = aligned ? n.width / kVector : n.width;
-    int group = kWarpSize;
-    while (group / 2 >= pieces) group /= 2;
+    const int group = lanes_for(aligned ? n.width / kVector : n.width);
     launch(kName, aligned ? gate_kernel<T, kVector> : gate_kernel<T, 1>,
            blocks_for(n.images * n.tokens, kThreads / group), kThreads, 0, stream,
            HeadRows<const T>(args.query), HeadRows<const T>(args.key), n, group,

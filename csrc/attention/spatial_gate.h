@@ -7,9 +7,6 @@
 #pragma once
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
@@ -34,11 +31,9 @@ void spatial_gate_forward(const SpatialGateForward& args, int threads);
 void spatial_gate_backward(const SpatialGateBackward& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
 void spatial_gate_forward(const SpatialGateForward& args, Stream stream);
 void spatial_gate_backward(const SpatialGateBackward& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

@@ -5,9 +5,6 @@
 #pragma once
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
@@ -19,10 +16,8 @@ struct BoxIou {
 namespace cpu {
 void box_iou(const BoxIou& args, int threads);
 }
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
 void box_iou(const BoxIou& args, Stream stream);
 }
-#endif
 
 }  // namespace wsol

@@ -41,9 +41,8 @@ __device__ void start_runs(MapSize size, const ClassOf& class_of, int* labels) {
     const int lane = p % kWarpSize;
     const int own = inside ? class_of(p) : -1;
     const bool joins_left = own >= 0 && p % size.width != 0 && class_of(p - 1) == own;
-    const unsigned starts = __ballot_sync(kFullWarp, !joins_left) | 1u;
-    const int start = kWarpSize - 1 - __clz(static_cast<int>(starts & ((2u << lane) - 1u)));
-    if (own >= 0) labels[p + 1] = p - lane + start + 1;
+    const int start = p - lane + lane_of_start(joins_left);
+    if (own >= 0) labels[p + 1] = start + 1;
   });
 }
 
@@ -65,32 +64,6 @@ __device__ void unite_with_earlier(MapSize size, const ClassOf& class_of, int p,
   } else if (x == 0 || y == 0 || x == width - 1 || y == size.height - 1) {
     unite(labels, p + 1, kOutside);
   }
-}
-
-// The block's combination of all its threads' values, given to all of them. `partial` is shared
-// memory for one value a warp.
-template <typename T, typename Combine>
-__device__ T block_reduce(T value, T* partial, const Combine& combine) {
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-    value = combine(value, __shfl_xor_sync(kFullWarp, value, offset));
-  }
-  __syncthreads();  // whoever still reads what `partial` held before
-  if (threadIdx.x % kWarpSize == 0) partial[threadIdx.x / kWarpSize] = value;
-  __syncthreads();
-  value = partial[0];
-  for (unsigned warp = 1; warp < blockDim.x / kWarpSize; ++warp)
-    value = combine(value, partial[warp]);
-  return value;
-}
-
-template <typename T>
-__device__ T block_max(T value, T* partial) {
-  return block_reduce(value, partial, [](T a, T b) { return b > a ? b : a; });
-}
-
-template <typename T>
-__device__ T block_sum(T value, T* partial) {
-  return block_reduce(value, partial, [](T a, T b) { return a + b; });
 }
 
 // Adds each lane's value to sums[place], lanes of one place together. For whole warps.

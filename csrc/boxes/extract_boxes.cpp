@@ -10,6 +10,7 @@
 #include <span>
 
 #include "boxes/component_sweep.h"
+#include "boxes/iou.h"
 #include "boxes/score_levels.h"
 #include "core/parallel_for.h"
 
@@ -161,15 +162,10 @@ void for_each_image(const TensorView& score_maps, const TensorView& thresholds,
   });
 }
 
-struct GtBox {
-  float x0, y0, x1, y1, area;
-};
-
-float side(float low, float high) { return std::max(high - low + 1.0f, 0.0f); }
-
 // An image's ground truth, without the padding and without what is no number, which sets kBadGtBox.
-std::vector<GtBox> gt_of(const TensorView& gt_boxes, int64_t image, std::atomic<int32_t>& status) {
-  std::vector<GtBox> result;
+std::vector<BoxOf<float>> gt_of(const TensorView& gt_boxes, int64_t image,
+                                std::atomic<int32_t>& status) {
+  std::vector<BoxOf<float>> result;
   const float* row = gt_boxes.as<float>() + image * gt_boxes.size(1) * 4;
   for (int64_t g = 0; g < gt_boxes.size(1); ++g, row += 4) {
     if (std::all_of(row, row + 4, [](float v) { return v == -1.0f; })) continue;
@@ -177,23 +173,16 @@ std::vector<GtBox> gt_of(const TensorView& gt_boxes, int64_t image, std::atomic<
       status |= kBadGtBox;
       continue;
     }
-    result.push_back({row[0], row[1], row[2], row[3], side(row[0], row[2]) * side(row[1], row[3])});
+    result.push_back(box_at(row));
   }
   return result;
 }
 
-// Both end pixels count; the box is clipped as the evaluator clips its boxes.
-float best_iou(Box box, int width, int height, std::span<const GtBox> gt) {
-  const auto x0 = static_cast<float>(box.x0), x1 = static_cast<float>(std::min(box.x1, width - 1));
-  const auto y0 = static_cast<float>(box.y0), y1 = static_cast<float>(std::min(box.y1, height - 1));
-  const float area = side(x0, x1) * side(y0, y1);
+float best_iou(Box box, int width, int height, std::span<const BoxOf<float>> gt) {
+  const BoxOf<float> clipped = clipped_box(box.x0, box.y0, box.x1, box.y1, width, height);
+  const float area = area_of(clipped, 1.0f);
   float best = 0;
-  for (const GtBox& g : gt) {
-    const float shared =
-        side(std::max(x0, g.x0), std::min(x1, g.x1)) * side(std::max(y0, g.y0), std::min(y1, g.y1));
-    const float joined = area + g.area - shared;
-    if (joined > 0) best = std::max(best, shared / joined);
-  }
+  for (const BoxOf<float>& g : gt) best = std::max(best, iou_of(clipped, area, g, 1.0f));
   return best;
 }
 
@@ -244,11 +233,11 @@ std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
   return found;
 }
 
-void list_boxes(const ListBoxes& args, const ContourLists& found, int threads) {
+void list_boxes(const ListBoxes& args, int threads) {
   const int64_t count = args.thresholds.size(0);
   parallel_for(args.score_maps.size(0), 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      const ContourLists::Image& image = found.images[index];
+      const ContourLists::Image& image = args.found->images[index];
       const int64_t* offsets = args.offsets.as<int64_t>() + index * count;
       Box* boxes = args.boxes.as<Box>();
       // The contours go where the first threshold of their cut wants them, the others copy.
@@ -283,7 +272,7 @@ void best_box_iou(const BestBoxIou& args, int threads) {
   std::atomic<int32_t> status{0};
   for_each_image(args.score_maps, args.thresholds, status, threads,
                  [&](ImageContours& contours, int64_t image) {
-                   const std::vector<GtBox> gt = gt_of(args.gt_boxes, image, status);
+                   const std::vector<BoxOf<float>> gt = gt_of(args.gt_boxes, image, status);
                    const auto iou = [&](Box box) { return best_iou(box, width, height, gt); };
                    IntervalMax<float> best;
                    best.reset(contours.cuts(), 0);

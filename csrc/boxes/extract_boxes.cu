@@ -7,11 +7,12 @@
 //            answer (cut_contours.cuh). In shared memory: a partial result a warp. Moves 4-byte
 //            labels about ten times; limited by the latency of chains of labels, then by bandwidth.
 //   answers  a thread owns an (image, threshold) and takes the answer of its cut.
-#define WSOL_WITH_CUDA
 #include <algorithm>
 
 #include "boxes/cut_contours.cuh"
 #include "boxes/extract_boxes.h"
+#include "boxes/iou.h"
+#include "core/scratch.h"
 
 namespace wsol::cuda {
 namespace {
@@ -47,26 +48,21 @@ struct Scratch {
   int4* answers;          // (B, S): a box, or in x the best IoU's bits or the number of boxes
   int* planes;            // (pairs at once, planes, H * W + 1): labels, then sums or bounds by root
   int slots;              // S: cuts an image can have
-  int64_t pairs_at_once;
+  int64_t pairs_at_once, bytes;
 
-  // Lays it out from address `base`; returns its size.
-  int64_t lay_out(uintptr_t base, int64_t images, MapSize size, int64_t thresholds, Answer answer) {
-    int64_t used = 0;
-    const auto take = [&]<typename T>(T*& pointer, int64_t count) {
-      pointer = reinterpret_cast<T*>(base + used);
-      used += (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
-    };
-    slots = static_cast<int>(std::min<int64_t>(thresholds, kMaxCuts));
-    take(quantized, images * size.pixels());
-    take(cuts, images);
-    take(cut_values, images * slots);
-    take(first_thresholds, images * slots);
-    take(cut_of_threshold, images * thresholds);
-    take(answers, images * slots);
+  Scratch(const TensorView& memory, int64_t images, MapSize size, int64_t thresholds, Answer answer)
+      : slots(static_cast<int>(std::min<int64_t>(thresholds, kMaxCuts))) {
+    ScratchParts parts(memory);
+    parts.take(quantized, images * size.pixels());
+    parts.take(cuts, images);
+    parts.take(cut_values, images * slots);
+    parts.take(first_thresholds, images * slots);
+    parts.take(cut_of_threshold, images * thresholds);
+    parts.take(answers, images * slots);
     const int64_t ints_a_pair = int64_t{planes_for(answer)} * (size.pixels() + 1);
     pairs_at_once = std::clamp<int64_t>(kPairScratchBytes / (4 * ints_a_pair), 1, images * slots);
-    take(planes, pairs_at_once * ints_a_pair);
-    return used;
+    parts.take(planes, pairs_at_once * ints_a_pair);
+    bytes = parts.bytes();
   }
 };
 
@@ -136,23 +132,16 @@ struct GtBoxes {
   int count;  // an image
 };
 
-__device__ float side(float low, float high) { return fmaxf(high - low + 1.0f, 0.0f); }
-
-// Both end pixels count; the box is clipped as the evaluator clips its boxes.
 __device__ float best_iou(int4 box, MapSize size, const GtBoxes& gt, int64_t image) {
-  const auto x0 = static_cast<float>(box.x), x1 = static_cast<float>(min(box.z, size.width - 1));
-  const auto y0 = static_cast<float>(box.y), y1 = static_cast<float>(min(box.w, size.height - 1));
-  const float area = side(x0, x1) * side(y0, y1);
+  const BoxOf<float> clipped = clipped_box(box.x, box.y, box.z, box.w, size.width, size.height);
+  const float area = area_of(clipped, 1.0f);
   float best = 0;
   for (int g = 0; g < gt.count; ++g) {
     const float* b = gt.data + (image * gt.count + g) * 4;
     const bool padding = b[0] == -1.0f && b[1] == -1.0f && b[2] == -1.0f && b[3] == -1.0f;
     const bool finite = isfinite(b[0]) && isfinite(b[1]) && isfinite(b[2]) && isfinite(b[3]);
     if (padding || !finite) continue;
-    const float shared =
-        side(fmaxf(x0, b[0]), fminf(x1, b[2])) * side(fmaxf(y0, b[1]), fminf(y1, b[3]));
-    const float joined = area + side(b[0], b[2]) * side(b[1], b[3]) - shared;
-    if (joined > 0) best = fmaxf(best, shared / joined);
+    best = fmaxf(best, iou_of(clipped, area, box_at(b), 1.0f));
   }
   return best;
 }
@@ -236,6 +225,10 @@ __global__ void repeat_kernel(Scratch scratch, int thresholds, const int64_t* of
   for (int64_t i = threadIdx.x; i < count; i += blockDim.x) out[i] = boxes[offsets[from] + i];
 }
 
+MapSize size_of(int64_t height, int64_t width) {
+  return {static_cast<int>(height), static_cast<int>(width)};
+}
+
 // One operator call: its sizes, and the kernels that all of them run.
 struct Call {
   const char* name;
@@ -249,12 +242,11 @@ struct Call {
   Call(const char* operator_name, const TensorView& score_maps, const TensorView& threshold_list,
        const TensorView& memory, Answer answer, Stream on)
       : name(operator_name),
-        size{static_cast<int>(score_maps.size(1)), static_cast<int>(score_maps.size(2))},
+        size(size_of(score_maps.size(1), score_maps.size(2))),
         images(score_maps.size(0)),
         thresholds(static_cast<int>(threshold_list.size(0))),
-        stream(on) {
-    scratch.lay_out(reinterpret_cast<uintptr_t>(memory.data), images, size, thresholds, answer);
-  }
+        stream(on),
+        scratch(memory, images, size, thresholds, answer) {}
 
   int64_t total() const { return images * thresholds; }
 
@@ -295,11 +287,20 @@ struct Call {
 
 }  // namespace
 
-int64_t boxes_scratch_bytes(int64_t images, int64_t height, int64_t width, int64_t thresholds,
-                            bool all_contours) {
-  const MapSize size{static_cast<int>(height), static_cast<int>(width)};
-  return Scratch().lay_out(0, images, size, thresholds,
-                           all_contours ? Answer::kList : Answer::kLargestBox);
+int64_t extract_boxes_scratch_bytes(int64_t images, int64_t height, int64_t width,
+                                    int64_t thresholds) {
+  return Scratch({}, images, size_of(height, width), thresholds, Answer::kLargestBox).bytes;
+}
+
+int64_t count_boxes_scratch_bytes(int64_t images, int64_t height, int64_t width,
+                                  int64_t thresholds) {
+  return Scratch({}, images, size_of(height, width), thresholds, Answer::kList).bytes;
+}
+
+int64_t best_box_iou_scratch_bytes(int64_t images, int64_t height, int64_t width,
+                                   int64_t thresholds, bool all_contours) {
+  const Answer answer = all_contours ? Answer::kBestIou : Answer::kLargestBox;
+  return Scratch({}, images, size_of(height, width), thresholds, answer).bytes;
 }
 
 void extract_boxes(const ExtractBoxes& args, Stream stream) {
@@ -314,18 +315,18 @@ void extract_boxes(const ExtractBoxes& args, Stream stream) {
   call.scatter(boxes_kernel, args.boxes.as<int4>());
 }
 
-void count_boxes(const CountBoxes& args, Stream stream) {
+std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, Stream stream) {
   Call call("extract_boxes", args.score_maps, args.thresholds, args.scratch, Answer::kCount,
             stream);
   call.read(args.score_maps, args.thresholds, args.status);
   call.answer_pairs<Answer::kCount>();
   call.scatter(counts_kernel, args.counts.as<int64_t>());
+  return nullptr;
 }
 
-void list_boxes(const ListBoxes& args, const TensorView& scratch_of_count, Stream stream) {
+void list_boxes(const ListBoxes& args, Stream stream) {
   // The scratch is as count_boxes left it: the map is read already.
-  Call call("extract_boxes", args.score_maps, args.thresholds, scratch_of_count, Answer::kList,
-            stream);
+  Call call("extract_boxes", args.score_maps, args.thresholds, args.scratch, Answer::kList, stream);
   const auto* offsets = args.offsets.as<int64_t>();
   call.answer_pairs<Answer::kList>(offsets, args.boxes.as<int4>());
   launch(call.name, repeat_kernel, static_cast<unsigned>(call.total()), 64, 0, stream, call.scratch,

@@ -17,16 +17,13 @@
 //
 // score_maps (B, H, W): any floating dtype, last dimension contiguous. thresholds (T,): float64,
 // contiguous. Boxes are int32 [x0, y0, x1, y1], x1 and y1 exclusive; where nothing lies above a cut
-// it has one box of zeros. The CPU kernels leave `scratch` alone.
+// it has one box of zeros.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
@@ -49,28 +46,12 @@ struct CountBoxes {
   TensorView status, scratch;
 };
 
-struct ListBoxes {
-  TensorView score_maps, thresholds;
-  TensorView offsets;  // (B * T + 1,) int64
-  TensorView boxes;    // (offsets[B * T], 4)
-};
-
-struct BestBoxIou {
-  TensorView score_maps, thresholds;
-  TensorView gt_boxes;  // (B, G, 4) float32, contiguous; rows of -1 are padding
-  TensorView best_iou;  // (B, T) float32
-  TensorView status, scratch;
-  bool all_contours;  // else the contour of largest area alone
-};
-
-namespace cpu {
-void extract_boxes(const ExtractBoxes& args, int threads);
 struct Box {
   int32_t x0, y0, x1, y1;  // x1, y1 exclusive
 };
 
-// What count_boxes found: each image's contours in their final order, each with the interval of the
-// image's cuts that has it.
+// What count_boxes found on the CPU: each image's contours in their final order, each with the
+// interval of the image's cuts that has it.
 struct ContourLists {
   struct Contour {
     uint64_t place;  // outer contours before holes, then the first pixel
@@ -85,21 +66,44 @@ struct ContourLists {
   std::vector<Image> images;
 };
 
+struct ListBoxes {
+  TensorView score_maps, thresholds;
+  TensorView offsets;                   // (B * T + 1,) int64
+  TensorView boxes;                     // (offsets[B * T], 4)
+  TensorView scratch;                   // as count_boxes left it
+  std::shared_ptr<ContourLists> found;  // what that returned
+};
+
+struct BestBoxIou {
+  TensorView score_maps, thresholds;
+  TensorView gt_boxes;  // (B, G, 4) float32, contiguous; rows of -1 are padding
+  TensorView best_iou;  // (B, T) float32
+  TensorView status, scratch;
+  bool all_contours;  // else the contour of largest area alone
+};
+
+namespace cpu {
+inline int64_t extract_boxes_scratch_bytes(int64_t, int64_t, int64_t, int64_t) { return 0; }
+inline int64_t count_boxes_scratch_bytes(int64_t, int64_t, int64_t, int64_t) { return 0; }
+inline int64_t best_box_iou_scratch_bytes(int64_t, int64_t, int64_t, int64_t, bool) { return 0; }
+void extract_boxes(const ExtractBoxes& args, int threads);
 std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads);
-void list_boxes(const ListBoxes& args, const ContourLists& found, int threads);
+void list_boxes(const ListBoxes& args, int threads);
 void best_box_iou(const BestBoxIou& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
-// How much `scratch` the calls below want, uint8.
-int64_t boxes_scratch_bytes(int64_t images, int64_t height, int64_t width, int64_t thresholds,
-                            bool all_contours);
+int64_t extract_boxes_scratch_bytes(int64_t images, int64_t height, int64_t width,
+                                    int64_t thresholds);
+int64_t count_boxes_scratch_bytes(int64_t images, int64_t height, int64_t width,
+                                  int64_t thresholds);
+int64_t best_box_iou_scratch_bytes(int64_t images, int64_t height, int64_t width,
+                                   int64_t thresholds, bool all_contours);
 void extract_boxes(const ExtractBoxes& args, Stream stream);
-void count_boxes(const CountBoxes& args, Stream stream);
-void list_boxes(const ListBoxes& args, const TensorView& scratch_of_count, Stream stream);
+// Returns nothing: what it found lies in the scratch.
+std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, Stream stream);
+void list_boxes(const ListBoxes& args, Stream stream);
 void best_box_iou(const BestBoxIou& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

@@ -16,6 +16,7 @@
 #include <string>
 #include <utility>
 
+#include "core/host_device.h"
 #include "core/tensor_view.h"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -23,8 +24,6 @@
 #endif
 
 namespace wsol::cuda {
-
-using Stream = uintptr_t;  // a cudaStream_t, as torch.cuda.Stream.cuda_stream gives it
 
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
@@ -63,6 +62,14 @@ void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid,
 #endif
 }
 
+// As many lanes, a power of two, as share a row of so many pieces: just enough for one each, so
+// that a warp reads several rows at once.
+WSOL_HOST_DEVICE inline int lanes_for(int64_t pieces) {
+  int lanes = kWarpSize;
+  while (lanes / 2 >= pieces) lanes /= 2;
+  return lanes;
+}
+
 inline unsigned blocks_for(int64_t items, int per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
 }
@@ -94,6 +101,33 @@ __device__ inline T warp_max(T value) {
     value = other > value ? other : value;
   }
   return value;
+}
+
+// The block's combination of all its threads' values, given to all of them. `partial` is shared
+// memory for one value a warp, and holds the warps' values afterwards.
+template <typename T, typename Combine>
+__device__ T block_reduce(T value, T* partial, int warps, const Combine& combine) {
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+    value = combine(value, __shfl_xor_sync(kFullWarp, value, offset));
+  }
+  __syncthreads();  // whoever still reads what `partial` held before
+  if (threadIdx.x % kWarpSize == 0) partial[threadIdx.x / kWarpSize] = value;
+  __syncthreads();
+  value = partial[0];
+  for (int warp = 1; warp < warps; ++warp) value = combine(value, partial[warp]);
+  return value;
+}
+
+template <typename T>
+__device__ T block_max(T value, T* partial) {
+  const int warps = static_cast<int>(blockDim.x) / kWarpSize;
+  return block_reduce(value, partial, warps, [](T a, T b) { return b > a ? b : a; });
+}
+
+template <typename T>
+__device__ T block_sum(T value, T* partial) {
+  const int warps = static_cast<int>(blockDim.x) / kWarpSize;
+  return block_reduce(value, partial, warps, [](T a, T b) { return a + b; });
 }
 
 // Converts between element types and the type they are accumulated in.

@@ -30,6 +30,8 @@ struct TensorView {
   }
 };
 
+using Stream = uintptr_t;  // a cudaStream_t, as torch.cuda.Stream.cuda_stream gives it
+
 // Thrown for what Python should have refused: a mistake of ours, not of the caller's.
 [[noreturn]] inline void unsupported_dtype(const char* operator_name) {
   throw std::logic_error(std::string(operator_name) + ": no kernel for this dtype");
@@ -56,6 +58,14 @@ void dispatch_floating(const char* operator_name, DType dtype, Run&& run) {
     default:
       unsupported_dtype(operator_name);
   }
+}
+
+// The same where there are no half types.
+template <typename Run>
+void with_float_or_double(const char* operator_name, DType dtype, Run&& run) {
+  if (dtype == DType::kFloat32) return run(ElementTag<float>{});
+  if (dtype == DType::kFloat64) return run(ElementTag<double>{});
+  unsupported_dtype(operator_name);
 }
 
 }  // namespace wsol

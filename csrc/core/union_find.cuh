@@ -33,6 +33,14 @@ __device__ inline void unite(int* labels, int a, int b) {
   }
 }
 
+// The lane where this lane's run begins, where each lane says whether it goes on with the run of
+// the one before. For whole warps.
+__device__ inline int lane_of_start(bool goes_on) {
+  const unsigned starts = __ballot_sync(kFullWarp, !goes_on) | 1u;
+  const unsigned up_to_here = starts & ((2u << threadIdx.x % kWarpSize) - 1u);
+  return kWarpSize - 1 - __clz(static_cast<int>(up_to_here));
+}
+
 }  // namespace wsol::cuda
 
 #endif  // __CUDACC__ || WSOL_EMULATOR

@@ -108,16 +108,16 @@ WSOL_MULTIVERSION void similarities(CellFeatures<const T> features, int64_t chan
 }
 
 // Fills `matrix` with M and says which series goes with it.
-Series make_matrix(State state, Grid grid, double strength, double alpha,
-                   const ChebyshevLadder& ladder, Stencil matrix) {
-  const double root = std::sqrt(alpha);
+template <typename Args>
+Series make_matrix(State state, Grid grid, double strength, const Args& args, Stencil matrix) {
+  const double root = std::sqrt(args.alpha);
   for (int64_t i = 0; i < grid.cells; ++i) {
     matrix.diagonal[i] = root * grid.degree(i) * (strength - 1);
     matrix.right[i] = grid.has_right(i) ? root * (1 - strength * state.right[i]) : 0;
     matrix.down[i] = grid.has_down(i) ? root * (1 - strength * state.down[i]) : 0;
   }
-  const double* bounds = ladder.bounds.as<double>();
-  const int64_t rungs = ladder.bounds.size(0);
+  const double* bounds = args.bounds.template as<double>();
+  const int64_t rungs = args.bounds.size(0);
   int64_t rung = 0;
   for (int64_t i = 0; i < grid.cells; ++i) {
     const double row_sum = std::abs(matrix.diagonal[i]) + std::abs(matrix.right[i]) +
@@ -132,8 +132,9 @@ Series make_matrix(State state, Grid grid, double strength, double alpha,
     matrix.right[i] *= scale;
     matrix.down[i] *= scale;
   }
-  const int64_t* starts = ladder.starts.as<int64_t>() + rung;
-  return {bounds[rung], ladder.coefficients.as<double>() + starts[0], starts[1] - starts[0]};
+  const int64_t* starts = args.starts.template as<int64_t>() + rung;
+  const double* coefficients = args.coefficients.template as<double>();
+  return {bounds[rung], coefficients + starts[0], starts[1] - starts[0]};
 }
 
 // One term up or down: `older` becomes matrix * newer - older.
@@ -275,8 +276,8 @@ Grid grid_of(const TensorView& features) {
 template <typename Run>
 void with_types(const TensorView& features, const TensorView& cam, Run&& run) {
   with_floating_type("spatial_diffusion", features.dtype, [&]<typename T>(ElementTag<T> tag) {
-    if (cam.dtype == DType::kFloat64) return run(tag, ElementTag<double>{});
-    return run(tag, ElementTag<float>{});
+    with_float_or_double("spatial_diffusion", cam.dtype,
+                         [&]<typename A>(ElementTag<A> of_cam) { run(tag, of_cam); });
   });
 }
 
@@ -294,7 +295,7 @@ void spatial_diffusion_forward(const SpatialDiffusionForward& args, int threads)
         const State state(args.state, image, grid.cells);
         similarities(CellFeatures<const T>(args.features, image), args.features.size(1), grid,
                      state);
-        const Series series = make_matrix(state, grid, strength, args.alpha, args.ladder, matrix);
+        const Series series = make_matrix(state, grid, strength, args, matrix);
         A* out = args.out.as<A>() + image * grid.cells;
         if (series.count == 0) {
           std::fill_n(out, grid.cells, std::numeric_limits<A>::quiet_NaN());
@@ -326,8 +327,7 @@ void spatial_diffusion_backward(const SpatialDiffusionBackward& args, int thread
           double* grad_out = planes[10];
           for (int64_t image = begin; image < end; ++image) {
             const State state(args.state, image, grid.cells);
-            const Series series =
-                make_matrix(state, grid, strength, args.alpha, args.ladder, matrix);
+            const Series series = make_matrix(state, grid, strength, args, matrix);
             A* grad_cam = args.grad_cam.as<A>() + image * grid.cells;
             double& grad_strength = args.grad_strength.as<double>()[image];
             if (series.count == 0) {

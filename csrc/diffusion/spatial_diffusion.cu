@@ -11,10 +11,11 @@
 //
 // features_gradient: a warp owns a cell: the stencil that the backward left, applied to every
 // channel.
-#define WSOL_WITH_CUDA
 #include <algorithm>
 #include <cmath>
 
+#include "core/cuda.h"
+#include "core/scratch.h"
 #include "diffusion/spatial_diffusion.h"
 
 namespace wsol::cuda {
@@ -46,11 +47,12 @@ struct Ladder {
   const double* coefficients;
   int rungs;
 
-  explicit Ladder(const ChebyshevLadder& ladder)
-      : bounds(ladder.bounds.as<double>()),
-        starts(ladder.starts.as<int64_t>()),
-        coefficients(ladder.coefficients.as<double>()),
-        rungs(static_cast<int>(ladder.bounds.size(0))) {}
+  template <typename Args>
+  explicit Ladder(const Args& args)
+      : bounds(args.bounds.template as<double>()),
+        starts(args.starts.template as<int64_t>()),
+        coefficients(args.coefficients.template as<double>()),
+        rungs(static_cast<int>(args.bounds.size(0))) {}
 };
 
 struct Stencil {
@@ -378,50 +380,55 @@ bool fits_shared(Grid grid, int arrays) {
   return plane_bytes(grid, arrays) + kReductionBytes <= kSharedBytes;
 }
 
-// The block's shape, and where its arrays lie.
-struct BlockPlan {
-  unsigned threads;
-  size_t shared_bytes;
-  double* scratch;  // null: shared memory
+// The scratch memory, cut up.
+struct Scratch {
+  double* planes = nullptr;   // (B, arrays, padded grid); null: they lie in shared memory
+  double* weights = nullptr;  // (B, 3, h, w): the stencil that turns features to their gradient
+  int64_t bytes;
 
-  BlockPlan(Grid grid, int arrays, const TensorView& memory) {
-    threads = std::min(blocks_for(grid.cells, kWarpSize) * kWarpSize, kMaxThreads);
-    const bool shared = fits_shared(grid, arrays);
-    shared_bytes = kReductionBytes + (shared ? plane_bytes(grid, arrays) : 0);
-    scratch = shared ? nullptr : memory.as<double>();
+  Scratch(const TensorView& memory, int64_t images, Grid grid, bool backward) {
+    ScratchParts parts(memory);
+    const int arrays = backward ? kBackwardArrays : kForwardArrays;
+    if (!fits_shared(grid, arrays)) parts.take(planes, images * arrays * grid.padded());
+    if (backward) parts.take(weights, images * 3 * grid.cells);
+    bytes = parts.bytes();
   }
 };
 
-// `run(ElementTag<A>{})` with the type of maps.
-template <typename Run>
-void with_map_type(const TensorView& map, Run&& run) {
-  if (map.dtype == DType::kFloat64) return run(ElementTag<double>{});
-  return run(ElementTag<float>{});
+unsigned threads_for(Grid grid) {
+  return std::min(blocks_for(grid.cells, kWarpSize) * kWarpSize, kMaxThreads);
+}
+
+size_t shared_bytes_for(Grid grid, int arrays) {
+  return kReductionBytes + (fits_shared(grid, arrays) ? plane_bytes(grid, arrays) : 0);
 }
 
 }  // namespace
 
-int64_t spatial_diffusion_scratch(int64_t height, int64_t width, bool backward) {
-  const Grid grid{height, width, height * width};
-  const int arrays = backward ? kBackwardArrays : kForwardArrays;
-  return fits_shared(grid, arrays) ? 0 : arrays * grid.padded();
+int64_t spatial_diffusion_forward_scratch_bytes(int64_t images, int64_t height, int64_t width) {
+  return Scratch({}, images, {height, width, height * width}, false).bytes;
+}
+
+int64_t spatial_diffusion_backward_scratch_bytes(int64_t images, int64_t height, int64_t width) {
+  return Scratch({}, images, {height, width, height * width}, true).bytes;
 }
 
 void spatial_diffusion_forward(const SpatialDiffusionForward& args, Stream stream) {
   constexpr const char* kName = "spatial_diffusion";
   const Grid grid = grid_of(args.features);
   const int64_t images = args.features.size(0);
+  const Scratch scratch(args.scratch, images, grid, false);
   double* state = args.state.as<double>();
   with_floating_type(kName, args.features.dtype, [&]<typename T>(ElementTag<T>) {
     launch(kName, dots_kernel<T>, blocks_for(images * grid.cells, kWarps), kWarps * kWarpSize, 0,
            stream, CellFeatures<const T>(args.features), images, args.features.size(1), grid,
            state);
   });
-  with_map_type(args.cam, [&]<typename A>(ElementTag<A>) {
-    const BlockPlan plan(grid, kForwardArrays, args.scratch);
-    launch(kName, series_kernel<A>, static_cast<unsigned>(images), plan.threads, plan.shared_bytes,
-           stream, args.cam.as<A>(), args.strength.as<double>(), args.alpha, grid, grid.padded(),
-           Ladder(args.ladder), args.out.as<A>(), state, plan.scratch);
+  with_float_or_double(kName, args.cam.dtype, [&]<typename A>(ElementTag<A>) {
+    launch(kName, series_kernel<A>, static_cast<unsigned>(images), threads_for(grid),
+           shared_bytes_for(grid, kForwardArrays), stream, args.cam.as<A>(),
+           args.strength.as<double>(), args.alpha, grid, grid.padded(), Ladder(args),
+           args.out.as<A>(), state, scratch.planes);
   });
 }
 
@@ -429,20 +436,20 @@ void spatial_diffusion_backward(const SpatialDiffusionBackward& args, Stream str
   constexpr const char* kName = "spatial_diffusion_backward";
   const Grid grid = grid_of(args.features);
   const int64_t images = args.features.size(0);
-  double* weights = args.weights.as<double>();
-  with_map_type(args.grad_out, [&]<typename A>(ElementTag<A>) {
-    const BlockPlan plan(grid, kBackwardArrays, args.scratch);
+  const Scratch scratch(args.scratch, images, grid, true);
+  with_float_or_double(kName, args.grad_out.dtype, [&]<typename A>(ElementTag<A>) {
     const auto kernel =
         args.detach_start ? series_backward_kernel<A, true> : series_backward_kernel<A, false>;
-    launch(kName, kernel, static_cast<unsigned>(images), plan.threads, plan.shared_bytes, stream,
-           args.grad_out.as<A>(), args.strength.as<double>(), args.alpha, grid, grid.padded(),
-           Ladder(args.ladder), args.state.as<double>(), args.grad_cam.as<A>(),
-           args.grad_strength.as<double>(), weights, plan.scratch);
+    launch(kName, kernel, static_cast<unsigned>(images), threads_for(grid),
+           shared_bytes_for(grid, kBackwardArrays), stream, args.grad_out.as<A>(),
+           args.strength.as<double>(), args.alpha, grid, grid.padded(), Ladder(args),
+           args.state.as<double>(), args.grad_cam.as<A>(), args.grad_strength.as<double>(),
+           scratch.weights, scratch.planes);
   });
   with_floating_type(kName, args.features.dtype, [&]<typename T>(ElementTag<T>) {
     launch(kName, features_gradient_kernel<T>, blocks_for(images * grid.cells, kWarps),
            kWarps * kWarpSize, 0, stream, CellFeatures<const T>(args.features), images,
-           args.features.size(1), grid, weights, CellFeatures<T>(args.grad_features));
+           args.features.size(1), grid, scratch.weights, CellFeatures<T>(args.grad_features));
   });
 }
 

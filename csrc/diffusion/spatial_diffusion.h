@@ -27,28 +27,20 @@
 #pragma once
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
-// Chebyshev coefficients c_j on [-bound, bound], for every bound of a ladder. float64, but int64
-// starts.
-struct ChebyshevLadder {
-  TensorView bounds;        // (R) ascending
-  TensorView starts;        // (R + 1) where each bound's coefficients start
-  TensorView coefficients;  // (starts[R])
-};
-
+// Both structs have a ladder of Chebyshev coefficients c_j on [-bound, bound]: bounds (R)
+// ascending, starts (R + 1) int64, where each bound's coefficients start, and coefficients
+// (starts[R]).
 struct SpatialDiffusionForward {
   TensorView features;  // (B, C, h, w) with stride 1 over channels, any other strides
   TensorView cam;       // (B, h, w) float32 or float64
   TensorView strength;  // (1) float64
   TensorView out;       // like cam
   TensorView state;  // (B, 5, h, w) float64: 1 / |features|, S to the right, S down, last two t_k
-  ChebyshevLadder ladder;
-  TensorView scratch;  // (B, spatial_diffusion_scratch(…)) float64
+  TensorView bounds, starts, coefficients;
+  TensorView scratch;
   double alpha;
 };
 
@@ -58,26 +50,24 @@ struct SpatialDiffusionBackward {
   TensorView grad_features;  // like features, no larger strides than its own memory needs
   TensorView grad_cam;       // like grad_out
   TensorView grad_strength;  // (B) float64, one part an image
-  TensorView
-      weights;  // (B, 3, h, w) float64 scratch: the stencil that turns features to their gradient
-  ChebyshevLadder ladder;
-  TensorView scratch;  // (B, spatial_diffusion_scratch(…)) float64
+  TensorView bounds, starts, coefficients;
+  TensorView scratch;
   double alpha;
   bool detach_start;
 };
 
 namespace cpu {
+inline int64_t spatial_diffusion_forward_scratch_bytes(int64_t, int64_t, int64_t) { return 0; }
+inline int64_t spatial_diffusion_backward_scratch_bytes(int64_t, int64_t, int64_t) { return 0; }
 void spatial_diffusion_forward(const SpatialDiffusionForward& args, int threads);
 void spatial_diffusion_backward(const SpatialDiffusionBackward& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
-// Global scratch an image, in float64s: 0 where shared memory holds an image.
-int64_t spatial_diffusion_scratch(int64_t height, int64_t width, bool backward);
+int64_t spatial_diffusion_forward_scratch_bytes(int64_t images, int64_t height, int64_t width);
+int64_t spatial_diffusion_backward_scratch_bytes(int64_t images, int64_t height, int64_t width);
 void spatial_diffusion_forward(const SpatialDiffusionForward& args, Stream stream);
 void spatial_diffusion_backward(const SpatialDiffusionBackward& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

@@ -1,17 +1,8 @@
 // CUDA: step 4 of slic, pieces of equal labels, the small ones joined. A thread owns a pixel, or a
 // few in turn; a piece is its first pixel, the root of its union-find. All numbers are integers
-// that atomics add or take the least of, so no order matters. Nothing lies in shared memory.
-//
-//   start    a pixel's root is the first pixel of its run within a warp. 8 bytes a pixel.
-//   unite    runs with those to the left and above. 8 bytes a pixel, and chains of roots.
-//   flatten  every pixel names its root. 12 bytes a pixel, and 24 a root.
-//   measure  sizes, and sums of colours. 20 bytes a pixel.
-// Then, in each round, for images in which small pieces are left:
-//   choose   over all borders, a small piece's neighbour of least contrast. 4 bytes a pixel.
-//   unite    all small pieces with their choices. 4 bytes a pixel.
-//   gather   pieces give size and sums to their new roots. 4 bytes a pixel.
-// Limited by latency where images are small, by bandwidth where the batch is large; choices by the
-// divisions that give mean colours where many pieces are small.
+// that atomics add or take the least of, so no order matters. Nothing lies in shared memory. Moves
+// some 40 bytes a pixel, and 12 more each round: limited by latency where images are small, by
+// bandwidth where the batch is large.
 //
 // Every small piece joins another at least as large as the smallest of them, so in each round the
 // smallest small piece grows twofold: the number of rounds follows from the sizes alone, and no
@@ -72,9 +63,8 @@ __global__ void __launch_bounds__(kThreads) start_kernel(SlicWork work) {
   image.for_each_pixel([&](int p, bool inside) {
     const int lane = threadIdx.x % kWarpSize;
     const bool goes_on = inside && p % image.width != 0 && image.labels[p - 1] == image.labels[p];
-    const unsigned starts = __ballot_sync(kFullWarp, !goes_on) | 1u;
-    const unsigned up_to_here = starts & ((2u << lane) - 1u);
-    if (inside) image.roots[p] = p - lane + kWarpSize - 1 - __clz(static_cast<int>(up_to_here));
+    const int start = p - lane + lane_of_start(goes_on);
+    if (inside) image.roots[p] = start;
   });
 }
 

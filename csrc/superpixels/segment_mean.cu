@@ -1,24 +1,13 @@
-// CUDA: the pixels of an image are put in order of their labels, those of a segment in order of the
-// image, once for all channels; then segments add up their pixels, in an order that only these
-// fix.
-// (Sums in integers would need no order, but two passes and 8 bytes a segment and channel, and two
-// such numbers for float64; of atomics in floating point, the order shows.)
-//
-// The order comes from a radix sort, least byte first, whose steps take one byte of the label:
-//   count    a block owns a tile of the image: how many of its pixels have each value of the byte.
-//   start    a block owns an image: sums these up to where each tile's pixels go.
-//   move     a block owns a tile, a warp consecutive pixels of it, whose order it keeps by ballots;
-//            in shared memory, a counter of each warp and value.
-// Then
-//   bound    a thread owns a place in this order, and notes where segments begin and end.
-//   mean     a warp owns a segment of a channel, or, if it is large, the block does.
-//
-// Moves 8 bytes a pixel and step, then reads and writes each value once. Limited by bandwidth,
-// which strides within segments share.
-#define WSOL_WITH_CUDA
+// CUDA: a stable radix sort puts each image's pixels in order of their labels once for all
+// channels, a byte of the label a step; then a warp, or for a large segment the block, adds up a
+// segment's pixels in that order, which only labels and shape fix. (Of atomics in floating point,
+// the order shows; sums in integers would take two passes and 8 bytes a segment and channel.) Moves
+// 8 bytes a pixel and step, then reads and writes each value once: limited by that bandwidth.
 #include <algorithm>
 #include <bit>
 
+#include "core/cuda.h"
+#include "core/scratch.h"
 #include "superpixels/segment_mean.h"
 
 namespace wsol::cuda {
@@ -39,16 +28,16 @@ struct Order {
   int* starts;     // (B, 256, tiles)
   int2* bounds;    // (B, N), by label: places [x, y) in the order, or nothing
   int pixel_count, tiles;
+  int64_t bytes;
 
-  Order(int* base, int64_t images, int64_t pixels_an_image)
+  Order(const TensorView& memory, int64_t images, int64_t pixels_an_image)
       : pixel_count(static_cast<int>(pixels_an_image)), tiles(blocks_for(pixels_an_image, kTile)) {
-    const int64_t all = images * pixels_an_image;
-    bounds = reinterpret_cast<int2*>(base);
-    for (int i = 0; i < 2; ++i) {
-      labels[i] = base + (2 + i) * all;
-      pixels[i] = base + (4 + i) * all;
-    }
-    starts = base + 6 * all;
+    ScratchParts parts(memory);
+    for (int*& part : labels) parts.take(part, images * pixels_an_image);
+    for (int*& part : pixels) parts.take(part, images * pixels_an_image);
+    parts.take(starts, images * kByteValues * tiles);
+    parts.take(bounds, images * pixels_an_image);
+    bytes = parts.bytes();
   }
 };
 
@@ -241,8 +230,8 @@ int sort_pixels(const char* name, const Order& order, unsigned images, Stream st
 
 }  // namespace
 
-int64_t segment_mean_scratch(int64_t images, int64_t pixels) {
-  return images * (6 * pixels + kByteValues * int64_t{blocks_for(pixels, kTile)});
+int64_t segment_mean_scratch_bytes(int64_t images, int64_t pixels) {
+  return Order({}, images, pixels).bytes;
 }
 
 void segment_mean(const SegmentMean& args, Stream stream) {
@@ -254,7 +243,7 @@ void segment_mean(const SegmentMean& args, Stream stream) {
     const int64_t count = std::min(kMaxRows, images - image);
     const auto rows = static_cast<unsigned>(count);
     const dim3 a_pixel(blocks_for(pixels, kThreads), rows);
-    const Order order(args.scratch.as<int>(), count, pixels);
+    const Order order(args.scratch, count, pixels);
     if (args.labels.dtype == DType::kInt64) {
       launch(kName, narrow_kernel<int64_t>, a_pixel, kThreads, 0, stream,
              args.labels.as<int64_t>() + image * pixels, order);

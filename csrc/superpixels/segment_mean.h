@@ -7,30 +7,26 @@
 #include <cstdint>
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
 struct SegmentMean {
-  TensorView values;   // (B, C, N) floating, contiguous
-  TensorView labels;   // (B, N) int32 or int64, contiguous
-  TensorView out;      // (B, C, N), dtype of values, contiguous
-  TensorView scratch;  // CUDA: int32, segment_mean_scratch(B, N) of them
+  TensorView values;  // (B, C, N) floating, contiguous
+  TensorView labels;  // (B, N) int32 or int64, contiguous
+  TensorView out;     // (B, C, N), dtype of values, contiguous
+  TensorView scratch;
 };
 
 namespace cpu {
+inline int64_t segment_mean_scratch_bytes(int64_t, int64_t) { return 0; }
 // Throws std::invalid_argument where a label is outside [0, N).
 void segment_mean(const SegmentMean& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
-int64_t segment_mean_scratch(int64_t images, int64_t pixels);
+int64_t segment_mean_scratch_bytes(int64_t images, int64_t pixels);
 // Writes NaN where a label is outside [0, N).
 void segment_mean(const SegmentMean& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

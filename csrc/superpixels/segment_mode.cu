@@ -9,10 +9,11 @@
 //
 // Scratch an image: 2 to 4 slots a pixel of 8 bytes, and 12 bytes a segment there could be. Limited
 // by the latency of atomics.
-#define WSOL_WITH_CUDA
 #include <bit>
 #include <limits>
 
+#include "core/cuda.h"
+#include "core/scratch.h"
 #include "superpixels/segment_mode.h"
 
 namespace wsol::cuda {
@@ -29,16 +30,17 @@ struct Tables {
   int* pixel_of;      // (B, slots): a pixel of the pair, or kFree
   int* counts;        // (B, slots)
   int pixels, slots;  // an image; slots are a power of 2, at least twice the pixels
+  int64_t bytes;
 
-  Tables(int64_t* base, int64_t images, int64_t pixels_an_image)
-      : pixels(static_cast<int>(pixels_an_image)), slots(slots_for(pixels_an_image)) {
-    modes = reinterpret_cast<long long*>(base);
-    most = reinterpret_cast<int*>(base + images * pixels);
-    pixel_of = most + images * pixels;
-    counts = pixel_of + images * slots;
-  }
-  static int slots_for(int64_t pixels) {
-    return static_cast<int>(std::bit_ceil(2 * static_cast<uint64_t>(pixels)));
+  Tables(const TensorView& memory, int64_t images, int64_t pixels_an_image)
+      : pixels(static_cast<int>(pixels_an_image)),
+        slots(static_cast<int>(std::bit_ceil(2 * static_cast<uint64_t>(pixels_an_image)))) {
+    ScratchParts parts(memory);
+    parts.take(modes, images * pixels);
+    parts.take(most, images * pixels);
+    parts.take(pixel_of, images * slots);
+    parts.take(counts, images * slots);
+    bytes = parts.bytes();
   }
 };
 
@@ -106,27 +108,31 @@ __global__ void count_kernel(Pairs<Class, Label> pairs, Tables tables) {
   }
 }
 
-template <typename Class, typename Label>
-__global__ void most_kernel(Pairs<Class, Label> pairs, Tables tables) {
+// Calls visit(segment, pixel, count), of the whole batch, for the pair in the thread's slot.
+template <typename Class, typename Label, typename Visit>
+__device__ void with_pair(const Pairs<Class, Label>& pairs, const Tables& tables,
+                          const Visit& visit) {
   const int64_t image = blockIdx.y, slot = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (slot >= tables.slots) return;
   const int pixel = tables.pixel_of[image * tables.slots + slot];
   if (pixel == kFree) return;
   const int64_t first = image * tables.pixels;
-  atomicMax(&tables.most[first + pairs.labels[first + pixel]],
-            tables.counts[image * tables.slots + slot]);
+  visit(first + pairs.labels[first + pixel], first + pixel,
+        tables.counts[image * tables.slots + slot]);
+}
+
+template <typename Class, typename Label>
+__global__ void most_kernel(Pairs<Class, Label> pairs, Tables tables) {
+  with_pair(pairs, tables,
+            [&](int64_t segment, int64_t, int count) { atomicMax(&tables.most[segment], count); });
 }
 
 template <typename Class, typename Label>
 __global__ void choose_kernel(Pairs<Class, Label> pairs, Tables tables) {
-  const int64_t image = blockIdx.y, slot = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (slot >= tables.slots) return;
-  const int pixel = tables.pixel_of[image * tables.slots + slot];
-  if (pixel == kFree) return;
-  const int64_t first = image * tables.pixels, segment = first + pairs.labels[first + pixel];
-  if (tables.counts[image * tables.slots + slot] == tables.most[segment]) {
-    atomicMin(&tables.modes[segment], static_cast<long long>(pairs.classes[first + pixel]));
-  }
+  with_pair(pairs, tables, [&](int64_t segment, int64_t pixel, int count) {
+    if (count != tables.most[segment]) return;
+    atomicMin(&tables.modes[segment], static_cast<long long>(pairs.classes[pixel]));
+  });
 }
 
 template <typename Class, typename Label>
@@ -147,7 +153,7 @@ void run(const SegmentMode& args, Stream stream) {
   constexpr int64_t kMaxImages = 65535;  // of a grid
   for (int64_t from = 0; from < images; from += kMaxImages) {
     const int64_t count = std::min(kMaxImages, images - from), at = from * pixels;
-    const Tables tables(args.scratch.as<int64_t>(), count, pixels);
+    const Tables tables(args.scratch, count, pixels);
     const Pairs<Class, Label> pairs{args.classes.as<Class>() + at, args.labels.as<Label>() + at};
     const auto y = static_cast<unsigned>(count);
     const dim3 a_pixel(blocks_for(pixels, kThreads), y);
@@ -163,8 +169,8 @@ void run(const SegmentMode& args, Stream stream) {
 
 }  // namespace
 
-int64_t segment_mode_scratch(int64_t images, int64_t pixels) {
-  return images * (pixels + (pixels + 1) / 2 + Tables::slots_for(pixels));
+int64_t segment_mode_scratch_bytes(int64_t images, int64_t pixels) {
+  return Tables({}, images, pixels).bytes;
 }
 
 void segment_mode(const SegmentMode& args, Stream stream) {

@@ -5,9 +5,6 @@
 #include <stdexcept>
 
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
@@ -15,7 +12,7 @@ struct SegmentMode {
   TensorView classes;  // (B, N) int32, int64 or uint8, contiguous
   TensorView labels;   // (B, N) int32 or int64, contiguous
   TensorView out;      // (B, N), dtype of classes, contiguous
-  TensorView scratch;  // CUDA: int64, segment_mode_scratch(B, N) of them
+  TensorView scratch;
 };
 
 // Calls `run(ElementTag<T>{})` with the type of an integer dtype.
@@ -34,16 +31,15 @@ void with_class_type(DType dtype, Run&& run) {
 }
 
 namespace cpu {
+inline int64_t segment_mode_scratch_bytes(int64_t, int64_t) { return 0; }
 // Throws std::invalid_argument where a label is outside [0, N).
 void segment_mode(const SegmentMode& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
-int64_t segment_mode_scratch(int64_t images, int64_t pixels);
+int64_t segment_mode_scratch_bytes(int64_t images, int64_t pixels);
 // Writes -1 (255 of uint8) where a label is outside [0, N).
 void segment_mode(const SegmentMode& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

@@ -139,10 +139,6 @@ class Segmentation {
 
 }  // namespace
 
-int64_t slic_scratch_bytes(int64_t, int64_t, int64_t, int64_t) {
-  return 0;  // threads keep their own
-}
-
 void slic(const Slic& args, int threads) {
   const int64_t images = args.images.size(0);
   if (args.rows * args.columns == 1) {

@@ -1,28 +1,13 @@
 // CUDA: the steps of slic for the whole batch, and step 5, consecutive labels. Centres lie in
-// slic_clusters.cu, pieces in connected_pieces.cu; nothing waits for the device.
-//
-//   count    a block owns 4,096 elements (pixels that may be roots, or centres) and counts those
-//            that are a label. 4 bytes an element.
-//   number   it numbers them from where the blocks before it end, in order. 4 bytes an element, 8 a
-//            label, and the counts of the blocks before.
-//   label    a thread owns a pixel. 16 bytes a pixel.
-//
-// In shared memory lies a count for each warp. Limited by latency, then by bandwidth.
+// slic_clusters.cu, pieces in connected_pieces.cu; nothing waits for the device. A block owns 4,096
+// elements, pixels that may be roots or centres, counts those that are a label, and numbers them
+// from where the blocks before it end. In shared memory lies a count for each warp. Limited by
+// latency, then by bandwidth.
 #include "core/union_find.cuh"
 #include "superpixels/slic_work.cuh"
 
 namespace wsol::cuda::superpixels {
 namespace {
-
-// The sum of all threads' values; `of_warps` holds kWarps numbers.
-__device__ int block_sum(int value, int* of_warps) {
-  value = __reduce_add_sync(kFullWarp, value);
-  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = value;
-  __syncthreads();
-  int sum = 0;
-  for (int i = 0; i < kWarps; ++i) sum += of_warps[i];
-  return sum;
-}
 
 // What may become a label: a pixel, where it is the root of a piece, or a centre that has pixels.
 template <bool kConnect>
@@ -73,7 +58,6 @@ __global__ void __launch_bounds__(kThreads) number_kernel(SlicWork work) {
     before += work.chunk_counts[elements.image * elements.chunks + i];
   }
   int next = block_sum(before, of_warps);
-  __syncthreads();  // the warps' sums have been read
   int own = 0;
   elements.for_each([&](unsigned element) { own += elements.is_label(work, element); });
   block_sum(own, of_warps);
@@ -119,13 +103,12 @@ void make_consecutive(const SlicWork& work, Stream stream) {
 namespace wsol::cuda {
 
 int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres) {
-  return superpixels::SlicWork(batch, height, width, centres).lay_out(0);
+  return superpixels::SlicWork({}, batch, height, width, centres).bytes;
 }
 
 void slic(const Slic& args, Stream stream) {
-  superpixels::SlicWork work(args.images.size(0), args.images.size(2), args.images.size(3),
-                             args.rows * args.columns);
-  work.lay_out(reinterpret_cast<uintptr_t>(args.scratch.data));
+  superpixels::SlicWork work(args.scratch, args.images.size(0), args.images.size(2),
+                             args.images.size(3), args.rows * args.columns);
   work.labels = args.labels.as<int>();
   work.rows = static_cast<int>(args.rows);
   work.columns = static_cast<int>(args.columns);

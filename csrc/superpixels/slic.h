@@ -16,18 +16,15 @@
 
 #include "core/host_device.h"
 #include "core/tensor_view.h"
-#if defined(WSOL_WITH_CUDA)
-#include "core/cuda.h"
-#endif
 
 namespace wsol {
 
 struct Slic {
-  TensorView images;   // (B, 3, h, w) uint8 or floating, last dimension contiguous
-  TensorView labels;   // (B, h, w) int32, contiguous: the result
-  TensorView linear;   // (4081,) int16: linear light of an sRGB level, in 1/16384
-  TensorView root;     // (16385,) int16: CIELAB's f of a tristimulus value over white's, in 1/16384
-  TensorView scratch;  // of slic_scratch_bytes
+  TensorView images;  // (B, 3, h, w) uint8 or floating, last dimension contiguous
+  TensorView labels;  // (B, h, w) int32, contiguous: the result
+  TensorView linear;  // (4081,) int16: linear light of an sRGB level, in 1/16384
+  TensorView root;    // (16385,) int16: CIELAB's f of a tristimulus value over white's, in 1/16384
+  TensorView scratch;
   int64_t rows, columns;     // of the grid of centres
   int64_t reach_y, reach_x;  // how far a centre's window goes, in pixels
   int64_t weight;            // of a squared offset in 1/16 pixel, in 1/2^20 of the colour distance
@@ -92,15 +89,13 @@ WSOL_HOST_DEVICE inline int32_t pixel_of(int32_t coordinate) {
 }  // namespace slic
 
 namespace cpu {
-int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres);
+inline int64_t slic_scratch_bytes(int64_t, int64_t, int64_t, int64_t) { return 0; }
 void slic(const Slic& args, int threads);
 }  // namespace cpu
 
-#if defined(WSOL_WITH_CUDA)
 namespace cuda {
 int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres);
 void slic(const Slic& args, Stream stream);
 }  // namespace cuda
-#endif
 
 }  // namespace wsol

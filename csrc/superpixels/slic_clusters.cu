@@ -1,15 +1,8 @@
 // CUDA: k-means of slic. Images lie in tiles of 32 x 16 pixels; a block owns a tile, a warp a patch
-// of 8 x 8 in it, so that it meets few centres, and a thread two pixels.
-//
-//   start    colours of the pixels and labels of the grid's cells, and their sums. In shared
-//            memory: the tile's rows and columns of cells. Moves an image's 3 to 24 bytes a pixel
-//            and 12 more; limited by the tables' lookups in the first-level cache.
-//   assign   finds the centres in reach of the tile, first by boxes around groups of 32 centres,
-//            and takes up to 256 at a time; for 32 of these at a time their colours and what their
-//            offsets from the tile's rows and columns add to distances lie in shared memory.
-//            Moves 16 bytes a pixel; limited by integer arithmetic, about a dozen instructions for
-//            a pixel and a centre in reach of its patch.
-//   centres  a thread owns a centre. 80 bytes a centre: limited by latency.
+// of 8 x 8 in it, so that it meets few centres, and a thread two pixels. In shared memory lie the
+// centres in reach of the tile, 32 at a time, with what their offsets from its rows and columns add
+// to distances. Moves 16 bytes a pixel and round; limited by integer arithmetic, about a dozen
+// instructions for a pixel and a centre in reach of its patch.
 //
 // Sums add up in a warp, then by atomics on integers. An image whose labels stay is at rest, since
 // its centres would stay too: later launches return at once.

@@ -1,9 +1,10 @@
 // What the CUDA kernels of slic share: the sizes, the scratch memory, and sums by label.
 #pragma once
 
-#define WSOL_WITH_CUDA
 #include <algorithm>
 
+#include "core/cuda.h"
+#include "core/scratch.h"
 #include "superpixels/slic.h"
 
 namespace wsol::cuda::superpixels {
@@ -47,36 +48,29 @@ struct SlicWork {
   int* joined;            // (B,): the last round that found a small piece
   int* chunk_counts;      // (B, chunks)
   unsigned char* zeroed;  // where sums, changed and joined lie: they start as 0
-  int64_t zeroed_bytes;
+  int64_t zeroed_bytes, bytes;
 
-  SlicWork(int64_t images, int64_t h, int64_t w, int64_t centre_count)
+  SlicWork(const TensorView& memory, int64_t images, int64_t h, int64_t w, int64_t centre_count)
       : batch(images),
         height(static_cast<int>(h)),
         width(static_cast<int>(w)),
         pixels(static_cast<int>(h * w)),
         centres(static_cast<int>(centre_count)),
         groups(static_cast<int>((centre_count + kWarpSize - 1) / kWarpSize)),
-        chunks(static_cast<int>((h * w + kChunk - 1) / kChunk)) {}
-
-  // Lays the scratch out from address `base`; returns its size.
-  int64_t lay_out(uintptr_t base) {
-    int64_t used = 0;
-    const auto take = [&]<typename T>(T*& pointer, int64_t count) {
-      pointer = reinterpret_cast<T*>(base + used);
-      used += (batch * count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
-    };
-    take(sums, int64_t{kFields} * centres);
-    take(changed, 1);
-    take(joined, 1);
-    zeroed = reinterpret_cast<unsigned char*>(base);
-    zeroed_bytes = used;
-    take(centre, centres);
-    take(boxes, groups);
-    take(words, pixels);
-    take(colour_sums, int64_t{kColourFields} * pixels);
-    take(roots, pixels);
-    take(chunk_counts, chunks);
-    return used;
+        chunks(static_cast<int>((h * w + kChunk - 1) / kChunk)) {
+    ScratchParts parts(memory);
+    parts.take(sums, batch * kFields * centres);
+    parts.take(changed, batch);
+    parts.take(joined, batch);
+    zeroed = memory.as<unsigned char>();
+    zeroed_bytes = parts.bytes();
+    parts.take(centre, batch * centres);
+    parts.take(boxes, batch * groups);
+    parts.take(words, batch * pixels);
+    parts.take(colour_sums, batch * kColourFields * pixels);
+    parts.take(roots, batch * pixels);
+    parts.take(chunk_counts, batch * chunks);
+    bytes = parts.bytes();
   }
 };
 

@@ -27,6 +27,8 @@ class UnderEverySchedule:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         kernel = getattr(self._module, name)
+        if not callable(kernel):
+            return kernel
 
         def run(*arguments: Any) -> Any:
             tensors = {

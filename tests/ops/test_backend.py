@@ -27,6 +27,20 @@ def test_operators_that_cuda_graphs_cannot_hold_say_so():
     assert marked == (ASK_THE_DEVICE_OR_KEEP_TABLES if mark else set())
 
 
+def test_constants_are_the_same_on_every_backend(backend):
+    """Python reads those of the CPU."""
+    module = _backend.kernels("any", backend.device)
+    assert module.constants == _backend.constants == _backend._cpu.constants
+
+
+def test_kernel_called_with_other_than_its_arguments_is_an_error(backend):
+    box, out = torch.zeros(1, 1, 4, device=backend.device), torch.zeros(1, 1, 1)
+    with pytest.raises(TypeError, match="4 arguments, there should be 5"):
+        _backend.run("box_iou", box, box, out, device=backend.device)
+    with pytest.raises(TypeError, match="argument 1 of list cannot be what the kernel takes"):
+        _backend.run("box_iou", box, [0, 0, 1, 1], out, True, device=backend.device)
+
+
 def test_failed_launch_does_not_fail_the_next_call():
     if not torch.cuda.is_available() or _backend._cuda is None:
         pytest.skip("needs a GPU")

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsol_ext.ops import _reattention_cpu as cpu
+import wsol_ext.ops  # noqa: F401  (registers the operators)
+
+forward = torch.ops.wsol.masked_reattention
+backward = torch.ops.wsol.masked_reattention_backward
 
 SIZES = (  # (images, heads, tokens, width): around blocks of 64 queries, tiles of 4 or 8 rows and vectors
     (2, 3, 197, 64),
@@ -43,7 +46,7 @@ def definition(
     shift, top = logits.max(dim=-1, keepdim=True)
     if eps == 0:  # only what is attended to counts
         shift = logits.masked_fill(~attended, -torch.inf).amax(dim=-1, keepdim=True)
-        top = torch.zeros_like(top)
+        top = torch.full_like(top, -1)
     weights = (logits - shift).masked_fill(~attended, -torch.inf).exp()
     total = weights.sum(dim=-1, keepdim=True) + eps
     mean = value.double().mean(dim=2, keepdim=True)
@@ -56,7 +59,7 @@ def definition(
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_forward_is_the_definition(size, kept, eps):
     inputs = random_inputs(size, kept)
-    out, log_sum, top = cpu.forward(*inputs, 0.7, eps)
+    out, log_sum, top = forward(*inputs, 0.7, eps)
     wanted = definition(*inputs, 0.7, eps)
     torch.testing.assert_close((out, log_sum), wanted[:2], rtol=1e-11, atol=1e-11)
     assert torch.equal(top, wanted[2])
@@ -73,8 +76,8 @@ def test_backward_is_autograd_through_the_definition(size, kept, eps):
     grad_out = grad_out.transpose(0, 1)  # not in the order of its memory
     wanted = torch.autograd.grad(wanted_out, qkv, grad_out)
     with torch.no_grad():
-        results = cpu.forward(*qkv, keep, 0.7, eps)
-        actual = cpu.backward(grad_out, *qkv, keep, *results, 0.7, eps)
+        results = forward(*qkv, keep, 0.7, eps)
+        actual = backward(grad_out, *qkv, keep, *results, 0.7, eps)
     torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -84,11 +87,11 @@ def test_half_types_are_rounded_once(dtype):
     *qkv, keep = random_inputs((2, 3, 65, 32), 0.5, dtype)
     grad_out = torch.randn(qkv[0].shape).to(dtype)
     singles = [tensor.float() for tensor in qkv]
-    results, wanted = cpu.forward(*qkv, keep, 3.0, 1e-6), cpu.forward(*singles, keep, 3.0, 1e-6)
+    results, wanted = forward(*qkv, keep, 3.0, 1e-6), forward(*singles, keep, 3.0, 1e-6)
     assert [result.dtype for result in results] == [dtype, torch.float32, torch.int32]
     assert torch.equal(results[0], wanted[0].to(dtype))
-    grads = cpu.backward(grad_out, *qkv, keep, *results, 3.0, 1e-6)
-    wanted = cpu.backward(grad_out.float(), *singles, keep, *wanted, 3.0, 1e-6)
+    grads = backward(grad_out, *qkv, keep, *results, 3.0, 1e-6)
+    wanted = backward(grad_out.float(), *singles, keep, *wanted, 3.0, 1e-6)
     for grad, want in zip(grads, wanted, strict=True):
         assert torch.equal(grad, want.to(dtype))
 
@@ -103,7 +106,7 @@ def test_first_of_equally_large_logits(dtype):
     for equals in ([4, 5, 66], [5, 6, 64], [69], [0, 1], list(range(tokens))):
         key.zero_()
         key[:, :, equals] = 1
-        top = cpu.forward(query, key, query, keep, 1.0, 1e-6)[2]
+        top = forward(query, key, query, keep, 1.0, 1e-6)[2]
         assert (top == min(equals)).all()
 
 
@@ -116,7 +119,7 @@ def test_exponential_over_its_whole_range():
     query = x[:, None, None, None].expand(-1, 1, 2, 1)
     key = torch.tensor([0.0, 1.0])[None, None, :, None].expand(x.numel(), 1, 2, 1)
     keep = torch.ones(x.numel(), 2, dtype=torch.bool)
-    out, _, _ = cpu.forward(query, key, key, keep, 1.0, 0.0)
+    out, _, _ = forward(query, key, key, keep, 1.0, 0.0)
     wanted = x.double().sigmoid().where(x >= -87, 0.0).float()
     torch.testing.assert_close(out[:, 0, 0, 0], wanted, rtol=3e-7, atol=0)
 
@@ -130,11 +133,11 @@ def test_logits_of_ten_thousand(dtype, eps):
     value = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], dtype=dtype)[None, None, :, None]
     for keep in ([0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]):
         inputs = (query, key, value, torch.tensor([keep], dtype=torch.bool))
-        results = cpu.forward(*inputs, 1.0, eps)
+        results = forward(*inputs, 1.0, eps)
         wanted = definition(*inputs, 1.0, eps)
         torch.testing.assert_close(results[0].double(), wanted[0], rtol=1e-3, atol=0)
         torch.testing.assert_close(results[1].double(), wanted[1], rtol=1e-6, atol=1e-6)
-        grads = cpu.backward(torch.ones_like(value), *inputs, *results, 1.0, eps)
+        grads = backward(torch.ones_like(value), *inputs, *results, 1.0, eps)
         assert all(grad.isfinite().all() for grad in grads)
 
 
@@ -143,8 +146,8 @@ def test_without_eps_dropped_tokens_reach_themselves_only():
     token = int((~keep[0]).nonzero()[0])
     for tensor in qkv:
         tensor[0, 1, token] = torch.nan
-    results = cpu.forward(*qkv, keep, 1.0, 0.0)
-    grads = cpu.backward(torch.ones_like(qkv[0]), *qkv, keep, *results, 1.0, 0.0)
+    results = forward(*qkv, keep, 1.0, 0.0)
+    grads = backward(torch.ones_like(qkv[0]), *qkv, keep, *results, 1.0, 0.0)
     assert results[0].isnan().any(dim=-1).nonzero().tolist() == [[0, 1, token]]
     assert grads[0].isnan().any(dim=-1).nonzero().tolist() == [[0, 1, token]]
 
@@ -153,7 +156,7 @@ def test_nan_in_a_dropped_key_is_the_largest_logit():
     *qkv, keep = random_inputs((1, 2, 67, 8), 0.5)
     token = int((~keep[0]).nonzero()[0])
     qkv[1][0, 1, token] = torch.nan
-    out, _, top = cpu.forward(*qkv, keep, 1.0, 1e-6)
+    out, _, top = forward(*qkv, keep, 1.0, 1e-6)
     assert out[0, 1].isnan().all()
     assert (top[0, 1] == token).all()
     assert out[0, 0].isfinite().all()
@@ -166,9 +169,9 @@ def test_result_does_not_depend_on_the_number_of_threads(dtype):
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            forward = cpu.forward(*qkv, keep, 0.125, 1e-6)
-            backward = cpu.backward(qkv[0], *qkv, keep, *forward, 0.125, 1e-6)
-            results.append((*forward, *backward))
+            outputs = forward(*qkv, keep, 0.125, 1e-6)
+            gradients = backward(qkv[0], *qkv, keep, *outputs, 0.125, 1e-6)
+            results.append((*outputs, *gradients))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -179,7 +182,7 @@ def test_memory_has_no_term_of_tokens_times_tokens():
     """In a process of its own: 8,192 tokens, whose matrix of logits alone is 256 MiB."""
     program = """
 import resource, torch
-from wsol_ext.ops import _reattention_cpu as cpu
+import wsol_ext.ops
 
 def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -187,8 +190,8 @@ def peak_mib():
 def run(tokens):
     query = torch.randn(1, 1, tokens, 8)
     keep = torch.arange(tokens)[None] % 2 == 0
-    results = cpu.forward(query, query, query, keep, 0.3, 1e-6)
-    cpu.backward(query, query, query, query, keep, *results, 0.3, 1e-6)
+    results = torch.ops.wsol.masked_reattention(query, query, query, keep, 0.3, 1e-6)
+    torch.ops.wsol.masked_reattention_backward(query, query, query, query, keep, *results, 0.3, 1e-6)
 
 run(64)
 before = peak_mib()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 try:
-    from wsol_ext import _cpu
+    _cpu = importlib.import_module("wsol_ext._cpu")
 except ImportError as error:
     raise ImportError(
         "the compiled kernels of wsol_ext are not there: `make dev` or `pip install .` in its folder compiles them "
@@ -36,21 +36,38 @@ emulated: ModuleType | None = None
 
 _library = torch.library.Library("wsol", "DEF")
 
+# Numbers that kernels and Python share: csrc/bind.cpp says which.
+constants: dict[str, int] = _cpu.constants
+
+
+def kernels(name: str, device: torch.device) -> Any:
+    """The compiled module that runs the operator `name` on `device`."""
+    if device.type != "cuda":
+        return _cpu if emulated is None else emulated
+    if _cuda is None:
+        raise RuntimeError(
+            f"{name}: the tensors are on {device}, but wsol_ext was installed without its CUDA kernels "
+            "(`wsol info` says more); install it again with nvcc on PATH and WSOL_CUDA=ON"
+        )
+    return _cuda
+
 
 def run(name: str, *arguments: Any, device: torch.device) -> Any:
-    """Call the kernel `name` for `device`, on torch's current stream or with torch's number of threads."""
+    """Call the kernel `name` for `device`, on torch's current stream or with torch's number of threads.
+
+    `arguments` are the members of the kernel's struct in csrc, in their order.
+    """
+    kernel = getattr(kernels(name, device), name)
     if device.type == "cuda":
-        if _cuda is None:
-            raise RuntimeError(
-                f"{name}: the tensors are on {device}, but wsol_ext was installed without its CUDA kernels "
-                "(`wsol info` says more); install it again with nvcc on PATH and WSOL_CUDA=ON"
-            )
         with torch.cuda.device(device):
-            stream = torch.cuda.current_stream(device).cuda_stream
-            return getattr(_cuda, name)(*arguments, stream)
-    if emulated is not None:
-        return getattr(emulated, name)(*arguments, 0)
-    return getattr(_cpu, name)(*arguments, torch.get_num_threads())
+            return kernel(*arguments, torch.cuda.current_stream(device).cuda_stream)
+    return kernel(*arguments, torch.get_num_threads() if emulated is None else 0)
+
+
+def scratch(name: str, *sizes: int, device: torch.device) -> Tensor:
+    """Memory for the kernel `name` to work in: uint8, as much as its `<name>_scratch_bytes` says of the sizes."""
+    count = getattr(kernels(name, device), f"{name}_scratch_bytes")(*sizes)
+    return torch.empty(count, dtype=torch.uint8, device=device)
 
 
 def define(

@@ -14,7 +14,6 @@ Thresholds = Tensor | Sequence[float]
 
 _INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LARGEST_SIDE = 32767  # a pixel's row and column fit 16 bits each, a map's doubled area 32
-_BAD_SCORE, _BAD_THRESHOLD, _BAD_GT_BOX = 1, 2, 4  # bits of the kernels' status
 
 
 @overload
@@ -214,30 +213,22 @@ def _check(name: str, score_maps: Tensor, thresholds: Tensor) -> None:
 
 def _raise_for_status(name: str, status: Tensor, score_maps: Tensor, thresholds: Tensor) -> None:
     bits = int(status.item())
-    if bits & _BAD_SCORE:
+    if bits & backend.constants["bad_score"]:
         low, high = score_maps.min().item(), score_maps.max().item()
         raise ValueError(
             f"{name}: score_maps has values from {low:g} to {high:g}, "
             "they should lie in [0, 1] and not be NaN"
         )
-    if bits & _BAD_THRESHOLD:
+    if bits & backend.constants["bad_threshold"]:
         low, high = thresholds.min().item(), thresholds.max().item()
         raise ValueError(
             f"{name}: thresholds has values from {low:g} to {high:g}, "
             "they should lie in [0, 1) and not be NaN"
         )
-    if bits & _BAD_GT_BOX:
+    if bits & backend.constants["bad_gt_box"]:
         raise ValueError(
             f"{name}: gt_boxes has values that are infinite or NaN, they should be finite"
         )
-
-
-def _scratch(score_maps: Tensor, thresholds: Tensor, all_contours: bool) -> Tensor:
-    """Memory that the CUDA kernels work in."""
-    sizes = (*score_maps.shape, thresholds.size(0))
-    device = score_maps.device
-    count = backend.run("boxes_scratch_bytes", *sizes, all_contours, device=device)
-    return torch.empty(count, dtype=torch.uint8, device=device)
 
 
 # --- extract_boxes
@@ -257,7 +248,7 @@ def _extract_boxes(
             thresholds.contiguous(),
             boxes,
             status,
-            _scratch(score_maps, thresholds, all_contours=False),
+            backend.scratch(name, *score_maps.shape, thresholds.size(0), device=boxes.device),
             most_pixels,
             device=score_maps.device,
         )
@@ -286,14 +277,16 @@ def _extract_all_boxes(
         return counts.new_empty((0, 4), dtype=torch.int32), offsets
     score_maps, thresholds = backend.rows_contiguous(score_maps), thresholds.contiguous()
     status = counts.new_zeros(1, dtype=torch.int32)
-    scratch, device = _scratch(score_maps, thresholds, all_contours=True), score_maps.device
+    device = score_maps.device
+    scratch = backend.scratch("count_boxes", *score_maps.shape, thresholds.size(0), device=device)
     arguments = (score_maps, thresholds, counts, status, scratch)
     found = backend.run("count_boxes", *arguments, device=device)
     if check_values:
         _raise_for_status(name, status, score_maps, thresholds)
     torch.cumsum(counts.flatten(), dim=0, out=offsets[1:])
     boxes = counts.new_empty((int(offsets[-1].item()), 4), dtype=torch.int32)
-    backend.run("list_boxes", score_maps, thresholds, offsets, boxes, found, device=device)
+    arguments = (score_maps, thresholds, offsets, boxes, scratch)
+    backend.run("list_boxes", *arguments, found, device=device)
     return boxes, offsets
 
 
@@ -321,6 +314,7 @@ def _best_box_iou(
     if best_iou.numel() > 0:
         score_maps = backend.rows_contiguous(score_maps)
         status = best_iou.new_zeros(1, dtype=torch.int32)
+        sizes = (*score_maps.shape, thresholds.size(0))
         backend.run(
             name,
             score_maps,
@@ -328,7 +322,7 @@ def _best_box_iou(
             gt_boxes.to(torch.float32).contiguous(),
             best_iou,
             status,
-            _scratch(score_maps, thresholds, all_contours),
+            backend.scratch(name, *sizes, all_contours, device=score_maps.device),
             all_contours,
             device=score_maps.device,
         )

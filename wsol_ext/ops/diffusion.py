@@ -209,11 +209,9 @@ def _out_dtype(features: Tensor, cam: Tensor) -> torch.dtype:
     return backend.accumulator_dtype(torch.promote_types(features.dtype, cam.dtype))
 
 
-def _scratch(features: Tensor, backward: bool) -> Tensor:
-    height, width = features.shape[2:]
-    name = "spatial_diffusion_scratch"
-    doubles = backend.run(name, height, width, backward, device=features.device)
-    return features.new_empty((features.size(0), doubles), dtype=torch.float64)
+def _scratch(name: str, features: Tensor) -> Tensor:
+    batch, _, height, width = features.shape
+    return backend.scratch(name, batch, height, width, device=features.device)
 
 
 def _channels_last(features: Tensor) -> Tensor:
@@ -247,15 +245,16 @@ def _forward(
         _check_converges(features, strength.item(), alpha)
     out, state = _outputs(features, cam)
     if out.numel() > 0:
+        name = "spatial_diffusion_forward"
         backend.run(
-            "spatial_diffusion_forward",
+            name,
             _channels_last(features),
             cam.to(out.dtype).contiguous(),
             strength.double(),
             out,
             state,
             *_ladder(iterations, out.dtype, features.device),
-            _scratch(features, False),
+            _scratch(name, features),
             alpha,
             device=features.device,
         )
@@ -288,8 +287,9 @@ def _backward(
     )
     parts = state.new_zeros(features.size(0))
     if grad_out.numel() > 0:
+        name = "spatial_diffusion_backward"
         backend.run(
-            "spatial_diffusion_backward",
+            name,
             grad_out.contiguous(),
             _channels_last(features),
             strength.double(),
@@ -297,9 +297,8 @@ def _backward(
             grad_features,
             grad_cam,
             parts,
-            state.new_empty((features.size(0), 3, *features.shape[2:])),
             *_ladder(iterations, grad_out.dtype, features.device),
-            _scratch(features, True),
+            _scratch(name, features),
             alpha,
             detach_start,
             device=features.device,

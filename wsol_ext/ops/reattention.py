@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
-from wsol_ext.ops import _reattention_cpu as cpu
 
+_NAME = "masked_reattention"
 _LARGEST_EPS = 1e30  # its product with a value is still a float32
-_LARGEST_WIDTH = 256  # of a head that the CUDA kernels keep in registers
-_LARGEST_TENSOR_CORE_WIDTH = 128  # the same, in half precision
+_LARGEST_WIDTH = backend.constants["largest_reattention_width"]  # of a head in CUDA's registers
 
 
 def masked_reattention(
@@ -87,7 +86,7 @@ def masked_reattention_reference(
 def _check(
     query: Tensor, key: Tensor, value: Tensor, keep: Tensor, scale: float | None, eps: float
 ) -> float:
-    name = "masked_reattention"
+    name = _NAME
     backend.check_tensor(name, "query", query, ("B", "H", "N", "D"), backend.FLOATING)
     backend.check_tensor(name, "key", key, query.shape, (query.dtype,))
     backend.check_tensor(name, "value", value, query.shape, (query.dtype,))
@@ -106,23 +105,19 @@ def _check(
     return width**-0.5 if scale is None else scale
 
 
-def _runs_cpu_path(query: Tensor) -> bool:
-    return query.device.type == "cpu" and backend.emulated is None
-
-
 def _kernel_rows(*tensors: Tensor) -> list[Tensor]:
-    """The (B, H, N, D) tensors as the CUDA kernels read them: half types that tensor cores cannot take as float32."""
+    """The (B, H, N, D) tensors as the kernels read them: half types that those cannot take as float32."""
     rows = [backend.rows_contiguous(tensor) for tensor in tensors]
     half = rows[0].dtype in (torch.float16, torch.bfloat16)
     return [r.float() for r in rows] if half and not _fits_tensor_cores(rows) else rows
 
 
 def _fits_tensor_cores(rows: list[Tensor]) -> bool:
-    width = rows[0].size(-1)
+    width, device = rows[0].size(-1), rows[0].device
     elements = 16 // rows[0].element_size()  # rows are read 16 bytes at a time
     return (
         width % elements == 0
-        and width <= _LARGEST_TENSOR_CORE_WIDTH
+        and width <= backend.kernels(_NAME, device).largest_half_reattention_width
         and all(
             r.data_ptr() % 16 == 0 and all(stride % elements == 0 for stride in r.stride()[:-1])
             for r in rows
@@ -130,17 +125,9 @@ def _fits_tensor_cores(rows: list[Tensor]) -> bool:
     )
 
 
-def _mask_and_scratch(keep: Tensor, value: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """What the CUDA kernels take beside the rows: the mask, and memory for lists of tokens and the mean value."""
-    order = torch.empty(keep.shape, dtype=torch.int32, device=keep.device)
-    return keep.contiguous(), order, order.new_empty(keep.size(0)), _means(value, eps)
-
-
-def _means(rows: Tensor, eps: float) -> Tensor:
-    """Memory for the means over tokens, which only the uniform part reads."""
-    empty = torch.empty if eps > 0 else torch.zeros
-    shape, dtype = (*rows.shape[:2], rows.size(3)), backend.accumulator_dtype(rows.dtype)
-    return empty(shape, dtype=dtype, device=rows.device)
+def _scratch(name: str, query: Tensor) -> Tensor:
+    doubles = query.dtype == torch.float64
+    return backend.scratch(name, *query.shape, doubles, device=query.device)
 
 
 def _empty_outputs(query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,18 +150,17 @@ def _forward(
     scale = _check(query, key, value, keep, scale, eps)
     if query.numel() == 0:
         return _empty_outputs(query)
-    if _runs_cpu_path(query):
-        return cpu.forward(query, key, value, keep, scale, eps)
+    name = "masked_reattention_forward"
     rows = _kernel_rows(query, key, value)
-    scratch = _mask_and_scratch(keep, value, eps)
     out, log_sum, top = _empty_outputs(rows[0])
     backend.run(
-        "masked_reattention_forward",
+        name,
         *rows,
-        *scratch,
+        keep.contiguous(),
         out,
         log_sum,
         top,
+        _scratch(name, query),
         scale,
         eps,
         device=query.device,
@@ -208,22 +194,19 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if query.numel() == 0:
         return _backward_fake(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
-    if _runs_cpu_path(query):
-        return cpu.backward(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
+    name = "masked_reattention_backward"
     *rows, grad_out, out = _kernel_rows(query, key, value, grad_out, out)
-    scratch = _mask_and_scratch(keep, value, eps)
     grads = [row.new_empty(row.shape) for row in rows]
     backend.run(
-        "masked_reattention_backward",
+        name,
         *rows,
-        *scratch,
-        grad_out,
+        keep.contiguous(),
         out,
         log_sum,
         top,
+        grad_out,
         *grads,
-        log_sum.new_empty((5, *log_sum.shape)),
-        _means(value, eps),
+        _scratch(name, query),
         scale,
         eps,
         device=query.device,

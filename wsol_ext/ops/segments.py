@@ -115,18 +115,17 @@ def _check_labels(operator: str, argument: str, tensor: Tensor, labels: Tensor) 
         )
 
 
-def _run(name: str, values: Tensor, labels: Tensor, out: Tensor, scratch: torch.dtype) -> Tensor:
+def _run(name: str, values: Tensor, labels: Tensor, out: Tensor) -> Tensor:
     """Call a kernel on values (B, …, h, w) and labels (B, h, w), which it sees as rows of pixels; gives `out`."""
     if out.numel() > 0:
         images, pixels = labels.size(0), labels.size(1) * labels.size(2)
         rows = (images, -1, pixels) if values.is_floating_point() else (images, pixels)
-        size = backend.run(f"{name}_scratch", images, pixels, device=out.device)
         backend.run(
             name,
             values.contiguous().view(rows),
             labels.contiguous().view(images, pixels),
             out.view(rows),
-            labels.new_empty(size, dtype=scratch),
+            backend.scratch(name, images, pixels, device=out.device),
             device=out.device,
         )
     return out
@@ -145,7 +144,7 @@ def _mean_fake(values: Tensor, labels: Tensor) -> Tensor:
 
 def _mean(values: Tensor, labels: Tensor) -> Tensor:
     out = _mean_fake(values, labels)
-    return _run("segment_mean", values, labels, out, scratch=torch.int32)
+    return _run("segment_mean", values, labels, out)
 
 
 def _setup_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -173,7 +172,7 @@ def _mode_fake(classes: Tensor, labels: Tensor) -> Tensor:
 
 def _mode(classes: Tensor, labels: Tensor) -> Tensor:
     out = _mode_fake(classes, labels)
-    return _run("segment_mode", classes, labels, out, scratch=torch.int64)
+    return _run("segment_mode", classes, labels, out)
 
 
 backend.define("segment_mode", "(Tensor classes, Tensor labels) -> Tensor", _mode, _mode_fake)

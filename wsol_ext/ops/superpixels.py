@@ -12,14 +12,13 @@ from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
-# The same constants stand in csrc/superpixels/slic.h.
-_COLOUR_UNIT = 32  # colours count in 1/32 of CIELAB's unit
-_PLACE_UNIT = 16  # centres lie on 1/16 of a pixel
-_LEVELS = 16 * 255  # levels of an sRGB channel: an 8-bit value is 16 of them
-_LIGHT = (
-    1 << 14
-)  # linear light is 0 to this, as are tristimulus values over those of white, and cube roots
-_WEIGHT_BITS = 20  # of the place term's weight behind the point
+# csrc/superpixels/slic.h has their values.
+_COLOUR_UNIT = backend.constants["slic_colour_unit"]  # of these are one of CIELAB's
+_PLACE_UNIT = backend.constants["slic_place_unit"]  # of these are a pixel; centres lie on them
+_LEVELS = backend.constants["slic_levels"]  # of an sRGB channel: an 8-bit value is 16 of them
+# Linear light is 0 to this, as are tristimulus values over those of white, and cube roots.
+_LIGHT = 1 << backend.constants["slic_light_bits"]
+_WEIGHT_BITS = backend.constants["slic_weight_bits"]  # of the place term's weight behind the point
 # sRGB's primaries in XYZ (IEC 61966-2-1), each row over its sum, the D65 white; in 1/16384.
 _XYZ_OF_RGB = ((7110, 6164, 3110), (3484, 11718, 1182), (291, 1794, 14299))
 
@@ -159,15 +158,13 @@ def _kernel(
         backend.check_levels("slic", "images", images)
     images, device = backend.rows_contiguous(images), images.device
     grid = slic_grid(height, width, n_segments, compactness)
-    size = (batch, height, width, grid.rows * grid.columns)
-    scratch_bytes = backend.run("slic_scratch_bytes", *size, device=device)
-    scratch = torch.empty(scratch_bytes, dtype=torch.uint8, device=device)
+    sizes = (batch, height, width, grid.rows * grid.columns)
     backend.run(
         "slic",
         images,
         labels,
         *_tables(device),
-        scratch,
+        backend.scratch("slic", *sizes, device=device),
         *grid,
         max_num_iter,
         enforce_connectivity,

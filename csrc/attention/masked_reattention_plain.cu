@@ -5,11 +5,12 @@
 // columns of a tile of logits, and kRowsPerThread rows x kColumns columns of the width of what is
 // summed. Operands pass through shared memory in slices of 16; a tile of weights lies there between
 // the two products. Limited by multiply-adds.
-#pragma once
+#include <type_traits>
 
 #include "attention/masked_reattention.cuh"
 
-namespace wsol::cuda::reattention::plain {
+namespace wsol::cuda::reattention {
+namespace {
 
 constexpr int kTile = 64;   // columns of a tile of logits
 constexpr int kSlice = 16;  // of the width, or of the columns, that lies in shared memory at once
@@ -352,4 +353,49 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-}  // namespace wsol::cuda::reattention::plain
+// Calls `run(std::integral_constant<int, kWide>{})` with a tile for the width. Each costs seconds
+// to compile, so there is one for the width that transformers have, and one for all others.
+template <typename T, typename Run>
+void with_width(int width, Run&& run) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (width <= 64) return run(std::integral_constant<int, 1>{});
+  }
+  static_assert(kLargestReattentionWidth == 256);
+  return run(std::integral_constant<int, 4>{});
+}
+
+}  // namespace
+
+template <typename T>
+void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattentionForward& args,
+                    Stream stream) {
+  using A = typename Element<T>::Accumulator;
+  with_width<T>(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
+    using Tile = Tile<T, kWide>;
+    launch(name, forward_kernel<T, kWide>, tiles_of(args.query, Tile::kRows), kThreads,
+           Tile::kSharedBytes, stream, in, HeadRows<T>(args.out), args.log_sum.as<A>(),
+           args.top.as<int>());
+  });
+}
+
+template <typename T>
+void launch_backward(const char* name, const Inputs<T>& in, const MaskedReattentionBackward& args,
+                     const Scratch<typename Element<T>::Accumulator>& scratch, Stream stream) {
+  with_width<T>(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
+    using Tile = Tile<T, kWide>;
+    launch_gradients(name, grad_query_kernel<T, kWide>, grad_key_value_kernel<T, kWide>,
+                     tiles_of(args.query, Tile::kRows), Tile::kSharedBytes, in, args, scratch,
+                     stream);
+  });
+}
+
+template void launch_forward(const char*, const Inputs<float>&, const MaskedReattentionForward&,
+                             Stream);
+template void launch_forward(const char*, const Inputs<double>&, const MaskedReattentionForward&,
+                             Stream);
+template void launch_backward(const char*, const Inputs<float>&, const MaskedReattentionBackward&,
+                              const Scratch<float>&, Stream);
+template void launch_backward(const char*, const Inputs<double>&, const MaskedReattentionBackward&,
+                              const Scratch<double>&, Stream);
+
+}  // namespace wsol::cuda::reattention

@@ -6,16 +6,16 @@
 // in shared memory, rows 16 bytes longer than they are wide, so that the eight rows of a matrix
 // that ldmatrix reads lie in different banks; past the width they are zero. Logits, weights and
 // sums stay in registers: a product's result is the next one's operand as it lies.
-#pragma once
+#include <type_traits>
 
 #include "attention/masked_reattention.cuh"
 #include "core/mma.cuh"
 
-namespace wsol::cuda::reattention::tensor_core {
+namespace wsol::cuda::reattention {
+namespace {
 
 constexpr int kRowsPerWarp = 16;
 constexpr int kRows = kWarps * kRowsPerWarp;
-constexpr int kLargestWidth = 128;
 
 template <int kWidth>
 constexpr int kPitch = kWidth + 8;
@@ -367,4 +367,42 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-}  // namespace wsol::cuda::reattention::tensor_core
+// Calls `run(std::integral_constant<int, kWidth>{})` with the width of a tile for rows of `width`.
+template <typename Run>
+void with_width(int width, Run&& run) {
+  if (width <= 64) return run(std::integral_constant<int, 64>{});
+  return run(std::integral_constant<int, kLargestHalfReattentionWidth>{});
+}
+
+}  // namespace
+
+template <typename T>
+void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattentionForward& args,
+                    Stream stream) {
+  with_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+    launch(name, forward_kernel<T, kWidth>, tiles_of(args.query, kRows), kThreads,
+           forward_shared_bytes<T, kWidth>(), stream, in, HeadRows<T>(args.out),
+           args.log_sum.as<float>(), args.top.as<int>());
+  });
+}
+
+template <typename T>
+void launch_backward(const char* name, const Inputs<T>& in, const MaskedReattentionBackward& args,
+                     const Scratch<typename Element<T>::Accumulator>& scratch, Stream stream) {
+  with_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+    launch_gradients(name, grad_query_kernel<T, kWidth>, grad_key_value_kernel<T, kWidth>,
+                     tiles_of(args.query, kRows), backward_shared_bytes<T, kWidth>(), in, args,
+                     scratch, stream);
+  });
+}
+
+template void launch_forward(const char*, const Inputs<__half>&, const MaskedReattentionForward&,
+                             Stream);
+template void launch_forward(const char*, const Inputs<__nv_bfloat16>&,
+                             const MaskedReattentionForward&, Stream);
+template void launch_backward(const char*, const Inputs<__half>&, const MaskedReattentionBackward&,
+                              const Scratch<float>&, Stream);
+template void launch_backward(const char*, const Inputs<__nv_bfloat16>&,
+                              const MaskedReattentionBackward&, const Scratch<float>&, Stream);
+
+}  // namespace wsol::cuda::reattention

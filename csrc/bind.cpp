@@ -1,0 +1,81 @@
+// The kernels as a Python module: wsol_ext._cpu, wsol_ext._cuda, or, over the emulator, the tests'.
+// WSOL_BACKEND is the namespace they are in, cpu or cuda. A new operator is one line here.
+#include "core/bind.h"
+
+#include "attention/adaptive_token_mask.h"
+#include "attention/class_attention.h"
+#include "attention/masked_reattention.h"
+#include "attention/masked_softmax.h"
+#include "attention/spatial_gate.h"
+#include "boxes/box_iou.h"
+#include "boxes/extract_boxes.h"
+#include "diffusion/spatial_diffusion.h"
+#include "superpixels/segment_mean.h"
+#include "superpixels/segment_mode.h"
+#include "superpixels/slic.h"
+#if defined(WSOL_EMULATOR)
+#include "emulator.h"
+#endif
+
+namespace py = pybind11;
+namespace kernels = wsol::WSOL_BACKEND;
+using wsol::bind;
+
+// Numbers that Python needs too; the same on every backend.
+py::dict constants() {
+  namespace slic = wsol::slic;
+  py::dict table;
+  table["bad_score"] = static_cast<int>(wsol::kBadScore);
+  table["bad_threshold"] = static_cast<int>(wsol::kBadThreshold);
+  table["bad_gt_box"] = static_cast<int>(wsol::kBadGtBox);
+  table["largest_reattention_width"] = wsol::kLargestReattentionWidth;
+  table["slic_colour_unit"] = slic::kColourUnit;
+  table["slic_place_unit"] = slic::kPlaceUnit;
+  table["slic_levels"] = slic::kLevels;
+  table["slic_light_bits"] = slic::kLightBits;
+  table["slic_weight_bits"] = slic::kWeightBits;
+  return table;
+}
+
+PYBIND11_MODULE(WSOL_MODULE, module) {
+  module.doc() = "Kernels of wsol_ext; call them through wsol_ext.ops";
+#if defined(WSOL_EMULATOR)
+  emulator::bind(module);
+#elif defined(WSOL_CUDA_VERSION)
+  module.attr("architectures") = WSOL_CUDA_ARCHITECTURES;
+  module.attr("toolkit_version") = WSOL_CUDA_VERSION;
+#else
+  module.attr("without_cuda") = WSOL_WITHOUT_CUDA;  // why there is no wsol_ext._cuda, or ""
+#endif
+  module.attr("constants") = constants();
+  module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;
+
+  bind<kernels::adaptive_token_mask>(module, "adaptive_token_mask");
+  bind<kernels::class_attention_forward>(module, "class_attention_forward");
+  bind<kernels::class_attention_backward>(module, "class_attention_backward");
+  bind<kernels::masked_reattention_forward, kernels::masked_reattention_forward_scratch_bytes>(
+      module, "masked_reattention_forward");
+  bind<kernels::masked_reattention_backward, kernels::masked_reattention_backward_scratch_bytes>(
+      module, "masked_reattention_backward");
+  bind<kernels::masked_softmax_forward>(module, "masked_softmax_forward");
+  bind<kernels::masked_softmax_backward>(module, "masked_softmax_backward");
+  bind<kernels::spatial_gate_forward>(module, "spatial_gate_forward");
+  bind<kernels::spatial_gate_backward>(module, "spatial_gate_backward");
+
+  py::class_<wsol::ContourLists, std::shared_ptr<wsol::ContourLists>>(module, "ContourLists",
+                                                                      py::module_local());
+  bind<kernels::extract_boxes, kernels::extract_boxes_scratch_bytes>(module, "extract_boxes");
+  bind<kernels::count_boxes, kernels::count_boxes_scratch_bytes>(module, "count_boxes");
+  bind<kernels::list_boxes>(module, "list_boxes");
+  bind<kernels::best_box_iou, kernels::best_box_iou_scratch_bytes>(module, "best_box_iou");
+  bind<kernels::box_iou>(module, "box_iou");
+
+  bind<kernels::spatial_diffusion_forward, kernels::spatial_diffusion_forward_scratch_bytes>(
+      module, "spatial_diffusion_forward");
+  bind<kernels::spatial_diffusion_backward, kernels::spatial_diffusion_backward_scratch_bytes>(
+      module, "spatial_diffusion_backward");
+
+  bind<kernels::segment_mean, kernels::segment_mean_scratch_bytes>(module, "segment_mean");
+  bind<kernels::segment_mode, kernels::segment_mode_scratch_bytes>(module, "segment_mode");
+  bind<kernels::slic, kernels::slic_scratch_bytes>(module, "slic");
+}
