@@ -9,15 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-CENTER = "center baseline"
+from wsol_ext.evaluation import CENTER, PROTOCOLS
+
+# Protocols that tell classes too come first.
 COLUMNS = {
-    "top-1 class": ("toploc", "cls_top1"),
-    "toploc Top-1": ("toploc", "loc_top1"),
-    "toploc GT-known": ("toploc", "gt_known"),
-    "maxboxacc": ("maxboxacc", "maxboxacc"),
-    "maxboxaccv2": ("maxboxaccv2", "maxboxaccv2"),
-    "sat Top-1": ("sat", "loc_top1"),
-    "sat GT-known": ("sat", "gt_known"),
+    title: (name, number)
+    for name, protocol in sorted(
+        PROTOCOLS.items(), key=lambda named: "cls_top1" not in named[1].headlines
+    )
+    for number, title in protocol.columns.items()
 }
 
 

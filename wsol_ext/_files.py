@@ -1,10 +1,12 @@
 """Files that are whole or absent: written beside their place, then renamed into it."""
 
+import csv
+import io
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,34 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write a JSON file, whole or not at all; NaN and other values that JSON lacks raise first."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(
+    path: str | os.PathLike[str],
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Write a CSV file with a header, whole or not at all; what a row lacks is an empty field.
+
+    Args:
+        path: the file.
+        rows: values by column.
+        columns: the header; by default every name of the rows, in the order of their first appearance.
+
+    Raises:
+        ValueError: a row has a name that is not among `columns`.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "metrics.csv"
+        >>> write_csv(path, [{"epoch": 1}, {"epoch": 2, "accuracy": 0.5}])
+        >>> path.read_text().split()
+        ['epoch,accuracy', '1,', '2,0.5']
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names if columns is None else columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

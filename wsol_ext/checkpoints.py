@@ -2,23 +2,21 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from timm.layers import PatchEmbed, resample_abs_pos_embed
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from wsol_ext import __version__
 from wsol_ext._files import atomic_path
 from wsol_ext.data.class_names import differing_classes
-from wsol_ext.models import MOLT, LocalizationModel, create_model
-from wsol_ext.models.base import SingleBackboneModel
+from wsol_ext.models import METHODS, LocalizationModel, create_model
+from wsol_ext.models.transfer import differences
 
 _FORMAT = "wsol_ext"
 
@@ -160,95 +158,10 @@ def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
     """
     other = load_model(find_checkpoint(path))
     _require_same_classes(model, other, str(path))
-    if isinstance(model, MOLT):
-        return _initialize_pyramid(model, other, str(path))
-    if not isinstance(model, SingleBackboneModel) or not isinstance(other, SingleBackboneModel):
-        method, source = model.config["method"], other.config["method"]
-        raise CheckpointError(f"{path} holds a {source} model, which a {method} cannot start from")
-    _require_same_backbone(model, other, str(path))
-    own, weights = model.state_dict(), other.state_dict()
-    taken = _whole_layers(own, weights)
-    model.backbone.load_state_dict(other.backbone.state_dict())
-    options = {name: value for name, value in model.config.items() if name not in _CREATE_ARGUMENTS}
-    started = type(model)(model.backbone, model.num_classes, **options)
-    model.load_state_dict({**started.state_dict(), **taken})
-    return [name for name in own if name not in taken]
-
-
-def _initialize_pyramid(model: MOLT, other: LocalizationModel, source: str) -> list[str]:
-    """Start from another pyramid, or every transformer from the same model, position embeddings resampled."""
-    if isinstance(other, MOLT):
-        for ours, theirs in zip(model.tscams, other.tscams, strict=False):
-            for problem in _differing_heads(ours, theirs):
-                raise CheckpointError(f"{source} has another backbone: {problem}")
-        _load_exactly(model, other.state_dict(), source)
-        return []
-    assert isinstance(other, SingleBackboneModel)
-    started: dict[str, Tensor] = {}
-    for number, transformer in enumerate(model.tscams):
-        positions = _resampled_positions(other, transformer)
-        problems = _backbone_differences(transformer, other, positions)
-        if problems:
-            raise CheckpointError(f"{source} has another backbone: {'; '.join(problems)}")
-        weights = other.state_dict() | {f"backbone.{n}": w for n, w in positions.items()}
-        taken = _whole_layers(transformer.state_dict(), weights)
-        started |= {f"transformers.{number}.{name}": weight for name, weight in taken.items()}
-    model.load_state_dict(started, strict=False)
-    return [name for name in model.state_dict() if name not in started]
-
-
-def _resampled_positions(
-    other: SingleBackboneModel, model: SingleBackboneModel
-) -> dict[str, Tensor]:
-    """The other's position embeddings on this model's grid, where only the grids differ."""
-    own, given = (cast(Tensor, m.backbone.vit.pos_embed) for m in (model, other))
-    if own.shape == given.shape or own.shape[2:] != given.shape[2:]:
-        return {}
-    grid = cast(PatchEmbed, model.backbone.vit.patch_embed).grid_size
-    prefix = own.size(1) - grid[0] * grid[1]
-    resampled = resample_abs_pos_embed(given.detach(), list(grid), num_prefix_tokens=prefix)
-    return {"vit.pos_embed": resampled}
-
-
-def _whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights that fit a model's own, of layers all of whose weights do."""
-    fits = {n for n, w in own.items() if n in weights and weights[n].shape == w.shape}
-    anew = {_layer(name) for name in own.keys() - fits}
-    return {name: weights[name] for name in fits if _layer(name) not in anew}
-
-
-# What `create_model` names itself: all else in a model's `config` are its method's own options.
-_CREATE_ARGUMENTS = ("method", "backbone", "num_classes", "img_size", "backbone_options")
-
-
-def _layer(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _require_same_backbone(
-    model: SingleBackboneModel, other: SingleBackboneModel, source: str
-) -> None:
-    problems = _backbone_differences(model, other, {})
-    if problems:
-        theirs, ours = (f"{m.config['backbone']} at {m.config['img_size']}" for m in (other, model))
-        raise CheckpointError(
-            f"{source} has another backbone: {theirs}, not {ours}: {'; '.join(problems)}"
-        )
-
-
-def _backbone_differences(
-    model: SingleBackboneModel, other: SingleBackboneModel, instead: Mapping[str, Tensor]
-) -> list[str]:
-    """What keeps the other's backbone from being this model's, if some of its weights were these."""
-    theirs = {**other.backbone.state_dict(), **instead}
-    problems = _differences(model.backbone.state_dict(), theirs)
-    return problems + _differing_heads(model, other)
-
-
-def _differing_heads(model: SingleBackboneModel, other: SingleBackboneModel) -> list[str]:
-    """What the weights' shapes do not show; nothing where both have as many attention heads."""
-    theirs, ours = (cast(Block, m.backbone.vit.blocks[0]).attn.num_heads for m in (other, model))
-    return [] if theirs == ours else [f"{theirs} attention heads, not {ours}"]
+    try:
+        return model.initialize_from(other)
+    except ValueError as error:
+        raise CheckpointError(f"{path} {error}") from error
 
 
 def _require_same_classes(model: LocalizationModel, other: LocalizationModel, source: str) -> None:
@@ -276,7 +189,7 @@ def load_published(
     through.
 
     Args:
-        method: ``tscam``, ``trt`` (of either stage), ``scm`` or ``sat``.
+        method: a method with `published_names`: ``tscam``, ``trt`` (of either stage), ``scm`` and ``sat`` have some.
         weights: a ``.pth`` or ``.safetensors`` file, or a state dict. Files are read with ``weights_only=True``: a
             pickle that would run code is refused.
         num_heads: attention heads of a block (DeiT-T 3, DeiT-S 6, DeiT-B 12).
@@ -290,8 +203,11 @@ def load_published(
         CheckpointError: a file that cannot be read safely, or names and shapes that are not the method's; all that
             are missing or unexpected are listed.
     """
-    if method not in _PUBLISHED_NAMES:
-        raise ValueError(f"method is {method!r}, it should be one of {', '.join(_PUBLISHED_NAMES)}")
+    published = {name: known.published_names for name, known in METHODS.items()}
+    patterns = published.get(method)
+    if patterns is None:
+        names = [name for name, of_method in published.items() if of_method is not None]
+        raise ValueError(f"method is {method!r}, it should be one of {', '.join(names)}")
     source = "the state dict" if isinstance(weights, Mapping) else f"checkpoint {weights}"
     state = _unwrap(weights if isinstance(weights, Mapping) else _read_state(Path(weights)), source)
     try:
@@ -300,10 +216,9 @@ def load_published(
         raise CheckpointError(
             f"{source} is no {method} model: {error.args[0]} is missing"
         ) from error
-    if method == "trt":
-        options.setdefault("stage", 2 if any(n.startswith("camfuse_block.") for n in state) else 1)
-    names = {name: _rename(name, _PUBLISHED_NAMES[method]) for name in state}
-    renamed = {ours: state[name] for name, ours in names.items() if ours}
+    options = {**METHODS[method].published_options(state), **options}
+    ours = {name: _rename(name, patterns) for name in state}
+    renamed = {ours[name]: weight for name, weight in state.items() if ours[name]}
     model = create_model(
         method,
         "vit_tiny_patch16_224",
@@ -315,30 +230,7 @@ def load_published(
     return model.eval()
 
 
-# For each method: patterns over the authors' parameter names, and ours, "" where we keep none. The first that matches
-# renames; what none matches belongs to the backbone, whose names are timm's.
-_PUBLISHED_NAMES: dict[str, list[tuple[str, str]]] = {
-    "tscam": [(r"head\.(weight|bias)", r"head.\1")],
-    "trt": [
-        (r"(head|score_norm|score_head)\.(.+)", r"\1.\2"),
-        (r"score_layer\.(.+)", r"score_block.\1"),
-        (r"camfuse_block\.cam_tr\.(.+)", r"cam_block.\1"),
-        (r"camfuse_block\.(cam_norm|cam_head)\.(.+)", r"\1.\2"),
-    ],
-    "scm": [
-        (r"head\.(weight|bias)", r"head.\1"),
-        (r"layers\.(\d+)\.fuse\._loss_rate", r"layers.\1.strength"),
-        (r"layers\.(\d+)\.thred", r"layers.\1.threshold"),
-    ],
-    "sat": [
-        (r"head\.(weight|bias)", r"head.\1"),
-        (r"loc_(token|embed)", r"spatial_\1"),
-        (r"weight", ""),  # the blur, a constant
-    ],
-}
-
-
-def _rename(name: str, patterns: list[tuple[str, str]]) -> str:
+def _rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
     for pattern, replacement in patterns:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, replacement, name)
@@ -402,23 +294,9 @@ def _sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
 
 def _load_exactly(model: LocalizationModel, weights: Mapping[str, Tensor], source: str) -> None:
     """Load weights that fit one to one, or say what does not."""
-    problems = _differences(model.state_dict(), weights)
+    problems = differences(model.state_dict(), weights)
     if problems:
         raise CheckpointError(
             f"{source} does not fit a {model.config['method']} model: {'; '.join(problems)}"
         )
     model.load_state_dict(dict(weights))
-
-
-def _differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """What keeps weights from fitting a model's own one to one, a line for each kind."""
-    problems = {
-        "missing": sorted(own.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - own.keys()),
-        "of another shape": [
-            f"{name} {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-            for name in own
-            if name in weights and own[name].shape != weights[name].shape
-        ],
-    }
-    return [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]

@@ -184,7 +184,7 @@ def _localize_batch(
     elif top_k > 1:
         classes = model(images).topk(top_k, dim=1).indices
     found = model.localize_parts(images, classes=classes)
-    logits, maps = found.sources.pop("")
+    logits, maps = found.whole
     classes = logits.argmax(dim=1, keepdim=True) if classes is None else classes
     scores = logits.float().softmax(dim=1).gather(1, classes).cpu()
     finite = maps.flatten(1).isfinite().all(dim=1) & logits.isfinite().all(dim=1)
@@ -206,7 +206,7 @@ def _localize_batch(
             for k in range(classes.size(1))
         ]
         width, height = batch["sizes"][row].tolist()
-        parts = {name: part.maps[row, 0].float().cpu() for name, part in found.sources.items()}
+        parts = {name: part.maps[row, 0].float().cpu() for name, part in found.parts.items()}
         segments = None if found.segments is None else found.segments[row].cpu()
         results[index] = ImageResult(paths[index], (width, height), objects, parts, segments)
     return results

@@ -61,12 +61,14 @@ def test_a_part_gets_the_numbers_of_its_own_logits_and_maps(molt_folder):
     found = evaluate(model, dataset, ("toploc",), batch_size=7, threshold=0.3, progress=False)
     batch = collate([dataset[i] for i in range(len(dataset))])
     with torch.inference_mode():
-        parts = model.localize_parts(batch["images"], batch["labels"][:, None]).sources
+        found_maps = model.localize_parts(batch["images"], batch["labels"][:, None])
     boxes = metrics.scale_boxes(batch["boxes"], batch["sizes"], "toploc")
-    for name, (logits, maps) in parts.items():
+    shown = {"molt": found_maps.whole}
+    shown |= {f"molt, {name}": part for name, part in found_maps.parts.items()}
+    assert list(shown) == ["molt", *PARTS]
+    for source, (logits, maps) in shown.items():
         alone = metrics.LocalizationAccuracy(threshold=0.3)
         alone.update(maps, logits, batch["labels"], boxes)
-        source = f"molt, {name}" if name else "molt"
         for share, value in alone.compute().items():
             assert found.metric("toploc", share, source) == pytest.approx(float(value)), source
 

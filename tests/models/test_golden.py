@@ -147,8 +147,8 @@ def test_a_level_of_molt_is_tscam(path, share_weights):
     with torch.no_grad():
         logits, maps = molt.transformers[0].localize(golden["in/images"], classes)
         if not share_weights:
-            parts = molt.localize_parts(golden["in/images"], classes).sources
-            assert torch.equal(parts[str(side)].maps, maps)
-            torch.testing.assert_close(parts[""].logits, logits.log_softmax(dim=1))
+            found = molt.localize_parts(golden["in/images"], classes)
+            assert torch.equal(found.parts[str(side)].maps, maps)
+            torch.testing.assert_close(found.whole.logits, logits.log_softmax(dim=1))
     assert relative_error(logits, golden["out/logits"]) < 1e-4
     assert relative_error(maps, golden["out/maps"]) < 1e-4

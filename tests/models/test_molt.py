@@ -45,8 +45,8 @@ def test_by_default_the_levels_are_224_336_and_448():
 
 def test_each_level_is_a_tscam_of_the_resized_images(images):
     model = molt()
-    parts = model.localize_parts(images, torch.tensor([[1], [4]])).sources
-    assert list(parts) == ["32", "48", "64", ""] == [*model.parts, ""]
+    parts = model.localize_parts(images, torch.tensor([[1], [4]])).parts
+    assert list(parts) == ["32", "48", "64"] == model.parts
     for level, transformer in zip((32, 48, 64), model.transformers, strict=True):
         resized = F.interpolate(images, (level, level), mode="bilinear", antialias=True)
         logits, maps = transformer.localize(resized, torch.tensor([[1], [4]]))
@@ -56,20 +56,20 @@ def test_each_level_is_a_tscam_of_the_resized_images(images):
 
 def test_the_class_prediction_is_that_of_the_mean_probability(images):
     model = molt()
-    parts = model.localize_parts(images).sources
-    mean = sum(parts[name].logits.softmax(1) for name in model.parts) / 3
+    found = model.localize_parts(images)
+    mean = sum(found.parts[name].logits.softmax(1) for name in model.parts) / 3
     torch.testing.assert_close(model(images).softmax(1), mean)
-    torch.testing.assert_close(parts[""].logits.exp(), mean)
+    torch.testing.assert_close(found.whole.logits.exp(), mean)
 
 
 def test_the_combined_map_is_the_mean_of_normalized_maps_on_the_finest_grid(images):
-    parts = molt().localize_parts(images, torch.tensor([[1, 2], [4, 0]])).sources
+    found = molt().localize_parts(images, torch.tensor([[1, 2], [4, 0]]))
     expected = torch.zeros(2, 2, 4, 4)
     for level in ("32", "48", "64"):
-        up = F.interpolate(parts[level].maps, (4, 4), mode="bilinear")
+        up = F.interpolate(found.parts[level].maps, (4, 4), mode="bilinear")
         low, high = up.amin((2, 3), keepdim=True), up.amax((2, 3), keepdim=True)
         expected += (up - low) / (high - low) / 3
-    torch.testing.assert_close(parts[""].maps, expected)
+    torch.testing.assert_close(found.whole.maps, expected)
 
 
 def test_each_transformer_learns_from_its_own_loss_alone(images):
@@ -89,7 +89,7 @@ def test_each_transformer_learns_from_its_own_loss_alone(images):
 def test_shared_weights_are_one_transformer_at_every_level(images):
     model = molt(share_weights=True)
     assert len(model.transformers) == 1
-    parts = model.localize_parts(images).sources
+    parts = model.localize_parts(images).parts
     (only,) = model.transformers
     for level in (32, 48, 64):
         resized = F.interpolate(images, (level, level), mode="bilinear", antialias=True)
@@ -99,12 +99,12 @@ def test_shared_weights_are_one_transformer_at_every_level(images):
 
 def test_the_refined_map_is_drawn_to_the_clusters_of_the_picture(images):
     model = molt(clusters=FEW_STEPS, beta=0.25)
-    parts = model.localize_parts(images)
+    found = model.localize_parts(images)
     clusters = deep_clusters(denormalize(images), model.clustering)
-    assert torch.equal(parts.segments, clusters)
-    upsampled = F.interpolate(parts.sources["combined"].maps, (32, 32), mode="bilinear")
+    assert torch.equal(found.segments, clusters)
+    upsampled = F.interpolate(found.parts["combined"].maps, (32, 32), mode="bilinear")
     expected = 0.75 * upsampled + 0.25 * ops.segment_mean(upsampled, clusters)
-    torch.testing.assert_close(parts.sources[""].maps, expected)
+    torch.testing.assert_close(found.whole.maps, expected)
     torch.testing.assert_close(model.localize(images)[1], expected)
 
 

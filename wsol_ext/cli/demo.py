@@ -1,9 +1,12 @@
 """`wsol demo`: the whole journey on drawn birds, in about two minutes on two cores."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsol_ext.cli.options import Parser, add_switch
+
+if TYPE_CHECKING:
+    from wsol_ext.training import TrainingConfig
 
 HELP = "train, evaluate and report on drawn data, in two minutes"
 DESCRIPTION = (
@@ -14,10 +17,10 @@ DESCRIPTION = (
 
 def add_options(parser: Parser) -> None:
     """Add the command's flags."""
+    from wsol_ext.models import METHODS
+
     parser.add_argument("--out", type=str, default="runs/demo", help="the run folder")
-    parser.add_argument(
-        "--model", type=str, default="tscam", help=f"one of {', '.join(THRESHOLDS)}"
-    )
+    parser.add_argument("--model", type=str, default="tscam", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--seed", type=int, default=0, help="seed of training")
     add_switch(
         parser, "--overwrite", False, "move a run that --out holds to OUT.old-1 and start anew"
@@ -31,9 +34,10 @@ def add_options(parser: Parser) -> None:
 def run(options: Any) -> int:
     """Run the demonstration."""
     from wsol_ext.checkpoints import load_model
-    from wsol_ext.cli.evaluate import write_results
     from wsol_ext.data import SyntheticDataset, eval_transform
     from wsol_ext.evaluation import evaluate
+    from wsol_ext.models import METHODS
+    from wsol_ext.report.results import write_results
     from wsol_ext.training import train
 
     started = time.perf_counter()
@@ -51,7 +55,7 @@ def run(options: Any) -> int:
         model,
         dataset,
         ("toploc", "maxboxacc", "maxboxaccv2", "pxap"),
-        threshold=THRESHOLDS[config.model],
+        threshold=METHODS[config.model].demo_threshold,
         gallery=6,
     )
     evaluation.about = {"data": "drawn birds", "split": "test"}
@@ -60,23 +64,19 @@ def run(options: Any) -> int:
     return 0
 
 
-# Where each method's maps are cut: as its paper does on CUB (SAT's among its candidates), not chosen for this data.
-THRESHOLDS = {"tscam": 0.1, "trt": 0.1, "scm": 0.1, "sat": 0.35, "molt": 0.1}
-# Small pictures of few colours need few clusters, and a demonstration has little time.
-_CLUSTERS = {"size": 64, "segments": 100, "width": 8, "channels": 16, "centres": 8, "max_steps": 10}
-
-
-def demo_config(options: Any) -> Any:
+def demo_config(options: Any) -> "TrainingConfig":
     """The demonstration's training configuration."""
+    from wsol_ext.models import METHODS
     from wsol_ext.training import TrainingConfig
 
-    if options.model not in THRESHOLDS:
-        raise ValueError(f"--model is {options.model}, it should be one of {', '.join(THRESHOLDS)}")
+    if options.model not in METHODS:
+        raise ValueError(f"--model is {options.model}, it should be one of {', '.join(METHODS)}")
+    method = METHODS[options.model]
     return TrainingConfig(
         out=options.out,
         seed=options.seed,
         model=options.model,
-        model_options={"clusters": _CLUSTERS} if options.model == "molt" else {},
+        model_options=dict(method.demo_options),
         data="synthetic",
         data_options={"length": options.images, "img_size": 64},
         img_size=64,
@@ -85,7 +85,7 @@ def demo_config(options: Any) -> Any:
         pretrained=False,
         backbone_options={"embed_dim": 96, "depth": 4, "num_heads": 3, "patch_size": 8},
         epochs=options.epochs,
-        stage2_epochs=(options.epochs + 1) // 2 if options.model == "trt" else 0,
+        stage2_epochs=(options.epochs + 1) // 2 if method.stages > 1 else 0,
         batch_size=64,
         lr=1e-3,
         weight_decay=0.05,

@@ -27,6 +27,11 @@ DESCRIPTION = (
 
 def add_options(parser: Parser) -> None:
     """Add the command's flags."""
+    from wsol_ext.metrics import PROTOCOLS
+
+    def takers(option: str) -> str:
+        return ", ".join(name for name, each in PROTOCOLS.items() if option in each.options())
+
     add_config(parser)
     parser.add_argument(
         "checkpoint", type=str, help="a model.safetensors, or the run folder of `wsol train`"
@@ -36,16 +41,16 @@ def add_options(parser: Parser) -> None:
         "--protocols",
         nargs="+",
         default=["maxboxaccv2", "toploc"],
-        help="maxboxacc, maxboxaccv2, toploc, sat, pxap",
+        help=", ".join(PROTOCOLS),
     )
     group.add_argument(
         "--threshold",
         type=float | str,
         default=0.1,
-        help="toploc: where maps are cut; 'best' chooses on these images, and the report says so",
+        help=f"{takers('threshold')}: where maps are cut; 'best' chooses on these images, and the report says so",
     )
     group.add_argument(
-        "--interval", type=float, default=0.001, help="maxboxacc, pxap: between thresholds"
+        "--interval", type=float, default=0.001, help=f"{takers('interval')}: between thresholds"
     )
     add_data(parser)
     add_clusters(parser)
@@ -64,6 +69,7 @@ def run(options: Any) -> int:
     from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.data.class_names import are_numbers
     from wsol_ext.evaluation import evaluate, transform_for
+    from wsol_ext.report.results import write_results
     from wsol_ext.training.data import open_data
 
     checkpoint = find_checkpoint(options.checkpoint)
@@ -96,24 +102,6 @@ def run(options: Any) -> int:
         evaluation.about = {"data": shown.pop("name"), **shown, "checkpoint": str(checkpoint)}
         write_results(evaluation, dataset, out, folder, config, options.progress)
     return 0
-
-
-def write_results(
-    evaluation: Any, dataset: Any, out: Path, run_folder: Path, config: Any, show: bool = True
-) -> None:
-    """Write an evaluation's files and the report, and print its tables."""
-    from wsol_ext.report.page import write_report
-    from wsol_ext.report.table import print_tables
-
-    evaluation.save(out)
-    history = _history(run_folder / "metrics.csv")
-    title = f"{evaluation.method} on {evaluation.about['data']}"
-    write_report(
-        out / "report.html", evaluation, dataset, title=title, history=history, config=config
-    )
-    if show:
-        print_tables(evaluation)
-        print(f"report: {out / 'report.html'}")
 
 
 def _warn_of_training_images(arguments: dict[str, Any], config: dict[str, Any]) -> None:
@@ -178,19 +166,6 @@ def _data_arguments(options: Any, config: dict[str, Any]) -> dict[str, Any]:
     # People have boxes of some pictures, and want those measured.
     boxes = str(Path(given["boxes"]).expanduser())
     return {"boxes": boxes, "unboxed": "drop", **arguments}
-
-
-def _history(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    import csv
-
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        return [{name: float(value) for name, value in row.items() if value} for row in rows]
-    except (TypeError, ValueError):  # some other program's file of that name
-        return []
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = _parser()
+    parser = _parser(arguments)
     if not arguments:
         parser.print_help()
         return _USAGE_ERROR
@@ -53,7 +53,7 @@ def _run(arguments: list[str]) -> int:
     return int(_COMMANDS[name].run(options[name]) or 0)
 
 
-def _parser() -> Parser:
+def _parser(arguments: Sequence[str]) -> Parser:
     import wsol_ext
 
     parser = make_parser(
@@ -64,7 +64,10 @@ def _parser() -> Parser:
     commands = parser.add_subcommands(title="commands", metavar="COMMAND", required=True)
     for name, module in _COMMANDS.items():
         command = make_parser(f"wsol {name}", module.DESCRIPTION)
-        module.add_options(command)
+        if (
+            name in arguments
+        ):  # the others' flags, whose help says what there is, need not be waited for
+            module.add_options(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         commands.add_subcommand(name, command, help=module.HELP)
     return parser

@@ -90,14 +90,15 @@ def set_clusters(model: Any, options: Any, out: Path) -> None:
         ValueError: flags that another method has no use for, or settings that the clustering does not have.
     """
     from wsol_ext.clustering import ClusterCache
-    from wsol_ext.models import MOLT
+    from wsol_ext.models import METHODS
 
-    if not isinstance(model, MOLT):
+    if not model.refines:
+        refining = " and ".join(name for name, method in METHODS.items() if method.refines)
         for name in ("clusters", "cluster_cache"):
             if options[name] is not None:
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(
-                    f"{flag} is for molt, the checkpoint is of {model.config['method']}"
+                    f"{flag} is for {refining}, the checkpoint is of {model.config['method']}"
                 )
         return
     if options.clusters is not None:

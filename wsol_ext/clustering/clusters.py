@@ -1,11 +1,10 @@
 """Clusters of a batch of images."""
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsol_ext._progress import bar
 from wsol_ext.clustering.cache import ClusterCache
 from wsol_ext.clustering.settings import PRESETS, ClusteringSettings
 from wsol_ext.clustering.training import train
@@ -67,14 +66,14 @@ def deep_clusters(
         else:
             clusters[index] = stored.to(clusters.device)
 
-    with _bar(progress, len(missing)) as bar:
+    with bar("clustering", len(missing), progress) as advance:
 
         def finished(place: int, labels: Tensor) -> None:
             index = missing[place]
             clusters[index] = labels.unique(return_inverse=True)[1]
             if cache is not None:
                 cache.store(work[index], settings, clusters[index])
-            bar.advance(bar.task_ids[0])
+            advance()
 
         if missing:
             train(work[missing], settings, finished)
@@ -120,9 +119,3 @@ def _working_images(images: Tensor, size: int) -> Tensor:
         )
         work[index] = resized[0].round().clamp(0, 255)
     return work
-
-
-def _bar(shown: bool, total: int) -> Progress:
-    bar = Progress(disable=not shown, console=Console(stderr=True))
-    bar.add_task("clustering", total=total)
-    return bar

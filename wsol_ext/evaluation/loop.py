@@ -1,28 +1,32 @@
 """The one pass over the data that every protocol is fed from."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from wsol_ext.data import UnpaddedDistributedSampler, collate, ten_crops
+from wsol_ext._progress import watch
+from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset, Sample
-from wsol_ext.evaluation.protocols import EVALUATED, PROTOCOLS, VIEWS, Batch, Protocol, View
-from wsol_ext.evaluation.results import CENTER, Curve, Evaluation, ProtocolResult
+from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
+from wsol_ext.evaluation.views import VIEWS, inputs_of
 from wsol_ext.metrics import (
+    EVALUATED,
     OUTCOMES,
+    PROTOCOLS,
+    Batch,
+    Protocol,
+    View,
     center_map,
     localization_outcomes,
     scale_boxes,
     single_boxes,
     to_score_maps,
 )
-from wsol_ext.models.base import LocalizationModel, log_mean_probability
+from wsol_ext.models.base import LocalizationModel, Localized, log_mean_probability
 
 MapFunction = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) to class-agnostic score maps (B, h, w), on any grid: what has no class predictions."""
@@ -118,13 +122,13 @@ def evaluate(
     if isinstance(model, nn.Module):
         model.eval().to(device)
     with torch.inference_mode():
-        for raw in _progress(loader, progress):
+        for raw in watch(loader, "evaluating", show=progress and _is_first_process()):
             batches = {}
             for view in views:
-                by_part = _ask(model, raw, device, view)
-                batches[view] = by_part[""]
-                shown = {_title(method, part): batch for part, batch in by_part.items()}
-                shown[CENTER] = _baseline(batches[view])
+                whole, parts = _ask(model, raw, device, view)
+                batches[view] = whole
+                shown = {_title(method, part): batch for part, batch in parts.items()}
+                shown |= {method: whole, CENTER: _baseline(whole)}
                 for name, by_protocol in sources.items():
                     for protocol in by_protocol.values():
                         if protocol.view == view:
@@ -142,7 +146,7 @@ def _check(
     for name in protocols:
         if name not in PROTOCOLS:
             raise ValueError(f"protocol is {name!r}, it should be one of {', '.join(PROTOCOLS)}")
-        needed = PROTOCOLS[name](0.5, 0.5).needs
+        needed = PROTOCOLS[name].needs
         if not getattr(dataset, f"has_{needed}"):
             raise ValueError(f"protocol {name} needs {needed}, which the data set does not have")
     if isinstance(threshold, str):
@@ -167,66 +171,54 @@ def _sources(
     threshold: float | str,
 ) -> dict[str, dict[str, Protocol]]:
     """Who is measured by what: the method, its parts, which see whole pictures only, and the baseline."""
-    made = {name: PROTOCOLS[name] for name in protocols}
-    sources = {method: {name: make(interval, threshold) for name, make in made.items()}}
+
+    def make(threshold: float | str, views: Sequence[View] = VIEWS) -> dict[str, Protocol]:
+        chosen = [PROTOCOLS[name] for name in protocols if PROTOCOLS[name].view in views]
+        return {each.name: each.make(interval=interval, threshold=threshold) for each in chosen}
+
+    sources = {method: make(threshold)}
     for part in getattr(model, "parts", []):
-        by_protocol = {name: make(interval, threshold) for name, make in made.items()}
-        whole = {name: each for name, each in by_protocol.items() if each.view == "whole"}
-        sources[_title(method, part)] = whole
+        sources[_title(method, part)] = make(threshold, views=["whole"])
     # The baseline's Gaussian has no threshold of its own: it gets the one that is best for it.
-    sources[CENTER] = {name: make(interval, "best") for name, make in made.items()}
+    sources[CENTER] = make("best")
     return sources
 
 
 def _title(method: str, part: str) -> str:
-    return f"{method}, {part}" if part else method
+    return f"{method}, {part}"
 
 
-def _progress(loader: DataLoader[Sample], progress: bool) -> Iterator[Sample]:
-    first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-    console = Console(stderr=True, quiet=not (progress and first))
-    if not console.is_terminal:
-        yield from loader
-        return
-    yield from track(loader, description="evaluating", console=console, transient=True)
+def _is_first_process() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def _ask(
     model: nn.Module | MapFunction, raw: Sample, device: torch.device, view: View
-) -> dict[str, Batch]:
-    """The model's maps for a batch of the loader, under "", and those of its parts, where it looks at whole pictures.
+) -> tuple[Batch, dict[str, Batch]]:
+    """The model's maps for a batch of the loader, and those of its parts, where it looks at whole pictures.
 
     They are the true class's alone, all that any protocol looks at.
     """
-    images, *others = _views(raw, device, view)
+    images, *others = inputs_of(raw, device, view)
     labels = raw["labels"].to(device, non_blocking=True)
-    found: dict[str, tuple[Tensor, Tensor | None]] = {}  # maps and logits
-    if not isinstance(model, nn.Module):
-        found[""] = model(images), None
-    elif view == "whole" and isinstance(model, LocalizationModel):
-        for part, (logits, maps) in model.localize_parts(images, labels[:, None]).sources.items():
-            found[part] = maps[:, 0], logits
-    else:
-        logits, maps = model.localize(images, classes=labels[:, None])  # type: ignore[operator]
-        if others:
-            logits = log_mean_probability([logits, *(model(crops) for crops in others)])
-        found[""] = maps[:, 0], logits
     masks = raw["masks"].to(device) if "masks" in raw else None
-    # Boxes and sizes stay on the CPU, where protocols scale them; what they make of them, they move at once.
-    rest = (labels, raw["boxes"], raw["sizes"], masks)
-    return {part: Batch(maps, logits, *rest) for part, (maps, logits) in found.items()}
 
+    def batch(maps: Tensor, logits: Tensor | None) -> Batch:
+        # Boxes and sizes stay on the CPU, where protocols scale them; what they make of them, they move at once.
+        return Batch(maps, logits, labels, raw["boxes"], raw["sizes"], masks)
 
-def _views(raw: Sample, device: torch.device, view: View) -> list[Tensor]:
-    """The network's inputs: the one that is localized, then those that are only classified."""
-    if view == "whole":
-        return [raw["images"].to(device, non_blocking=True)]
-    if "uncropped" not in raw:
-        raise ValueError(
-            "protocol sat needs pictures to cut crops from, which the data set's transform does not give: "
-            "it should be wsol_ext.evaluation.transform_for(protocols, img_size)"
-        )
-    return ten_crops(raw["uncropped"].to(device, non_blocking=True), raw["images"].shape[-2:])
+    def batch_of(found: Localized) -> Batch:
+        return batch(found.maps[:, 0], found.logits)
+
+    if not isinstance(model, nn.Module):
+        return batch(model(images), None), {}
+    if view == "whole" and isinstance(model, LocalizationModel):
+        found = model.localize_parts(images, labels[:, None])
+        return batch_of(found.whole), {name: batch_of(each) for name, each in found.parts.items()}
+    logits, maps = model.localize(images, classes=labels[:, None])  # type: ignore[operator]
+    if others:
+        logits = log_mean_probability([logits, *(model(crops) for crops in others)])
+    return batch(maps[:, 0], logits), {}
 
 
 def _baseline(batch: Batch) -> Batch:
@@ -248,8 +240,7 @@ def _results(sources: dict[str, dict[str, Protocol]]) -> list[ProtocolResult]:
             if (source == CENTER and cut is not None) or cut != result.settings.get("threshold"):
                 result.settings[f"{source}'s best threshold"] = cut
             for title, curve in by_name[name].curves().items():
-                kept = result.curves.setdefault(title, Curve(curve.thresholds, {}))
-                kept.accuracy[source] = curve.accuracy[""]
+                result.curves.setdefault(title, {})[source] = curve
         results.append(result)
     return results
 

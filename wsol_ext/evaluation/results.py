@@ -1,31 +1,14 @@
 """What an evaluation found, and the files it becomes."""
 
-import csv
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsol_ext._files import write_json, write_text
+from wsol_ext._files import write_csv, write_json
+from wsol_ext.metrics import PROTOCOLS, Curve
 
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
-
-_HEADLINES = {
-    "maxboxacc": ("maxboxacc",),
-    "maxboxaccv2": ("maxboxaccv2",),
-    "toploc": ("cls_top1", "loc_top1", "loc_top5", "gt_known"),
-    "sat": ("cls_top1", "loc_top1", "loc_top5", "gt_known"),
-    "pxap": ("pxap",),
-}
-
-
-@dataclass
-class Curve:
-    """Accuracy at every threshold, a line for each name, shares in [0, 1]."""
-
-    thresholds: list[float]
-    accuracy: dict[str, list[float]]
 
 
 @dataclass
@@ -37,19 +20,24 @@ class ProtocolResult:
         settings: what else the numbers depend on: the interval or the threshold, and who chose it.
         metrics: for the method, its parts where it has some, and `CENTER`, shares in [0, 1] by name; what a baseline
             without class predictions cannot have is absent.
-        curves: by IoU threshold.
+        curves: by IoU threshold and source.
     """
 
     name: str
     settings: dict[str, Any]
     metrics: dict[str, dict[str, float]]
-    curves: dict[str, Curve] = field(default_factory=dict)
+    curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """The protocol with its settings: ``toploc (threshold 0.1, given)``."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         return f"{self.name} ({settings})"
+
+    @staticmethod
+    def is_share(name: str) -> bool:
+        """Whether a number is a share of images or pixels: all are, but the thresholds they are reached at."""
+        return not name.startswith("best threshold")
 
 
 @dataclass
@@ -90,9 +78,9 @@ class Evaluation:
             the names of the numbers, and for each part, the method and the baseline their values, None where a source
             has none.
         """
-        wanted = [(r, n) for r in self.protocols for n in _HEADLINES[r.name]]
+        wanted = [(r, n) for r in self.protocols for n in PROTOCOLS[r.name].headlines]
         shown = [(r, n) for r, n in wanted if n in r.metrics[self.method]]
-        names = [n if n == r.name else f"{r.name} {n}" for r, n in shown]
+        names = [PROTOCOLS[r.name].title(n) for r, n in shown]
         sources = (*self.parts, self.method, CENTER)
         return names, {s: [r.metrics.get(s, {}).get(n) for r, n in shown] for s in sources}
 
@@ -121,26 +109,21 @@ class Evaluation:
         """
         folder = Path(folder)
         write_json(folder / "evaluation.json", self.as_dict())
-        names = ["protocol", "source", "metric", "value"]
-        table = [[row[name] for name in names] for row in self.rows()]
-        write_text(folder / "evaluation.csv", _csv(names, table))
+        write_csv(folder / "evaluation.csv", self.rows())
         written = [folder / "evaluation.json", folder / "evaluation.csv"]
         for result in self.protocols:
-            if not result.curves:
-                continue
-            columns: dict[str, list[float]] = {}
-            for title, curve in result.curves.items():
-                columns["threshold"] = curve.thresholds
-                columns |= {f"{source}, {title}": line for source, line in curve.accuracy.items()}
-            path = folder / f"curve_{result.name}.csv"
-            rows = [list(row) for row in zip(*columns.values(), strict=True)]
-            write_text(path, _csv(list(columns), rows))
-            written.append(path)
+            if result.curves:
+                path = folder / f"curve_{result.name}.csv"
+                write_csv(path, _curve_rows(result))
+                written.append(path)
         return written
 
 
-def _csv(header: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([header, *rows])
-    return text.getvalue()
+def _curve_rows(result: ProtocolResult) -> list[dict[str, float]]:
+    """A row for each threshold: it, and there the accuracy of each source at each IoU."""
+    columns: dict[str, list[float]] = {}
+    for title, by_source in result.curves.items():
+        for source, curve in by_source.items():
+            columns["threshold"] = curve.thresholds
+            columns[f"{source}, {title}"] = curve.accuracy
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

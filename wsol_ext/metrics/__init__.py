@@ -1,6 +1,6 @@
-"""The published evaluation protocols: torchmetrics classes over pure functions."""
+"""The published evaluation protocols: torchmetrics classes over pure functions, and the protocols by name."""
 
-from wsol_ext.metrics.ground_truth import BOX_PROTOCOLS, pad_boxes, scale_boxes
+from wsol_ext.metrics.ground_truth import pad_boxes
 from wsol_ext.metrics.maps import center_map, normalize_maps, resize_maps, to_score_maps
 from wsol_ext.metrics.max_box_acc import (
     BoxAccCurve,
@@ -9,7 +9,18 @@ from wsol_ext.metrics.max_box_acc import (
     count_right_boxes,
     score_thresholds,
 )
+from wsol_ext.metrics.protocols import TopLoc  # and with it, all of them are registered
 from wsol_ext.metrics.pxap import PxAP, PxCurve, pixel_histograms
+from wsol_ext.metrics.registry import (
+    EVALUATED,
+    PROTOCOLS,
+    Batch,
+    Curve,
+    Protocol,
+    View,
+    register_protocol,
+    scale_boxes,
+)
 from wsol_ext.metrics.sat import (
     SAT_SHARES,
     SAT_THRESHOLDS,
@@ -31,18 +42,24 @@ from wsol_ext.metrics.toploc import (
 )
 
 __all__ = [
-    "BOX_PROTOCOLS",
+    "EVALUATED",
     "OUTCOMES",
+    "PROTOCOLS",
     "SAT_SHARES",
     "SAT_THRESHOLDS",
     "SHARES",
+    "Batch",
     "BoxAccCurve",
+    "Curve",
     "LocalizationAccuracy",
     "MaxBoxAcc",
     "MaxBoxAccV2",
+    "Protocol",
     "PxAP",
     "PxCurve",
     "SatLocalizationAccuracy",
+    "TopLoc",
+    "View",
     "boundary_recall",
     "center_map",
     "component_boxes",
@@ -52,6 +69,7 @@ __all__ = [
     "normalize_maps",
     "pad_boxes",
     "pixel_histograms",
+    "register_protocol",
     "resize_maps",
     "scale_boxes",
     "score_thresholds",

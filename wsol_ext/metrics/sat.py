@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from wsol_ext import ops
+from wsol_ext.metrics.at_best_threshold import AtBestThreshold
 from wsol_ext.metrics.ground_truth import Boxes, ground_truth
 from wsol_ext.metrics.maps import normalize_maps, resize_maps
 from wsol_ext.metrics.toploc import true_class_ranks
@@ -45,7 +45,7 @@ def component_boxes(score_maps: Tensor, threshold: float) -> Tensor:
     return torch.where((boxes == 0).all(dim=1, keepdim=True), whole, boxes)
 
 
-class SatLocalizationAccuracy(Metric):
+class SatLocalizationAccuracy(AtBestThreshold):
     """Top-1, Top-5 and GT-known localization: the `sat` protocol of SAT's program (Wu et al., ICCV 2023).
 
     A map is min-max normalized on its own grid, with 1e-5 added to the range, upsampled (bilinear) and cut by
@@ -78,23 +78,18 @@ class SatLocalizationAccuracy(Metric):
         (1.0, 0.3)
     """
 
-    is_differentiable = False
-    full_state_update = False
-    counts: Tensor
-    images: Tensor
+    shares = SAT_SHARES
+    best_by = ("gt_known", "loc_top1")
 
     def __init__(
         self, thresholds: Sequence[float] = SAT_THRESHOLDS, size: int = 224, **options: Any
     ) -> None:
-        super().__init__(**options)
         if len(thresholds) == 0 or not all(0 <= threshold < 1 for threshold in thresholds):
             raise ValueError(
                 f"SatLocalizationAccuracy: thresholds are {thresholds}, they should lie in [0, 1)"
             )
-        self.thresholds, self.size = tuple(thresholds), size
-        counts = torch.zeros(len(thresholds), len(SAT_SHARES), dtype=torch.int64)
-        self.add_state("counts", counts, dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+        super().__init__(thresholds, **options)
+        self.size = size
 
     def update(self, maps: Tensor, logits: Tensor | None, labels: Tensor, gt_boxes: Boxes) -> None:
         """Count a batch.
@@ -119,10 +114,7 @@ class SatLocalizationAccuracy(Metric):
                 f"{tuple(labels.shape)}, they should be (B, h, w), (B, C) and (B,)"
             )
         truth = ground_truth(name, gt_boxes, maps).double()
-        if logits is None:
-            top1 = top5 = torch.zeros_like(labels, dtype=torch.bool)
-        else:
-            top1, top5 = true_class_ranks(name, logits, labels)
+        top1, top5 = true_class_ranks(name, logits, labels)
         score_maps = resize_maps(normalize_maps(maps, eps=1e-5), self.size, "bilinear")
         for row, threshold in enumerate(self.thresholds):
             boxes = component_boxes(score_maps, threshold).double()
@@ -130,28 +122,3 @@ class SatLocalizationAccuracy(Metric):
             outcomes = (top1, top5, top1 & fits, top5 & fits, fits)  # as SAT_SHARES
             self.counts[row] += torch.stack([each.sum() for each in outcomes])
         self.images += batch
-
-    def compute(self) -> dict[str, Tensor]:
-        """Each of `SAT_SHARES` in [0, 1] at the best threshold, float64.
-
-        Raises:
-            ValueError: no image was counted.
-        """
-        if self.images == 0:
-            raise ValueError(
-                "SatLocalizationAccuracy: no image was counted, update() should come first"
-            )
-        shares = self.counts[self._best()].double() / self.images
-        return dict(zip(SAT_SHARES, shares, strict=True))
-
-    def best_threshold(self) -> Tensor:
-        """The threshold that `compute` reports at, float64. With many processes, all must call it."""
-        thresholds = torch.tensor(self.thresholds, dtype=torch.float64, device=self.counts.device)
-        if self._is_synced:
-            return thresholds[self._best()]
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
-            return thresholds[self._best()]
-
-    def _best(self) -> Tensor:
-        known, top1 = (self.counts[:, SAT_SHARES.index(key)] for key in ("gt_known", "loc_top1"))
-        return (known + top1).argmax()

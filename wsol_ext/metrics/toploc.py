@@ -1,14 +1,16 @@
 """Top-1, Top-5 and GT-known localization at one threshold, and what kind of error each image is."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from wsol_ext import ops
+from wsol_ext.metrics.at_best_threshold import AtBestThreshold
 from wsol_ext.metrics.ground_truth import Boxes, ground_truth
 from wsol_ext.metrics.maps import to_score_maps
+from wsol_ext.ops.boxes import shared_area
 
 OUTCOMES = ("right", "class_wrong", "multi_instance", "part", "more", "other")
 """The kinds of a top-1 prediction; each image's is exactly one of them."""
@@ -82,7 +84,7 @@ def true_class_maps(class_maps: Tensor, labels: Tensor, classes: Tensor | None =
             )
         place = found.int().argmax(dim=1)
     elif count == 1:
-        place = torch.zeros_like(labels)
+        return class_maps[:, 0]
     else:
         place = labels
     if batch > 0 and not 0 <= int(place.min()) <= int(place.max()) < count:
@@ -92,8 +94,15 @@ def true_class_maps(class_maps: Tensor, labels: Tensor, classes: Tensor | None =
     return class_maps[torch.arange(batch, device=class_maps.device), place]
 
 
-def true_class_ranks(name: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Check logits (B, C) and labels (B,); whether the true class is the best, and among the five best: (B,) bool."""
+def true_class_ranks(name: str, logits: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Check logits (B, C) and labels (B,); whether the true class is the best, and among the five best: (B,) bool.
+
+    Where no classes are predicted, logits being None, it is neither.
+    """
+    if logits is None:
+        return torch.zeros_like(labels, dtype=torch.bool), torch.zeros_like(
+            labels, dtype=torch.bool
+        )
     if torch.isnan(logits).any():
         raise ValueError(f"{name}: logits has a NaN, it should have none")
     if len(labels) > 0 and not 0 <= int(labels.min()) <= int(labels.max()) < logits.size(1):
@@ -105,7 +114,7 @@ def true_class_ranks(name: str, logits: Tensor, labels: Tensor) -> tuple[Tensor,
 
 
 def localization_outcomes(
-    boxes: Tensor, logits: Tensor, labels: Tensor, gt_boxes: Boxes
+    boxes: Tensor, logits: Tensor | None, labels: Tensor, gt_boxes: Boxes
 ) -> dict[str, Tensor]:
     """What TS-CAM's program (Gao et al., ICCV 2021) says of each image.
 
@@ -123,7 +132,7 @@ def localization_outcomes(
 
     Args:
         boxes: (B, 4), the true class's predicted box, such as `single_boxes` gives.
-        logits: (B, C).
+        logits: (B, C); None where no classes are predicted: none is right then.
         labels: (B,) the true classes.
         gt_boxes: B tensors (G_i, 4), or (B, G, 4) with rows of -1 as padding, in the frame of `boxes`.
 
@@ -145,25 +154,25 @@ def localization_outcomes(
     """
     name = "localization_outcomes"
     batch = boxes.size(0)
+    classes = (batch, 0) if logits is None else logits.shape
     if (
         boxes.shape != (batch, 4)
-        or logits.dim() != 2
-        or len(logits) != batch
+        or len(classes) != 2
+        or classes[0] != batch
         or labels.shape != (batch,)
     ):
         raise ValueError(
-            f"{name}: boxes has shape {tuple(boxes.shape)}, logits {tuple(logits.shape)} and labels "
+            f"{name}: boxes has shape {tuple(boxes.shape)}, logits {tuple(classes)} and labels "
             f"{tuple(labels.shape)}, they should be (B, 4), (B, C) and (B,)"
         )
     cls_top1, cls_top5 = true_class_ranks(name, logits, labels)
     truth = ground_truth(name, gt_boxes, boxes).to(torch.float64)
     predicted = boxes.to(torch.float64)[:, None]
     real = (truth != -1).any(dim=2)
-    shared = torch.where(real, _shared_area(predicted, truth), 0)
-    predicted_area, areas = _area(predicted), _area(truth)
-    ious = torch.where(real, shared / (predicted_area + areas - shared), -1)
+    ious = torch.where(real, ops.box_iou(predicted, truth)[:, 0], -1)
     iou, best = ious.max(dim=1)  # the first of equals
-    covered = shared / areas
+    shared = shared_area(predicted, truth)
+    covered = shared / shared_area(truth, truth)
 
     fits = iou > 0.5
     best_shared = shared.gather(1, best[:, None])[:, 0]
@@ -171,7 +180,7 @@ def localization_outcomes(
         "class_wrong": ~cls_top1,
         "right": fits,
         "multi_instance": (real.sum(dim=1) > 1) & ((covered > 0.3) & real).sum(dim=1).gt(1),
-        "part": best_shared / predicted_area[:, 0] > 0.5,
+        "part": best_shared / shared_area(predicted, predicted)[:, 0] > 0.5,
         "more": covered.gather(1, best[:, None])[:, 0] >= 0.7,
         "other": torch.ones_like(fits),
     }
@@ -189,7 +198,7 @@ def localization_outcomes(
     return {key: outcomes[key] for key in SHARES}
 
 
-class LocalizationAccuracy(Metric):
+class LocalizationAccuracy(AtBestThreshold):
     """Top-1, Top-5 and GT-known localization: the `toploc` protocol of TS-CAM's program (Gao et al., ICCV 2021).
 
     Of each image only the true class's map matters: `loc_top5` asks whether the true class is among the five best
@@ -201,12 +210,13 @@ class LocalizationAccuracy(Metric):
 
     Args:
         threshold: share of a map's maximum above which a pixel is foreground: 0.1 for CUB, 0.12 for ILSVRC in TS-CAM's
-            program, 0.1 in TRT's. A threshold chosen on the test set should be said to be.
+            program, 0.1 in TRT's. Of several, all shares are those at the one where GT-known is highest on the counted
+            images themselves, the first of equals: a threshold chosen on the test set should be said to be.
         size: side of the evaluated picture in pixels, the frame of `gt_boxes`.
         options: those of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: a threshold outside of [0, 1).
+        ValueError: no threshold, or one outside of [0, 1).
 
     Example:
         >>> metric = LocalizationAccuracy(threshold=0.1, size=8)
@@ -219,25 +229,24 @@ class LocalizationAccuracy(Metric):
         (1.0, 1.0, 0.0)
     """
 
-    is_differentiable = False
-    full_state_update = False
-    counts: Tensor
-    images: Tensor
+    shares = SHARES
+    best_by = ("gt_known",)
 
-    def __init__(self, threshold: float = 0.1, size: int = 224, **options: Any) -> None:
-        super().__init__(**options)
-        if not 0 <= threshold < 1:
+    def __init__(
+        self, threshold: float | Sequence[float] = 0.1, size: int = 224, **options: Any
+    ) -> None:
+        thresholds = tuple(threshold) if isinstance(threshold, Sequence) else (threshold,)
+        if len(thresholds) == 0 or not all(0 <= each < 1 for each in thresholds):
             raise ValueError(
                 f"LocalizationAccuracy: threshold is {threshold}, it should lie in [0, 1)"
             )
-        self.threshold, self.size = threshold, size
-        self.add_state("counts", torch.zeros(len(SHARES), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+        super().__init__(thresholds, **options)
+        self.size = size
 
     def update(
         self,
         class_maps: Tensor,
-        logits: Tensor,
+        logits: Tensor | None,
         labels: Tensor,
         gt_boxes: Boxes,
         classes: Tensor | None = None,
@@ -246,7 +255,7 @@ class LocalizationAccuracy(Metric):
 
         Args:
             class_maps: (B, K, h, w) on any grid, with any values: upsampled (bilinear) and min-max normalized here.
-            logits: (B, C).
+            logits: (B, C); None where no classes are predicted: none is right then.
             labels: (B,) the true classes.
             gt_boxes: B tensors (G_i, 4), or (B, G, 4) with rows of -1 as padding: `scale_boxes(boxes, sizes,
                 "toploc", size)`.
@@ -256,39 +265,18 @@ class LocalizationAccuracy(Metric):
         Raises:
             ValueError: shapes that do not fit, a true class without a map, NaN logits, or an image without a box.
         """
-        if (
-            classes is None
-            and class_maps.dim() == 4
-            and class_maps.size(1) not in (1, logits.size(-1))
-        ):
+        count = 1 if logits is None else logits.size(-1)
+        if classes is None and class_maps.dim() == 4 and class_maps.size(1) not in (1, count):
             raise ValueError(
-                f"LocalizationAccuracy: class_maps has {class_maps.size(1)} maps an image and logits {logits.size(-1)} "
-                "classes; classes should say which class each map is of"
+                f"LocalizationAccuracy: class_maps has {class_maps.size(1)} maps an image and logits {count} classes; "
+                "classes should say which class each map is of"
             )
-        maps = to_score_maps(true_class_maps(class_maps, labels, classes), self.size, "bilinear")
-        boxes = single_boxes(maps, self.threshold)
-        outcomes = localization_outcomes(boxes, logits, labels, gt_boxes)
-        self.counts += torch.stack([outcomes[key].sum() for key in SHARES])
+        maps = true_class_maps(class_maps, labels, classes)
+        # One map for all images, an expanded tensor, is upsampled and cut once.
+        distinct = maps[:1] if maps.stride(0) == 0 else maps
+        score_maps = to_score_maps(distinct, self.size, "bilinear")
+        for row, threshold in enumerate(self.thresholds):
+            boxes = single_boxes(score_maps, threshold).expand(len(maps), -1)
+            outcomes = localization_outcomes(boxes, logits, labels, gt_boxes)
+            self.counts[row] += torch.stack([outcomes[key].sum() for key in SHARES])
         self.images += len(labels)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Each of `SHARES` in [0, 1], float64.
-
-        Raises:
-            ValueError: no image was counted.
-        """
-        if self.images == 0:
-            raise ValueError(
-                "LocalizationAccuracy: no image was counted, update() should come first"
-            )
-        return dict(zip(SHARES, self.counts.double() / self.images, strict=True))
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
-
-
-def _shared_area(first: Tensor, second: Tensor) -> Tensor:
-    low = torch.maximum(first[..., :2], second[..., :2])
-    high = torch.minimum(first[..., 2:], second[..., 2:])
-    return (high - low + 1).clamp(min=0).prod(dim=-1)

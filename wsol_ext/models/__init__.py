@@ -3,21 +3,20 @@
 from typing import Any
 
 from wsol_ext.data.transforms import ImageSize
-from wsol_ext.models.base import LocalizationModel
+from wsol_ext.models.base import (
+    METHODS,
+    LocalizationModel,
+    Localized,
+    Parts,
+    SingleBackboneModel,
+    register_method,
+)
 from wsol_ext.models.molt import MOLT
 from wsol_ext.models.sat import SAT
 from wsol_ext.models.scm import SCM
 from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
 from wsol_ext.models.vit import Backbone
-
-METHODS: dict[str, type[LocalizationModel]] = {
-    "tscam": TSCAM,
-    "trt": TRT,
-    "scm": SCM,
-    "sat": SAT,
-    "molt": MOLT,
-}
 
 __all__ = [
     "METHODS",
@@ -28,7 +27,11 @@ __all__ = [
     "TSCAM",
     "Backbone",
     "LocalizationModel",
+    "Localized",
+    "Parts",
+    "SingleBackboneModel",
     "create_model",
+    "register_method",
 ]
 
 
@@ -44,12 +47,12 @@ def create_model(
     """A localization model by name.
 
     Args:
-        method: ``tscam``, ``trt``, ``scm``, ``sat`` or ``molt``.
+        method: a name in `METHODS`.
         backbone: a timm VisionTransformer with a class token.
         num_classes: number of classes, at least 1.
         pretrained: start from timm's weights for that backbone (downloaded on first use).
-        img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch; None: 224, and
-            for ``molt``, which sees images smaller too, 448.
+        img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch; None: the
+            method's `usual_img_size`.
         backbone_options: passed to timm, such as ``{"drop_path_rate": 0.1}``.
         options: the method's own.
 
@@ -85,4 +88,5 @@ def create_model(
         "backbone_options": backbone_options,
         **options,
     }
+    model.options = options
     return model

@@ -1,15 +1,16 @@
 """What every localization model is: the calls training, evaluation and the command line rely on."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext.data.transforms import ImageSize
+from wsol_ext.models.transfer import backbone_differences, whole_layers
 from wsol_ext.models.vit import Backbone
 
 
@@ -27,21 +28,24 @@ class Localized(NamedTuple):
 
 @dataclass
 class Parts:
-    """What a method's maps are made of.
+    """What `localize` gives, and what its maps are made of.
 
     Attributes:
-        sources: the parts that localize by themselves, by the names in the model's `parts`, then the whole under "".
+        whole: what `localize` gives.
+        parts: the parts that localize by themselves, by the names in the model's `parts`.
         segments: (B, h, w) int32, the segments that the whole was drawn to, where there are any.
     """
 
-    sources: dict[str, Localized]
+    whole: Localized
+    parts: dict[str, Localized] = field(default_factory=dict)
     segments: Tensor | None = None
 
 
 class LocalizationModel(nn.Module):
     """Backbones and what a method adds to them.
 
-    Subclasses give `forward`, `localize` and, where it is more than cross-entropy, `training_loss`.
+    Subclasses, each under `register_method`, give `forward`, `localize` and, where it is more than cross-entropy,
+    `training_loss`.
 
     Args:
         num_classes: number of classes.
@@ -50,15 +54,28 @@ class LocalizationModel(nn.Module):
         stages: in how many stages the method trains. Where there are several, its option `stage` (counted from 1)
             builds the model of each, and `continue_from` hands a stage's model on to the next.
         usual_img_size: the image size where none is asked for.
+        refines: whether its maps are drawn to clusters, which `set_clusters` chooses and `cluster_cache` keeps.
+        published_names: patterns over the names that its authors gave to parameters, and ours, "" where we keep none.
+            The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
+            there is no published program.
+        demo_threshold: where `wsol demo` cuts its maps: as its paper does on CUB, not chosen for the demo's data.
+        demo_options: its options in `wsol demo`.
+        config: the arguments of `create_model`, without `pretrained`.
+        options: those of them that are the method's own.
     """
 
     stages: ClassVar[int] = 1
     usual_img_size: ClassVar[int] = 224
+    refines: ClassVar[bool] = False
+    published_names: ClassVar[Sequence[tuple[str, str]] | None] = None
+    demo_threshold: ClassVar[float] = 0.1
+    demo_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.config: dict[str, Any] = {}  # the arguments of `create_model`, without `pretrained`
+        self.config: dict[str, Any] = {}
+        self.options: dict[str, Any] = {}
         self.class_names: list[str] | None = None
 
     @classmethod
@@ -85,7 +102,7 @@ class LocalizationModel(nn.Module):
         """Logits (B, classes) of images (B, 3, height, width), normalized as the backbone expects."""
         raise NotImplementedError
 
-    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits and score maps.
 
         Args:
@@ -99,8 +116,8 @@ class LocalizationModel(nn.Module):
         raise NotImplementedError
 
     def localize_parts(self, images: Tensor, classes: Tensor | None = None) -> Parts:
-        """What `localize` gives, under "", and beside it what its `parts` give; arguments are the same."""
-        return Parts({"": Localized(*self.localize(images, classes))})
+        """What `localize` gives, and beside it what its `parts` give; arguments are the same."""
+        return Parts(Localized(*self.localize(images, classes)))
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """What the method optimizes on images (B, 3, height, width) and labels (B,) int64.
@@ -108,9 +125,25 @@ class LocalizationModel(nn.Module):
         Returns:
             loss terms by name; `loss` is their sum. `logits` (B, classes), detached, ride along for the accuracy.
         """
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels)
-        return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
+        return classification_loss(self(images), labels)
+
+    def initialize_from(self, other: "LocalizationModel") -> list[str]:
+        """Start from the weights of a model for the same classes, of any method: see `checkpoints.initialize_from`.
+
+        Returns:
+            the names of the weights that were not taken: they start anew.
+
+        Raises:
+            ValueError: what keeps this model from starting there, as what a sentence says of the other one; this one
+                is as it was.
+        """
+        method, source = self.config["method"], other.config["method"]
+        raise ValueError(f"holds a {source} model, which a {method} cannot start from")
+
+    @classmethod
+    def published_options(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The options that weights under the names of `published_names` are of, where the names tell."""
+        return {}
 
     def continue_from(self, previous: "LocalizationModel") -> None:
         """Take over what the model of the stage before has learned; what is new here starts from it.
@@ -152,6 +185,23 @@ class SingleBackboneModel(LocalizationModel):
         """See `LocalizationModel.build`."""
         return cls(make_backbone(img_size), num_classes, **options)
 
+    def initialize_from(self, other: LocalizationModel) -> list[str]:
+        """Every layer whose weights fit, and anew what the method copies from its backbone: from this one."""
+        if not isinstance(other, SingleBackboneModel):
+            return super().initialize_from(other)
+        problems = backbone_differences(self.backbone, other.backbone)
+        if problems:
+            theirs, ours = (
+                f"{m.config['backbone']} at {m.config['img_size']}" for m in (other, self)
+            )
+            raise ValueError(f"has another backbone: {theirs}, not {ours}: {'; '.join(problems)}")
+        own = list(self.state_dict())
+        taken = whole_layers(self.state_dict(), other.state_dict())
+        self.backbone.load_state_dict(other.backbone.state_dict())
+        started = type(self)(self.backbone, self.num_classes, **self.options)
+        self.load_state_dict({**started.state_dict(), **taken})
+        return [name for name in own if name not in taken]
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See `LocalizationModel.set_grad_checkpointing`."""
         self.backbone.set_grad_checkpointing(enable)
@@ -159,6 +209,47 @@ class SingleBackboneModel(LocalizationModel):
     def no_weight_decay(self) -> set[str]:
         """Those of the backbone; see `LocalizationModel.no_weight_decay`."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+
+METHODS: dict[str, type[LocalizationModel]] = {}
+"""The methods by name: those of `wsol_ext.models`, and what else `register_method` was given."""
+
+_M = TypeVar("_M", bound=type[LocalizationModel])
+
+
+def register_method(name: str) -> Callable[[_M], _M]:
+    """Make a subclass of `LocalizationModel` known by a name, to `create_model` and to the command line.
+
+    Args:
+        name: the method's.
+
+    Raises:
+        ValueError: another class has that name.
+
+    Example:
+        >>> from wsol_ext.models import METHODS, TSCAM, create_model, register_method
+        >>> @register_method("tscam_twice")
+        ... class Twice(TSCAM):
+        ...     def localize(self, images, classes=None):
+        ...         logits, maps = super().localize(images, classes)
+        ...         return Localized(logits, 2 * maps)
+        >>> model = create_model("tscam_twice", "vit_tiny_patch16_224", num_classes=3, pretrained=False, img_size=32)
+        >>> del METHODS["tscam_twice"]
+    """
+
+    def register(method: _M) -> _M:
+        if name in METHODS:
+            raise ValueError(f"register_method: there is a method {name!r} already")
+        METHODS[name] = method
+        return method
+
+    return register
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of logits (B, classes) and labels (B,) int64, as `LocalizationModel.training_loss` gives it."""
+    loss = F.cross_entropy(logits, labels)
+    return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
 
 
 def asked_classes(logits: Tensor, classes: Tensor | None) -> Tensor:

@@ -16,14 +16,23 @@ from wsol_ext.models.base import (
     LocalizationModel,
     Localized,
     Parts,
+    SingleBackboneModel,
     asked_classes,
     log_mean_probability,
+    register_method,
 )
 from wsol_ext.models.class_maps import min_max
+from wsol_ext.models.transfer import (
+    backbone_differences,
+    differences,
+    differing_heads,
+    whole_layers,
+)
 from wsol_ext.models.tscam import TSCAM
 from wsol_ext.models.vit import Backbone
 
 
+@register_method("molt")
 class MOLT(LocalizationModel):
     """A TS-CAM transformer for each level of an image pyramid, and a map drawn to the image's clusters.
 
@@ -46,6 +55,18 @@ class MOLT(LocalizationModel):
     """
 
     usual_img_size: ClassVar[int] = 448
+    refines = True
+    # Small pictures of few colours need few clusters, and a demonstration has little time.
+    demo_options: ClassVar[Mapping[str, Any]] = {
+        "clusters": {
+            "size": 64,
+            "segments": 100,
+            "width": 8,
+            "channels": 16,
+            "centres": 8,
+            "max_steps": 10,
+        }
+    }
 
     def __init__(
         self,
@@ -120,13 +141,13 @@ class MOLT(LocalizationModel):
         """Logits (B, classes) of images (B, 3, height, width): the logarithm of the levels' mean probability."""
         return log_mean_probability(self._logits_by_level(images))
 
-    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`.
 
         Maps are refined, on the clusters' grid, where the model clusters, which the first time takes its time; else
         combined, on the finest level's.
         """
-        return self.localize_parts(images, classes).sources[""]
+        return self.localize_parts(images, classes).whole
 
     def localize_parts(self, images: Tensor, classes: Tensor | None = None) -> Parts:
         """The map of each level alone, by its own logits, the combined and the refined one."""
@@ -147,13 +168,13 @@ class MOLT(LocalizationModel):
         ]
         combined = combine(maps)
         alone = zip(self.levels, by_level, maps, strict=True)
-        sources = {str(level): Localized(*given) for level, *given in alone}
+        parts = {str(level): Localized(*given) for level, *given in alone}
+        whole = Localized(logits, combined)
         if self.clustering is None:
-            return Parts({**sources, "": Localized(logits, combined)})
-        sources["combined"] = Localized(logits, combined)
+            return Parts(whole, parts)
         clusters = deep_clusters(denormalize(images), self.clustering, self.cluster_cache)
         refined = refine(combined, clusters, self.beta)
-        return Parts({**sources, "": Localized(logits, refined)}, clusters)
+        return Parts(Localized(logits, refined), {**parts, "combined": whole}, clusters)
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The sum of each transformer's own cross-entropy; see `LocalizationModel.training_loss`."""
@@ -165,6 +186,34 @@ class MOLT(LocalizationModel):
             **{f"cross_entropy_{level}": loss.detach() for level, loss in named},
             "logits": log_mean_probability(logits).detach(),
         }
+
+    def initialize_from(self, other: LocalizationModel) -> list[str]:
+        """From another pyramid, or every transformer from the same model, position embeddings resampled."""
+        if isinstance(other, MOLT):
+            return self._initialize_from_pyramid(other)
+        if not isinstance(other, SingleBackboneModel):
+            return super().initialize_from(other)
+        started: dict[str, Tensor] = {}
+        for number, transformer in enumerate(self.tscams):
+            positions = transformer.backbone.resampled_positions(other.backbone)
+            problems = backbone_differences(transformer.backbone, other.backbone, positions)
+            if problems:
+                raise ValueError(f"has another backbone: {'; '.join(problems)}")
+            weights = other.state_dict() | {f"backbone.{n}": w for n, w in positions.items()}
+            taken = whole_layers(transformer.state_dict(), weights)
+            started |= {f"transformers.{number}.{name}": weight for name, weight in taken.items()}
+        self.load_state_dict(started, strict=False)
+        return [name for name in self.state_dict() if name not in started]
+
+    def _initialize_from_pyramid(self, other: "MOLT") -> list[str]:
+        for ours, theirs in zip(self.tscams, other.tscams, strict=False):
+            for problem in differing_heads(ours.backbone, theirs.backbone):
+                raise ValueError(f"has another backbone: {problem}")
+        problems = differences(self.state_dict(), other.state_dict())
+        if problems:
+            raise ValueError(f"does not fit a molt model: {'; '.join(problems)}")
+        self.load_state_dict(other.state_dict())
+        return []
 
     def set_clusters(self, clusters: str | Mapping[str, Any] | None) -> None:
         """Refine with other clusters than the model was made for, or, with None, not at all.

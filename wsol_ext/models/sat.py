@@ -6,7 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext import ops
-from wsol_ext.models.base import SingleBackboneModel, asked_classes
+from wsol_ext.models.base import (
+    Localized,
+    SingleBackboneModel,
+    asked_classes,
+    register_method,
+)
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.vit import (
     Backbone,
@@ -20,6 +25,7 @@ from wsol_ext.models.vit import (
 _CORNER, _EDGE, _CENTER = 0.00262846, 0.0460116, 0.80543974
 
 
+@register_method("sat")
 class SAT(SingleBackboneModel):
     """One more token asks the patches where the object is, and its answer gates what they pass on.
 
@@ -36,6 +42,12 @@ class SAT(SingleBackboneModel):
         gated_blocks: how many of the last blocks are gated; all, in a backbone of fewer.
     """
 
+    published_names = (
+        (r"head\.(weight|bias)", r"head.\1"),
+        (r"loc_(token|embed)", r"spatial_\1"),
+        (r"weight", ""),  # the blur, a constant
+    )
+    demo_threshold = 0.35  # one of its protocol's candidates
     blur: Tensor
 
     def __init__(
@@ -61,12 +73,12 @@ class SAT(SingleBackboneModel):
         """Logits (B, classes) of images (B, 3, height, width)."""
         return self.head.logits(self._run(images)[0])
 
-    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits (B, classes) and maps (B, K, h, w), the same for every class; see `LocalizationModel.localize`."""
         patches, gates = self._run(images)
         logits = self.head.logits(patches)
         classes = asked_classes(logits, classes)
-        return logits, gates.unsqueeze(1).expand(-1, classes.size(1), -1, -1)
+        return Localized(logits, gates.unsqueeze(1).expand(-1, classes.size(1), -1, -1))
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy, area and normalization terms; see `LocalizationModel.training_loss`."""

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext import ops
-from wsol_ext.models.base import SingleBackboneModel, asked_classes
-from wsol_ext.models.class_maps import ClassMapHead, min_max
-from wsol_ext.models.vit import Backbone, patch_attention
+from wsol_ext.models.base import classification_loss, register_method
+from wsol_ext.models.class_maps import min_max
+from wsol_ext.models.tscam import TSCAM
+from wsol_ext.models.vit import Backbone
 
 
 class CalibrationStep(NamedTuple):
@@ -52,7 +53,8 @@ class CalibrationLayer(nn.Module):
         return CalibrationStep(attention + new, semantics + semantics * new.unsqueeze(1))
 
 
-class SCM(SingleBackboneModel):
+@register_method("scm")
+class SCM(TSCAM):
     """TS-CAM whose training sees calibrated maps: layers spread the attention over the object, and then fall away.
 
     F^0 is the class token's attention, summed over blocks and min-max normalized, S^0 the class-score maps. Training
@@ -65,45 +67,34 @@ class SCM(SingleBackboneModel):
         iterations: of each layer's diffusion, from the first layer on: a list sets how many layers there are.
     """
 
+    published_names = (
+        *TSCAM.published_names,
+        (r"layers\.(\d+)\.fuse\._loss_rate", r"layers.\1.strength"),
+        (r"layers\.(\d+)\.thred", r"layers.\1.threshold"),
+    )
+
     def __init__(
         self, backbone: Backbone, num_classes: int, iterations: tuple[int, ...] = (16, 4, 4, 4)
     ) -> None:
         super().__init__(backbone, num_classes)
         if not iterations:
             raise ValueError(f"iterations is {iterations}, it should have an entry for each layer")
-        self.head = ClassMapHead(backbone.embed_dim, num_classes)
         self.layers = nn.ModuleList(CalibrationLayer(count) for count in iterations)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, 3, height, width), without the layers."""
-        grid = self.backbone.grid(images)
-        tokens, _ = self.backbone(images)
-        return self.head.logits(self.backbone.patches(tokens, grid))
-
-    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`."""
-        attention, patches = self._attention_and_patches(images)
-        logits = self.head.logits(patches)
-        semantics = self.head.maps(patches, asked_classes(logits, classes))
-        return logits, attention.unsqueeze(1) * semantics
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the calibrated maps' mean; see `LocalizationModel.training_loss`."""
         logits = self.calibrate(images)[-1].semantics.mean(dim=(2, 3))
-        loss = F.cross_entropy(logits, labels)
-        return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
+        return classification_loss(logits, labels)
 
     def calibrate(self, images: Tensor) -> list[CalibrationStep]:
         """The maps that training sees: before the layers, then after each."""
-        attention, patches = self._attention_and_patches(images)
+        patches, attention = self.attended_patches(images)
         steps = [CalibrationStep(attention, self.head(patches.permute(0, 3, 1, 2)))]
         for layer in self.layers:
             steps.append(layer(*steps[-1]))
         return steps
 
-    def _attention_and_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """F^0 (B, h, w) float32 and the patch tokens on their grid (B, h, w, C)."""
-        grid = self.backbone.grid(images)
-        tokens, rows = self.backbone(images, rows_of=range(self.backbone.depth))
-        attention = min_max(patch_attention(rows, self.backbone.prefix_tokens, grid))
-        return attention, self.backbone.patches(tokens, grid)
+    def attended_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens on their grid (B, h, w, C) and F^0 (B, h, w) float32."""
+        patches, attention = super().attended_patches(images)
+        return patches, min_max(attention)

@@ -1,16 +1,23 @@
 """TRT: re-attention transformer (Su et al., BMVC 2022), trained in two stages."""
 
 import copy
-from typing import NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wsol_ext import ops
-from wsol_ext.models.base import LocalizationModel, SingleBackboneModel, asked_classes
+from wsol_ext.models.base import (
+    LocalizationModel,
+    Localized,
+    SingleBackboneModel,
+    asked_classes,
+    classification_loss,
+    register_method,
+)
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
 
@@ -25,6 +32,7 @@ class _FirstStage(NamedTuple):
     branch_tokens: Tensor  # (B, N, C) after the last block but two: what the class-map branch reads
 
 
+@register_method("trt")
 class TRT(SingleBackboneModel):
     """Token refinement: the most attended patches are weighed again, among themselves.
 
@@ -43,6 +51,12 @@ class TRT(SingleBackboneModel):
     """
 
     stages = 2
+    published_names = (
+        (r"(head|score_norm|score_head)\.(.+)", r"\1.\2"),
+        (r"score_layer\.(.+)", r"score_block.\1"),
+        (r"camfuse_block\.cam_tr\.(.+)", r"cam_block.\1"),
+        (r"camfuse_block\.(cam_norm|cam_head)\.(.+)", r"\1.\2"),
+    )
 
     def __init__(
         self, backbone: Backbone, num_classes: int, stage: int = 1, mass: float = 0.65
@@ -77,7 +91,7 @@ class TRT(SingleBackboneModel):
         """Logits (B, classes) of images (B, 3, height, width): those of stage 1, in either stage."""
         return self._classify(images).logits
 
-    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits (B, classes) and maps (B, K, h, w); see `LocalizationModel.localize`.
 
         After stage 1 the maps do not depend on the class.
@@ -89,9 +103,9 @@ class TRT(SingleBackboneModel):
         share = first.weights / first.weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
         refined = (first.attention * ~first.keep + share * held).unflatten(1, grid).unsqueeze(1)
         if self.stage == 1:
-            return first.logits, refined.expand(-1, classes.size(1), -1, -1)
+            return Localized(first.logits, refined.expand(-1, classes.size(1), -1, -1))
         patches = self._branch(first.branch_tokens, grid)
-        return first.logits, refined * self.cam_head.maps(patches, classes)
+        return Localized(first.logits, refined * self.cam_head.maps(patches, classes))
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy; see `LocalizationModel.training_loss`.
@@ -105,9 +119,12 @@ class TRT(SingleBackboneModel):
         tokens = self.backbone.embed(images)
         for index in range(self.backbone.depth - 2):
             tokens = self.backbone.run_block(index, tokens)
-        logits = self.cam_head.logits(self._branch(tokens, grid))
-        loss = F.cross_entropy(logits, labels)
-        return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
+        return classification_loss(self.cam_head.logits(self._branch(tokens, grid)), labels)
+
+    @classmethod
+    def published_options(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The stage."""
+        return {"stage": 2 if any(name.startswith("camfuse_block.") for name in weights) else 1}
 
     def continue_from(self, previous: LocalizationModel) -> None:
         """Take over stage 1; the class-map branch starts from its last block and final norm."""

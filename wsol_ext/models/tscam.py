@@ -1,12 +1,21 @@
 """TS-CAM: token semantic coupled attention map (Gao et al., ICCV 2021)."""
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from torch import Tensor
 
-from wsol_ext.models.base import SingleBackboneModel, asked_classes
+from wsol_ext.models.base import (
+    Localized,
+    SingleBackboneModel,
+    asked_classes,
+    register_method,
+)
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.vit import Backbone, patch_attention
 
 
+@register_method("tscam")
 class TSCAM(SingleBackboneModel):
     """Class-agnostic attention times class-aware semantics (eq. 5-9 of the paper).
 
@@ -19,6 +28,8 @@ class TSCAM(SingleBackboneModel):
         num_classes: number of classes.
     """
 
+    published_names: ClassVar[Sequence[tuple[str, str]]] = ((r"head\.(weight|bias)", r"head.\1"),)
+
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         self.head = ClassMapHead(backbone.embed_dim, num_classes)
@@ -28,11 +39,12 @@ class TSCAM(SingleBackboneModel):
         tokens, _ = self.backbone(images)
         return self.head.logits(self.backbone.patches(tokens, self.backbone.grid(images)))
 
-    def localize(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`."""
         patches, attention = self.attended_patches(images)
         logits = self.head.logits(patches)
-        return logits, self.coupled_maps(patches, attention, asked_classes(logits, classes))
+        classes = asked_classes(logits, classes)
+        return Localized(logits, self.coupled_maps(patches, attention, classes))
 
     def attended_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens on their grid (B, h, w, C), and the class token's attention to them (B, h, w) float32."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.layers import Attention, PatchEmbed
+from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,6 +48,7 @@ class Backbone(nn.Module):
         self.vit = _create_vit(name, pretrained, img_size, options)
         self.embed_dim: int = self.vit.embed_dim
         self.depth = len(self.vit.blocks)
+        self.num_heads: int = cast(Attention, cast(Block, self.vit.blocks[0]).attn).num_heads
         self.prefix_tokens: int = self.vit.num_prefix_tokens
         patch_height, patch_width = self.vit.patch_embed.patch_size
         self.patch_size: tuple[int, int] = (patch_height, patch_width)
@@ -125,6 +126,18 @@ class Backbone(nn.Module):
     def patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """The patch tokens among tokens (B, N, C), on their grid: (B, h, w, C)."""
         return tokens[:, self.prefix_tokens :].unflatten(1, grid)
+
+    def resampled_positions(self, other: "Backbone") -> dict[str, Tensor]:
+        """The other's position embeddings on this backbone's grid, by their name; none where they fit as they are."""
+        own, given = self.vit.pos_embed, other.vit.pos_embed
+        if own is None or given is None or own.shape == given.shape or own.size(2) != given.size(2):
+            return {}
+        rows, columns = self.vit.patch_embed.grid_size
+        prefix = own.size(1) - rows * columns
+        resampled = resample_abs_pos_embed(
+            given.detach(), [rows, columns], num_prefix_tokens=prefix
+        )
+        return {"vit.pos_embed": resampled}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute each block's activations in the backward."""

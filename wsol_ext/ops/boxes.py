@@ -168,13 +168,16 @@ def box_iou_reference(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
     """`box_iou` in plain PyTorch: its definition, and the tests' oracle."""
     dtype = _iou_dtype(a, b)
     a, b = a.to(dtype).unsqueeze(-2), b.to(dtype).unsqueeze(-3)
-
-    def area(low: Tensor, high: Tensor) -> Tensor:
-        return (high - low + int(inclusive)).clamp(min=0).prod(dim=-1)
-
-    shared = area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
-    joined = area(a[..., :2], a[..., 2:]) + area(b[..., :2], b[..., 2:]) - shared
+    shared = shared_area(a, b, inclusive)
+    joined = shared_area(a, a, inclusive) + shared_area(b, b, inclusive) - shared
     return torch.where(joined > 0, shared / joined, 0)
+
+
+def shared_area(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
+    """The area that boxes a (..., 4) and b (..., 4) share, which broadcast; of a box with itself its own: (...)."""
+    low = torch.maximum(a[..., :2], b[..., :2])
+    high = torch.minimum(a[..., 2:], b[..., 2:])
+    return (high - low + int(inclusive)).clamp(min=0).prod(dim=-1)
 
 
 def _check_contours(name: str, contours: str, choices: tuple[str, ...]) -> None:

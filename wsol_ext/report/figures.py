@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wsol_ext._files import atomic_path
+from wsol_ext.evaluation import CENTER
+from wsol_ext.metrics import Curve
 
 INK, GREY = "#1f2933", "#9aa5b1"
 SERIES = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed")
@@ -71,40 +73,25 @@ def _plot_stages(axes: Any, rows: Sequence[Mapping[str, float]], name: str, **st
         style.pop("label", None)  # once is enough for the legend
 
 
-def curve_figure(
-    thresholds: Sequence[float], curves: Mapping[str, Sequence[float]], title: str
-) -> Figure:
-    """Localization accuracy over the map's threshold, a line for each of `curves`, shares in [0, 1].
-
-    A name that starts with "center" is drawn grey and dashed: the baseline.
-    """
+def curve_figure(curves: Mapping[str, Curve], title: str) -> Figure:
+    """Localization accuracy over the map's threshold, a line for each source, the baseline grey and dashed."""
     figure, axes = _axes()
     colours = iter(SERIES * 4)
-    for name, accuracy in curves.items():
-        baseline = name.startswith("center")
+    for name, curve in curves.items():
+        baseline = name == CENTER
         colour = GREY if baseline else next(colours)
         style = "--" if baseline else "-"
-        axes.plot(thresholds, [100 * a for a in accuracy], style, color=colour, label=name)
+        percent = [100 * share for share in curve.accuracy]
+        axes.plot(curve.thresholds, percent, style, color=colour, label=name)
         if not baseline:
-            best = max(range(len(accuracy)), key=accuracy.__getitem__)
-            axes.plot(thresholds[best], 100 * accuracy[best], "o", color=colour, markersize=5)
+            best = max(range(len(percent)), key=percent.__getitem__)
+            axes.plot(curve.thresholds[best], percent[best], "o", color=colour, markersize=5)
     axes.set_xlabel("threshold on the score map", color=INK)
     axes.set_ylabel("correct boxes (%)", color=INK)
     axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 101)
     axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
-def precision_recall_figure(precision: Sequence[float], recall: Sequence[float]) -> Figure:
-    """Precision of a map's pixels over their recall."""
-    figure, axes = _axes()
-    axes.plot([100 * r for r in recall], [100 * p for p in precision], color=SERIES[0])
-    axes.set_xlabel("recall of object pixels (%)", color=INK)
-    axes.set_ylabel("precision (%)", color=INK)
-    axes.set_xlim(0, 101)
-    axes.set_ylim(0, 101)
     return figure
 
 

@@ -17,7 +17,7 @@ def print_tables(evaluation: Evaluation) -> None:
         table.add_column(CENTER, justify="right")
         for name, value in result.metrics[evaluation.method].items():
             baseline = result.metrics[CENTER].get(name)
-            show = "{:.3f}" if name.startswith("best threshold") else "{:.1%}"
+            show = "{:.1%}" if result.is_share(name) else "{:.3f}"
             beside = "" if baseline is None else show.format(baseline)
             table.add_row(name, show.format(value), beside)
         console.print(table)

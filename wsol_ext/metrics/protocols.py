@@ -1,0 +1,220 @@
+"""The published protocols: which maps and boxes each metric is shown, and what it reports."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsol_ext.metrics.maps import to_score_maps
+from wsol_ext.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2
+from wsol_ext.metrics.pxap import PxAP
+from wsol_ext.metrics.registry import (
+    EVALUATED,
+    Batch,
+    Curve,
+    Protocol,
+    register_protocol,
+    scale_boxes,
+)
+from wsol_ext.metrics.sat import SatLocalizationAccuracy
+from wsol_ext.metrics.toploc import LocalizationAccuracy
+
+_LOCALIZATION_LABELS: Mapping[str, str] = {
+    "cls_top1": "Top-1 classification",
+    "cls_top5": "Top-5 classification",
+    "loc_top1": "Top-1 localization",
+    "loc_top5": "Top-5 localization",
+    "gt_known": "GT-known localization",
+}
+CANDIDATES = tuple(k / 20 for k in range(1, 20))
+"""The thresholds, 0.05 to 0.95, that the best one for `toploc` is chosen from."""
+
+
+class _BoxAccuracy(Protocol):
+    """The best threshold's accuracy of the true class's map."""
+
+    metric: MaxBoxAcc | MaxBoxAccV2
+
+    def settings(self) -> dict[str, Any]:
+        """The interval of thresholds; the maximum is over the evaluated images themselves."""
+        return {"interval": self.metric.interval}
+
+    def update(self, batch: Batch) -> None:
+        """Score maps of the true class, upsampled and normalized, against the boxes."""
+        maps = to_score_maps(batch.maps.double(), EVALUATED)
+        self.metric.update(maps, scale_boxes(batch.boxes, batch.sizes, self.name))
+
+    def compute(self) -> dict[str, float]:
+        """The protocol's number, each IoU's own maximum, and the threshold it is reached at."""
+        values = {self.name: float(self.metric.compute())}
+        curve, best = self.metric.curve(), self.metric.best_thresholds()
+        for row, iou in enumerate(curve.iou_thresholds.tolist()):
+            if len(curve.iou_thresholds) > 1:
+                values[f"IoU {iou:g}"] = float(curve.accuracy[row].max())
+            values[f"best threshold, IoU {iou:g}"] = float(best[row])
+        return values
+
+    def curves(self) -> dict[str, Curve]:
+        """A curve an IoU."""
+        curve = self.metric.curve()
+        thresholds = curve.thresholds.tolist()
+        return {
+            f"IoU {iou:g}": Curve(thresholds, curve.accuracy[row].tolist())
+            for row, iou in enumerate(curve.iou_thresholds.tolist())
+        }
+
+
+@register_protocol("maxboxacc")
+class MaxBoxAccProtocol(_BoxAccuracy):
+    """`maxboxacc`: the largest contour's box, at IoU 0.5."""
+
+    headlines = ("maxboxacc",)
+    labels: ClassVar[Mapping[str, str]] = {"maxboxacc": "MaxBoxAcc"}
+
+    def __init__(self, interval: float) -> None:
+        super().__init__(MaxBoxAcc(interval))
+
+
+@register_protocol("maxboxaccv2")
+class MaxBoxAccV2Protocol(_BoxAccuracy):
+    """`maxboxaccv2`: all contours' boxes, the mean over IoU 0.3, 0.5 and 0.7."""
+
+    headlines = ("maxboxaccv2",)
+    labels: ClassVar[Mapping[str, str]] = {"maxboxaccv2": "MaxBoxAccV2"}
+
+    def __init__(self, interval: float) -> None:
+        super().__init__(MaxBoxAccV2(interval))
+
+
+class _Localization(Protocol):
+    """Top-1, Top-5 and GT-known; of a source without class predictions, what needs none."""
+
+    metric: LocalizationAccuracy | SatLocalizationAccuracy
+    headlines = ("cls_top1", "loc_top1", "loc_top5", "gt_known")
+    labels: ClassVar[Mapping[str, str]] = _LOCALIZATION_LABELS
+    predicts_classes = True
+
+    def update(self, batch: Batch) -> None:
+        """The true class's map and the class scores against labels and boxes."""
+        self.predicts_classes = batch.logits is not None
+        boxes = scale_boxes(batch.boxes, batch.sizes, self.name)
+        self._count(batch.maps.float(), batch.logits, batch.labels, boxes)
+
+    def _count(
+        self, maps: Tensor, logits: Tensor | None, labels: Tensor, boxes: list[Tensor]
+    ) -> None:
+        self.metric.update(maps, logits, labels, boxes)
+
+    def compute(self) -> dict[str, float]:
+        """All shares; without class predictions those that need none."""
+        shares = {name: float(share) for name, share in self.metric.compute().items()}
+        return shares if self.predicts_classes else {"gt_known": shares["gt_known"]}
+
+
+@register_protocol("toploc")
+class TopLoc(_Localization):
+    """`toploc`: at one threshold, or at the best of several, which `settings` says then.
+
+    Args:
+        threshold: a share of each map's maximum; "best": the one of `CANDIDATES` with the highest GT-known on the
+            evaluated images themselves.
+    """
+
+    metric: LocalizationAccuracy
+    labels: ClassVar[Mapping[str, str]] = {
+        **_LOCALIZATION_LABELS,
+        "right": "right",
+        "class_wrong": "wrong class",
+        "multi_instance": "several objects in one box",
+        "part": "part of the object only",
+        "more": "object and much more",
+        "other": "elsewhere",
+    }
+    columns: ClassVar[Mapping[str, str]] = {
+        "cls_top1": "top-1 class",
+        "loc_top1": "toploc Top-1",
+        "gt_known": "toploc GT-known",
+    }
+
+    def __init__(self, threshold: float | str) -> None:
+        self.chosen = threshold == "best"
+        super().__init__(LocalizationAccuracy(CANDIDATES if self.chosen else float(threshold)))
+
+    @staticmethod
+    def frame(boxes: Tensor, sides: Tensor, size: int) -> Tensor:
+        """TS-CAM's program: limited to the square."""
+        return _limited(boxes / sides * size, size)
+
+    def settings(self) -> dict[str, Any]:
+        """The threshold, and where it comes from."""
+        threshold = {"threshold": float(self.metric.best_threshold())}
+        return {**threshold, "chosen": "on the evaluated images"} if self.chosen else threshold
+
+    def _count(
+        self, maps: Tensor, logits: Tensor | None, labels: Tensor, boxes: list[Tensor]
+    ) -> None:
+        # In float32 whatever the network computed in; one map for each image, the true class's.
+        logits = None if logits is None else logits.float()
+        self.metric.update(maps.unsqueeze(1), logits, labels, boxes)
+
+
+@register_protocol("sat")
+class SatLocalization(_Localization):
+    """`sat`: on crops, at the one of four thresholds that is best for the source."""
+
+    metric: SatLocalizationAccuracy
+    view = "crops"
+    columns: ClassVar[Mapping[str, str]] = {"loc_top1": "sat Top-1", "gt_known": "sat GT-known"}
+
+    def __init__(self) -> None:
+        super().__init__(SatLocalizationAccuracy(size=EVALUATED))
+
+    @staticmethod
+    def frame(boxes: Tensor, sides: Tensor, size: int) -> Tensor:
+        """SAT's program: resized to more than the square, whose centre is cut out."""
+        resize = round(size * 256 / 224)
+        return _limited(boxes / sides * resize - (resize - size) // 2, size)
+
+    def settings(self) -> dict[str, Any]:
+        """The threshold, and that it was chosen on the evaluated images themselves, as the protocol has it."""
+        candidates = ", ".join(f"{threshold:g}" for threshold in self.metric.thresholds)
+        return {
+            "threshold": float(self.metric.best_threshold()),
+            "chosen": f"from {candidates} on the evaluated images",
+        }
+
+
+@register_protocol("pxap")
+class PixelPrecision(Protocol):
+    """`pxap`: average precision of the true class's map over pixels, against masks."""
+
+    metric: PxAP
+    needs = "masks"
+    headlines = ("pxap",)
+    labels: ClassVar[Mapping[str, str]] = {"pxap": "PxAP"}
+    columns: ClassVar[Mapping[str, str]] = {}  # few data sets have masks
+
+    def __init__(self, interval: float) -> None:
+        super().__init__(PxAP(interval))
+
+    def settings(self) -> dict[str, Any]:
+        """The width of the score bins."""
+        return {"interval": self.metric.interval}
+
+    def update(self, batch: Batch) -> None:
+        """Score maps of the true class against masks, both on the protocol's square."""
+        maps = to_score_maps(batch.maps.float(), EVALUATED)
+        assert batch.masks is not None  # evaluate() has checked the data
+        masks = F.interpolate(batch.masks[:, None].float(), EVALUATED, mode="nearest")[:, 0]
+        self.metric.update(maps, masks.to(torch.uint8))
+
+    def compute(self) -> dict[str, float]:
+        """The average precision."""
+        return {"pxap": float(self.metric.compute())}
+
+
+def _limited(boxes: Tensor, size: int) -> Tensor:
+    """Boxes (G, 4): x0, y0 at least 0, x1, y1 at most size - 1."""
+    return torch.cat([boxes[:, :2].clamp(min=0), boxes[:, 2:].clamp(max=size - 1)], dim=1)

@@ -1,0 +1,226 @@
+"""What a protocol is, and the protocols there are, by name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from wsol_ext.metrics.ground_truth import Boxes, list_boxes
+
+EVALUATED = 224
+"""The side of the square that all of these protocols evaluate on, in pixels."""
+
+View = Literal["whole", "crops"]
+"""What of each picture a protocol looks at: the whole, resized to the network's square input; or crops of a square
+larger by 256 / 224, the map of the centre and class scores over ten."""
+
+
+@dataclass
+class Batch:
+    """A batch as protocols see it, in the view they ask for.
+
+    Attributes:
+        maps: (B, h, w), the true class's score maps as the model gives them, on its grid.
+        logits: (B, C), over ten crops the logarithm of the mean probability; None for a source that predicts no
+            classes.
+        labels: (B,) int64.
+        boxes: for each image (G, 4), pixels of the original; on the CPU, whatever the rest is on.
+        sizes: (B, 2), the originals' width and height; likewise.
+        masks: (B, h, w) uint8 where the data has masks.
+    """
+
+    maps: Tensor
+    logits: Tensor | None
+    labels: Tensor
+    boxes: list[Tensor]
+    sizes: Tensor
+    masks: Tensor | None
+
+
+@dataclass
+class Curve:
+    """Accuracy at every threshold, a share in [0, 1]."""
+
+    thresholds: list[float]
+    accuracy: list[float]
+
+
+class Protocol:
+    """One protocol over one source of maps: fed batches, asked for numbers at the end.
+
+    A subclass under `register_protocol` is all there is to a protocol: the evaluator, the command line and the report
+    take what they need to know from it. Its constructor takes whichever of `threshold` and `interval` it depends on.
+
+    Args:
+        metric: what counts; its state is kept where `to` says.
+
+    Attributes:
+        name: what `register_protocol` called it.
+        needs: what the data must have.
+        view: what of each picture it looks at.
+        headlines: the numbers that stand for it where there is room for few.
+        labels: numbers' names for people; a number without one is called by its own.
+        columns: the numbers in a table of several runs, and their titles there; by default the headlines.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Literal["boxes", "masks"]] = "boxes"
+    view: ClassVar[View] = "whole"
+    headlines: ClassVar[tuple[str, ...]] = ()
+    labels: ClassVar[Mapping[str, str]] = {}
+    columns: ClassVar[Mapping[str, str]]
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+
+    @classmethod
+    def make(cls, **options: Any) -> "Protocol":
+        """The protocol with those of the options, `threshold` and `interval`, that it takes."""
+        return cls(**{name: options[name] for name in cls.options() if name in options})
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """The names of the options it takes."""
+        return tuple(inspect.signature(cls).parameters)
+
+    @classmethod
+    def title(cls, number: str) -> str:
+        """A number's name beside those of other protocols."""
+        return number if number == cls.name else f"{cls.name} {number}"
+
+    @staticmethod
+    def frame(boxes: Tensor, sides: Tensor, size: int) -> Tensor:
+        """Boxes of one picture in the frame of the evaluated square, before they are truncated to integers.
+
+        The order of operations is the program's: another one truncates a box at a pixel's border to another pixel.
+
+        Args:
+            boxes: (G, 4) float64 x0, y0, x1, y1 in pixels of the original.
+            sides: (4,) float64, its width, height, width, height.
+            size: side of the square.
+
+        Returns:
+            (G, 4) float64.
+        """
+        return boxes * size / sides
+
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on beside the protocol's name."""
+        return {}
+
+    def update(self, batch: Batch) -> None:
+        """Take in a batch."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device) -> None:
+        """Keep the metric's state on a device."""
+        self.metric.to(device)
+
+    def compute(self) -> dict[str, float]:
+        """The numbers over everything seen, by all processes: shares in [0, 1]."""
+        raise NotImplementedError
+
+    def curves(self) -> dict[str, Curve]:
+        """Accuracy over the threshold, by IoU."""
+        return {}
+
+
+PROTOCOLS: dict[str, type[Protocol]] = {}
+"""The protocols by name: those of `wsol_ext.metrics.protocols`, and what else `register_protocol` was given."""
+
+_P = TypeVar("_P", bound=type[Protocol])
+
+
+def register_protocol(name: str) -> Callable[[_P], _P]:
+    """Make a subclass of `Protocol` known by a name, to `evaluate`, `wsol evaluate --protocols` and `scale_boxes`.
+
+    Args:
+        name: the protocol's, which is part of every result.
+
+    Raises:
+        ValueError: another class has that name.
+
+    Example:
+        >>> from torchmetrics import MeanMetric
+        >>> @register_protocol("mean_score")
+        ... class MeanScore(Protocol):
+        ...     headlines = ("mean",)
+        ...     def __init__(self):
+        ...         super().__init__(MeanMetric())
+        ...     def update(self, batch):
+        ...         self.metric.update(batch.maps)
+        ...     def compute(self):
+        ...         return {"mean": float(self.metric.compute())}
+        >>> PROTOCOLS.pop("mean_score").name
+        'mean_score'
+    """
+
+    def register(protocol: _P) -> _P:
+        if name in PROTOCOLS:
+            raise ValueError(f"register_protocol: there is a protocol {name!r} already")
+        protocol.name = name
+        if "columns" not in vars(protocol):
+            protocol.columns = {number: protocol.title(number) for number in protocol.headlines}
+        PROTOCOLS[name] = protocol
+        return protocol
+
+    return register
+
+
+def scale_boxes(
+    boxes: Boxes, sizes: Tensor, protocol: str = "maxboxacc", size: int = EVALUATED
+) -> list[Tensor]:
+    """Ground-truth boxes in the frame of the evaluated, square picture, as each published program computes them.
+
+    | protocol | x0, y0, x1, y1, each truncated to an integer |
+    | --- | --- |
+    | `maxboxacc`, `maxboxaccv2` (Choe et al., CVPR 2020) | v * size / side |
+    | `toploc` (TS-CAM's program; TRT, LCTR) | v / side * size; x0, y0 at least 0, x1, y1 at most size - 1 |
+    | `sat` (SAT's program) | v / side * resize - shift, limited likewise |
+
+    `sat` resizes to 256 / 224 of `size` and cuts out the centre, shift pixels from each border.
+
+    Args:
+        boxes: B tensors (G_i, 4) of x0, y0, x1, y1 in pixels of the original picture; or one (B, G, 4), rows of -1
+            being padding. Best on the CPU: on CUDA their check waits for the device once an image.
+        sizes: (B, 2), each picture's original width and height.
+        protocol: a name in `PROTOCOLS`, of a protocol that needs boxes.
+        size: side of the evaluated picture in pixels.
+
+    Returns:
+        B tensors (G_i, 4) int64.
+
+    Raises:
+        ValueError: another protocol; shapes that do not fit; a picture without pixels; a box that is not finite.
+
+    Example:
+        >>> scale_boxes([torch.tensor([[60.0, 27.0, 385.0, 331.0]])], torch.tensor([[500, 335]]))
+        [tensor([[ 26,  18, 172, 221]])]
+    """
+    known = {name: each for name, each in PROTOCOLS.items() if each.needs == "boxes"}
+    if protocol not in known:
+        raise ValueError(
+            f"scale_boxes: protocol is {protocol!r}, it should be one of {', '.join(known)}"
+        )
+    listed = list_boxes(boxes)
+    if sizes.shape != (len(listed), 2):
+        raise ValueError(
+            f"scale_boxes: sizes has shape {tuple(sizes.shape)}, it should be ({len(listed)}, 2)"
+        )
+    if (sizes <= 0).any():
+        raise ValueError("scale_boxes: sizes has values that are not positive")
+    sides = sizes.to(torch.float64).repeat(1, 2).unbind()
+    scaled = []
+    for image_boxes, side in zip(listed, sides, strict=True):
+        values = image_boxes.to(torch.float64)
+        if not torch.isfinite(values).all():
+            raise ValueError(
+                f"scale_boxes: boxes has values that are not finite: {image_boxes.tolist()}"
+            )
+        framed = known[protocol].frame(values, side.to(values.device), size)
+        scaled.append(framed.trunc().to(torch.int64))
+    return scaled

@@ -1,0 +1,47 @@
+"""From the weights of one model to another: what fits, and what keeps the rest from fitting."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from wsol_ext.models.vit import Backbone
+
+
+def whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that fit a model's own, of layers all of whose weights do."""
+    fits = {n for n, w in own.items() if n in weights and weights[n].shape == w.shape}
+    anew = {_layer(name) for name in own.keys() - fits}
+    return {name: weights[name] for name in fits if _layer(name) not in anew}
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """What keeps weights from fitting a model's own one to one, a line for each kind."""
+    problems = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "of another shape": [
+            f"{name} {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+            for name in own
+            if name in weights and own[name].shape != weights[name].shape
+        ],
+    }
+    return [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
+
+
+def backbone_differences(
+    own: Backbone, other: Backbone, instead: Mapping[str, Tensor] | None = None
+) -> list[str]:
+    """What keeps the other backbone's weights from fitting this one, if some of them were those of `instead`."""
+    theirs = {**other.state_dict(), **(instead or {})}
+    return differences(own.state_dict(), theirs) + differing_heads(own, other)
+
+
+def differing_heads(own: Backbone, other: Backbone) -> list[str]:
+    """What the weights' shapes do not show; nothing where both have as many attention heads."""
+    if own.num_heads == other.num_heads:
+        return []
+    return [f"{other.num_heads} attention heads, not {own.num_heads}"]

@@ -1,0 +1,50 @@
+"""All that an evaluation leaves behind: its files, the report, the tables."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wsol_ext.data.base import LocalizationDataset
+from wsol_ext.evaluation import Evaluation
+from wsol_ext.report.page import write_report
+from wsol_ext.report.table import print_tables
+
+
+def write_results(
+    evaluation: Evaluation,
+    dataset: LocalizationDataset,
+    out: Path,
+    run_folder: Path,
+    config: Mapping[str, Any],
+    show: bool = True,
+) -> None:
+    """Write an evaluation's files and the report, and print its tables.
+
+    Args:
+        evaluation: what was found; `about` says on which data.
+        dataset: the data set the examples' pictures are read from.
+        out: the folder to write to.
+        run_folder: the folder of the run, whose `metrics.csv` is drawn, where there is one.
+        config: the run's options, to list.
+        show: whether to print.
+    """
+    evaluation.save(out)
+    title = f"{evaluation.method} on {evaluation.about['data']}"
+    history = _history(run_folder / "metrics.csv")
+    page = out / "report.html"
+    write_report(page, evaluation, dataset, title=title, history=history, config=config)
+    if show:
+        print_tables(evaluation)
+        print(f"report: {page}")
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    except (TypeError, ValueError):  # some other program's file of that name
+        return []
