@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsol_ext.cli.options import (
     Parser,
@@ -17,6 +17,9 @@ from wsol_ext.cli.options import (
     check_device,
     set_clusters,
 )
+
+if TYPE_CHECKING:
+    from wsol_ext.models import LocalizationModel
 
 HELP = "evaluate a model by the published protocols"
 DESCRIPTION = (
@@ -119,7 +122,7 @@ def _warn_of_training_images(arguments: dict[str, Any], config: dict[str, Any]) 
         )
 
 
-def _check_classes(checkpoint: Path, model: Any, class_names: list[str]) -> None:
+def _check_classes(checkpoint: Path, model: "LocalizationModel", class_names: list[str]) -> None:
     """Refuse data whose labels mean other classes than the model's: its numbers would be silently wrong."""
     from wsol_ext.data.class_names import differing_classes
 

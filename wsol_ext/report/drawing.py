@@ -51,6 +51,8 @@ def draw_boxes(
 ) -> Image.Image:
     """A copy of the image with boxes on it.
 
+    torchvision's `draw_bounding_boxes` draws no rim, and puts labels inside of the box, over the object.
+
     Args:
         image: RGB.
         boxes: (N, 4) x0, y0, x1, y1.
