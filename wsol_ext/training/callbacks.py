@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wsol_ext._files import atomic_path, write_csv
-from wsol_ext.training.data import mix_seed
+from wsol_ext._seeds import mix_seed
 from wsol_ext.training.stages import Stage
 
 # How often a GPU is asked whether the loss is still finite: asking waits for it.
