@@ -1,13 +1,20 @@
 import pytest
 from PIL import Image
 
+import wsol_ext.data
+import wsol_ext.training
 from wsol_ext.data import (
+    DATASETS,
+    DatasetFlag,
     FolderDataset,
     SyntheticDataset,
     WsolMetadataDataset,
     eval_transform,
     open_dataset,
+    register_dataset,
 )
+from wsol_ext.data.factory import FLAGS, chosen_dataset
+from wsol_ext.training import TrainingConfig
 
 
 def folder_of(root, *names):
@@ -75,3 +82,63 @@ def test_split_files_are_found_below_the_root(tmp_path):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=f"open_dataset: {message}"):
         open_dataset(*arguments)
+
+
+@pytest.fixture
+def registered():
+    """Register data sets of the test's own, which are forgotten after it."""
+    before = dict(DATASETS)
+    yield register_dataset
+    DATASETS.clear()
+    DATASETS.update(before)
+
+
+def test_registered_data_set_is_opened_with_its_root_and_split(registered):
+    registered("mine", lambda root, **given: (root, given), splits=("train", "dev"))
+    assert open_dataset("mine", "here", "dev", size=3) == (
+        "here",
+        {"split": "dev", "transform": None, "size": 3},
+    )
+    with pytest.raises(ValueError, match="split is 'test', it should be 'train' or 'dev' for mine"):
+        open_dataset("mine", "here", "test")
+
+
+def test_registered_data_set_of_split_folders_is_opened_with_one_of_them(registered, tmp_path):
+    (tmp_path / "dev").mkdir()
+    registered("mine", lambda folder, **given: folder, splits=("dev",), split_folders=True)
+    assert open_dataset("mine", tmp_path, "dev") == tmp_path / "dev"
+    assert open_dataset("mine", tmp_path / "dev", "train") == tmp_path / "dev"
+    assert chosen_dataset({"data": "mine", "root": tmp_path / "dev"}, "test").is_of_training
+    with pytest.raises(ValueError, match="has no split 'test', it has dev"):
+        open_dataset("mine", tmp_path, "test")
+
+
+def test_flags_are_passed_on_as_registered(registered):
+    flags = {"image_root": DatasetFlag("pictures", required=True)}
+    flags["boxes"] = DatasetFlag("a table", evaluation=True, along={"strict": True})
+    registered("mine", dict, flags=flags)
+    given = {"data": "mine", "root": "a", "image_root": "b", "boxes": "c"}
+    assert chosen_dataset(given, "train").options == {"image_root": "b"}
+    evaluated = chosen_dataset({**given, "data_options": {"strict": False}}, "test", True)
+    assert evaluated.options == {"image_root": "b", "boxes": "c", "strict": False}
+    with pytest.raises(ValueError, match="--image-root is missing, it should be pictures"):
+        chosen_dataset({"data": "mine", "root": "a"}, "train")
+
+
+def test_name_is_registered_once_and_with_flags_that_there_are(registered):
+    with pytest.raises(ValueError, match="there is a data set 'cub' already"):
+        registered("cub", dict)
+    with pytest.raises(ValueError, match="flags is 'boxs'.* did you mean boxes"):
+        registered("mine", dict, flags={"boxs": DatasetFlag("a table")})
+
+
+def test_each_flag_of_a_data_set_is_an_option_of_training():
+    assert set(FLAGS) <= TrainingConfig.__dataclass_fields__.keys()
+
+
+def test_public_names_come_on_first_use():
+    for package in (wsol_ext.data, wsol_ext.training):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match=r"wsol_ext.data' has no attribute 'nothing'"):
+        _ = wsol_ext.data.nothing

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from wsol_ext.data import (
     ten_crops,
     train_transform,
 )
+from wsol_ext.data.transforms import AUGMENTATIONS
+from wsol_ext.training.config import Augmentation
 
 
 @pytest.fixture
@@ -122,3 +126,20 @@ def test_bad_sizes_are_named():
         ValueError, match=r"ten_crops: images has shape \(3, 9, 8\), its sides should be at least 9"
     ):
         ten_crops(torch.zeros(3, 9, 8), 9)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize(("size", "shape"), [(24, (3, 24, 24)), ((16, 32), (3, 16, 32))])
+def test_augmentations_give_the_size_and_are_drawn_from_the_seed(picture, name, size, shape):
+    augment = AUGMENTATIONS[name](size)
+    drawn = []
+    for seed in (0, 0, *range(1, 9)):
+        torch.manual_seed(seed)
+        drawn.append(augment(picture))
+    assert {image.shape for image in drawn} == {shape}
+    assert torch.equal(drawn[0], drawn[1])
+    assert any(not torch.equal(drawn[0], image) for image in drawn[2:]) == (name != "none")
+
+
+def test_augmentations_are_those_that_training_offers():
+    assert set(AUGMENTATIONS) == set(get_args(Augmentation))

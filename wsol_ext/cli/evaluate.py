@@ -17,6 +17,7 @@ from wsol_ext.cli.options import (
     check_device,
     set_clusters,
 )
+from wsol_ext.data.factory import DATASETS, FLAGS, ChosenDataset, chosen_dataset, evaluation_flags
 
 if TYPE_CHECKING:
     from wsol_ext.models import LocalizationModel
@@ -73,15 +74,14 @@ def run(options: Any) -> int:
     from wsol_ext.data.class_names import are_numbers
     from wsol_ext.evaluation import evaluate, transform_for
     from wsol_ext.report.results import write_results
-    from wsol_ext.training.data import open_data
 
     checkpoint = find_checkpoint(options.checkpoint)
     folder = checkpoint.parent
     model = load_model(checkpoint)
     config = _run_config(folder)
-    arguments = _data_arguments(options, config)
-    dataset = open_data(arguments, transform_for(options.protocols, model.config["img_size"]))
-    _warn_of_training_images(arguments, config)
+    chosen = _chosen_dataset(options, config)
+    dataset = chosen.open(transform_for(options.protocols, model.config["img_size"]))
+    _warn_of_training_images(chosen, config)
     _check_classes(checkpoint, model, dataset.class_names)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
@@ -101,23 +101,21 @@ def run(options: Any) -> int:
             progress=options.progress,
         )
     if rank == 0:
-        shown = {k: v for k, v in arguments.items() if k in ("name", "split")}
-        evaluation.about = {"data": shown.pop("name"), **shown, "checkpoint": str(checkpoint)}
+        about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
+        evaluation.about = about
         write_results(evaluation, dataset, out, folder, config, options.progress)
     return 0
 
 
-def _warn_of_training_images(arguments: dict[str, Any], config: dict[str, Any]) -> None:
+def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:
     """A folder that is not divided into splits serves them all, training too."""
-    from wsol_ext.data.factory import is_training_folder
-
-    root, trained_on = arguments["root"], config.get("root")
-    if root is None or trained_on is None or arguments["split"] == "train":
+    trained_on = config.get("root")
+    if chosen.root is None or trained_on is None or chosen.split == "train":
         return
-    same = Path(root).resolve() == Path(trained_on).expanduser().resolve()
-    if same and is_training_folder(arguments["name"], root, arguments["split"]):
+    same = Path(chosen.root).resolve() == Path(trained_on).expanduser().resolve()
+    if same and chosen.is_of_training:
         warnings.warn(
-            f"{root} is not divided into train and test: the run was trained on these images",
+            f"{chosen.root} is not divided into train and test: the run was trained on these images",
             stacklevel=2,
         )
 
@@ -145,30 +143,18 @@ def _run_config(folder: Path) -> dict[str, Any]:
     return read_config(folder / "config.yaml")
 
 
-def _data_arguments(options: Any, config: dict[str, Any]) -> dict[str, Any]:
-    from wsol_ext.training.config import dataset_options
-
-    names = ("data", "root", "image_root", "boxes", "data_options")
-    given = {name: options[name] for name in names}
-    if given["data"] is None or given["data"] == config.get("data"):
-        if options.split != "test":  # the run's boxes name pictures below the test folder
-            config = {**config, "boxes": None}
-        given = {name: config.get(name) if given[name] is None else given[name] for name in names}
-    if given["data"] is None:
-        raise ValueError("--data is missing, it should be cub, wsol, folder or synthetic")
-    arguments = dataset_options(
-        given["data"],
-        given["root"],
-        options.split,
-        given["image_root"],
-        given["boxes"],
-        given["data_options"],
-    )
-    if given["boxes"] is None:
-        return arguments
-    # People have boxes of some pictures, and want those measured.
-    boxes = str(Path(given["boxes"]).expanduser())
-    return {"boxes": boxes, "unboxed": "drop", **arguments}
+def _chosen_dataset(options: Any, config: dict[str, Any]) -> ChosenDataset:
+    """The data set that the flags name, what they leave out taken from the run that was trained on it."""
+    names = ("data", "root", *FLAGS, "data_options")
+    given = {name: options[name] for name in names if options[name] is not None}
+    if given.get("data", config.get("data")) == config.get("data"):
+        of_run = {name: config.get(name) for name in names}
+        if options.split != "test":  # its boxes name pictures below the test folder
+            of_run |= dict.fromkeys(evaluation_flags(config.get("data")))
+        given = {**of_run, **given}
+    if given.get("data") is None:
+        raise ValueError(f"--data is missing, it should be one of {', '.join(DATASETS)}")
+    return chosen_dataset(given, options.split, evaluation=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
 from wsol_ext.cli import demo, evaluate, info, localize, train
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    _import_plugins()
     parser = _parser(arguments)
     if not arguments:
         parser.print_help()
@@ -51,6 +53,15 @@ def _run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     name = options.subcommand
     return int(_COMMANDS[name].run(options[name]) or 0)
+
+
+def _import_plugins() -> None:
+    """Import the modules in which installed packages register data sets, methods and protocols."""
+    for plugin in entry_points(group="wsol_ext.plugins"):
+        try:
+            plugin.load()
+        except Exception as error:  # another package's mistake is not this command's end
+            warnings.warn(f"the plugin {plugin.value} cannot be imported: {error}", stacklevel=2)
 
 
 def _parser(arguments: Sequence[str]) -> Parser:

@@ -6,6 +6,8 @@ from typing import Any, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from wsol_ext.data.factory import FLAGS, data_help, flag_help
+
 Parser = ArgumentParser
 
 
@@ -45,21 +47,19 @@ def add_dataclass(parser: Parser, options: type) -> None:
             keywords |= {"nargs": "?", "const": True}
         elif hints[field.name] == list[int]:
             keywords |= {"type": int, "nargs": "*"}
+        text = field.metadata["help"]
         flag = "--" + field.name.replace("_", "-")
-        groups[title].add_argument(flag, help=field.metadata["help"], **keywords)
+        groups[title].add_argument(flag, help=text() if callable(text) else text, **keywords)
 
 
 def add_data(parser: Parser) -> None:
     """Add the flags that name a data set."""
     group = parser.add_argument_group("data (by default what the checkpoint's run folder says)")
-    group.add_argument(
-        "--data", type=str | None, default=None, help="cub, wsol, folder or synthetic"
-    )
+    group.add_argument("--data", type=str | None, default=None, help=data_help())
     group.add_argument("--root", type=str | None, default=None, help="where the data set lies")
-    group.add_argument(
-        "--image-root", type=str | None, default=None, help="wsol: the images' folder"
-    )
-    group.add_argument("--boxes", type=str | None, default=None, help="folder: CSV file of boxes")
+    for name in FLAGS:
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, type=str | None, default=None, help=flag_help(name))
     group.add_argument(
         "--data-options", type=dict[str, Any] | None, default=None, help="passed to the data set"
     )

@@ -1,23 +1,28 @@
 """Data sets for weakly supervised localization: one label a picture to train on, boxes or masks to evaluate by."""
 
-from wsol_ext.data.base import LocalizationDataset, Sample, Tolerant, Transform, collate
-from wsol_ext.data.cub import CubDataset
-from wsol_ext.data.factory import DATASETS, open_dataset
-from wsol_ext.data.folder import FolderDataset, ImageListDataset
-from wsol_ext.data.images import ImageError, read_image
-from wsol_ext.data.samplers import UnpaddedDistributedSampler
-from wsol_ext.data.synthetic import SyntheticDataset
-from wsol_ext.data.tables import AnnotationError
-from wsol_ext.data.transforms import (
-    MEAN,
-    STD,
-    EvalViews,
-    denormalize,
-    eval_transform,
-    ten_crops,
-    train_transform,
-)
-from wsol_ext.data.wsol_metadata import WsolMetadataDataset
+from typing import TYPE_CHECKING
+
+from wsol_ext._names import on_first_use
+from wsol_ext.data.factory import DATASETS, DatasetFlag, open_dataset, register_dataset
+
+if TYPE_CHECKING:
+    from wsol_ext.data.base import LocalizationDataset, Sample, Tolerant, Transform, collate
+    from wsol_ext.data.cub import CubDataset
+    from wsol_ext.data.folder import FolderDataset, ImageListDataset
+    from wsol_ext.data.images import ImageError, read_image
+    from wsol_ext.data.samplers import UnpaddedDistributedSampler
+    from wsol_ext.data.synthetic import SyntheticDataset
+    from wsol_ext.data.tables import AnnotationError
+    from wsol_ext.data.transforms import (
+        MEAN,
+        STD,
+        EvalViews,
+        denormalize,
+        eval_transform,
+        ten_crops,
+        train_transform,
+    )
+    from wsol_ext.data.wsol_metadata import WsolMetadataDataset
 
 __all__ = [
     "DATASETS",
@@ -25,6 +30,7 @@ __all__ = [
     "STD",
     "AnnotationError",
     "CubDataset",
+    "DatasetFlag",
     "EvalViews",
     "FolderDataset",
     "ImageError",
@@ -41,6 +47,30 @@ __all__ = [
     "eval_transform",
     "open_dataset",
     "read_image",
+    "register_dataset",
     "ten_crops",
     "train_transform",
 ]
+
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "base": ["LocalizationDataset", "Sample", "Tolerant", "Transform", "collate"],
+        "cub": ["CubDataset"],
+        "folder": ["FolderDataset", "ImageListDataset"],
+        "images": ["ImageError", "read_image"],
+        "samplers": ["UnpaddedDistributedSampler"],
+        "synthetic": ["SyntheticDataset"],
+        "tables": ["AnnotationError"],
+        "transforms": [
+            "MEAN",
+            "STD",
+            "EvalViews",
+            "denormalize",
+            "eval_transform",
+            "ten_crops",
+            "train_transform",
+        ],
+        "wsol_metadata": ["WsolMetadataDataset"],
+    },
+)

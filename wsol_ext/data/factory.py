@@ -1,25 +1,125 @@
-"""Data sets by name, for the command line."""
+"""The data sets by name: all there is to know of each, and opening one."""
 
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wsol_ext.data.base import LocalizationDataset, Transform
-from wsol_ext.data.cub import CubDataset
-from wsol_ext.data.folder import FolderDataset
-from wsol_ext.data.synthetic import SyntheticDataset
-from wsol_ext.data.wsol_metadata import WsolMetadataDataset
+from wsol_ext._names import unknown
 
-DATASETS = ("cub", "folder", "synthetic", "wsol")
-"""The names that `open_dataset` knows."""
+if TYPE_CHECKING:
+    from wsol_ext.data.base import LocalizationDataset, Transform
+
+
+@dataclass(frozen=True)
+class DatasetFlag:
+    """A flag of the command line for an argument of a data set's class: a path.
+
+    Attributes:
+        help: what the path leads to.
+        required: whether the data set cannot do without.
+        evaluation: whether only evaluation passes it on, training does not.
+        along: further arguments that come with it where none are given.
+    """
+
+    help: str
+    required: bool = False
+    evaluation: bool = False
+    along: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """What there is to know of a data set beside its class; see `register_dataset`."""
+
+    opens: "Callable[..., LocalizationDataset] | str"
+    needs_root: bool = True
+    splits: tuple[str, ...] = ("train", "val", "test")
+    split_folders: bool = False
+    flags: Mapping[str, DatasetFlag] = field(default_factory=dict)
+
+    def open(self, *arguments: Any, **options: Any) -> "LocalizationDataset":
+        """Call the class, imported on first use: it brings torch along."""
+        opens = pkgutil.resolve_name(self.opens) if isinstance(self.opens, str) else self.opens
+        return opens(*arguments, **options)
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "cub": DatasetEntry("wsol_ext.data.cub:CubDataset", splits=("train", "test")),
+    "folder": DatasetEntry(
+        "wsol_ext.data.folder:FolderDataset",
+        split_folders=True,
+        # Accuracy while training is that of classes, on all images, whether or not they have a box. And people have
+        # boxes of some pictures, and want those measured.
+        flags={
+            "boxes": DatasetFlag(
+                "CSV file of boxes, to evaluate by", evaluation=True, along={"unboxed": "drop"}
+            )
+        },
+    ),
+    "synthetic": DatasetEntry("wsol_ext.data.synthetic:SyntheticDataset", needs_root=False),
+    "wsol": DatasetEntry(
+        "wsol_ext.data.wsol_metadata:WsolMetadataDataset",
+        split_folders=True,
+        flags={"image_root": DatasetFlag("the folder of the images", required=True)},
+    ),
+}
+"""The data sets that `open_dataset` and the command line know, by name."""
+
+FLAGS = tuple(dict.fromkeys(flag for entry in DATASETS.values() for flag in entry.flags))
+"""The flags of the command line that some data sets only have a use for: each is a field of `TrainingConfig`."""
+
+
+def register_dataset(
+    name: str,
+    opens: "Callable[..., LocalizationDataset] | str",
+    *,
+    needs_root: bool = True,
+    splits: tuple[str, ...] = ("train", "val", "test"),
+    split_folders: bool = False,
+    flags: Mapping[str, DatasetFlag] | None = None,
+) -> None:
+    """Make a data set known to `open_dataset`, to training and to the command line.
+
+    A package that other programs install does so in a module that it names as an entry point of the group
+    `wsol_ext.plugins`; `wsol` imports those before it reads its arguments.
+
+    Args:
+        name: what the data set is called: the value of `--data`.
+        opens: its class, called as `opens(root, split=split, transform=transform, **options)`, where options are those
+            of `--data-options` and of its flags; or the class's place as `package.module:Class`, imported on first use.
+        needs_root: whether there is a root; else the class is called without.
+        splits: the splits that the class knows.
+        split_folders: whether root holds a folder for each split. The class is then called with that folder, and
+            without `split`; a root that holds none of the folders `splits` is undivided, and serves every split.
+        flags: by argument of the class, the flag of the command line that gives it, out of `FLAGS`.
+
+    Raises:
+        ValueError: another data set has that name, or a flag that the command line does not have.
+
+    Example:
+        >>> from wsol_ext.data import SyntheticDataset
+        >>> register_dataset("canaries", SyntheticDataset, needs_root=False)
+        >>> len(open_dataset("canaries", length=3))
+        3
+        >>> del DATASETS["canaries"]
+    """
+    if name in DATASETS:
+        raise ValueError(f"register_dataset: there is a data set {name!r} already")
+    for flag in flags or {}:
+        if flag not in FLAGS:
+            raise ValueError(f"register_dataset: {unknown('flags', flag, FLAGS)}")
+    DATASETS[name] = DatasetEntry(opens, needs_root, splits, split_folders, dict(flags or {}))
 
 
 def open_dataset(
     name: str,
     root: str | Path | None = None,
     split: str = "train",
-    transform: Transform | None = None,
+    transform: "Transform | None" = None,
     **options: Any,
-) -> LocalizationDataset:
+) -> "LocalizationDataset":
     """Open a data set by name.
 
     | name | root | options |
@@ -52,56 +152,125 @@ def open_dataset(
         (10, True)
     """
     if name not in DATASETS:
-        raise ValueError(
-            f"open_dataset: name is {name!r}, it should be one of {', '.join(DATASETS)}"
-        )
-    if name == "synthetic":
-        if root is not None:
-            raise ValueError(
-                f"open_dataset: root is {str(root)!r}, the synthetic data set has none"
-            )
-        return SyntheticDataset(split=split, transform=transform, **options)
-    if root is None:
+        raise ValueError(f"open_dataset: {unknown('name', name, DATASETS)}")
+    entry = DATASETS[name]
+    if root is not None and not entry.needs_root:
+        raise ValueError(f"open_dataset: root is {str(root)!r}, the {name} data set has none")
+    if root is None and entry.needs_root:
         raise ValueError(
             f"open_dataset: root is None, it should be the folder of the {name} data set"
         )
-    if name == "cub":
-        if split not in ("train", "test"):
-            raise ValueError(
-                f"open_dataset: split is {split!r}, it should be 'train' or 'test' for cub"
-            )
-        return CubDataset(root, "train" if split == "train" else "test", transform, **options)
-    folder = _split_folder(Path(root), split)
-    if name == "folder":
-        return FolderDataset(folder, transform=transform, **options)
-    if "image_root" not in options:
-        raise ValueError(
-            "open_dataset: image_root is missing, it should be the folder of the images"
-        )
-    return WsolMetadataDataset(folder, transform=transform, **options)
+    for argument, flag in entry.flags.items():
+        if flag.required and argument not in options:
+            raise ValueError(f"open_dataset: {argument} is missing, it should be {flag.help}")
+    if root is not None and entry.split_folders:
+        folder = _split_folder(Path(root), split, entry.splits)
+        return entry.open(folder, transform=transform, **options)
+    if split not in entry.splits:
+        splits = " or ".join(map(repr, entry.splits))
+        raise ValueError(f"open_dataset: split is {split!r}, it should be {splits} for {name}")
+    place = [] if root is None else [root]
+    return entry.open(*place, split=split, transform=transform, **options)
 
 
-def is_training_folder(name: str, root: str | Path | None, split: str) -> bool:
-    """Whether a split's images are those of training: a folder that is not divided serves every split.
-
-    Args:
-        name: as for `open_dataset`, as are the others.
-        root: where the data set is.
-        split: the split.
-    """
-    if root is None or name not in ("folder", "wsol"):
-        return False
-    root = Path(root)
-    own, training = (
-        folder if (folder := root / each).is_dir() else root for each in (split, "train")
-    )
-    return own.resolve() == training.resolve()
-
-
-def _split_folder(root: Path, split: str) -> Path:
+def _split_folder(root: Path, split: str, splits: tuple[str, ...]) -> Path:
     if (root / split).is_dir():
         return root / split
-    others = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+    others = [name for name in splits if (root / name).is_dir()]
     if others:  # else a split would be taken for a class, or training images for test images
         raise ValueError(f"open_dataset: {root} has no split {split!r}, it has {', '.join(others)}")
     return root
+
+
+@dataclass(frozen=True)
+class ChosenDataset:
+    """A split of a data set, as flags of the command line choose it.
+
+    Attributes:
+        name: one of `DATASETS`.
+        root: where it is.
+        split: the split.
+        options: what else its class takes.
+    """
+
+    name: str
+    root: str | None
+    split: str
+    options: Mapping[str, Any]
+
+    def open(self, transform: "Transform") -> "LocalizationDataset":
+        """Open it.
+
+        Raises:
+            ValueError: `--data-options` has one that the data set does not take; or as `open_dataset`.
+        """
+        try:
+            return open_dataset(self.name, self.root, self.split, transform, **self.options)
+        except TypeError as error:
+            raise ValueError(f"--data-options do not suit --data {self.name}: {error}") from error
+
+    @property
+    def is_of_training(self) -> bool:
+        """Whether its images are those of training: a folder that is not divided serves every split."""
+        if self.root is None or not DATASETS[self.name].split_folders:
+            return False
+        root = Path(self.root)
+        own, training = (
+            folder if (folder := root / each).is_dir() else root for each in (self.split, "train")
+        )
+        return own.resolve() == training.resolve()
+
+
+def chosen_dataset(
+    values: Mapping[str, Any], split: str, evaluation: bool = False
+) -> ChosenDataset:
+    """The data set that flags choose, those that training and evaluation share.
+
+    Args:
+        values: by name, those of `data`, `root`, `data_options` and `FLAGS`; None, or missing, where one is not given.
+        split: the split.
+        evaluation: whether to take the flags that only evaluation passes on.
+
+    Raises:
+        ValueError: an unknown data set, one whose folder is not given, or a flag that it has no use for.
+    """
+    name, root = values["data"], values.get("root")
+    if name not in DATASETS:
+        raise ValueError(unknown("--data", name, DATASETS))
+    entry = DATASETS[name]
+    if root is None and entry.needs_root:
+        raise ValueError(f"--root is missing, it should be the folder of the {name} data set")
+    options: dict[str, Any] = {}
+    for argument in FLAGS:
+        path, flag = values.get(argument), entry.flags.get(argument)
+        shown = "--" + argument.replace("_", "-")
+        if flag is None and path is not None:
+            raise ValueError(
+                f"{shown} is for --data {' or '.join(_takers(argument))}, --data is {name}"
+            )
+        if flag is not None and path is None and flag.required:
+            raise ValueError(f"{shown} is missing, it should be {flag.help}")
+        if flag is not None and path is not None and (evaluation or not flag.evaluation):
+            options |= {**flag.along, argument: str(Path(path).expanduser())}
+    options |= values.get("data_options") or {}
+    return ChosenDataset(name, root and str(Path(root).expanduser()), split, options)
+
+
+def evaluation_flags(name: str | None) -> list[str]:
+    """Which of a data set's flags only evaluation passes on; none of an unknown one."""
+    flags = DATASETS[name].flags if name in DATASETS else {}
+    return [argument for argument, flag in flags.items() if flag.evaluation]
+
+
+def data_help() -> str:
+    """What the command line's help says of `--data`."""
+    return ", ".join(DATASETS)
+
+
+def flag_help(argument: str) -> str:
+    """What the command line's help says of one of `FLAGS`: whose it is and what it leads to."""
+    return "; ".join(f"{name}: {DATASETS[name].flags[argument].help}" for name in _takers(argument))
+
+
+def _takers(argument: str) -> list[str]:
+    return [name for name, entry in DATASETS.items() if argument in entry.flags]

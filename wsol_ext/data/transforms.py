@@ -1,7 +1,7 @@
 """Picture to network input, and back, as the published programs do it."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from PIL import Image
@@ -78,6 +78,44 @@ def eval_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) -
     _check_larger("eval_transform", larger, size)
     crop = [v2.CenterCrop(size)] if larger != size else []
     return v2.Compose([v2.Resize(larger, antialias=True), *crop, *_to_input()])
+
+
+def _erasing(img_size: ImageSize) -> v2.Compose:
+    # What is left of an object must do: maps spread beyond its most telling part.
+    return v2.Compose([train_transform(img_size), v2.RandomErasing(p=0.5, scale=(0.05, 0.3))])
+
+
+def _autoaugment(img_size: ImageSize) -> v2.Compose:
+    size = height_width("autoaugment", img_size)
+    shapes = [v2.Resize(enlarged(size), antialias=True), v2.RandomCrop(size)]
+    return v2.Compose([*shapes, v2.RandomHorizontalFlip(), v2.AutoAugment(), *_to_input()])
+
+
+def _strong(img_size: ImageSize) -> v2.Compose:
+    size = height_width("strong", img_size)
+    crop = v2.RandomResizedCrop(size, scale=(0.35, 1.0), antialias=True)
+    erase = v2.RandomErasing(p=0.25, scale=(0.02, 0.2))
+    shapes = [crop, v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()]
+    return v2.Compose([*shapes, *_to_input(), erase])
+
+
+AUGMENTATIONS: dict[str, Callable[[ImageSize], v2.Compose]] = {
+    "none": eval_transform,
+    "standard": train_transform,
+    "erasing": _erasing,
+    "autoaugment": _autoaugment,
+    "strong": _strong,
+}
+"""Training transforms by name, each made for a size of the network's input.
+
+| name | what |
+| --- | --- |
+| `none` | as in evaluation: resize to a square |
+| `standard` | TS-CAM's: resize to 256/224 of the size, random crop, mirror half of the time |
+| `erasing` | standard, then a random rectangle of 5% to 30% is erased half of the time |
+| `autoaugment` | standard, then AutoAugment's ImageNet policy |
+| `strong` | crops of 35% of the picture and more, mirror, TrivialAugment, erasing: for little data |
+"""
 
 
 class EvalViews:

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsol_ext._files import atomic_path, write_text
-from wsol_ext.training.data import mix_seed
+from wsol_ext._files import atomic_path, write_csv
+from wsol_ext._seeds import mix_seed
 from wsol_ext.training.stages import Stage
 
 # How often a GPU is asked whether the loss is still finite: asking waits for it.
@@ -136,10 +136,7 @@ class History(Callback):
 
     def write(self) -> None:
         """Write `metrics.csv`; a metric that an epoch lacks is an empty field."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        lines = [",".join(names)]
-        lines += [",".join(str(row.get(name, "")) for name in names) for row in self.rows]
-        write_text(self.folder / "metrics.csv", "\n".join(lines) + "\n")
+        write_csv(self.folder / "metrics.csv", self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""

@@ -3,9 +3,11 @@
 # ruff: noqa: RUF009  (`_option` makes a dataclass field)
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
+
+from wsol_ext.data.factory import ChosenDataset, chosen_dataset, data_help, flag_help
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "steps", "cosine"]
@@ -16,8 +18,8 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 _NOT_PART_OF_A_RUN = ("out", "workers", "accelerator", "progress")
 
 
-def _option(default: Any, group: str, text: str) -> Any:
-    """A dataclass field with what the command line's help says of it."""
+def _option(default: Any, group: str, text: str | Callable[[], str]) -> Any:
+    """A dataclass field with what the command line's help says of it, or a function that knows."""
     metadata = {"group": group, "help": text}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
@@ -49,10 +51,10 @@ class TrainingConfig:
         {}, "model", "passed to timm: depth, drop_path_rate, …"
     )
     model_options: dict[str, Any] = _option({}, "model", "the method's own options")
-    data: str = _option("folder", "data", "cub, wsol, folder or synthetic")
+    data: str = _option("folder", "data", data_help)
     root: str | None = _option(None, "data", "where the data set lies")
-    image_root: str | None = _option(None, "data", "wsol: the folder of the images")
-    boxes: str | None = _option(None, "data", "folder: CSV file of boxes, to evaluate by")
+    image_root: str | None = _option(None, "data", lambda: flag_help("image_root"))
+    boxes: str | None = _option(None, "data", lambda: flag_help("boxes"))
     data_options: dict[str, Any] = _option(
         {}, "data", "passed to the data set: length, num_classes, …"
     )
@@ -130,39 +132,10 @@ class TrainingConfig:
             name: value for name, value in asdict(self).items() if name not in _NOT_PART_OF_A_RUN
         }
 
-    def dataset_options(self, split: str) -> dict[str, Any]:
-        """Arguments of `wsol_ext.data.open_dataset` for a split; see `dataset_options`."""
-        return dataset_options(
-            self.data, self.root, split, self.image_root, self.boxes, self.data_options
-        )
+    def dataset(self, split: str) -> ChosenDataset:
+        """A split of the data set.
 
-
-def dataset_options(
-    data: str,
-    root: str | None,
-    split: str,
-    image_root: str | None = None,
-    boxes: str | None = None,
-    options: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Arguments of `wsol_ext.data.open_dataset`, from the flags that training and evaluation share.
-
-    Neither the transform nor boxes are among them: accuracy while training is that of classes, on all images, whether
-    or not they have a box.
-
-    Raises:
-        ValueError: an unknown data set, one whose folder is not given, or a flag that it has no use for.
-    """
-    if data not in ("cub", "wsol", "folder", "synthetic"):
-        raise ValueError(f"--data is {data!r}, it should be cub, wsol, folder or synthetic")
-    if root is None and data != "synthetic":
-        raise ValueError(f"--root is missing, it should be the folder of the {data} data set")
-    if data == "wsol" and image_root is None:
-        raise ValueError("--image-root is missing, it should be the folder of the images")
-    if image_root is not None and data != "wsol":
-        raise ValueError(f"--image-root is for --data wsol, --data is {data}")
-    if boxes is not None and data != "folder":
-        raise ValueError(f"--boxes is for --data folder, --data is {data}")
-    paths = {"root": root, "image_root": image_root}
-    given = {name: str(Path(path).expanduser()) for name, path in paths.items() if path is not None}
-    return {"name": data, "root": None, "split": split, **given, **(options or {})}
+        Raises:
+            ValueError: an unknown data set, one whose folder is not given, or a flag that it has no use for.
+        """
+        return chosen_dataset(asdict(self), split)

@@ -7,37 +7,13 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
 
-from wsol_ext.data import (
-    MEAN,
-    STD,
-    UnpaddedDistributedSampler,
-    collate,
-    eval_transform,
-    open_dataset,
-    train_transform,
-)
-from wsol_ext.data.base import LocalizationDataset, Sample, Transform
+from wsol_ext._seeds import mix_seed
+from wsol_ext.data import UnpaddedDistributedSampler, collate, eval_transform
+from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.data.class_names import differing_classes
-from wsol_ext.data.factory import is_training_folder
+from wsol_ext.data.transforms import AUGMENTATIONS
 from wsol_ext.training.config import TrainingConfig
-
-
-def mix_seed(*parts: int) -> int:
-    """One seed for torch from several numbers; each combination gets its own.
-
-    Example:
-        >>> mix_seed(0, 1) != mix_seed(1, 0)
-        True
-    """
-    seed = 0
-    for part in parts:  # splitmix64, a step a part
-        seed = (seed + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        seed = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        seed = ((seed ^ (seed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        seed ^= seed >> 31
-    return seed >> 1  # torch takes seeds below 2 ** 63
 
 
 class Draw(NamedTuple):
@@ -96,51 +72,6 @@ class Augmented(Dataset[Sample]):
         return sample
 
 
-def open_data(arguments: dict[str, Any], transform: Transform) -> LocalizationDataset:
-    """The data set that `wsol_ext.training.config.dataset_options` describes.
-
-    Raises:
-        ValueError: `--data-options` has one that the data set does not take; or as `open_dataset`.
-    """
-    try:
-        return open_dataset(transform=transform, **arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"--data-options do not suit --data {arguments['name']}: {error}"
-        ) from error
-
-
-def augmentation(name: str, img_size: int) -> Transform:
-    """A training transform by name.
-
-    | name | what |
-    | --- | --- |
-    | `none` | as in evaluation: resize to a square |
-    | `standard` | TS-CAM's: resize to 256/224 of the size, random crop, mirror half of the time |
-    | `erasing` | standard, then a random rectangle of 5% to 30% is erased half of the time |
-    | `autoaugment` | standard, then AutoAugment's ImageNet policy |
-    | `strong` | crops of 35% of the picture and more, mirror, TrivialAugment, erasing: for little data |
-    """
-    if name == "none":
-        return eval_transform(img_size)
-    if name == "standard":
-        return train_transform(img_size)
-    if (
-        name == "erasing"
-    ):  # what is left of an object must do: maps spread beyond its most telling part
-        return v2.Compose([train_transform(img_size), v2.RandomErasing(p=0.5, scale=(0.05, 0.3))])
-    to_input = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    if name == "autoaugment":
-        side = round(img_size * 256 / 224)
-        shapes = [v2.Resize((side, side), antialias=True), v2.RandomCrop(img_size)]
-        transform = [*shapes, v2.RandomHorizontalFlip(), v2.AutoAugment(), *to_input]
-    else:
-        crop = v2.RandomResizedCrop(img_size, scale=(0.35, 1.0), antialias=True)
-        erase = v2.RandomErasing(p=0.25, scale=(0.02, 0.2))
-        transform = [crop, v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(), *to_input, erase]
-    return v2.Compose([*transform, v2.ToPureTensor()])
-
-
 class TrainingData(pl.LightningDataModule):
     """Loaders over a configuration's data set: `train` in a fresh order each epoch, `test` in its own.
 
@@ -155,8 +86,8 @@ class TrainingData(pl.LightningDataModule):
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
         self.config = config
-        transform = augmentation(config.augmentation, config.img_size)
-        self.train_set = open_data(config.dataset_options("train"), transform)
+        transform = AUGMENTATIONS[config.augmentation](config.img_size)
+        self.train_set = config.dataset("train").open(transform)
         if len(self.train_set) < config.batch_size:
             raise ValueError(
                 f"--batch-size is {config.batch_size}, it should be at most the number of "
@@ -165,10 +96,9 @@ class TrainingData(pl.LightningDataModule):
         self.test_set = self._open_test_set() if config.validate_every else None
 
     def _open_test_set(self) -> LocalizationDataset:
-        transform = eval_transform(self.config.img_size)
-        arguments = self.config.dataset_options("test")
-        test_set = open_data(arguments, transform)
-        if is_training_folder(arguments["name"], arguments["root"], "test"):
+        chosen = self.config.dataset("test")
+        test_set = chosen.open(eval_transform(self.config.img_size))
+        if chosen.is_of_training:
             raise ValueError(
                 f"--validate-every would measure on the training images: --root {self.config.root} is not divided "
                 "into train and test"

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from wsol_ext._seeds import mix_seed
 from wsol_ext.models import METHODS
 from wsol_ext.training.config import TrainingConfig
-from wsol_ext.training.data import mix_seed
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""Names that are looked up: what to say of one that is not there, and packages whose names come on first use."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def unknown(argument: str, value: object, known: Iterable[str]) -> str:
+    """What an error says of a name that is none of those known, the nearest of which it points at.
+
+    Example:
+        >>> unknown("--data", "fodler", ["cub", "folder"])
+        "--data is 'fodler', it should be one of cub, folder; did you mean folder?"
+    """
+    names = list(known)
+    nearest = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"{argument} is {value!r}, it should be one of {', '.join(names)}{hint}"
+
+
+def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
+    """A package's `__getattr__` that imports a module when a name of it is first asked for.
+
+    torch and Lightning take seconds, which neither the command line's help nor an answer to a mistake need wait for.
+
+    Args:
+        package: the package's `__name__`.
+        homes: by module of the package, the names that it gives.
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{home_of[name]}"), name)
+
+    return get
