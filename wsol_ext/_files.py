@@ -63,6 +63,30 @@ def remove_leftovers(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+_RESULTS_MARKER = ".wsol-results"
+
+
+def make_results_folder(folder: Path) -> Path:
+    """Make a folder for pictures that we draw, marked so that nobody takes them for pictures to work on.
+
+    Raises:
+        FileExistsError: it holds files of somebody else's.
+        OSError: it cannot be made.
+    """
+    if folder.is_dir() and not is_results_folder(folder) and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder} holds files that are no results of wsol; choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _RESULTS_MARKER).touch()
+    return folder
+
+
+def is_results_folder(folder: Path) -> bool:
+    """Whether `make_results_folder` made it."""
+    return (folder / _RESULTS_MARKER).exists()
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, whole or not at all."""
     with atomic_path(path) as temporary:

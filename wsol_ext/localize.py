@@ -1,7 +1,5 @@
-"""From pictures to boxes: one's own images, with class names, as a COCO results file."""
+"""From pictures to boxes: the objects of one's own images."""
 
-import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from wsol_ext._files import write_json
 from wsol_ext.data import ImageListDataset, Tolerant, collate, eval_transform
 from wsol_ext.data.folder import find_images
-from wsol_ext.data.tables import read_csv
-from wsol_ext.metrics import single_boxes, to_score_maps
-
-# The pictures that `wsol localize` writes, in the folder of its results.
-_RESULT = re.compile(r"(overlays|parts)/[0-9]{6}_[^/]*\.png|clusters/[0-9a-f]{2}/[0-9a-f]{62}\.png")
-
-_SIZE = 224  # the square on which maps are cut, as the published programs do
+from wsol_ext.metrics import EVALUATED, single_boxes, to_score_maps
+from wsol_ext.models import LocalizationModel
 
 
 @dataclass
@@ -61,6 +53,11 @@ class ImageResult:
     error: str | None = None
 
 
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold}, it should be in [0, 1)")
+
+
 def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: float) -> Tensor:
     """The box of each map's largest contour, in pixels of its image.
 
@@ -75,21 +72,19 @@ def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: float) -> Tensor:
     Raises:
         ValueError: a threshold outside [0, 1).
     """
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}, it should be in [0, 1)")
-    upsampled = to_score_maps(maps.float(), _SIZE, "bilinear")
+    _check_threshold(threshold)
+    upsampled = to_score_maps(maps.float(), EVALUATED, "bilinear")
     boxes = single_boxes(upsampled, threshold).float()
     constant = upsampled.flatten(1).amax(dim=1, keepdim=True) == 0
-    boxes = torch.where(constant, boxes.new_tensor([0.0, 0.0, _SIZE, _SIZE]), boxes)
-    return boxes * sizes.to(boxes).repeat(1, 2) / _SIZE
+    boxes = torch.where(constant, boxes.new_tensor([0.0, 0.0, EVALUATED, EVALUATED]), boxes)
+    return boxes * sizes.to(boxes).repeat(1, 2) / EVALUATED
 
 
-def list_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[Path]:
-    """The images that files and folders name; folders are searched at any depth.
+def list_images(inputs: Sequence[str | Path]) -> list[Path]:
+    """The images that files and folders name; folders are searched at any depth, but for pictures that `wsol` drew.
 
     Args:
         inputs: files and folders.
-        out: a folder of results, whose own pictures are not taken when it lies in one of the folders.
 
     Raises:
         FileNotFoundError: an input does not exist.
@@ -99,7 +94,7 @@ def list_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[P
     for given in inputs:
         path = Path(given).expanduser()
         if path.is_dir():
-            inside = [image for image in find_images(path) if not _is_result(image, out)]
+            inside = find_images(path)
             if not inside:
                 raise ValueError(f"{path}: the folder has no image")
             found += inside
@@ -112,16 +107,8 @@ def list_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[P
     return list(dict.fromkeys(found))
 
 
-def _is_result(image: Path, out: Path | None) -> bool:
-    """Whether a picture is one that an earlier `wsol localize` wrote to its folder."""
-    if out is None:
-        return False
-    image, out = Path(os.path.abspath(image)), Path(os.path.abspath(out))
-    return image.is_relative_to(out) and bool(_RESULT.fullmatch(str(image.relative_to(out))))
-
-
 def localize_images(
-    model: Any,
+    model: LocalizationModel,
     paths: Sequence[Path],
     *,
     threshold: float = 0.1,
@@ -146,8 +133,7 @@ def localize_images(
     Raises:
         ValueError: a threshold or top_k outside its range.
     """
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}, it should be in [0, 1)")
+    _check_threshold(threshold)
     if not 1 <= top_k <= model.num_classes:
         raise ValueError(
             f"top_k is {top_k}, it should be 1 to the number of classes, {model.num_classes}"
@@ -169,7 +155,7 @@ def localize_images(
 
 @torch.inference_mode()
 def _localize_batch(
-    model: Any,
+    model: LocalizationModel,
     batch: dict[str, Any],
     paths: Sequence[Path],
     threshold: float,
@@ -210,95 +196,3 @@ def _localize_batch(
         segments = None if found.segments is None else found.segments[row].cpu()
         results[index] = ImageResult(paths[index], (width, height), objects, parts, segments)
     return results
-
-
-def read_labels(source: str, paths: Sequence[Path], class_names: Sequence[str]) -> dict[Path, int]:
-    """The known class of each image.
-
-    Args:
-        source: "folder", where each image lies in a folder named as its class; or a CSV file whose first
-            line is `image,class`, images named by path or by file name alone, classes by name.
-        paths: the images.
-        class_names: the model's classes.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a malformed line, an unknown class, or an image without one; file and line are named.
-    """
-    numbers = {name: number for number, name in enumerate(class_names)}
-    if source == "folder":
-        for path in paths:
-            if path.parent.name not in numbers:
-                raise ValueError(
-                    f"{path}: its folder {path.parent.name!r} is no class of the model, which knows "
-                    + _some(class_names)
-                )
-        return {path: numbers[path.parent.name] for path in paths}
-    given = _read_label_file(Path(source), numbers)
-    labels = {}
-    for path in paths:
-        label = given.get(str(path), given.get(path.name))
-        if label is None:
-            raise ValueError(f"{source}: has no line for {path}")
-        labels[path] = label
-    return labels
-
-
-def _read_label_file(path: Path, numbers: dict[str, int]) -> dict[str, int]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such label file")
-    labels: dict[str, int] = {}
-    for row in read_csv(path, ("image", "class")):
-        image, name = row.fields
-        if name not in numbers:
-            raise row.error(
-                f"{name!r} is no class of the model, which knows {_some(list(numbers))}"
-            )
-        labels[image] = numbers[name]
-    return labels
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def write_coco(
-    results: Sequence[ImageResult], class_names: Sequence[str], folder: Path, root: Path
-) -> None:
-    """Write `boxes.json`, COCO results, and `dataset.json`, the images and categories they refer to.
-
-    `COCO("dataset.json").loadRes("boxes.json")` of pycocotools reads them. Category k + 1 is class k; image ids count
-    from 1; boxes are x, y, width, height in pixels of the image as stored.
-
-    Args:
-        results: as `localize_images` gives them; images that could not be read are left out.
-        class_names: the model's classes.
-        folder: where to write.
-        root: the folder, as an absolute path, that file names are given relative to, where they lie below it.
-    """
-    images, found = [], []
-    for number, result in enumerate(results, start=1):
-        if result.error is not None:
-            continue
-        path = Path(os.path.abspath(result.path))  # links are not followed
-        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-        width, height = result.size
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-        for one in result.objects:
-            x0, y0, x1, y1 = (round(float(v), 2) for v in one.box)
-            found.append(
-                {
-                    "image_id": number,
-                    "file_name": name,
-                    "category_id": one.category + 1,
-                    "category": class_names[one.category],
-                    "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
-                    "score": round(one.score, 6),
-                }
-            )
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(class_names)]
-    write_json(
-        folder / "dataset.json",
-        {"info": {}, "images": images, "categories": categories, "annotations": []},
-    )
-    write_json(folder / "boxes.json", found)

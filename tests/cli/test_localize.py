@@ -93,7 +93,7 @@ def test_box_of_a_known_map():
 
 def test_overlay_is_written_for_each_image(run_folder, album, tmp_path):
     assert localize(run_folder, album, "--out", tmp_path / "out") == 0
-    overlays = sorted((tmp_path / "out" / "overlays").iterdir())
+    overlays = sorted((tmp_path / "out" / "overlays").glob("*.png"))
     assert len(overlays) == 12
     assert all(max(Image.open(path).size) >= 256 for path in overlays)
 
@@ -135,6 +135,22 @@ def test_own_pictures_of_an_earlier_time_are_not_taken(run_folder, album):
     for _ in range(2):
         assert localize(run_folder, album, "--out", album) == 0
         assert len(read(album)[1]["images"]) == 12
+
+
+def test_pictures_that_another_run_drew_are_not_taken(run_folder, album, tmp_path):
+    assert localize(run_folder, album, "--out", album / "boxes") == 0
+    assert localize(run_folder, album, "--out", tmp_path / "out") == 0
+    assert len(read(tmp_path / "out")[1]["images"]) == 12
+
+
+def test_folder_of_ones_own_pictures_is_not_drawn_into(run_folder, album, capsys):
+    (album / "parrot").rename(album / "overlays")
+    assert localize(run_folder, album, "--out", album) == 1
+    assert (
+        "holds files that are no results of wsol; choose another --out" in capsys.readouterr().err
+    )
+    assert len(list((album / "overlays").iterdir())) > 0
+    assert not (album / "boxes.json").exists()
 
 
 def test_class_called_as_a_folder_of_results_is_taken(run_folder, album):

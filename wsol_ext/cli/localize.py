@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsol_ext.cli.options import (
     Parser,
@@ -15,6 +15,9 @@ from wsol_ext.cli.options import (
     check_device,
     set_clusters,
 )
+
+if TYPE_CHECKING:
+    from wsol_ext.localize import ImageResult
 
 HELP = "boxes for your own images"
 DESCRIPTION = (
@@ -54,18 +57,22 @@ def add_options(parser: Parser) -> None:
 def run(options: Any) -> int:
     """Localize."""
     device = check_device(options)
-    from wsol_ext import localize
+    from wsol_ext._progress import watch
     from wsol_ext.checkpoints import find_checkpoint, load_model
+    from wsol_ext.coco import CocoResults
+    from wsol_ext.data.labels import read_labels
+    from wsol_ext.localize import list_images, localize_images
 
     out = Path(options.out).expanduser()
-    paths = localize.list_images(options.images, out)
+    paths = list_images(options.images)
     checkpoint = find_checkpoint(options.checkpoint)
     model = load_model(checkpoint, options.model)
     names = model.class_names or [f"class {k}" for k in range(model.num_classes)]
-    labels = localize.read_labels(options.labels, paths, names) if options.labels else None
+    labels = read_labels(options.labels, paths, names) if options.labels else None
     set_clusters(model, options, out)
     out.mkdir(parents=True, exist_ok=True)
-    found = localize.localize_images(
+    folders = _picture_folders(out, bool(model.parts)) if options.overlays else {}
+    found = localize_images(
         model,
         paths,
         threshold=options.threshold,
@@ -75,35 +82,35 @@ def run(options: Any) -> int:
         workers=options.workers,
         device=device,
     )
-    results = []
+    results = CocoResults(names, _common_folder(paths))
     try:
-        for number, result in enumerate(_watch(found, len(paths), options.progress), start=1):
+        for result in watch(found, "localizing", len(paths), options.progress):
             if result.error is not None:
                 print(f"wsol: error: {result.error}", file=sys.stderr)
             elif options.overlays:
-                _write_pictures(out, _picture_name(number, result.path), result, names)
-            results.append(_without_maps(result))
+                name = _picture_name(results.seen + 1, result.path)
+                _write_pictures(folders, name, result, names)
+            results.add(result)
     finally:  # interrupted, it leaves what it has found
-        if results:
-            localize.write_coco(results, names, out, _common_folder(paths))
-        if 0 < len(results) < len(paths):
-            print(f"wsol: stopped after {len(results)} of {len(paths)} images", file=sys.stderr)
-    broken = sum(result.error is not None for result in results)
-    print(f"{len(results) - broken} of {len(results)} images: {out / 'boxes.json'}")
-    if broken:
-        print(f"wsol: error: {broken} of {len(results)} images could not be read", file=sys.stderr)
-    return 1 if broken else 0
+        if results.seen:
+            results.write(out)
+        if 0 < results.seen < len(paths):
+            print(f"wsol: stopped after {results.seen} of {len(paths)} images", file=sys.stderr)
+    print(f"{results.seen - results.broken} of {results.seen} images: {out / 'boxes.json'}")
+    if results.broken:
+        print(
+            f"wsol: error: {results.broken} of {results.seen} images could not be read",
+            file=sys.stderr,
+        )
+    return 1 if results.broken else 0
 
 
-def _watch(results: Iterable[Any], total: int, progress: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import track
+def _picture_folders(out: Path, parts: bool) -> dict[str, Path]:
+    """Where overlays go and, of a method that has parts, the pictures of those."""
+    from wsol_ext._files import make_results_folder
 
-    console = Console(stderr=True, quiet=not progress)
-    if not console.is_terminal:
-        yield from results
-        return
-    yield from track(results, "localizing", total, console=console, transient=True)
+    kinds = ("overlays", "parts") if parts else ("overlays",)
+    return {kind: make_results_folder(out / kind) for kind in kinds}
 
 
 def _picture_name(number: int, path: Path) -> str:
@@ -112,7 +119,9 @@ def _picture_name(number: int, path: Path) -> str:
     return f"{number:06d}_{stem}.png"
 
 
-def _write_pictures(out: Path, name: str, result: Any, names: Sequence[str]) -> None:
+def _write_pictures(
+    folders: Mapping[str, Path], name: str, result: "ImageResult", names: Sequence[str]
+) -> None:
     import torch
 
     from wsol_ext._files import atomic_path
@@ -126,20 +135,12 @@ def _write_pictures(out: Path, name: str, result: Any, names: Sequence[str]) -> 
     texts = [f"{names[one.category]} {one.score:.0%}" for one in result.objects]
     overlay = drawing.draw_boxes(overlay, boxes, drawing.RED, result.size)
     overlay = drawing.caption(overlay, texts, boxes, result.size)
-    with atomic_path(out / "overlays" / name) as temporary:
+    with atomic_path(folders["overlays"] / name) as temporary:
         overlay.save(temporary)
     if result.parts:
         sheet = drawing.parts_sheet(image, result.parts, result.segments, best.score_map, overlay)
-        with atomic_path(out / "parts" / name) as temporary:
+        with atomic_path(folders["parts"] / name) as temporary:
             sheet.save(temporary)
-
-
-def _without_maps(result: Any) -> Any:
-    """The result without its maps, which a million images have no room for."""
-    for one in result.objects:
-        one.score_map = None
-    result.parts, result.segments = {}, None
-    return result
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:

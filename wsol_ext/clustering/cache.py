@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsol_ext._files import atomic_path
+from wsol_ext._files import atomic_path, make_results_folder
 from wsol_ext.clustering.settings import ClusteringSettings
 
 # Raised whenever the same image and settings would give other clusters, or the files another form.
@@ -66,5 +66,7 @@ class ClusterCache:
         """Keep the clusters, (h, w) integers from 0 to 65,535, of an image."""
         deepest = np.uint8 if clusters.max() < 256 else np.uint16
         picture = Image.fromarray(clusters.cpu().numpy().astype(deepest))
+        if not self.folder.exists():  # else it may be the user's own
+            make_results_folder(self.folder)
         with atomic_path(self.path(image, settings)) as temporary:
             picture.save(temporary, optimize=True)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wsol_ext._files import is_results_folder
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.images import read_image
 from wsol_ext.data.tables import AnnotationError, read_csv
@@ -126,14 +127,17 @@ class ImageListDataset(LocalizationDataset):
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The picture files at any depth below a folder, sorted, without hidden ones."""
-    return sorted(
+    """The picture files at any depth below a folder, sorted, without hidden ones and those that `wsol` drew."""
+    found = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+    above = {parent for path in found for parent in path.relative_to(folder).parents}
+    drawn = {parent for parent in above if is_results_folder(folder / parent)}
+    return [path for path in found if drawn.isdisjoint(path.relative_to(folder).parents)]
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -141,7 +145,11 @@ def _class_folders(root: Path) -> list[str]:
         raise FileNotFoundError(
             f"{root}: no such folder; it should hold one folder of images a class"
         )
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = sorted(
+        path.name
+        for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and not is_results_folder(path)
+    )
     if not names:
         raise AnnotationError(
             f"{root}: has no class folders; it should hold one folder of images a class"
