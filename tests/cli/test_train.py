@@ -20,10 +20,10 @@ from cli.tiny_runs import TINY, has_rows, kill_run, metrics, same, tiny_run, wei
 
 from wsol_ext.cli import main
 from wsol_ext.models import TSCAM
-from wsol_ext.training import TrainingConfig
+from wsol_ext.training import TrainingConfig, runs
 from wsol_ext.training.data import ShuffledSampler, TrainingData
+from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import learning_rate, parameter_groups
-from wsol_ext.training.runs import RunFolder
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -43,7 +43,7 @@ def test_run_leaves_model_metrics_configuration_checkpoint_and_curve(run_folder)
     assert json.loads((run_folder / "metrics.json").read_text())["epoch"] == 2
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", "1", "2"])
 def test_killed_run_continues_to_the_very_weights_of_an_unbroken_one(tmp_path, workers):
     flags = ["--schedule", "cosine", "--validate-every", "2", "--workers", workers]
     dropping = (
@@ -61,6 +61,7 @@ def test_killed_run_continues_to_the_very_weights_of_an_unbroken_one(tmp_path, w
 
 def test_finished_run_is_not_trained_again(tmp_path):
     assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # no lock is left
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
     assert before == {p: p.stat().st_mtime_ns for p in before}
@@ -276,6 +277,45 @@ def test_second_process_in_a_run_folder_is_refused(tmp_path, fails, flags):
     assert not (tmp_path / "run.old-1").exists()
 
 
+def test_lock_of_a_killed_run_is_free_though_its_workers_live_on(tmp_path):
+    folder, (told, tell) = RunFolder(tmp_path / "run"), os.pipe()
+    killed = os.fork()
+    if killed == 0:
+        with folder.locked():
+            worker = os.fork()
+            if worker == 0:  # as a DataLoader's, which goes on for seconds
+                signal.pause()
+            os.write(tell, str(worker).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    worker = int(os.read(told, 20))
+    try:
+        with folder.locked():
+            os.kill(worker, 0)  # it is there
+    finally:
+        os.kill(worker, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "rank"),
+    [
+        ({}, 0),
+        ({"RANK": "3", "LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 3),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, 1),
+        ({"NODE_RANK": "1"}, 1),
+        ({"SLURM_PROCID": "2"}, 2),
+    ],
+)
+def test_one_process_alone_is_the_first(monkeypatch, told, rank):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert runs._rank() == rank
+
+
 def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
     mistaken = tiny_run(tmp_path / "run", "--backbone", "vit_tiny_patch16_22", epochs=1)
     assert "vit_tiny_patch16_22" in fails(*mistaken)
@@ -364,11 +404,11 @@ def test_learning_rate_warms_up_and_falls_as_asked():
 
 
 def test_processes_share_an_epoch_without_overlap():
-    samplers = [ShuffledSampler(range(11), seed=3, replicas=2, rank=rank) for rank in (0, 1)]
+    now = [0]
+    samplers = [ShuffledSampler(range(11), 3, lambda: now[0], 2, rank) for rank in (0, 1)]
     epochs = []
     for epoch in (0, 1):
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
+        now[0] = epoch
         shares = [[draw.sample for draw in sampler] for sampler in samplers]
         assert [len(share) for share in shares] == [5, 5]
         assert len({*shares[0], *shares[1]}) == 10
@@ -381,5 +421,5 @@ def test_augmentation_differs_between_epochs_and_not_between_readings(tmp_path):
     loader = TrainingData(config).train_dataloader()
     first, again = next(iter(loader))["images"], next(iter(loader))["images"]
     assert torch.equal(first, again)
-    loader.sampler.set_epoch(1)
+    loader.sampler.epoch = lambda: 1
     assert not torch.equal(first, next(iter(loader))["images"])
