@@ -19,7 +19,7 @@ from cli.malice import save_pickle
 from cli.tiny_runs import TINY, has_rows, kill_run, metrics, same, tiny_run, weights
 
 from wsol_ext.cli import main
-from wsol_ext.models import TSCAM
+from wsol_ext.models import METHODS, TSCAM, create_model
 from wsol_ext.training import TrainingConfig, runs
 from wsol_ext.training.data import ShuffledSampler, TrainingData
 from wsol_ext.training.folder import RunFolder
@@ -378,10 +378,8 @@ def test_unknown_key_of_a_yaml_file_is_named(tmp_path, fails):
 
 
 def test_selective_decay_spares_biases_norms_and_tokens():
-    import wsol_ext
-
     options = {"embed_dim": 32, "depth": 1, "num_heads": 2}
-    model = wsol_ext.create_model("tscam", "vit_tiny_patch16_224", 3, False, 32, options)
+    model = create_model("tscam", "vit_tiny_patch16_224", 3, False, 32, options)
     decayed, spared = parameter_groups(model, 0.05, selective=True)
     names = {id(p): name for name, p in model.named_parameters()}
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
@@ -390,8 +388,26 @@ def test_selective_decay_spares_biases_norms_and_tokens():
     }
     assert all(names[id(p)].endswith("weight") for p in decayed["params"])
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
-    (everything,) = parameter_groups(model, 0.05, selective=False)
-    assert len(everything["params"]) == len(names)
+    for weight_decay, selective in ((0.05, False), (0.0, True)):
+        (everything,) = parameter_groups(model, weight_decay, selective)
+        assert everything["weight_decay"] == weight_decay
+        assert len(everything["params"]) == len(names)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_selective_decay_groups_the_parameters_of_every_method(method):
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
+    for stage in range(1, METHODS[method].stages + 1):
+        own = {"stage": stage} if METHODS[method].stages > 1 else {}
+        model = create_model(method, "vit_tiny_patch16_224", 3, False, 64, options, **own)
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        listed = model.no_weight_decay()
+        spared = [name for name, p in trained if p.dim() <= 1 or name in listed]
+        decayed = [name for name, _ in trained if name not in spared]
+        names = {id(p): name for name, p in trained}
+        groups = parameter_groups(model, 0.05, selective=True)
+        assert [[names[id(p)] for p in group["params"]] for group in groups] == [decayed, spared]
+        assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
 
 
 def test_learning_rate_warms_up_and_falls_as_asked():
