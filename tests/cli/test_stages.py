@@ -83,12 +83,27 @@ def test_progress_names_the_stage_and_a_finished_run_is_left_alone(tmp_path, cap
 
 
 def test_run_killed_in_each_stage_ends_at_the_weights_of_an_unbroken_one(unbroken, tmp_path):
-    arguments = trt_run(tmp_path / "broken")
+    arguments = trt_run(tmp_path / "broken", "--workers", "2")
     kill_run(arguments, epochs=1)
     kill_run(arguments, epochs=3)
     assert main(arguments) == 0
     assert same(weights(tmp_path / "broken"), weights(unbroken))
     assert metrics(tmp_path / "broken") == metrics(unbroken)
+
+
+@pytest.mark.parametrize("workers", ["0", "1", "2"])
+def test_run_that_stops_in_every_epoch_sees_the_images_of_an_unbroken_one(
+    unbroken, tmp_path, fails, workers
+):
+    arguments = trt_run(tmp_path / "broken", "--workers", workers)
+    for epochs in (1, 2, 3):
+        with full_disk("last.ckpt", 2):
+            assert "No space left" in fails(*arguments, status=1)
+        kept = torch.load(tmp_path / "broken" / "checkpoints" / "last.ckpt", weights_only=True)
+        assert 2 * (kept["stage"] - 1) + kept["epoch"] + 1 == epochs
+    assert main(arguments) == 0
+    assert metrics(tmp_path / "broken") == metrics(unbroken)
+    assert same(weights(tmp_path / "broken"), weights(unbroken))
 
 
 @pytest.mark.parametrize(

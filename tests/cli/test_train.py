@@ -19,11 +19,11 @@ from cli.malice import save_pickle
 from cli.tiny_runs import TINY, has_rows, kill_run, metrics, same, tiny_run, weights
 
 from wsol_ext.cli import main
-from wsol_ext.models import TSCAM
-from wsol_ext.training import TrainingConfig
+from wsol_ext.models import METHODS, TSCAM, create_model
+from wsol_ext.training import TrainingConfig, runs
 from wsol_ext.training.data import ShuffledSampler, TrainingData
+from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import learning_rate, parameter_groups
-from wsol_ext.training.runs import RunFolder
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -43,7 +43,7 @@ def test_run_leaves_model_metrics_configuration_checkpoint_and_curve(run_folder)
     assert json.loads((run_folder / "metrics.json").read_text())["epoch"] == 2
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", "1", "2"])
 def test_killed_run_continues_to_the_very_weights_of_an_unbroken_one(tmp_path, workers):
     flags = ["--schedule", "cosine", "--validate-every", "2", "--workers", workers]
     dropping = (
@@ -61,6 +61,7 @@ def test_killed_run_continues_to_the_very_weights_of_an_unbroken_one(tmp_path, w
 
 def test_finished_run_is_not_trained_again(tmp_path):
     assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # no lock is left
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert main(tiny_run(tmp_path / "run", epochs=1)) == 0
     assert before == {p: p.stat().st_mtime_ns for p in before}
@@ -276,6 +277,45 @@ def test_second_process_in_a_run_folder_is_refused(tmp_path, fails, flags):
     assert not (tmp_path / "run.old-1").exists()
 
 
+def test_lock_of_a_killed_run_is_free_though_its_workers_live_on(tmp_path):
+    folder, (told, tell) = RunFolder(tmp_path / "run"), os.pipe()
+    killed = os.fork()
+    if killed == 0:
+        with folder.locked():
+            worker = os.fork()
+            if worker == 0:  # as a DataLoader's, which goes on for seconds
+                signal.pause()
+            os.write(tell, str(worker).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    worker = int(os.read(told, 20))
+    try:
+        with folder.locked():
+            os.kill(worker, 0)  # it is there
+    finally:
+        os.kill(worker, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "rank"),
+    [
+        ({}, 0),
+        ({"RANK": "3", "LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 3),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, 1),
+        ({"NODE_RANK": "1"}, 1),
+        ({"SLURM_PROCID": "2"}, 2),
+    ],
+)
+def test_one_process_alone_is_the_first(monkeypatch, told, rank):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert runs._rank() == rank
+
+
 def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
     mistaken = tiny_run(tmp_path / "run", "--backbone", "vit_tiny_patch16_22", epochs=1)
     assert "vit_tiny_patch16_22" in fails(*mistaken)
@@ -338,10 +378,8 @@ def test_unknown_key_of_a_yaml_file_is_named(tmp_path, fails):
 
 
 def test_selective_decay_spares_biases_norms_and_tokens():
-    import wsol_ext
-
     options = {"embed_dim": 32, "depth": 1, "num_heads": 2}
-    model = wsol_ext.create_model("tscam", "vit_tiny_patch16_224", 3, False, 32, options)
+    model = create_model("tscam", "vit_tiny_patch16_224", 3, False, 32, options)
     decayed, spared = parameter_groups(model, 0.05, selective=True)
     names = {id(p): name for name, p in model.named_parameters()}
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
@@ -350,8 +388,26 @@ def test_selective_decay_spares_biases_norms_and_tokens():
     }
     assert all(names[id(p)].endswith("weight") for p in decayed["params"])
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
-    (everything,) = parameter_groups(model, 0.05, selective=False)
-    assert len(everything["params"]) == len(names)
+    for weight_decay, selective in ((0.05, False), (0.0, True)):
+        (everything,) = parameter_groups(model, weight_decay, selective)
+        assert everything["weight_decay"] == weight_decay
+        assert len(everything["params"]) == len(names)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_selective_decay_groups_the_parameters_of_every_method(method):
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
+    for stage in range(1, METHODS[method].stages + 1):
+        own = {"stage": stage} if METHODS[method].stages > 1 else {}
+        model = create_model(method, "vit_tiny_patch16_224", 3, False, 64, options, **own)
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        listed = model.no_weight_decay()
+        spared = [name for name, p in trained if p.dim() <= 1 or name in listed]
+        decayed = [name for name, _ in trained if name not in spared]
+        names = {id(p): name for name, p in trained}
+        groups = parameter_groups(model, 0.05, selective=True)
+        assert [[names[id(p)] for p in group["params"]] for group in groups] == [decayed, spared]
+        assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
 
 
 def test_learning_rate_warms_up_and_falls_as_asked():
@@ -364,11 +420,11 @@ def test_learning_rate_warms_up_and_falls_as_asked():
 
 
 def test_processes_share_an_epoch_without_overlap():
-    samplers = [ShuffledSampler(range(11), seed=3, replicas=2, rank=rank) for rank in (0, 1)]
+    now = [0]
+    samplers = [ShuffledSampler(range(11), 3, lambda: now[0], 2, rank) for rank in (0, 1)]
     epochs = []
     for epoch in (0, 1):
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
+        now[0] = epoch
         shares = [[draw.sample for draw in sampler] for sampler in samplers]
         assert [len(share) for share in shares] == [5, 5]
         assert len({*shares[0], *shares[1]}) == 10
@@ -381,5 +437,5 @@ def test_augmentation_differs_between_epochs_and_not_between_readings(tmp_path):
     loader = TrainingData(config).train_dataloader()
     first, again = next(iter(loader))["images"], next(iter(loader))["images"]
     assert torch.equal(first, again)
-    loader.sampler.set_epoch(1)
+    loader.sampler.epoch = lambda: 1
     assert not torch.equal(first, next(iter(loader))["images"])

@@ -138,7 +138,7 @@ def _check_classes(checkpoint: Path, model: "LocalizationModel", class_names: li
 def _run_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").exists():
         return {}
-    from wsol_ext.training.runs import read_config
+    from wsol_ext.training.folder import read_config
 
     return read_config(folder / "config.yaml")
 

@@ -33,7 +33,10 @@ def add_switch(parser: Any, flag: str, default: bool, text: str) -> None:
 
 
 def add_dataclass(parser: Parser, options: type) -> None:
-    """Add a flag for each field, in groups, by the fields' `group` and `help` metadata."""
+    """Add a flag for each field, in groups, by the fields' `group` and `help` metadata.
+
+    jsonargparse's own `add_class_arguments` puts a class's flags into one group, and these are too many for one.
+    """
     hints = get_type_hints(options)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(options):

@@ -107,13 +107,14 @@ class History(Callback):
 
     Args:
         folder: the run's.
-        stage: the stage that is trained, to be set anew for each; rows name it where there are several.
+        stage: the stage that is trained; rows name it where there are several.
+        rows: those of the stages before, which go on here.
     """
 
-    def __init__(self, folder: Path, stage: Stage) -> None:
+    def __init__(self, folder: Path, stage: Stage, rows: list[dict[str, float]]) -> None:
         self.folder = folder
         self.stage = stage
-        self.rows: list[dict[str, float]] = []
+        self.rows = rows
         self._started = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -144,7 +145,7 @@ class History(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Rows of an earlier part of the run."""
-        self.rows = list(state_dict["rows"])
+        self.rows[:] = state_dict["rows"]
 
 
 class SaveEachEpoch(Checkpoint):

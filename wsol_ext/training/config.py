@@ -44,9 +44,7 @@ class TrainingConfig:
     init_from: str | None = _option(
         None, "model", "start from another run's weights instead: its folder or .safetensors file"
     )
-    img_size: int = _option(
-        0, "model", "side of the network's input, pixels; 0: the method's own, 224, of molt 448"
-    )
+    img_size: int = _option(0, "model", "side of the network's input, pixels; 0: the method's own")
     backbone_options: dict[str, Any] = _option(
         {}, "model", "passed to timm: depth, drop_path_rate, …"
     )
@@ -64,7 +62,7 @@ class TrainingConfig:
     workers: int = _option(2, "data", "processes that read images; 0: none beside this one")
     epochs: int = _option(60, "optimization", "passes over the training images")
     stage2_epochs: int = _option(
-        0, "optimization", "trt: passes of its second stage; 0: as many as --epochs"
+        0, "optimization", "passes of a method's second stage; 0: as many as --epochs"
     )
     batch_size: int = _option(128, "optimization", "images a step, summed over devices")
     optimizer: Optimizer = _option("adamw", "optimization", "the optimizer")
@@ -91,18 +89,12 @@ class TrainingConfig:
     progress: bool = _option(True, "hardware", "show progress")
 
     def __post_init__(self) -> None:
-        if self.img_size == 0:
-            from wsol_ext.models import (
-                METHODS,
-                LocalizationModel,
-            )  # of an unknown method `create_model` complains
-
-            self.img_size = METHODS.get(self.model, LocalizationModel).usual_img_size
-        for name in ("img_size", "epochs", "batch_size", "devices", "nodes"):
+        for name in ("epochs", "batch_size", "devices", "nodes"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("seed", "workers", "validate_every", "weight_decay", "min_lr", "clip_grad"):
+        for name in ("seed", "img_size", "workers", "validate_every", "stage2_epochs"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("stage2_epochs", self.stage2_epochs >= 0, "0 or more")
+        for name in ("weight_decay", "min_lr", "clip_grad"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number")
         self._require("min_lr", self.min_lr <= self.lr, f"at most the learning rate, {self.lr}")
         shortest = min(self.epochs, self.stage2_epochs or self.epochs)

@@ -1,7 +1,7 @@
 """Training batches that depend on (seed, epoch, index) alone, so that a resumed run sees what an unbroken one would."""
 
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -14,6 +14,7 @@ from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.data.class_names import differing_classes
 from wsol_ext.data.transforms import AUGMENTATIONS
 from wsol_ext.training.config import TrainingConfig
+from wsol_ext.training.stages import Stage, resolved
 
 
 class Draw(NamedTuple):
@@ -31,26 +32,32 @@ class ShuffledSampler(Sampler[Draw]):
     Args:
         dataset: anything with a length.
         seed: the run's seed.
+        epoch: says which epoch it is, counted from 0. Asked whenever an order is drawn: workers begin to read before
+            Lightning would tell a sampler (`set_epoch`), and a resumed run begins in the middle.
         replicas: the number of processes.
         rank: this process's number.
     """
 
-    def __init__(self, dataset: Sized, seed: int, replicas: int = 1, rank: int = 0) -> None:
-        self.length, self.seed, self.replicas, self.rank = len(dataset), seed, replicas, rank
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is drawn next. Lightning calls this."""
-        self.epoch = epoch
+    def __init__(
+        self,
+        dataset: Sized,
+        seed: int,
+        epoch: Callable[[], int],
+        replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        self.length, self.seed, self.epoch = len(dataset), seed, epoch
+        self.replicas, self.rank = replicas, rank
 
     def __len__(self) -> int:
         return self.length // self.replicas
 
     def __iter__(self) -> Iterator[Draw]:
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
+        epoch = self.epoch()
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
         mine = order[self.rank : len(self) * self.replicas : self.replicas]
-        return (Draw(index, mix_seed(self.seed, self.epoch, index)) for index in mine)
+        return (Draw(index, mix_seed(self.seed, epoch, index)) for index in mine)
 
 
 class Augmented(Dataset[Sample]):
@@ -72,56 +79,79 @@ class Augmented(Dataset[Sample]):
         return sample
 
 
+class Splits(NamedTuple):
+    """The data sets of a run."""
+
+    train: LocalizationDataset
+    test: LocalizationDataset | None  # where test accuracy is asked for
+
+
+def open_splits(config: TrainingConfig) -> Splits:
+    """Open a configuration's data sets, and check that they are of use to it.
+
+    Args:
+        config: the run's configuration, with its image size.
+
+    Raises:
+        ValueError: as `TrainingData`.
+    """
+    chosen = config.dataset("train")
+    train = chosen.open(AUGMENTATIONS[config.augmentation](config.img_size))
+    if len(train) < config.batch_size:
+        raise ValueError(
+            f"--batch-size is {config.batch_size}, it should be at most the number of training images, {len(train)}"
+        )
+    if not config.validate_every:
+        return Splits(train, None)
+    chosen = config.dataset("test")
+    test = chosen.open(eval_transform(config.img_size))
+    if chosen.is_of_training:
+        raise ValueError(
+            f"--validate-every would measure on the training images: --root {config.root} is not divided "
+            "into train and test"
+        )
+    here, there = train.class_names, test.class_names
+    if len(there) != len(here):
+        raise ValueError(
+            f"the test images have {len(there)} classes, the training images {len(here)}"
+        )
+    for ours, theirs in differing_classes(here, there):
+        raise ValueError(
+            f"the test images order their classes differently: {theirs!r} there is {ours!r} in training"
+        )
+    return Splits(train, test)
+
+
 class TrainingData(pl.LightningDataModule):
     """Loaders over a configuration's data set: `train` in a fresh order each epoch, `test` in its own.
 
     Args:
         config: the run's configuration.
+        splits: its data sets, where they are open already.
 
     Raises:
         ValueError: fewer training images than a batch holds, test images that are the training images or of other
             classes, or what `open_dataset` raises.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, splits: Splits | None = None) -> None:
         super().__init__()
-        self.config = config
-        transform = AUGMENTATIONS[config.augmentation](config.img_size)
-        self.train_set = config.dataset("train").open(transform)
-        if len(self.train_set) < config.batch_size:
-            raise ValueError(
-                f"--batch-size is {config.batch_size}, it should be at most the number of "
-                f"training images, {len(self.train_set)}"
-            )
-        self.test_set = self._open_test_set() if config.validate_every else None
+        self.config = resolved(config)
+        self.splits = splits or open_splits(self.config)
 
-    def _open_test_set(self) -> LocalizationDataset:
-        chosen = self.config.dataset("test")
-        test_set = chosen.open(eval_transform(self.config.img_size))
-        if chosen.is_of_training:
-            raise ValueError(
-                f"--validate-every would measure on the training images: --root {self.config.root} is not divided "
-                "into train and test"
-            )
-        if len(test_set.class_names) != len(self.class_names):
-            raise ValueError(
-                f"the test images have {len(test_set.class_names)} classes, the training images {len(self.class_names)}"
-            )
-        for here, there in differing_classes(self.class_names, test_set.class_names):
-            raise ValueError(
-                f"the test images order their classes differently: {there!r} there is {here!r} in training"
-            )
-        return test_set
+    def for_stage(self, stage: Stage) -> "TrainingData":
+        """Loaders over the same images, as a stage's configuration wants them."""
+        return TrainingData(stage.config, self.splits)
 
     @property
     def class_names(self) -> list[str]:
         """The classes' names."""
-        return self.train_set.class_names
+        return self.splits.train.class_names
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch: the last, incomplete batch is left out."""
-        return len(self.train_set) // self.config.processes // self._batch_size
+        return len(self.splits.train) // self.config.processes // self._batch_size
 
     @property
     def _batch_size(self) -> int:
@@ -129,24 +159,23 @@ class TrainingData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of the training images."""
-        rank, replicas = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        sampler = ShuffledSampler(self.train_set, self.config.seed, replicas, rank)
-        if (
-            self.trainer
-        ):  # workers of a resumed run begin to read before Lightning says which epoch it is
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        return DataLoader(
-            Augmented(self.train_set), sampler=sampler, drop_last=True, **self._loading()
-        )
+        train, trainer = self.splits.train, self.trainer
+        replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        sampler = ShuffledSampler(train, self.config.seed, self._epoch, replicas, rank)
+        return DataLoader(Augmented(train), sampler=sampler, drop_last=True, **self._loading())
+
+    def _epoch(self) -> int:
+        """The epoch to read for. `trainer.current_epoch` is the one before still as a resumed run's workers begin."""
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
         """Batches of the test images, where test accuracy is asked for."""
-        if self.test_set is None:
+        test = self.splits.test
+        if test is None:
             return []
-        sampler = UnpaddedDistributedSampler(self.test_set)
-        return DataLoader(self.test_set, sampler=sampler, **self._loading())
+        return DataLoader(test, sampler=UnpaddedDistributedSampler(test), **self._loading())
 
     def _loading(self) -> dict[str, Any]:
         workers = self.config.workers

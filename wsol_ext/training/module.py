@@ -1,11 +1,12 @@
 """The training step around any localization model, its optimizer and its learning rate."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from wsol_ext.training.config import TrainingConfig
@@ -84,24 +85,23 @@ def parameter_groups(
     Raises:
         ValueError: nothing to train.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not named:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
         raise ValueError("the model has no parameter to train: all are frozen")
-    if not selective:
-        return [{"params": [p for _, p in named], "weight_decay": weight_decay}]
-    listed: Iterable[str] = getattr(model, "no_weight_decay", set)()
-    exempt = [p.dim() <= 1 or name in set(listed) for name, p in named]
-    decayed = [p for (_, p), free in zip(named, exempt, strict=True) if not free]
-    free = [p for (_, p), free in zip(named, exempt, strict=True) if free]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    if not selective or weight_decay == 0:
+        return [{"params": trained, "weight_decay": weight_decay}]
+    listed: Collection[str] = getattr(model, "no_weight_decay", set)()
+    groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=listed)
+    # The decayed first, as the optimizers' states in checkpoints have them.
+    return [group for group in reversed(groups) if group["params"]]
 
 
 def learning_rate(config: TrainingConfig, epoch: float) -> float:
     """The learning rate at a point of training.
+
+    Written out, since the libraries' schedulers give other values: torch's `LinearLR` and timm's warm-up go from their
+    first rate to `lr` in a line, this one is proportional to the time; and a milestone or a warm-up may end within an
+    epoch, at any step.
 
     Args:
         config: `lr`, `schedule` and what belongs to it.

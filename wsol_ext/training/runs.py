@@ -1,23 +1,18 @@
-"""A run and its folder: created, refused, resumed, finished."""
+"""A run: begun, resumed, trained through its stages, finished."""
 
-import errno
-import fcntl
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning.pytorch as pl
-import torch
-import yaml
 from rich.console import Console
 
 import wsol_ext
-from wsol_ext._files import remove_leftovers, write_json, write_text
-from wsol_ext.checkpoints import CheckpointError, initialize_from, load_model, save_model
+from wsol_ext._files import write_json
+from wsol_ext.checkpoints import initialize_from, load_model, save_model
 from wsol_ext.models import LocalizationModel
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
@@ -31,138 +26,11 @@ from wsol_ext.training.callbacks import (
 )
 from wsol_ext.training.config import TrainingConfig
 from wsol_ext.training.data import TrainingData
+from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import Localizer
-from wsol_ext.training.stages import Stage, stages_of
+from wsol_ext.training.stages import Stage, resolved, stages_of
 
-__all__ = ["RunFolder", "TrainingError", "train"]
-
-
-class RunFolder:
-    """Where a run keeps its files.
-
-    | file | what |
-    | --- | --- |
-    | `config.yaml` | every option, resolved |
-    | `metrics.csv`, `loss.png` | loss, accuracy and learning rate by epoch |
-    | `checkpoints/last.ckpt` | everything the next epoch needs |
-    | `stage1.safetensors`, … | the model that a stage which is not the last has trained |
-    | `model.safetensors` | the trained model, once training has ended |
-    | `metrics.json` | the last epoch's row, once training has ended |
-
-    Args:
-        path: the folder.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        if self.path.name in ("", ".."):  # such as the current folder, which has a name too
-            self.path = self.path.resolve()
-        self.config = self.path / "config.yaml"
-        self.checkpoint = self.path / "checkpoints" / "last.ckpt"
-        self.model = self.path / "model.safetensors"
-        self.metrics = self.path / "metrics.json"
-
-    @property
-    def finished(self) -> bool:
-        """Whether training has ended here."""
-        return self.model.exists() and self.metrics.exists()
-
-    def trained(self, stage: Stage) -> Path:
-        """The file of the model that a stage has trained."""
-        return self.model if stage.is_last else self.path / f"stage{stage.number}.safetensors"
-
-    def resumable_stage(self, count: int) -> int | None:
-        """Which of `count` stages the checkpoint continues, from 1, or None where there is no checkpoint.
-
-        Raises:
-            CheckpointError: the checkpoint is damaged.
-        """
-        if not self.checkpoint.exists():
-            return None
-        try:
-            found = torch.load(self.checkpoint, map_location="meta", weights_only=True)
-            stage = int(found.get("stage", 1))
-            if not 1 <= stage <= count:
-                raise ValueError(f"stage {stage} of {count}")
-            return stage
-        except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
-            raise CheckpointError(
-                f"checkpoint {self.checkpoint} is corrupt or holds more than plain weights; "
-                "remove it to start over, or give --overwrite"
-            ) from error
-
-    def prepare(self, config: TrainingConfig, overwrite: bool = False) -> None:
-        """Make the folder ready for a run of this configuration: new, or the same run's.
-
-        Args:
-            config: the run's configuration.
-            overwrite: move another run's folder aside (`NAME.old-1`, …) and start anew.
-
-        Raises:
-            FileExistsError: the folder holds a run of another configuration, or other files.
-            OSError: the folder cannot be made or written.
-        """
-        if overwrite and self.config.exists():
-            self._move_aside()
-        if self.config.exists():
-            self._require_same(config)
-        elif self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir()):
-            raise FileExistsError(
-                f"--out {self.path} holds files that are no training run; choose another folder"
-            )
-        else:
-            write_text(self.config, yaml.safe_dump(config.as_dict(), sort_keys=False))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder: two runs writing to one would ruin both. A killed run's lock is free.
-
-        Raises:
-            TrainingError: another process holds it.
-        """
-        # Beside the folder, which --overwrite moves away.
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:  # a file where a folder should be
-            raise NotADirectoryError(
-                errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path)
-            ) from error
-        with open(self.path.parent / f".{self.path.name}.lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise TrainingError(
-                    f"--out {self.path} is in use by another training run"
-                ) from error
-            if self.config.exists():
-                for folder in (self.path, self.checkpoint.parent):
-                    remove_leftovers(folder)
-            yield
-
-    def _require_same(self, config: TrainingConfig) -> None:
-        try:
-            found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{self.config} is damaged; give --overwrite to start anew") from error
-        # An option that came after that run was made had its default's effect.
-        found = {**TrainingConfig().as_dict(), **(found if isinstance(found, dict) else {})}
-        asked = yaml.safe_load(yaml.safe_dump(config.identity()))  # where tuples are lists
-        differing = [
-            f"{name} {found.get(name)!r} there, {value!r} here"
-            for name, value in asked.items()
-            if found.get(name) != value
-        ]
-        if differing:
-            raise FileExistsError(
-                f"--out {self.path} holds a run of another configuration ({'; '.join(differing)}); "
-                "choose another folder, or give --overwrite to move that run aside"
-            )
-
-    def _move_aside(self) -> None:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
-            number += 1
-        self.path.rename(aside)
+__all__ = ["TrainingError", "train"]
 
 
 def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
@@ -186,37 +54,45 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
         OSError: data cannot be read, or the folder cannot be written.
     """
     quiet_lightning()
+    config = resolved(config)
     stages = stages_of(config)
     folder = RunFolder(config.out)
-    console = Console(quiet=not config.progress or _rank() > 0, stderr=True)
-    if _rank() > 0:
-        if folder.finished:  # as the first process sees too, which does not wait for this one
-            return folder
-        data = TrainingData(config)
-        return _train_stages(folder, data, _start(folder, stages, data, console), console)
-    if overwrite and any(int(os.environ.get(n, 1)) > 1 for n in ("WORLD_SIZE", "SLURM_NTASKS")):
+    first = _rank() == 0
+    console = Console(quiet=not (config.progress and first), stderr=True)
+    if first and overwrite and _is_launched():
         raise ValueError(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
         )
-    if folder.config.exists() and not overwrite:
-        folder.prepare(config)
-        if folder.finished:
-            console.out(f"{folder.path} is finished: nothing to train", highlight=False)
-            return folder
-    with folder.locked():
+    if first and not overwrite:
+        folder.require_same(config)
+    if folder.finished and not overwrite:  # as every process sees: none waits for another
+        console.out(f"{folder.path} is finished: nothing to train", highlight=False)
+        return folder
+    with folder.locked() if first else nullcontext():
         # Before the folder is made: most mistakes are about data or model.
         data = TrainingData(config)
         start = _start(folder, stages, data, console, overwrite)
-        folder.prepare(config, overwrite)
-        return _train_stages(folder, data, start, console)
+        if first:
+            folder.prepare(config, overwrite)
+        _train_stages(folder, data, start, console)
+    return folder
 
 
 def _rank() -> int:
-    """This process's rank, as torchrun, SLURM or Lightning's own launcher tell it."""
-    for name in ("RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0))
+    """This process's rank, as torchrun, SLURM or Lightning's own launcher tell it; 0 for the first one alone.
+
+    Not Lightning's `rank_zero_only.rank`: before there is a trainer, it takes the rank on its machine for the rank.
+    """
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    if "LOCAL_RANK" in os.environ:  # before SLURM, in whose jobs Lightning may start processes too
+        return int(os.environ["LOCAL_RANK"]) + int(os.environ.get("NODE_RANK", 0))
+    return int(os.environ.get("SLURM_PROCID", os.environ.get("NODE_RANK", 0)))
+
+
+def _is_launched() -> bool:
+    """Whether another program has started this process among others."""
+    return any(int(os.environ.get(name, 1)) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 
 class _Start(NamedTuple):
@@ -232,7 +108,7 @@ def _start(
     stages: list[Stage],
     data: TrainingData,
     console: Console,
-    overwrite: bool = False,
+    overwrite: bool,
 ) -> _Start:
     number = None if overwrite else folder.resumable_stage(len(stages))
     if number is None:
@@ -279,42 +155,36 @@ def _next_model(stage: Stage, data: TrainingData, previous: LocalizationModel) -
     return model
 
 
-def _train_stages(
-    folder: RunFolder, data: TrainingData, start: _Start, console: Console
-) -> RunFolder:
+def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console: Console) -> None:
     if start.resume:
         console.out(f"continuing {folder.path}", highlight=False)
-    model, history = start.model, History(folder.path, start.stages[0])
+    model, rows = start.model, list[dict[str, float]]()
     for stage in start.stages:
         first = stage is start.stages[0]
         if not first:
-            model, history.stage = _next_model(stage, data, previous=model), stage
-        _fit(folder, data, model, history, console, resume=first and start.resume)
-    return folder
+            model = _next_model(stage, data, previous=model)
+        history = History(folder.path, stage, rows)
+        checkpoint = folder.checkpoint if first and start.resume else None
+        trainer = _trainer(folder, console, history)
+        _fit(trainer, model, data.for_stage(stage), stage, checkpoint)
+        if trainer.is_global_zero:
+            save_model(model, folder.trained(stage))
+            if stage.is_last:
+                _finish(folder, rows, console)
 
 
 def _fit(
-    folder: RunFolder,
-    data: TrainingData,
+    trainer: pl.Trainer,
     model: LocalizationModel,
-    history: History,
-    console: Console,
-    resume: bool,
+    data: TrainingData,
+    stage: Stage,
+    checkpoint: Path | None,
 ) -> None:
-    """Train the stage that `history` is at, and save what it made."""
-    stage = history.stage
-    data.config = stage.config
-    trainer = _trainer(folder, console, history)
     localizer = Localizer(model.train(), stage.config, data.steps_per_epoch)
-    checkpoint = folder.checkpoint if resume else None
     try:
         trainer.fit(localizer, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from stop
-    if trainer.is_global_zero:
-        save_model(model, folder.trained(stage))
-        if stage.is_last:
-            _finish(folder, history.rows, console)
 
 
 def _finish(folder: RunFolder, rows: list[dict[str, float]], console: Console) -> None:
@@ -361,18 +231,3 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", module=module)
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
     warnings.filterwarnings("ignore", message=".*num_workers.*")
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The options of a run folder's `config.yaml`.
-
-    Raises:
-        ValueError: the file is no YAML mapping; the message names it.
-    """
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} should hold options by name")
-    return found

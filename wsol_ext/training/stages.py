@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from wsol_ext._seeds import mix_seed
-from wsol_ext.models import METHODS
+from wsol_ext.models import METHODS, LocalizationModel
 from wsol_ext.training.config import TrainingConfig
 
 
@@ -31,6 +31,18 @@ class Stage:
         return f"stage {self.number}/{self.count}, " if self.count > 1 else ""
 
 
+def resolved(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the image size that its method usually has, where it asks for none.
+
+    Example:
+        >>> resolved(TrainingConfig(model="molt")).img_size, resolved(TrainingConfig(img_size=96)).img_size
+        (448, 96)
+    """
+    # Of an unknown method `create_model` complains.
+    usual = METHODS.get(config.model, LocalizationModel).usual_img_size
+    return replace(config, img_size=config.img_size or usual)
+
+
 def stages_of(config: TrainingConfig) -> list[Stage]:
     """The stages in which a run's method trains, in order.
 
@@ -42,8 +54,7 @@ def stages_of(config: TrainingConfig) -> list[Stage]:
         raise ValueError(
             "--model-options has a stage; leave it out, training goes through all of them"
         )
-    # Of an unknown method `create_model` complains.
-    count = METHODS[config.model].stages if config.model in METHODS else 1
+    count = METHODS.get(config.model, LocalizationModel).stages
     if count == 1:
         if config.stage2_epochs:
             raise ValueError(
