@@ -134,9 +134,10 @@ def best_box_iou(
         tensor([[1.]])
     """
     _check_contours("best_box_iou", contours, ("largest", "all"))
+    (gt_boxes,) = backend.constant("best_box_iou", gt_boxes=gt_boxes)
     score_maps, thresholds = _detach(score_maps), _as_tensor("best_box_iou", thresholds, score_maps)
     return torch.ops.wsol.best_box_iou(
-        score_maps, thresholds, _detach(gt_boxes), contours == "all", check_values
+        score_maps, thresholds, gt_boxes, contours == "all", check_values
     )
 
 
@@ -161,7 +162,8 @@ def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
         >>> box_iou(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 3], [5, 5, 6, 6]]))
         tensor([[0.5000, 0.0000]])
     """
-    return torch.ops.wsol.box_iou(_detach(a), _detach(b), inclusive)
+    a, b = backend.constant("box_iou", a=a, b=b)
+    return torch.ops.wsol.box_iou(a, b, inclusive)
 
 
 def box_iou_reference(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:

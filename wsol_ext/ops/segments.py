@@ -156,8 +156,12 @@ def _mean_autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None]:
     return torch.ops.wsol.segment_mean(grad_out, labels), None
 
 
+def _mean_tangent(primals: list[Any], tangents: list[Tensor]) -> Tensor:
+    return torch.ops.wsol.segment_mean(tangents[0], primals[1])  # it is linear
+
+
 backend.define("segment_mean", "(Tensor values, Tensor labels) -> Tensor", _mean, _mean_fake)
-backend.differentiate("segment_mean", _mean_autograd, _setup_mean)
+backend.differentiate("segment_mean", _mean_autograd, _setup_mean, _mean_tangent)
 
 
 # --- segment_mode
