@@ -1,7 +1,7 @@
 """Box operators: boxes around what of a score map exceeds thresholds, and their overlap."""
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -188,13 +188,13 @@ def _check_contours(name: str, contours: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: contours is {contours!r}, it should be {wanted}")
 
 
-def _detach(tensor: Tensor) -> Tensor:
+def _detach(tensor: Any) -> Any:
     return tensor.detach() if isinstance(tensor, Tensor) else tensor  # else the check says so
 
 
 def _as_tensor(name: str, thresholds: Thresholds, score_maps: Tensor) -> Tensor:
     if isinstance(thresholds, Tensor) or not isinstance(score_maps, Tensor):
-        return thresholds
+        return _detach(thresholds)
     try:
         return torch.as_tensor(thresholds, dtype=torch.float64, device=score_maps.device)
     except (TypeError, ValueError) as error:
