@@ -152,7 +152,7 @@ def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
 
     Returns:
         (..., N, M) float32 (float64 if a or b is); 0 where both boxes are empty. Not
-        differentiable.
+        differentiable: it requires no gradient, and a forward-mode tangent is a NotImplementedError.
 
     Raises:
         TypeError: a dtype that is neither integer nor floating.

@@ -29,7 +29,8 @@ def segment_mean(values: Tensor, labels: Tensor) -> Tensor:
         ValueError: shapes that do not fit, tensors on two devices, or, on the CPU, a label outside [0, h w). On CUDA
             nothing waits to see that: a pixel with such a label is NaN, and others are what they should be.
 
-    Differentiable in values, any number of times: the operator is its own transpose. Autocast casts nothing.
+    Differentiable in values, any number of times and in either mode: the operator is its own transpose. Autocast casts
+    nothing.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 1], [0, 1, 1]]])
