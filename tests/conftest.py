@@ -1,8 +1,10 @@
 """The backends that tests of operators run over: `pytest --backend {cpu,cuda,emulated}`."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,9 @@ from wsol_ext.ops import _backend
 
 BACKENDS = ("cpu", "cuda", "emulated")
 
+SMALLER = "smaller on the emulator"
+NOT_EMULATED = pytest.StashKey[Counter[str]]()  # tests that the emulator leaves out, by reason
+
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, see `backend`
 
 
@@ -22,6 +27,14 @@ class Backend:
 
     name: str
     device: torch.device
+    request: pytest.FixtureRequest
+
+    def pick(self, full: Any, small: Any) -> Any:
+        """`full`, but on the slow emulator `small`; the summary names the tests that it runs smaller."""
+        if self.name != "emulated":
+            return full
+        self.request.node.user_properties.append((SMALLER, self.request.node.originalname))
+        return small
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,6 +57,11 @@ def _chosen(config: pytest.Config) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "not_emulated(reason): what the slow emulator need not run, because another backend or test proves it",
+    )
+    config.stash[NOT_EMULATED] = Counter()
     if "cuda" in _chosen(config) and not _cuda_is_usable():
         why = _backend.cuda_import_error or "torch finds no GPU"
         raise pytest.UsageError(f"--backend cuda: {why}")
@@ -57,6 +75,18 @@ def pytest_terminal_summary(
     if "emulated" in chosen and not build.sanitizer_is_loaded():
         line += " (without AddressSanitizer: scripts/test_emulated.sh runs with it)"
     terminalreporter.write_line(line)
+    for reason, count in config.stash[NOT_EMULATED].items():
+        terminalreporter.write_line(f"not run on the emulator: {count} tests: {reason}")
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    smaller = sorted({name for r in reports for key, name in r.user_properties if key == SMALLER})
+    if smaller:
+        terminalreporter.write_line(f"{SMALLER}: {', '.join(smaller)}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Of pytest-xdist's workers each collects all: any one tells what is left out."""
+    node.config.stash[NOT_EMULATED] = Counter(getattr(node, "workeroutput", {}).get("not_emulated"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -84,12 +114,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def is_meant(item: pytest.Item) -> bool:
         if item.path.parent == build.HERE:
             return "emulated" in chosen
-        return chosen != ["emulated"] or "backend" in getattr(item, "fixturenames", ())
+        if not _runs_emulated(item):
+            return chosen != ["emulated"] or "backend" in getattr(item, "fixturenames", ())
+        mark = item.get_closest_marker("not_emulated")
+        if mark:
+            config.stash[NOT_EMULATED].update(mark.args)
+        return mark is None
 
-    left_out = [item for item in items if not is_meant(item)]
+    meant = {id(item) for item in items if is_meant(item)}
+    left_out = [item for item in items if id(item) not in meant]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if is_meant(item)]
+        items[:] = [item for item in items if id(item) in meant]
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["not_emulated"] = dict(config.stash[NOT_EMULATED])
+
+
+def _runs_emulated(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("backend") == "emulated"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -114,5 +157,5 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(_backend, "emulated", request.getfixturevalue("emulated_kernels"))
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.utils.deterministic.fill_uninitialized_memory
-    yield Backend(name, torch.device("cuda" if name == "cuda" else "cpu"))
+    yield Backend(name, torch.device("cuda" if name == "cuda" else "cpu"), request)
     torch.use_deterministic_algorithms(False)

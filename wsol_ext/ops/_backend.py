@@ -12,6 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+from torch.nn import Parameter
 
 try:
     _cpu = importlib.import_module("wsol_ext._cpu")
@@ -93,12 +97,59 @@ def define(
 
 
 def differentiate(
-    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
+    name: str,
+    backward: Callable[..., Any],
+    setup_context: Callable[..., None],
+    tangent: Callable[[list[Any], list[Any]], Tensor] | None = None,
 ) -> None:
-    """Attach a gradient to `torch.ops.wsol.<name>`."""
-    torch.library.register_autograd(
-        f"wsol::{name}", backward, setup_context=setup_context, lib=_library
+    """Attach a gradient to `torch.ops.wsol.<name>`.
+
+    `backward` and `setup_context` are those of `torch.library.register_autograd`. `tangent` makes the forward-mode
+    derivative from the arguments and their tangents (None where there is none); without it forward mode is an error.
+
+    The kernel that `register_autograd` makes is not used: below torch.func.grad it fails, and forward mode goes through
+    it as if the derivative were zero. This one is a single level of torch.func's transforms, as a built-in operator is.
+    """
+    operator = getattr(torch.ops.wsol, name).default
+    defaults = [argument.default_value for argument in operator._schema.arguments]
+
+    def call(keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
+
+    def forward(ctx: Any, keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        # Both are off in a Function's forward, but transforms below this one differentiate what it calls.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            output = call(keys, *arguments)
+        # The dispatcher leaves out last arguments that equal their defaults.
+        setup_context(ctx, (*arguments, *defaults[len(arguments) :]), output)
+        return output
+
+    def gradients(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        arguments = len(ctx.needs_input_grad) - 1
+        return (None, *backward(ctx, *grads)[:arguments])
+
+    function: Any = type(
+        f"{name}_autograd",
+        (_SingleLevelFunction,),
+        {"forward": staticmethod(forward), "backward": staticmethod(gradients)},
     )
+
+    def dispatch(keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        if forward_mode_is_on(arguments):
+            primals, tangents = _unpacked(arguments)
+            if any(part is not None for part in tangents):
+                if tangent is None:
+                    raise NotImplementedError(NO_FORWARD_MODE.format(name))
+                return forward_ad.make_dual(operator(*primals), tangent(primals, tangents), level=0)
+        if torch.is_grad_enabled() and any(
+            isinstance(a, Tensor) and a.requires_grad for a in arguments
+        ):
+            with enable_single_level_autograd_function():
+                return function.apply(keys, *arguments)
+        return call(keys, *arguments)
+
+    _library.impl(name, dispatch, "Autograd", with_keyset=True)
 
 
 def not_differentiable(name: str, message: str) -> None:
@@ -107,10 +158,51 @@ def not_differentiable(name: str, message: str) -> None:
     PyTorch by itself would warn and go on as if the gradient were zero.
     """
 
-    def refuse(ctx: Any, *grads: Any) -> None:
+    def refuse(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         raise RuntimeError(f"{name}: {message}")
 
-    torch.library.register_autograd(f"wsol::{name}", refuse, lib=_library)
+    differentiate(name, refuse, lambda ctx, inputs, output: None)
+
+
+def constant(operator: str, **tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors without their gradients, of which the operator has none. Those of forward mode are an error.
+
+    They would vanish at once, and nothing after would notice. In reverse mode the result says that it requires none.
+    """
+    if forward_mode_is_on(tuple(tensors.values())):
+        for argument, part in zip(tensors, _unpacked(tuple(tensors.values()))[1], strict=True):
+            if part is not None:
+                raise NotImplementedError(
+                    f"{operator}: {argument} has a forward-mode tangent, but the operator is not differentiable: "
+                    f"detach {argument} to hold it constant"
+                )
+    return tuple(t.detach() if isinstance(t, Tensor) else t for t in tensors.values())
+
+
+NO_FORWARD_MODE = (
+    "{}: there is no forward-mode derivative (torch.func.jvp, jacfwd, torch.autograd.forward_ad); "
+    "reverse mode (backward, torch.func.grad, vjp, jacrev) has one"
+)
+
+
+def forward_mode_is_on(arguments: tuple[Any, ...]) -> bool:
+    """Whether tensors may carry tangents: here, below torch.func, or in a graph of these that is being compiled."""
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or any(isinstance(a, Tensor) and type(a) not in (Tensor, Parameter) for a in arguments)
+    )
+
+
+def _unpacked(arguments: tuple[Any, ...]) -> tuple[list[Any], list[Tensor | None]]:
+    """The arguments without their forward-mode tangents, and the tangents. PyTorch has one level of them: 0."""
+    pairs = [
+        forward_ad.unpack_dual(argument, level=0)
+        if isinstance(argument, Tensor)
+        else (argument, None)
+        for argument in arguments
+    ]
+    return [primal for primal, _ in pairs], [part for _, part in pairs]
 
 
 def autocast(name: str) -> None:
@@ -179,12 +271,12 @@ def check_tensor(
         raise TypeError(
             f"{operator}: {argument} has dtype {str(tensor.dtype).removeprefix('torch.')}, it should be one of {names}"
         )
-    wanted = "(" + ", ".join(map(str, shape)) + ")"
     fits = tensor.dim() == len(shape) and all(
         isinstance(want, str) or have == want
         for have, want in zip(tensor.shape, shape, strict=True)
     )
-    if not fits:
+    if not fits:  # only then a text: sizes may be symbols, which torch.compile cannot write down
+        wanted = "(" + ", ".join(map(str, shape)) + ")"
         raise ValueError(
             f"{operator}: {argument} has shape {tuple(tensor.shape)}, it should be {wanted}"
         )

@@ -30,8 +30,8 @@ def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> T
         TypeError: a dtype that is none of these, or two dtypes.
         ValueError: shapes that do not fit, tensors on two devices, or a scale that is not finite.
 
-    Differentiable in query and key, once: the backward has no gradient of its own. Under autocast both are cast to
-    its dtype.
+    Differentiable in query and key, once, in reverse mode: the backward has no gradient of its own, and forward mode is
+    a NotImplementedError. Under autocast both are cast to its dtype.
 
     Example:
         >>> query, key = torch.zeros(2, 3, 1, 8), torch.randn(2, 3, 5, 8)
@@ -71,8 +71,8 @@ def spatial_gate(query: Tensor, key: Tensor, scale: float | None = None) -> Tens
         TypeError: a dtype that is none of these, or two dtypes.
         ValueError: shapes that do not fit, tensors on two devices, or a scale that is not finite.
 
-    Differentiable in query and key, once: the backward has no gradient of its own. Under autocast both are cast to
-    its dtype.
+    Differentiable in query and key, once, in reverse mode: the backward has no gradient of its own, and forward mode is
+    a NotImplementedError. Under autocast both are cast to its dtype.
 
     Example:
         >>> query, key = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])

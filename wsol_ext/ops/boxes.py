@@ -1,7 +1,7 @@
 """Box operators: boxes around what of a score map exceeds thresholds, and their overlap."""
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -134,9 +134,10 @@ def best_box_iou(
         tensor([[1.]])
     """
     _check_contours("best_box_iou", contours, ("largest", "all"))
+    (gt_boxes,) = backend.constant("best_box_iou", gt_boxes=gt_boxes)
     score_maps, thresholds = _detach(score_maps), _as_tensor("best_box_iou", thresholds, score_maps)
     return torch.ops.wsol.best_box_iou(
-        score_maps, thresholds, _detach(gt_boxes), contours == "all", check_values
+        score_maps, thresholds, gt_boxes, contours == "all", check_values
     )
 
 
@@ -151,7 +152,7 @@ def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
 
     Returns:
         (..., N, M) float32 (float64 if a or b is); 0 where both boxes are empty. Not
-        differentiable.
+        differentiable: it requires no gradient, and a forward-mode tangent is a NotImplementedError.
 
     Raises:
         TypeError: a dtype that is neither integer nor floating.
@@ -161,7 +162,8 @@ def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
         >>> box_iou(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 3], [5, 5, 6, 6]]))
         tensor([[0.5000, 0.0000]])
     """
-    return torch.ops.wsol.box_iou(_detach(a), _detach(b), inclusive)
+    a, b = backend.constant("box_iou", a=a, b=b)
+    return torch.ops.wsol.box_iou(a, b, inclusive)
 
 
 def box_iou_reference(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
@@ -186,13 +188,13 @@ def _check_contours(name: str, contours: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: contours is {contours!r}, it should be {wanted}")
 
 
-def _detach(tensor: Tensor) -> Tensor:
+def _detach(tensor: Any) -> Any:
     return tensor.detach() if isinstance(tensor, Tensor) else tensor  # else the check says so
 
 
 def _as_tensor(name: str, thresholds: Thresholds, score_maps: Tensor) -> Tensor:
     if isinstance(thresholds, Tensor) or not isinstance(score_maps, Tensor):
-        return thresholds
+        return _detach(thresholds)
     try:
         return torch.as_tensor(thresholds, dtype=torch.float64, device=score_maps.device)
     except (TypeError, ValueError) as error:

@@ -59,7 +59,8 @@ def spatial_diffusion(
             alpha rho^2 >= 2. To read a strength tensor on CUDA would be to wait for it: there an image whose own row
             sums of A come to that is NaN instead.
 
-    Differentiable in features, cam and a strength tensor, once; memory O(h w) an image besides their gradients. Under
+    Differentiable in features, cam and a strength tensor, once, in reverse mode; forward mode is a NotImplementedError.
+    Memory O(h w) an image besides their gradients. Under
     autocast nothing is cast.
 
     Example:

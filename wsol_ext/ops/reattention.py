@@ -49,7 +49,8 @@ def masked_reattention(
         ValueError: shapes that do not fit, tensors on two devices, a scale that is not finite, or an eps out of its
             range.
 
-    Differentiable in query, key and value, once: the backward has no gradient of its own. The maximum m is
+    Differentiable in query, key and value, once, in reverse mode: the backward has no gradient of its own, and forward
+    mode is a NotImplementedError. The maximum m is
     differentiated too, by the first of equals. Under autocast query, key and value are cast to its dtype.
 
     Example:

@@ -29,7 +29,8 @@ def segment_mean(values: Tensor, labels: Tensor) -> Tensor:
         ValueError: shapes that do not fit, tensors on two devices, or, on the CPU, a label outside [0, h w). On CUDA
             nothing waits to see that: a pixel with such a label is NaN, and others are what they should be.
 
-    Differentiable in values, any number of times: the operator is its own transpose. Autocast casts nothing.
+    Differentiable in values, any number of times and in either mode: the operator is its own transpose. Autocast casts
+    nothing.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 1], [0, 1, 1]]])
@@ -156,8 +157,12 @@ def _mean_autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None]:
     return torch.ops.wsol.segment_mean(grad_out, labels), None
 
 
+def _mean_tangent(primals: list[Any], tangents: list[Tensor]) -> Tensor:
+    return torch.ops.wsol.segment_mean(tangents[0], primals[1])  # it is linear
+
+
 backend.define("segment_mean", "(Tensor values, Tensor labels) -> Tensor", _mean, _mean_fake)
-backend.differentiate("segment_mean", _mean_autograd, _setup_mean)
+backend.differentiate("segment_mean", _mean_autograd, _setup_mean, _mean_tangent)
 
 
 # --- segment_mode

@@ -70,7 +70,8 @@ def masked_softmax(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
         TypeError: a dtype that is none of these.
         ValueError: shapes that do not fit, tensors on two devices, or an eps that is negative or not finite.
 
-    Differentiable in logits, once. Autocast casts nothing: logits are used as they are.
+    Differentiable in logits, once, in reverse mode; forward mode is a NotImplementedError. Autocast casts nothing:
+    logits are used as they are.
 
     Example:
         >>> keep = torch.tensor([True, True, False])

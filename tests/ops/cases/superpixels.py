@@ -1,0 +1,170 @@
+"""`slic`, `segment_mean` and `segment_mode`."""
+
+import torch
+from ops.cases.inputs import (
+    ANY_FLOAT,
+    F64,
+    HALF,
+    I32,
+    I64,
+    INF,
+    NAN,
+    integers,
+    normal,
+    uniform,
+    zeros,
+)
+from ops.contract import (
+    FLOATING,
+    Arguments,
+    Bad,
+    OperatorCase,
+    Size,
+    bad_dtype,
+    bad_shape,
+    bad_value,
+    rounded,
+)
+from torch import Tensor
+from torch.nn import functional
+
+from wsol_ext import ops
+from wsol_ext.ops.segments import segment_mean_reference, segment_mode_reference
+from wsol_ext.ops.superpixels import slic_reference
+
+
+def scenes(batch: int, height: int, width: int, noise: float = 0.06) -> Tensor:
+    """Smooth random colours with a little noise, uint8."""
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    coarse = torch.rand(batch, 3, max(1, height // 8), max(1, width // 8), generator=generator)
+    smooth = functional.interpolate(coarse, (height, width), mode="bilinear")
+    grain = noise * torch.randn(batch, 3, height, width, generator=generator)
+    return ((smooth + grain).clamp(0, 1) * 255).round().byte()
+
+
+def slic_arguments(size: Size, dtype: torch.dtype) -> Arguments:
+    images = scenes(*size) if min(size) > 0 else zeros(size[0], 3, *size[1:], dtype=torch.uint8)
+    images = images if dtype == torch.uint8 else (images / 255).to(dtype)
+    return {"images": images, "n_segments": 9, "compactness": 10.0, "max_num_iter": 4}
+
+
+SLIC = OperatorCase(
+    name="slic",
+    function=ops.slic,
+    reference=slic_reference,
+    make=slic_arguments,
+    sizes=((2, 1, 1), (2, 1, 37), (2, 23, 1), (2, 7, 13), (2, 31, 29), (2, 32, 48)),
+    dtypes=(torch.uint8, *FLOATING),
+    small=((2, 9, 12), (1, 12, 15)),
+    layouts=((3, 15, 20),),
+    threads=((5, 41, 53),),
+    empty={(0, 5, 6): (0, 5, 6), (2, 0, 6): (2, 0, 6), (2, 5, 0): (2, 5, 0)},
+    bad=(
+        bad_dtype(f"uint8, {ANY_FLOAT}", images=zeros(1, 3, 4, 4, dtype=I32)),
+        bad_shape("be (B, 3, h, w)", images=zeros(1, 4, 4, 4)),
+        bad_shape("be (B, 3, h, w)", images=zeros(3, 4, 4)),
+        bad_value("be at least 1", n_segments=0),
+        *(bad_value("be finite and at least 0", compactness=bad) for bad in (-1.0, NAN, INF)),
+        bad_value("be at least 1", max_num_iter=0),
+        Bad(
+            ValueError,
+            {"images": zeros(1).expand(1, 3, 2**16, 2**15)},
+            "images ... fewer than 2^31",
+        ),
+        *(
+            Bad(
+                ValueError,
+                {"images": uniform(0, 1, 3, 6, 7).index_fill(2, torch.tensor(3), value)},
+                f"images has values from {ends}, some outside [0, 1] or NaN: ... lie in [0, 1]",
+            )
+            for value, ends in (
+                (255.0, "... to 255"),
+                (-0.01, "-0.01 to ..."),
+                (NAN, "..."),
+                (INF, "..."),
+            )
+        ),
+    ),
+    raw=lambda a: [("slic", (a["images"], 4, 10.0, 3, True))],
+)
+
+
+def mean_arguments(size: Size, dtype: torch.dtype) -> Arguments:
+    images, channels, height, width, segments = size
+    return {
+        "values": normal(0, images, channels, height, width, dtype=dtype),
+        "labels": integers(1, segments, images, height, width, dtype=I32),
+    }
+
+
+def mode_arguments(size: Size, dtype: torch.dtype) -> Arguments:
+    images, _, height, width, segments = size
+    return {
+        "classes": integers(2, 100, images, height, width, dtype=dtype),
+        "labels": integers(1, segments, images, height, width, dtype=I32),
+    }
+
+
+LABELS = zeros(2, 3, 4, dtype=I32)
+SEGMENT_SIZES = (  # (images, channels, height, width, segments)
+    (2, 3, 24, 30, 17),
+    (1, 1, 1, 1, 1),
+    (3, 1, 1, 5, 2),
+    (1, 2, 7, 1, 7),
+    (2, 4, 16, 16, 256),
+    (1, 7, 13, 11, 140),
+    (2, 13, 9, 8, 5),
+    (1, 1, 40, 41, 1),  # one segment
+    (1, 2, 50, 47, 300),
+    (1, 2, 40, 101, 2),  # large segments
+)
+SEGMENT_MEAN = OperatorCase(
+    name="segment_mean",
+    function=ops.segment_mean,
+    reference=segment_mean_reference,
+    make=mean_arguments,
+    sizes=SEGMENT_SIZES,
+    small=((2, 2, 3, 4, 4), (1, 3, 5, 6, 7)),
+    layouts=((2, 5, 12, 20, 9),),
+    threads=tuple((images, 3, 300, 300, 50) for images in (1, 2, 5)),
+    empty={
+        (0, 3, 4, 5, 1): (0, 3, 4, 5),
+        (2, 0, 4, 5, 1): (2, 0, 4, 5),
+        (2, 3, 0, 5, 1): (2, 3, 0, 5),
+    },
+    bad=(
+        bad_dtype(ANY_FLOAT, values=LABELS),
+        bad_shape("be (B, C, h, w)", values=zeros(3, 4)),
+        bad_dtype("int32, int64", labels=LABELS.float()),
+        bad_shape("be (2, 3, 4)", labels=zeros(2, 4, 5, dtype=I32)),
+    ),
+    raw=lambda a: [("segment_mean", (a["values"], a["labels"]))],
+    differentiable=("values",),
+    linear=True,
+    out_dtype=lambda dtype: dtype,
+    # Means are rounded at the end, from sums in float64.
+    tolerance=(
+        to_the_last_bit := {F64: 1e-14, torch.float32: 2**-23, torch.bfloat16: 2**-8, HALF: 2**-10}
+    ),
+    gradient_tolerance=to_the_last_bit,
+    near=rounded,
+    near_gradient=rounded,
+)
+SEGMENT_MODE = OperatorCase(
+    name="segment_mode",
+    function=ops.segment_mode,
+    reference=segment_mode_reference,
+    make=mode_arguments,
+    sizes=SEGMENT_SIZES,
+    dtypes=(torch.int32, torch.int64, torch.uint8),
+    small=SEGMENT_MEAN.small,
+    layouts=SEGMENT_MEAN.layouts,
+    threads=SEGMENT_MEAN.threads,
+    empty={(0, 1, 3, 4, 1): (0, 3, 4), (2, 1, 0, 4, 1): (2, 0, 4)},
+    bad=(
+        bad_dtype("uint8, int32, int64", classes=LABELS.float()),
+        bad_shape("be (B, h, w)", classes=zeros(2, 1, 3, 4, dtype=I64)),
+        bad_shape("be (2, 3, 4)", labels=LABELS[:1]),
+    ),
+    raw=lambda a: [("segment_mode", (a["classes"], a["labels"]))],
+)
