@@ -145,7 +145,7 @@ def test_pictures_that_another_run_drew_are_not_taken(run_folder, album, tmp_pat
 
 def test_folder_of_ones_own_pictures_is_not_drawn_into(run_folder, album, capsys):
     (album / "parrot").rename(album / "overlays")
-    assert localize(run_folder, album, "--out", album) == 1
+    assert localize(run_folder, album, "--out", album) == 2
     assert (
         "holds files that are no results of wsol; choose another --out" in capsys.readouterr().err
     )

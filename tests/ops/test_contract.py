@@ -202,6 +202,9 @@ def test_forward_mode_is_right_or_an_error(backend, case):
 
 
 @PYTHON_ALONE
+@pytest.mark.filterwarnings(
+    "ignore:There is a performance drop"
+)  # vmap runs the kernel once an element
 @each_case(is_differentiable)
 def test_gradients_below_torch_func(backend, case):
     arguments = case.arguments(case.small[0], torch.float64, backend.device)
@@ -275,10 +278,12 @@ def test_compiles_in_one_graph_at_any_shape(backend, case):
         return out, torch.autograd.grad(out[0], tuple(of.values())) if of else ()
 
     compiled = torch.compile(outputs, fullgraph=True, backend="aot_eager")
-    for size in case.small:
-        arguments = case.arguments(size, case.dtypes[0], backend.device)
-        found, wanted = derivatives(compiled, **arguments), derivatives(outputs, **arguments)
-        torch.testing.assert_close(found, wanted)
+    # What some releases of torch ask for where the number of boxes is the kernel's to say.
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        for size in case.small:
+            arguments = case.arguments(size, case.dtypes[0], backend.device)
+            found, wanted = derivatives(compiled, **arguments), derivatives(outputs, **arguments)
+            torch.testing.assert_close(found, wanted)
 
 
 @PYTHON_ALONE

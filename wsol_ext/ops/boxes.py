@@ -70,7 +70,8 @@ def extract_boxes(
         For ``"all"``: boxes (M, 4) int32 and offsets (B * T + 1,) int64. Those of image b at threshold
         t are ``boxes[offsets[b * T + t] : offsets[b * T + t + 1]]``: outer contours, then holes, each
         in raster order of the first pixel of their component or hole; one box of zeros where nothing
-        is foreground, as in the evaluator. On CUDA this waits for the number of boxes.
+        is foreground, as in the evaluator. On CUDA this waits for the number of boxes; `torch.compile` of torch 2.6
+        wants ``torch._dynamo.config.capture_dynamic_output_shape_ops``.
 
     Raises:
         TypeError: a dtype that is none of these.
