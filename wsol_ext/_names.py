@@ -2,7 +2,11 @@
 
 import difflib
 import importlib
+import importlib.util
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -36,3 +40,24 @@ def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[
         return getattr(importlib.import_module(f"{package}.{home_of[name]}"), name)
 
     return get
+
+
+def registered_names(package: str, registry: str, decorator: str) -> list[str]:
+    """The names in a package's registry; where it is not imported yet, those that its sources register.
+
+    Args:
+        package: such as `wsol_ext.models`.
+        registry: the dict in it that the names are keys of.
+        decorator: what puts them there: `@decorator("name")` above a class.
+
+    Example:
+        >>> "tscam" in registered_names("wsol_ext.models", "METHODS", "register_method")
+        True
+    """
+    if package in sys.modules:
+        return list(getattr(sys.modules[package], registry))
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    sources = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
+    pattern = re.compile(rf'^@{decorator}\("([^"]+)"\)', re.MULTILINE)
+    return [name for path in sources for name in pattern.findall(path.read_text(encoding="utf-8"))]

@@ -1,6 +1,7 @@
 """`wsol` itself, `wsol info` and `wsol demo`."""
 
 import json
+import re
 import subprocess
 import sys
 from types import ModuleType
@@ -10,6 +11,7 @@ import torch
 
 import wsol_ext
 from wsol_ext import ops
+from wsol_ext._names import registered_names
 from wsol_ext.cli import info, main
 from wsol_ext.models import METHODS
 from wsol_ext.ops import _backend
@@ -38,6 +40,32 @@ def test_version(capsys):
 
 def test_unknown_command_is_one_line(fails):
     assert "'trian'" in fails("trian")
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        (["--model", "tscan"], "--model is 'tscan', it should be one of .*; did you mean tscam?"),
+        (["--data", "fodler"], "--data is 'fodler', it should be one of .*; did you mean folder?"),
+        (["--data", "cub"], "--root is missing, it should be the folder of the cub data set"),
+        (["--optimizer", "adamm"], "--optimizer is 'adamm', it should be one of adamw, adam, sgd;"),
+        (["--schedule", "cosin"], "--schedule is 'cosin', .*; did you mean cosine?"),
+    ],
+)
+def test_mistaken_name_is_answered_before_torch_is_imported(flags, answer):
+    given = ["train", "--data", "synthetic", *flags]
+    script = "import sys; from wsol_ext.cli import main; code = main(sys.argv[1:])\n"
+    script += "assert code == 2 and 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *given], capture_output=True, text=True, check=True
+    )
+    assert re.match(f"wsol: error: {answer}".replace("?", r"\?"), done.stderr)
+
+
+def test_methods_are_known_by_their_sources_too(monkeypatch):
+    monkeypatch.delitem(sys.modules, "wsol_ext.models")
+    found = registered_names("wsol_ext.models", "METHODS", "register_method")
+    assert sorted(found) == sorted(METHODS)
 
 
 def test_debug_shows_the_traceback(capsys):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsol_ext._names import unknown
 from wsol_ext.cli.options import (
     Parser,
     add_clusters,
@@ -69,6 +70,8 @@ def add_options(parser: Parser) -> None:
 
 def run(options: Any) -> int:
     """Evaluate."""
+    if options.data is not None and options.data not in DATASETS:
+        raise ValueError(unknown("--data", options.data, DATASETS))
     device = check_device(options)
     from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.data.class_names import are_numbers

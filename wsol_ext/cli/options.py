@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
@@ -50,6 +50,8 @@ def add_dataclass(parser: Parser, options: type) -> None:
             keywords |= {"nargs": "?", "const": True}
         elif hints[field.name] == list[int]:
             keywords |= {"type": int, "nargs": "*"}
+        elif get_origin(hints[field.name]) is Literal:  # the class says itself what it should be
+            keywords |= {"type": str, "metavar": f"{{{','.join(get_args(hints[field.name]))}}}"}
         text = field.metadata["help"]
         flag = "--" + field.name.replace("_", "-")
         groups[title].add_argument(flag, help=text() if callable(text) else text, **keywords)

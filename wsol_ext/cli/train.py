@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from wsol_ext._names import registered_names, unknown
 from wsol_ext.cli.options import Parser, add_config, add_dataclass, add_switch
 from wsol_ext.training.config import TrainingConfig
 
@@ -26,6 +27,11 @@ def run(options: Any) -> int:
     names = TrainingConfig.__dataclass_fields__
     values = {name: options[name] for name in names}
     config = TrainingConfig(**{**values, "milestones": list(values["milestones"])})
+    # Mistakes are answered before what takes seconds to import.
+    config.dataset("train")
+    methods = registered_names("wsol_ext.models", "METHODS", "register_method")
+    if config.model not in methods:
+        raise ValueError(unknown("--model", config.model, methods))
     from wsol_ext.training import train
 
     train(config, overwrite=options.overwrite)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from wsol_ext._names import unknown
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset, Sample
@@ -145,7 +146,7 @@ def _check(
         raise ValueError(f"no protocol is given, there should be one of {', '.join(PROTOCOLS)}")
     for name in protocols:
         if name not in PROTOCOLS:
-            raise ValueError(f"protocol is {name!r}, it should be one of {', '.join(PROTOCOLS)}")
+            raise ValueError(unknown("protocol", name, PROTOCOLS))
         needed = PROTOCOLS[name].needs
         if not getattr(dataset, f"has_{needed}"):
             raise ValueError(f"protocol {name} needs {needed}, which the data set does not have")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from wsol_ext._names import unknown
 from wsol_ext.data.transforms import ImageSize
 from wsol_ext.models.base import (
     METHODS,
@@ -67,7 +68,7 @@ def create_model(
         (torch.Size([2, 3]), torch.Size([2, 1, 4, 6]))
     """
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}, it should be one of {', '.join(METHODS)}")
+        raise ValueError(unknown("method", method, METHODS))
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}, it should be at least 1")
     backbone_options = dict(backbone_options or {})

@@ -5,8 +5,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from wsol_ext._names import unknown
 from wsol_ext.data.factory import ChosenDataset, chosen_dataset, data_help, flag_help
 
 Optimizer = Literal["adamw", "adam", "sgd"]
@@ -24,6 +25,10 @@ def _option(default: Any, group: str, text: str | Callable[[], str]) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 @dataclass
@@ -89,6 +94,10 @@ class TrainingConfig:
     progress: bool = _option(True, "hardware", "show progress")
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ValueError(unknown(_flag(name), value, get_args(kind)))
         for name in ("epochs", "batch_size", "devices", "nodes"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "img_size", "workers", "validate_every", "stage2_epochs"):
@@ -106,8 +115,7 @@ class TrainingConfig:
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} is {getattr(self, name)}, it should be {wanted}")
+            raise ValueError(f"{_flag(name)} is {getattr(self, name)}, it should be {wanted}")
 
     @property
     def processes(self) -> int:
