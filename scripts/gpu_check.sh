@@ -11,8 +11,6 @@ if [ -z "${PYTHON:-}" ]; then
   WSOL_CUDA=ON make .venv/installed-test
   PYTHON=.venv/bin/python
 fi
-# Not `python -m pytest`, which would put this folder's sources before the installed package.
-pytest="$(dirname "$(command -v "$PYTHON")")/pytest"
 
 gpu="$("$PYTHON" - <<'PYTHON_END'
 import sys
@@ -26,14 +24,14 @@ PYTHON_END
 )"
 
 echo "== tests on the cuda backend ($gpu)"
-"$pytest" --backend cuda tests
+"$PYTHON" -m pytest --backend cuda tests
 
 echo "== compute-sanitizer"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck synccheck; do
     # torch's caching allocator would hide overruns inside its large blocks.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      --kernel-regex kns=wsol "$PYTHON" "$pytest" --backend cuda tests/ops -k "not compile"
+      --kernel-regex kns=wsol "$PYTHON" -m pytest --backend cuda tests/ops -k "not compile"
   done
 else
   echo "compute-sanitizer is not on PATH: install it with the CUDA toolkit to run this part" >&2
@@ -41,6 +39,6 @@ else
 fi
 
 echo "== benchmarks"
-"$pytest" benchmarks --device cuda --save "$gpu"
+"$PYTHON" -m pytest benchmarks --device cuda --save "$gpu"
 
 [ -z "${missing:-}" ] || { echo "done, without compute-sanitizer" >&2; exit 1; }

@@ -8,5 +8,4 @@ environment="$("$python" tests/emulator/build.py --sanitize --environment)"
 eval "$environment"
 export CUDA_VISIBLE_DEVICES=  # the driver and AddressSanitizer want the same addresses
 # --capture=sys, so that a report of the sanitizers, written as the process dies, reaches the terminal.
-# Not `python -m pytest`, which would put this folder's sources before the installed package.
-exec "$(dirname "$(command -v "$python")")/pytest" --capture=sys --backend emulated tests/ops tests/emulator "$@"
+exec "$python" -m pytest --capture=sys --backend emulated tests/ops tests/emulator "$@"
