@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from wsol_ext import create_model
 from wsol_ext.checkpoints import load_model, save_model
 from wsol_ext.cli import main
+from wsol_ext.data import FolderDataset
 from wsol_ext.localize import boxes_of_maps, list_images, localize_images
 from wsol_ext.report import drawing
 
@@ -141,6 +142,12 @@ def test_pictures_that_another_run_drew_are_not_taken(run_folder, album, tmp_pat
     assert localize(run_folder, album, "--out", album / "boxes") == 0
     assert localize(run_folder, album, "--out", tmp_path / "out") == 0
     assert len(read(tmp_path / "out")[1]["images"]) == 12
+
+
+def test_results_among_class_folders_are_no_class(run_folder, album, tmp_path):
+    classes = sorted(folder.name for folder in album.iterdir())
+    assert localize(run_folder, album, "--out", album / "boxes") == 0
+    assert FolderDataset(album).class_names == classes
 
 
 def test_folder_of_ones_own_pictures_is_not_drawn_into(run_folder, album, capsys):

@@ -57,6 +57,7 @@ def add_options(parser: Parser) -> None:
 def run(options: Any) -> int:
     """Localize."""
     device = check_device(options)
+    from wsol_ext._files import make_results_folder
     from wsol_ext._progress import watch
     from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.coco import CocoResults
@@ -70,7 +71,8 @@ def run(options: Any) -> int:
     names = model.class_names or [f"class {k}" for k in range(model.num_classes)]
     labels = read_labels(options.labels, paths, names) if options.labels else None
     set_clusters(model, options, out)
-    out.mkdir(parents=True, exist_ok=True)
+    if not out.exists():  # else it may hold pictures of the user's
+        make_results_folder(out)
     folders = _picture_folders(out, bool(model.parts)) if options.overlays else {}
     found = localize_images(
         model,
