@@ -73,7 +73,8 @@ def make_results_folder(folder: Path) -> Path:
         FileExistsError: it holds files of somebody else's.
         OSError: it cannot be made.
     """
-    if folder.is_dir() and not is_results_folder(folder) and any(folder.iterdir()):
+    # In this order: what another process of ours puts there comes after the mark.
+    if folder.is_dir() and any(folder.iterdir()) and not is_results_folder(folder):
         raise FileExistsError(
             f"{folder} holds files that are no results of wsol; choose another --out"
         )
