@@ -15,7 +15,7 @@ namespace wsol {
 struct ClassAttentionForward {
   TensorView query, key;
   TensorView out;            // (B, Q, N)
-  TensorView probabilities;  // (B, H, Q, N) scratch
+  TensorView probabilities;  // (B, H, Q, N), of each head
   double scale;
 };
 
@@ -24,7 +24,7 @@ struct ClassAttentionBackward {
   TensorView grad_out;     // (B, Q, N)
   TensorView grad_query;   // like query
   TensorView grad_key;     // like key
-  TensorView grad_logits;  // (B, H, Q, N) scratch
+  TensorView grad_logits;  // (B, H, Q, N), which both gradients are made of
   double scale;
 };
 

@@ -21,8 +21,7 @@ struct SpatialGateBackward {
   TensorView gate, grad_gate;  // (B, N) contiguous
   TensorView grad_query;       // like query
   TensorView grad_key;         // like key
-  TensorView
-      grad_dots;  // (B, H, 1, N), a view of contiguous (B, N) scratch: the same for all heads
+  TensorView grad_dots;  // (B, H, 1, N), a view of a contiguous (B, N): the same for all heads
   double scale;
 };
 

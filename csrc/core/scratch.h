@@ -1,5 +1,6 @@
 // An operator's scratch memory: bytes that Python allocates, as many as `<operator>_scratch_bytes`
-// says of the sizes.
+// says of the sizes, each backend its own. An intermediate of the formulas, a tensor that is the
+// same on all of them, is a member of the operator's struct instead.
 #pragma once
 
 #include <cstdint>
