@@ -57,6 +57,7 @@ def test_unknown_command_is_one_line(fails):
     ("flags", "answer"),
     [
         (["--model", "tscan"], "--model is 'tscan', it should be one of .*; did you mean tscam?"),
+        (["--data", "folder", "--model", "tscan"], "--model is 'tscan', .*; did you mean tscam?"),
         (["--data", "fodler"], "--data is 'fodler', it should be one of .*; did you mean folder?"),
         (["--data", "cub"], "--root is missing, it should be the folder of the cub data set"),
         (["--optimizer", "adamm"], "--optimizer is 'adamm', it should be one of adamw, adam, sgd;"),

@@ -28,10 +28,10 @@ def run(options: Any) -> int:
     values = {name: options[name] for name in names}
     config = TrainingConfig(**{**values, "milestones": list(values["milestones"])})
     # Mistakes are answered before what takes seconds to import.
-    config.dataset("train")
     methods = registered_names("wsol_ext.models", "METHODS", "register_method")
     if config.model not in methods:
         raise ValueError(unknown("--model", config.model, methods))
+    config.dataset("train")
     from wsol_ext.training import train
 
     train(config, overwrite=options.overwrite)
