@@ -88,7 +88,7 @@ def parameter_groups(
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("the model has no parameter to train: all are frozen")
-    if not selective or weight_decay == 0:
+    if not selective:
         return [{"params": trained, "weight_decay": weight_decay}]
     listed: Collection[str] = getattr(model, "no_weight_decay", set)()
     groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=listed)
