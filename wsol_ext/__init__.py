@@ -1,41 +1,32 @@
 """Weakly supervised object localization: fast operators, the published methods, one trusted evaluator."""
 
-from importlib import import_module
 from importlib.metadata import version
 from pkgutil import extend_path
-from typing import Any
 
 # In a clone, Python finds these sources before an installation; the compiled modules are the installation's.
 __path__ = extend_path(__path__, __name__)
 
+from wsol_ext._names import on_first_use
+
 __version__ = version("wsol_ext")
 
-_ROOMS = (
-    "checkpoints",
-    "clustering",
-    "coco",
-    "data",
-    "evaluation",
-    "localize",
-    "metrics",
-    "models",
-    "ops",
-    "report",
-    "training",
-)
+_HOMES: dict[str, list[str]] = {
+    "checkpoints": [],
+    "clustering": [],
+    "coco": [],
+    "data": [],
+    "evaluation": [],
+    "localize": [],
+    "metrics": [],
+    "models": ["create_model"],
+    "ops": [],
+    "report": [],
+    "training": [],
+}
 
-__all__ = ["__version__", "create_model", *_ROOMS]
+__all__ = ["__version__", "create_model", *_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    # On first use: importing torch and timm takes seconds, which `wsol --help` need not wait for.
-    if name == "create_model":
-        from wsol_ext.models import create_model
-
-        return create_model
-    if name in _ROOMS:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

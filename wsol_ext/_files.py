@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 def _temporary_name(target: Path) -> str:
     # The suffix stays last: some writers choose the format by it.
@@ -128,3 +130,18 @@ def write_csv(
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The options of a run folder's `config.yaml`.
+
+    Raises:
+        ValueError: the file is no YAML mapping; the message names it.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML file: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} should hold options by name")
+    return found

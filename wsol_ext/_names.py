@@ -23,6 +23,16 @@ def unknown(argument: str, value: object, known: Iterable[str]) -> str:
     return f"{argument} is {value!r}, it should be one of {', '.join(names)}{hint}"
 
 
+def flag_of(name: str) -> str:
+    """An option as the command line has it.
+
+    Example:
+        >>> flag_of("img_size")
+        '--img-size'
+    """
+    return "--" + name.replace("_", "-")
+
+
 def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
     """A package's `__getattr__` that imports a module when a name of it is first asked for.
 
@@ -30,11 +40,13 @@ def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[
 
     Args:
         package: the package's `__name__`.
-        homes: by module of the package, the names that it gives.
+        homes: by module of the package, the names that it gives beside its own.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 
     def get(name: str) -> Any:
+        if name in homes:
+            return importlib.import_module(f"{package}.{name}")
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{home_of[name]}"), name)

@@ -13,6 +13,7 @@ import wsol_ext
 from wsol_ext import ops
 from wsol_ext._names import registered_names
 from wsol_ext.cli import info, main
+from wsol_ext.metrics import PROTOCOLS
 from wsol_ext.models import METHODS
 from wsol_ext.ops import _backend
 
@@ -74,10 +75,26 @@ def test_mistaken_name_is_answered_before_torch_is_imported(flags, answer):
     assert re.match(f"wsol: error: {answer}".replace("?", r"\?"), done.stderr)
 
 
-def test_methods_are_known_by_their_sources_too(monkeypatch):
-    monkeypatch.delitem(sys.modules, "wsol_ext.models")
-    found = registered_names("wsol_ext.models", "METHODS", "register_method")
-    assert sorted(found) == sorted(METHODS)
+def test_help_of_the_commands_needs_no_torch():
+    script = "import sys; from wsol_ext.cli import main\n"
+    script += "for name in sys.argv[1:]: assert main([name, '--help']) == 0\n"
+    script += "assert 'torch' not in sys.modules"
+    commands = ("train", "evaluate", "localize", "demo", "info")
+    subprocess.run([sys.executable, "-c", script, *commands], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("package", "registry", "decorator", "known"),
+    [
+        ("wsol_ext.models", "METHODS", "register_method", METHODS),
+        ("wsol_ext.metrics", "PROTOCOLS", "register_protocol", PROTOCOLS),
+    ],
+)
+def test_registered_names_are_known_by_their_sources_too(
+    monkeypatch, package, registry, decorator, known
+):
+    monkeypatch.delitem(sys.modules, package)
+    assert sorted(registered_names(package, registry, decorator)) == sorted(known)
 
 
 def test_debug_shows_the_traceback(capsys):

@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from wsol_ext._names import registered_names
 from wsol_ext.cli.options import Parser, add_switch
 
 if TYPE_CHECKING:
@@ -17,10 +18,9 @@ DESCRIPTION = (
 
 def add_options(parser: Parser) -> None:
     """Add the command's flags."""
-    from wsol_ext.models import METHODS
-
+    methods = registered_names("wsol_ext.models", "METHODS", "register_method")
     parser.add_argument("--out", type=str, default="runs/demo", help="the run folder")
-    parser.add_argument("--model", type=str, default="tscam", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--model", type=str, default="tscam", help=f"one of {', '.join(methods)}")
     parser.add_argument("--seed", type=int, default=0, help="seed of training")
     add_switch(
         parser, "--overwrite", False, "move a run that --out holds to OUT.old-1 and start anew"

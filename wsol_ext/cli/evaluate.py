@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._names import unknown
+from wsol_ext._names import registered_names, unknown
 from wsol_ext.cli.options import (
     Parser,
     add_clusters,
@@ -32,11 +32,7 @@ DESCRIPTION = (
 
 def add_options(parser: Parser) -> None:
     """Add the command's flags."""
-    from wsol_ext.metrics import PROTOCOLS
-
-    def takers(option: str) -> str:
-        return ", ".join(name for name, each in PROTOCOLS.items() if option in each.options())
-
+    protocols = registered_names("wsol_ext.metrics", "PROTOCOLS", "register_protocol")
     add_config(parser)
     parser.add_argument(
         "checkpoint", type=str, help="a model.safetensors, or the run folder of `wsol train`"
@@ -46,16 +42,16 @@ def add_options(parser: Parser) -> None:
         "--protocols",
         nargs="+",
         default=["maxboxaccv2", "toploc"],
-        help=", ".join(PROTOCOLS),
+        help=", ".join(protocols),
     )
     group.add_argument(
         "--threshold",
         type=float | str,
         default=0.1,
-        help=f"{takers('threshold')}: where maps are cut; 'best' chooses on these images, and the report says so",
+        help="where maps are cut by protocols of one threshold; 'best' chooses on these images, and the report says so",
     )
     group.add_argument(
-        "--interval", type=float, default=0.001, help=f"{takers('interval')}: between thresholds"
+        "--interval", type=float, default=0.001, help="between thresholds, of protocols of many"
     )
     add_data(parser)
     add_clusters(parser)
@@ -141,7 +137,7 @@ def _check_classes(checkpoint: Path, model: "LocalizationModel", class_names: li
 def _run_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").exists():
         return {}
-    from wsol_ext.training.folder import read_config
+    from wsol_ext._files import read_config
 
     return read_config(folder / "config.yaml")
 

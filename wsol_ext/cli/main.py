@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     _import_plugins()
-    parser = _parser(arguments)
+    parser = _parser()
     if not arguments:
         parser.print_help()
         return _USAGE_ERROR
@@ -64,7 +64,7 @@ def _import_plugins() -> None:
             warnings.warn(f"the plugin {plugin.value} cannot be imported: {error}", stacklevel=2)
 
 
-def _parser(arguments: Sequence[str]) -> Parser:
+def _parser() -> Parser:
     import wsol_ext
 
     parser = make_parser(
@@ -75,10 +75,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
     commands = parser.add_subcommands(title="commands", metavar="COMMAND", required=True)
     for name, module in _COMMANDS.items():
         command = make_parser(f"wsol {name}", module.DESCRIPTION)
-        if (
-            name in arguments
-        ):  # the others' flags, whose help says what there is, need not be waited for
-            module.add_options(command)
+        module.add_options(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         commands.add_subcommand(name, command, help=module.HELP)
     return parser

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from wsol_ext._names import flag_of
 from wsol_ext.data.factory import FLAGS, data_help, flag_help
 
 Parser = ArgumentParser
@@ -53,8 +54,8 @@ def add_dataclass(parser: Parser, options: type) -> None:
         elif get_origin(hints[field.name]) is Literal:  # the class says itself what it should be
             keywords |= {"type": str, "metavar": f"{{{','.join(get_args(hints[field.name]))}}}"}
         text = field.metadata["help"]
-        flag = "--" + field.name.replace("_", "-")
-        groups[title].add_argument(flag, help=text() if callable(text) else text, **keywords)
+        shown = text() if callable(text) else text
+        groups[title].add_argument(flag_of(field.name), help=shown, **keywords)
 
 
 def add_data(parser: Parser) -> None:
@@ -63,8 +64,7 @@ def add_data(parser: Parser) -> None:
     group.add_argument("--data", type=str | None, default=None, help=data_help())
     group.add_argument("--root", type=str | None, default=None, help="where the data set lies")
     for name in FLAGS:
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, type=str | None, default=None, help=flag_help(name))
+        group.add_argument(flag_of(name), type=str | None, default=None, help=flag_help(name))
     group.add_argument(
         "--data-options", type=dict[str, Any] | None, default=None, help="passed to the data set"
     )
@@ -101,9 +101,8 @@ def set_clusters(model: Any, options: Any, out: Path) -> None:
         refining = " and ".join(name for name, method in METHODS.items() if method.refines)
         for name in ("clusters", "cluster_cache"):
             if options[name] is not None:
-                flag = "--" + name.replace("_", "-")
                 raise ValueError(
-                    f"{flag} is for {refining}, the checkpoint is of {model.config['method']}"
+                    f"{flag_of(name)} is for {refining}, the checkpoint is of {model.config['method']}"
                 )
         return
     if options.clusters is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._names import unknown
+from wsol_ext._names import flag_of, unknown
 
 if TYPE_CHECKING:
     from wsol_ext.data.base import LocalizationDataset, Transform
@@ -243,7 +243,7 @@ def chosen_dataset(
     options: dict[str, Any] = {}
     for argument in FLAGS:
         path, flag = values.get(argument), entry.flags.get(argument)
-        shown = "--" + argument.replace("_", "-")
+        shown = flag_of(argument)
         if flag is None and path is not None:
             raise ValueError(
                 f"{shown} is for --data {' or '.join(_takers(argument))}, --data is {name}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from wsol_ext._names import unknown
+from wsol_ext._names import flag_of, unknown
 from wsol_ext.data.factory import ChosenDataset, chosen_dataset, data_help, flag_help
 
 Optimizer = Literal["adamw", "adam", "sgd"]
@@ -25,10 +25,6 @@ def _option(default: Any, group: str, text: str | Callable[[], str]) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 @dataclass
@@ -97,7 +93,7 @@ class TrainingConfig:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
-                raise ValueError(unknown(_flag(name), value, get_args(kind)))
+                raise ValueError(unknown(flag_of(name), value, get_args(kind)))
         for name in ("epochs", "batch_size", "devices", "nodes"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "img_size", "workers", "validate_every", "stage2_epochs"):
@@ -115,7 +111,7 @@ class TrainingConfig:
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
-            raise ValueError(f"{_flag(name)} is {getattr(self, name)}, it should be {wanted}")
+            raise ValueError(f"{flag_of(name)} is {getattr(self, name)}, it should be {wanted}")
 
     @property
     def processes(self) -> int:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -154,18 +153,3 @@ class RunFolder:
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         self.path.rename(aside)
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The options of a run folder's `config.yaml`.
-
-    Raises:
-        ValueError: the file is no YAML mapping; the message names it.
-    """
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} should hold options by name")
-    return found
