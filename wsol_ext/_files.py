@@ -132,16 +132,54 @@ def write_csv(
     write_text(path, text.getvalue())
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The options of a run folder's `config.yaml`.
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, a few of which make a value that no memory holds, and with numbers such as 1e-3."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken")
+        return super().compose_node(parent, index)
+
+
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says, as plain Python values.
 
     Raises:
-        ValueError: the file is no YAML mapping; the message names it.
+        ValueError: it is no YAML, or has aliases.
+
+    Example:
+        >>> parse_yaml("{lr: 1e-3, milestones: [1, 2]}")
+        {'lr': 0.001, 'milestones': [1, 2]}
     """
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.load(text, _PlainLoader)
+    except RecursionError as error:
+        raise ValueError("is no YAML file: it is nested too deeply") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} should hold options by name")
+        raise ValueError(f"is no YAML file: {error}") from error
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The options in a YAML file, by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no YAML mapping; the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; it should hold options by name, as YAML")
+    try:
+        found = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # a file that is not UTF-8 too
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ValueError(f"{path}: should hold options by name, as YAML")
     return found

@@ -3,9 +3,10 @@
 import difflib
 import importlib
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,45 @@ def unknown(argument: str, value: object, known: Iterable[str]) -> str:
         "--data is 'fodler', it should be one of cub, folder; did you mean folder?"
     """
     names = list(known)
-    nearest = difflib.get_close_matches(str(value), names, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"{argument} is {value!r}, it should be one of {', '.join(names)}{hint}"
+    return f"{argument} is {value!r}, it should be one of {', '.join(names)}{nearest(value, names)}"
+
+
+def nearest(value: object, known: Iterable[str]) -> str:
+    """The end of a sentence about a mistaken name: the known one that is nearest to it, if any is near.
+
+    Example:
+        >>> "--epoch is no flag" + nearest("--epoch", ["--epochs", "--lr"])
+        '--epoch is no flag; did you mean --epochs?'
+    """
+    names = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(str(value).lower(), names, n=1)
+    return f"; did you mean {names[found[0]]}?" if found else ""
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    r"""A file's name as text that can be printed and encoded: bytes that are no UTF-8 become escapes.
+
+    Example:
+        >>> print(printable(os.fsdecode(b"caf\xe9.jpg")))
+        caf\xe9.jpg
+    """
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return text
+
+
+def some(names: Sequence[object], shown: int = 3, separator: str = ", ") -> str:
+    """The first of some names, and how many more there are.
+
+    Example:
+        >>> some(["auk", "bat", "cat", "dog"]), some(["auk"])
+        ('auk, bat, cat and 1 more', 'auk')
+    """
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return separator.join(map(str, names[:shown])) + rest
 
 
 def flag_of(name: str) -> str:

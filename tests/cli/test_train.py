@@ -17,7 +17,9 @@ import torch
 import yaml
 from cli.malice import save_pickle
 from cli.tiny_runs import TINY, has_rows, kill_run, metrics, same, tiny_run, weights
+from rich.console import Console
 
+from wsol_ext._files import write_text
 from wsol_ext.cli import main
 from wsol_ext.models import METHODS, TSCAM, create_model
 from wsol_ext.training import TrainingConfig, runs
@@ -95,6 +97,7 @@ def test_run_from_python_is_continued_whatever_kind_of_sequence_its_options_are(
     config = TrainingConfig(out=str(tmp_path / "run"), model="molt", model_options=options)
     folder = RunFolder(tmp_path / "run")
     folder.prepare(config)
+    write_text(folder.checkpoint, "an epoch has ended")
     folder.prepare(config)
     other = {**options, "pyramid": (24, 32)}
     config = TrainingConfig(out=str(tmp_path / "run"), model="molt", model_options=other)
@@ -221,17 +224,26 @@ def test_broken_training_image_is_one_line_that_names_it(pictures, tmp_path, fai
     assert f"wsol: error: {broken}: cannot be read" in fails(*arguments, status=1)
 
 
-def test_interrupted_run_says_so_and_keeps_its_checkpoint(tmp_path):
-    command = [sys.executable, "-m", "wsol_ext.cli", *tiny_run(tmp_path / "run", epochs=400)]
+@pytest.mark.parametrize(
+    ("number", "to_all", "status"), [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143)]
+)
+def test_interrupted_run_says_so_and_keeps_its_checkpoint(tmp_path, number, to_all, status):
+    arguments = tiny_run(tmp_path / "run", "--workers", "1", epochs=400)
+    command = [sys.executable, "-m", "wsol_ext.cli", *arguments]
     # What started the tests may ignore the signal (a shell's background job does), and children inherit that.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    heed = functools.partial(signal.signal, number, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=heed, start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while not has_rows(tmp_path / "run", 2) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    if to_all:  # as a batch system or a closed container does, workers included
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert errors.strip() == "wsol: error: interrupted"
     torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
 
@@ -371,10 +383,198 @@ def test_accuracy_is_not_measured_by_other_classes(pictures, tmp_path, fails):
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_key_of_a_yaml_file_is_named(tmp_path, fails):
+def test_unknown_key_of_a_yaml_file_is_named(tmp_path, capsys):
     file = tmp_path / "options.yaml"
-    file.write_text("learning_rate: 1.0\n")
-    assert "learning_rate" in fails("train", "--config", file)
+    file.write_text("data: synthetic\nlearning_rate: 1.0\nepoch: 3\n")
+    asked = ["train", "--config", str(file), "--epochs", "0"]
+    assert main(asked) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"wsol: error: {file}: learning_rate is no option of wsol train",
+        f"wsol: error: {file}: epoch is no option of wsol train; did you mean epochs?",
+        "wsol: error: --epochs is 0, it should be at least 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: &a [x, x]\nb: &b [*a, *a]\nmodel_options: {c: [*b, *b]}\n", "aliases"),
+        ("[" * 100_000, "nested too deeply"),
+        ("!!python/object/apply:os.mkdir [made]", "is no YAML file"),
+        ("- lr", "should hold options by name"),
+        ("1: 2", "should hold options by name"),
+        ("lr: [1, 2]\ndata: synthetic", "--lr is [1, 2], it should be a number"),
+        ("model_options: 5\ndata: synthetic", "--model-options is 5, it should be options by name"),
+        ("\udcff", "utf-8"),
+    ],
+)
+def test_hostile_yaml_is_refused_by_name(tmp_path, fails, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "options.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    message = fails("train", "--config", file)
+    assert words in message
+    assert str(file) in message or "--" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["options.yaml"]
+
+
+def test_all_mistakes_of_a_command_are_said_together(capsys):
+    given = [
+        *("--model", "tscan", "--optimizer", "adamm", "--milestones", "-5", "--model-options", "x"),
+        *("--data", "folder", "--root", "/nowhere", "--boxes", "/nope.csv", "--epoch", "3"),
+        *("--device", "cud", "--batch-size", "many", "--lr-factor", "0", "--init-from", "/gone"),
+    ]
+    assert main(["train", *given]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert {line.partition(", ")[0].removeprefix("wsol: error: ") for line in said} == {
+        "--epoch is no flag of wsol train; did you mean --epochs?",
+        "--batch-size is 'many'",
+        "--model-options is 'x'",
+        "--model is 'tscan'",
+        "--optimizer is 'adamm'",
+        "--milestones is [-5]",
+        "--lr-factor is 0.0",
+        "--device is 'cud'",
+        "--root is /nowhere: no such file or folder",
+        "--boxes is /nope.csv: no such file or folder",
+        "--init-from is /gone: no such file or folder",
+    }
+    assert [line.partition("did you mean ")[2] for line in said if "did you" in line] == [
+        *("--epochs?", "tscam?", "adam?", "cuda?")
+    ]
+
+
+def test_mistakes_of_data_and_model_are_said_together(pictures, tmp_path, capsys):
+    data = ["--data", "folder", "--data-options", "{}", "--root", str(pictures)]
+    mistaken = ["--batch-size", "65", "--backbone", "vit_tiny_patch16_22"]
+    assert main([*tiny_run(tmp_path / "run"), *data, *mistaken]) == 2
+    said = capsys.readouterr().err
+    assert "--batch-size is 65" in said
+    assert "vit_tiny_patch16_22" in said.splitlines()[1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_without_a_whole_epoch_blocks_nothing(tmp_path, monkeypatch, fails):
+    def breaks(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TSCAM, "training_loss", breaks)
+        fails(*tiny_run(tmp_path / "run", epochs=1), status=1)
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert main(tiny_run(tmp_path / "run", "--seed", "3", epochs=1)) == 0
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 3
+
+
+def folder_run(root, out, *flags, epochs=1):
+    data = ["--data", "folder", "--data-options", "{}", "--root", str(root), "--batch-size", "0"]
+    return [*tiny_run(out, epochs=epochs), *data, *flags]
+
+
+def test_batch_is_no_larger_than_the_data(pictures, tmp_path, capsys):
+    arguments = folder_run(pictures, tmp_path / "run", "--progress", "true")
+    assert main(arguments) == 0
+    assert "--batch-size 32: there are 32 training images" in capsys.readouterr().err
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batch_size"] == 32
+    assert main(arguments) == 0
+    assert "nothing to train" in capsys.readouterr().err
+
+
+def test_run_is_not_continued_on_other_images(pictures, tmp_path, fails):
+    root, run = tmp_path / "root", tmp_path / "run"
+    shutil.copytree(pictures / "train", root)
+    assert main(folder_run(root, run)) == 0
+    (run / "model.safetensors").unlink()
+    first, *_ = sorted(root.iterdir())
+    picture = next(first.iterdir())
+
+    def refusal():
+        return fails(*folder_run(root, run, "--batch-size", "16"), status=2)
+
+    # The batch size would differ too, and is said first: images are looked at after the configuration.
+    assert "batch_size 32 there, 16 here" in refusal()
+    picture.rename(tmp_path / "away.png")
+    count = len(list(first.iterdir()))
+    message = fails(*folder_run(root, run))
+    assert f"begun on other images ({first.name} had {count + 1} images, {count} here)" in message
+    (tmp_path / "away.png").rename(first / "renamed.png")
+    assert f"images of {first.name} have other names here" in fails(*folder_run(root, run))
+    (first / "renamed.png").rename(picture)
+    first.rename(root / "zebra")
+    assert f"lost: the class {first.name}" in fails(*folder_run(root, run))
+    (root / "zebra").rename(first)
+    assert main(folder_run(root, run)) == 0
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_broken_images_are_named_before_the_first_epoch(pictures, tmp_path, capsys, skip):
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    broken = sorted((tmp_path / "train").rglob("*.png"))[:2]
+    broken[0].write_bytes(broken[0].read_bytes()[:200])
+    broken[1].write_bytes(b"")
+    arguments = folder_run(tmp_path / "train", tmp_path / "run", "--skip-broken", str(skip).lower())
+    assert main(arguments) == (0 if skip else 1)
+    said = capsys.readouterr().err
+    assert "2 of 32 training images cannot be read" in said
+    assert str(broken[0]) in said
+    if skip:
+        found = json.loads((tmp_path / "run" / "data.json").read_text())
+        assert (found["images"], found["left_out"]) == (30, 2)
+    else:
+        assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_is_deleted_while_training_is_described_again(tmp_path, monkeypatch):
+    real = TSCAM.training_loss
+
+    def deletes(self, images, labels):
+        if (tmp_path / "run" / "checkpoints").exists():
+            shutil.rmtree(tmp_path / "run")
+        return real(self, images, labels)
+
+    monkeypatch.setattr(TSCAM, "training_loss", deletes)
+    assert main(tiny_run(tmp_path / "run")) == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "data.json", "model.safetensors", "metrics.csv"} <= names
+
+
+def test_way_on_from_a_finished_run_is_named(run_folder, pictures, fails):
+    config = yaml.safe_load((run_folder / "config.yaml").read_text())
+    asked = ["train", "--config", run_folder / "config.yaml", "--epochs", config["epochs"] + 2]
+    assert f"give --init-from {run_folder} and another --out" in fails(*asked)
+
+
+def test_last_lines_are_commands_that_work(pictures, tmp_path, capsys):
+    assert main(folder_run(pictures, tmp_path / "run", "--progress", "true")) == 0
+    said = capsys.readouterr().err
+    assert f"evaluate it: wsol evaluate {tmp_path}/run --boxes BOXES.csv" in said
+    boxes = pictures / "boxes.csv"
+    assert main(["evaluate", str(tmp_path / "run"), "--boxes", str(boxes), "--workers", "0"]) == 0
+    flags = ["--progress", "true", "--boxes", str(boxes)]
+    assert main(folder_run(pictures, tmp_path / "other", *flags)) == 0
+    assert f"evaluate it: wsol evaluate {tmp_path}/other\n" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "other"), "--workers", "0"]) == 0
+
+
+def test_boxes_are_read_before_training(pictures, tmp_path, fails):
+    (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\nnobody.png,1,2,3,4\n")
+    message = fails(*folder_run(pictures, tmp_path / "run", "--boxes", str(tmp_path / "boxes.csv")))
+    assert "boxes.csv:2: there is no image 'nobody.png'" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_device_that_is_not_there_is_refused(tmp_path, fails):
+    message = fails(*tiny_run(tmp_path / "run"), "--device", "cuda:7")
+    assert "--device cuda:7 cannot be used" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_cores_are_warned_of(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    config = TrainingConfig(data="synthetic", img_size=32, device="cpu", devices=2, batch_size=8)
+    console = Console(quiet=True)
+    with pytest.warns(UserWarning, match="--devices is 2: so many processes share the 1 cores"):
+        runs._say_what_was_decided(config, TrainingData(config), console)
 
 
 def test_selective_decay_spares_biases_norms_and_tokens():

@@ -3,8 +3,10 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._names import registered_names
-from wsol_ext.cli.options import Parser, add_switch
+from wsol_ext._names import flag_of, registered_names, unknown
+from wsol_ext._problems import Problems
+from wsol_ext.cli.arguments import Parser
+from wsol_ext.cli.options import add_switch
 
 if TYPE_CHECKING:
     from wsol_ext.training import TrainingConfig
@@ -29,6 +31,16 @@ def add_options(parser: Parser) -> None:
     group.add_argument("--images", type=int, default=2000, help="training images")
     group.add_argument("--test-images", type=int, default=400, help="test images")
     group.add_argument("--epochs", type=int, default=8, help="passes over the training images")
+
+
+def check(options: Any, problems: Problems) -> None:
+    """Collect the mistakes that are known before what takes seconds to import."""
+    methods = registered_names("wsol_ext.models", "METHODS", "register_method")
+    if options.model not in methods:
+        problems.add(unknown("--model", options.model, methods))
+    for name in ("images", "test_images", "epochs"):
+        if options[name] < 1:
+            problems.add(f"{flag_of(name)} is {options[name]}, it should be at least 1")
 
 
 def run(options: Any) -> int:
@@ -69,8 +81,6 @@ def demo_config(options: Any) -> "TrainingConfig":
     from wsol_ext.models import METHODS
     from wsol_ext.training import TrainingConfig
 
-    if options.model not in METHODS:
-        raise ValueError(f"--model is {options.model}, it should be one of {', '.join(METHODS)}")
     method = METHODS[options.model]
     return TrainingConfig(
         out=options.out,

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsol_ext._names import registered_names, unknown
+from wsol_ext._problems import Problems
+from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import (
-    Parser,
     add_clusters,
     add_config,
     add_data,
     add_device,
     add_switch,
     check_device,
+    check_hardware,
     set_clusters,
 )
 from wsol_ext.data.factory import DATASETS, FLAGS, ChosenDataset, chosen_dataset, evaluation_flags
@@ -62,6 +64,11 @@ def add_options(parser: Parser) -> None:
     output.add_argument("--gallery", type=int, default=6, help="examples of each outcome to show")
     add_switch(output, "--progress", True, "show progress")
     add_device(parser, batch_size=64)
+
+
+def check(options: Any, problems: Problems) -> None:
+    """Collect the mistakes that are known before what takes seconds to import."""
+    check_hardware(options, problems)
 
 
 def run(options: Any) -> int:
@@ -137,9 +144,9 @@ def _check_classes(checkpoint: Path, model: "LocalizationModel", class_names: li
 def _run_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").exists():
         return {}
-    from wsol_ext._files import read_config
+    from wsol_ext._files import read_yaml
 
-    return read_config(folder / "config.yaml")
+    return read_yaml(folder / "config.yaml")
 
 
 def _chosen_dataset(options: Any, config: dict[str, Any]) -> ChosenDataset:

@@ -5,7 +5,8 @@ import platform
 from collections.abc import Iterator
 from typing import Any
 
-from wsol_ext.cli.options import Parser
+from wsol_ext._problems import Problems
+from wsol_ext.cli.arguments import Parser
 
 HELP = "what is installed and usable here"
 DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them."
@@ -13,6 +14,10 @@ DESCRIPTION = "Print versions, the compiled backends and whether this machine ca
 
 def add_options(parser: Parser) -> None:
     """The command has no flags of its own."""
+
+
+def check(options: Any, problems: Problems) -> None:
+    """Nothing can be mistaken."""
 
 
 def run(options: Any) -> int:

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsol_ext._problems import Problems
+from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import (
-    Parser,
     add_clusters,
     add_config,
     add_device,
     add_switch,
     check_device,
+    check_hardware,
     set_clusters,
 )
 
@@ -52,6 +54,11 @@ def add_options(parser: Parser) -> None:
     add_switch(parser, "--overlays", True, "write the overlay pictures")
     add_switch(parser, "--progress", True, "show progress")
     add_device(parser, batch_size=32)
+
+
+def check(options: Any, problems: Problems) -> None:
+    """Collect the mistakes that are known before what takes seconds to import."""
+    check_hardware(options, problems)
 
 
 def run(options: Any) -> int:

@@ -1,20 +1,29 @@
-"""Which command runs, and how its errors look: one line, unless `--debug` asks for the traceback."""
+"""Which command runs, and how its errors look: a line each, unless `--debug` asks for the traceback."""
 
+import argparse
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from typing import Any
 
+from wsol_ext._names import unknown
+from wsol_ext._problems import Mistakes, Problems
 from wsol_ext.cli import demo, evaluate, info, localize, train
-from wsol_ext.cli.options import Parser, make_parser
+from wsol_ext.cli.arguments import Parser
 
 _COMMANDS = {
     module.__name__.rpartition(".")[2]: module for module in (train, evaluate, localize, demo, info)
 }
 
-_USAGE_ERROR, _FAILURE, _INTERRUPTED = 2, 1, 130
+_USAGE_ERROR, _FAILURE, _INTERRUPTED, _TERMINATED = 2, 1, 130, 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """Somebody ended this process by SIGTERM, as a batch system does: an interruption like any other."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,35 +33,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; by default those of this process.
 
     Returns:
-        the exit status: 0; 1 where something failed on the way; 2 for a mistake in the request; 130 when interrupted.
+        the exit status: 0; 1 where something failed on the way; 2 for a mistake in the request; 130 when interrupted,
+        143 by SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _termination_as_interruption() as terminated:
         if not debug:
             warnings.showwarning = _show_warning
         try:
             return _run(arguments)
         except KeyboardInterrupt:
-            return _fail("interrupted", _INTERRUPTED)
+            return _fail("interrupted", _TERMINATED if terminated else _INTERRUPTED)
         except SystemExit as stop:  # --help and --version
             return stop.code if isinstance(stop.code, int) else _FAILURE
         except Exception as error:
             if debug:
                 traceback.print_exc()
+                print(*getattr(error, "details", ()), sep="\n", end="", file=sys.stderr)
+            if terminated:  # whatever else came of it, such as workers that were told to end too
+                return _fail("interrupted", _TERMINATED)
             return _fail(*_explain(error))
+
+
+@contextmanager
+def _termination_as_interruption() -> Iterator[list[int]]:
+    """Let SIGTERM raise what Ctrl-C does, once; gives a list that holds the signal from then on."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        if not received:  # what is being written down meanwhile shall not be cut short by the next
+            received.append(number)
+            raise _Terminated
+
+    before = None
+    with suppress(ValueError):  # outside of the main thread, or where another program has its own
+        before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str]) -> int:
     _import_plugins()
-    parser = _parser()
-    if not arguments:
-        parser.print_help()
+    if not arguments or arguments[0].startswith("-"):
+        _program().parse_args(arguments or ["--help"])
         return _USAGE_ERROR
-    options = parser.parse_args(arguments)
-    name = options.subcommand
-    return int(_COMMANDS[name].run(options[name]) or 0)
+    name, *rest = arguments
+    if name not in _COMMANDS:
+        raise ValueError(unknown("COMMAND", name, _COMMANDS))
+    command = _COMMANDS[name]
+    parser = Parser(f"wsol {name}", command.DESCRIPTION)
+    command.add_options(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    problems = Problems()
+    options = parser.read(rest, problems)
+    command.check(options, problems)
+    problems.raise_any()
+    return int(command.run(options) or 0)
 
 
 def _import_plugins() -> None:
@@ -64,31 +105,31 @@ def _import_plugins() -> None:
             warnings.warn(f"the plugin {plugin.value} cannot be imported: {error}", stacklevel=2)
 
 
-def _parser() -> Parser:
+def _program() -> Parser:
+    """What answers where there is no command."""
     import wsol_ext
 
-    parser = make_parser(
+    parser = Parser(
         "wsol",
         "Weakly supervised object localization: boxes from models that were trained on image labels alone.",
     )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "wsol COMMAND [options]"
     parser.add_argument("--version", action="version", version=f"wsol {wsol_ext.__version__}")
-    commands = parser.add_subcommands(title="commands", metavar="COMMAND", required=True)
-    for name, module in _COMMANDS.items():
-        command = make_parser(f"wsol {name}", module.DESCRIPTION)
-        module.add_options(command)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        commands.add_subcommand(name, command, help=module.HELP)
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {module.HELP}" for name, module in _COMMANDS.items()]
+    parser.epilog = "\n".join(["commands:", *lines, "", "wsol COMMAND --help shows its options."])
     return parser
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """The one line, and the exit status."""
-    from jsonargparse import ArgumentError
-
+    """What to say, a line a mistake, and the exit status."""
+    if isinstance(error, Mistakes):
+        return str(error), _USAGE_ERROR
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", _FAILURE
     text = " ".join(_message(error).split()) or type(error).__name__
-    if isinstance(error, ArgumentError | ValueError | FileNotFoundError | FileExistsError):
+    if isinstance(error, ValueError | FileNotFoundError | FileExistsError):
         return text, _USAGE_ERROR
     if isinstance(error, OSError) or type(error).__module__.startswith("wsol_ext"):
         return text, _FAILURE
@@ -104,7 +145,8 @@ def _message(error: Exception) -> str:
 
 
 def _fail(text: str, status: int) -> int:
-    print(f"wsol: error: {text}", file=sys.stderr)
+    for line in text.splitlines():
+        print(f"wsol: error: {line}", file=sys.stderr)
     return status
 
 

@@ -4,27 +4,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser
-
+from wsol_ext._devices import check_device_name
 from wsol_ext._names import flag_of
+from wsol_ext._problems import Problems
+from wsol_ext.cli.arguments import Parser
 from wsol_ext.data.factory import FLAGS, data_help, flag_help
-
-Parser = ArgumentParser
-
-
-def make_parser(program: str, description: str) -> Parser:
-    """A parser that raises instead of leaving the process."""
-    return ArgumentParser(
-        prog=program, description=description, exit_on_error=False, allow_abbrev=False
-    )
 
 
 def add_config(parser: Parser) -> None:
     """Add `--config FILE`."""
     parser.add_argument(
         "--config",
-        action=ActionConfigFile,
-        help="YAML file of options, named as the flags with underscores; flags after it override it",
+        action="append",
+        metavar="FILE",
+        help="YAML file of options, named as the flags with underscores; flags override it",
     )
 
 
@@ -34,10 +27,7 @@ def add_switch(parser: Any, flag: str, default: bool, text: str) -> None:
 
 
 def add_dataclass(parser: Parser, options: type) -> None:
-    """Add a flag for each field, in groups, by the fields' `group` and `help` metadata.
-
-    jsonargparse's own `add_class_arguments` puts a class's flags into one group, and these are too many for one.
-    """
+    """Add a flag for each field, in groups, by the fields' metadata: `group`, `help`, and `also`, its other names."""
     hints = get_type_hints(options)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(options):
@@ -46,16 +36,20 @@ def add_dataclass(parser: Parser, options: type) -> None:
             groups[title] = parser.add_argument_group(title)
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
-        keywords: dict[str, Any] = {"type": hints[field.name], "default": default}
-        if hints[field.name] is bool:
+        hint = hints[field.name]
+        keywords: dict[str, Any] = {"type": hint, "default": default}
+        if hint is bool:
             keywords |= {"nargs": "?", "const": True}
-        elif hints[field.name] == list[int]:
+        elif hint == list[int]:
             keywords |= {"type": int, "nargs": "*"}
-        elif get_origin(hints[field.name]) is Literal:  # the class says itself what it should be
-            keywords |= {"type": str, "metavar": f"{{{','.join(get_args(hints[field.name]))}}}"}
+        elif get_origin(hint) is Literal:  # the class says itself what it should be
+            keywords |= {"type": str, "metavar": f"{{{','.join(get_args(hint))}}}"}
         text = field.metadata["help"]
         shown = text() if callable(text) else text
-        groups[title].add_argument(flag_of(field.name), help=shown, **keywords)
+        names = [field.name, *field.metadata["also"]]
+        groups[title].add_argument(
+            *map(flag_of, names), dest=field.name, help=shown.replace("%", "%%"), **keywords
+        )
 
 
 def add_data(parser: Parser) -> None:
@@ -117,27 +111,28 @@ def add_device(parser: Parser, batch_size: int) -> None:
     """Add the flags that say where a model runs."""
     group = parser.add_argument_group("hardware")
     group.add_argument("--batch-size", type=int, default=batch_size, help="images at a time")
-    group.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, …")
+    group.add_argument(
+        "--device", "--accelerator", type=str, default="auto", help="auto, cpu, cuda, cuda:1, …"
+    )
     group.add_argument("--workers", type=int, default=2, help="processes that read images")
 
 
+def check_hardware(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with the flags of `add_device`, as far as that is known without torch."""
+    if options.batch_size < 1:
+        problems.add(f"--batch-size is {options.batch_size}, it should be at least 1")
+    if options.workers < 0:
+        problems.add(f"--workers is {options.workers}, it should be 0 or more")
+    with problems.collected():
+        check_device_name(options.device)
+
+
 def check_device(options: Any) -> str:
-    """The device asked for, checked along with the batch size and the workers.
+    """The device asked for.
 
     Raises:
-        ValueError: a device that this machine or this torch lacks, or a size outside its range.
+        ValueError: a device that this machine or this torch lacks.
     """
-    import torch
+    from wsol_ext._devices import usable_device
 
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size is {options.batch_size}, it should be at least 1")
-    if options.workers < 0:
-        raise ValueError(f"--workers is {options.workers}, it should be 0 or more")
-    if options.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--device {options.device} cannot be used: {reason}") from error
-    return str(options.device)
+    return usable_device(options.device)

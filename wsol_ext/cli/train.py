@@ -3,8 +3,10 @@
 from typing import Any
 
 from wsol_ext._names import registered_names, unknown
-from wsol_ext.cli.options import Parser, add_config, add_dataclass, add_switch
-from wsol_ext.training.config import TrainingConfig
+from wsol_ext._problems import Problems
+from wsol_ext.cli.arguments import Parser
+from wsol_ext.cli.options import add_config, add_dataclass, add_switch
+from wsol_ext.training.config import TrainingConfig, check_files
 
 HELP = "train a model on images with class labels"
 DESCRIPTION = (
@@ -22,17 +24,24 @@ def add_options(parser: Parser) -> None:
     )
 
 
+def check(options: Any, problems: Problems) -> None:
+    """Collect the mistakes that are known before what takes seconds to import."""
+    methods = registered_names("wsol_ext.models", "METHODS", "register_method")
+    if options.model not in methods:
+        problems.add(unknown("--model", options.model, methods))
+    with problems.collected():
+        _config(options)
+    with problems.collected():
+        check_files(vars(options))
+
+
 def run(options: Any) -> int:
     """Train."""
-    names = TrainingConfig.__dataclass_fields__
-    values = {name: options[name] for name in names}
-    config = TrainingConfig(**{**values, "milestones": list(values["milestones"])})
-    # Mistakes are answered before what takes seconds to import.
-    methods = registered_names("wsol_ext.models", "METHODS", "register_method")
-    if config.model not in methods:
-        raise ValueError(unknown("--model", config.model, methods))
-    config.dataset("train")
     from wsol_ext.training import train
 
-    train(config, overwrite=options.overwrite)
+    train(_config(options), overwrite=options.overwrite)
     return 0
+
+
+def _config(options: Any) -> TrainingConfig:
+    return TrainingConfig(**{name: options[name] for name in TrainingConfig.__dataclass_fields__})

@@ -3,12 +3,16 @@
 # ruff: noqa: RUF009  (`_option` makes a dataclass field)
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from wsol_ext._devices import check_device_name
 from wsol_ext._names import flag_of, unknown
-from wsol_ext.data.factory import ChosenDataset, chosen_dataset, data_help, flag_help
+from wsol_ext._problems import Problems
+from wsol_ext.data.factory import DATASETS, ChosenDataset, chosen_dataset, data_help, flag_help
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "steps", "cosine"]
@@ -16,12 +20,18 @@ Augmentation = Literal["none", "standard", "erasing", "autoaugment", "strong"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 # Where and how fast a run computes, not what: a run may be continued under other values of these.
-_NOT_PART_OF_A_RUN = ("out", "workers", "accelerator", "progress")
+_NOT_PART_OF_A_RUN = ("out", "workers", "device", "progress")
 
 
-def _option(default: Any, group: str, text: str | Callable[[], str]) -> Any:
-    """A dataclass field with what the command line's help says of it, or a function that knows."""
-    metadata = {"group": group, "help": text}
+# The batch where none is asked for: the published programs', if there are as many images.
+USUAL_BATCH_SIZE = 128
+
+
+def _option(
+    default: Any, group: str, text: str | Callable[[], str], also: Sequence[str] = ()
+) -> Any:
+    """A dataclass field with what the command line's help says of it, or a function that knows, and other names."""
+    metadata = {"group": group, "help": text, "also": also}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -32,7 +42,7 @@ class TrainingConfig:
     """The configuration of a training run.
 
     Raises:
-        ValueError: a value outside its range; the message names the option.
+        ValueError: values outside their ranges; the message has a line for each, which names the option.
     """
 
     out: str = _option(
@@ -60,12 +70,19 @@ class TrainingConfig:
     augmentation: Augmentation = _option(
         "standard", "data", "standard is resize, random crop, flip"
     )
+    skip_broken: bool = _option(
+        False, "data", "leave out training images that cannot be read, instead of ending"
+    )
     workers: int = _option(2, "data", "processes that read images; 0: none beside this one")
     epochs: int = _option(60, "optimization", "passes over the training images")
     stage2_epochs: int = _option(
         0, "optimization", "passes of a method's second stage; 0: as many as --epochs"
     )
-    batch_size: int = _option(128, "optimization", "images a step, summed over devices")
+    batch_size: int = _option(
+        0,
+        "optimization",
+        f"images a step, summed over devices; 0: {USUAL_BATCH_SIZE}, or all where there are fewer",
+    )
     optimizer: Optimizer = _option("adamw", "optimization", "the optimizer")
     lr: float = _option(5e-5, "optimization", "the highest learning rate")
     weight_decay: float = _option(5e-4, "optimization", "weight decay")
@@ -84,34 +101,43 @@ class TrainingConfig:
         0, "optimization", "epochs between measurements of test accuracy; 0: never"
     )
     precision: Precision = _option("32-true", "hardware", "number format of the computation")
-    accelerator: str = _option("auto", "hardware", "auto, cpu, gpu, …")
+    device: str = _option("auto", "hardware", "auto, cpu, cuda, cuda:1, …", also=["accelerator"])
     devices: int = _option(1, "hardware", "how many of them")
     nodes: int = _option(1, "hardware", "how many machines")
     progress: bool = _option(True, "hardware", "show progress")
 
     def __post_init__(self) -> None:
+        problems = Problems()
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
-                raise ValueError(unknown(flag_of(name), value, get_args(kind)))
-        for name in ("epochs", "batch_size", "devices", "nodes"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("seed", "img_size", "workers", "validate_every", "stage2_epochs"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("weight_decay", "min_lr", "clip_grad"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number")
-        self._require("min_lr", self.min_lr <= self.lr, f"at most the learning rate, {self.lr}")
+                problems.add(unknown(flag_of(name), value, get_args(kind)))
+
+        def require(name: str, holds: bool, wanted: str) -> None:
+            if not holds:
+                problems.add(f"{flag_of(name)} is {getattr(self, name)}, it should be {wanted}")
+
+        for name in ("epochs", "devices", "nodes"):
+            require(name, getattr(self, name) >= 1, "at least 1")
+        whole = ("seed", "img_size", "batch_size", "workers", "validate_every", "stage2_epochs")
+        for name in (*whole, "weight_decay", "min_lr", "clip_grad"):
+            require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("lr", "lr_factor"):
+            require(name, 0 < getattr(self, name) < math.inf, "a positive number")
+        require("min_lr", not self.min_lr > self.lr > 0, f"at most the learning rate, {self.lr}")
+        rising = [0, *self.milestones]
+        wanted = "numbers of epochs, each above the one before"
+        require("milestones", all(a < b for a, b in pairwise(rising)), wanted)
         shortest = min(self.epochs, self.stage2_epochs or self.epochs)
         wanted = f"0 to the epochs, {shortest}"
-        self._require("warmup_epochs", 0 <= self.warmup_epochs <= shortest, wanted)
-        self._require(
-            "batch_size", self.batch_size % self.processes == 0, "a multiple of the devices"
-        )
-
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise ValueError(f"{flag_of(name)} is {getattr(self, name)}, it should be {wanted}")
+        require("warmup_epochs", 0 <= self.warmup_epochs <= max(shortest, 0), wanted)
+        divides = self.processes < 1 or self.batch_size % self.processes == 0
+        require("batch_size", divides, "a multiple of the devices")
+        with problems.collected():
+            check_device_name(self.device)
+        one_of_several = ":" in self.device and self.devices > 1
+        require("devices", not one_of_several, f"1 where --device is one of them, {self.device}")
+        problems.raise_any()
 
     @property
     def processes(self) -> int:
@@ -135,3 +161,22 @@ class TrainingConfig:
             ValueError: an unknown data set, one whose folder is not given, or a flag that it has no use for.
         """
         return chosen_dataset(asdict(self), split)
+
+
+def check_files(values: Mapping[str, Any]) -> None:
+    """Refuse data sets and files that are not there, as far as that is known without opening them.
+
+    Args:
+        values: by name, the options of a `TrainingConfig`.
+
+    Raises:
+        ValueError: all that is missing or mistaken, a line each.
+    """
+    problems = Problems()
+    with problems.collected():
+        chosen_dataset(values, "train")
+    flags = DATASETS[values["data"]].flags if values["data"] in DATASETS else {}
+    for name in ("root", *flags, "init_from"):
+        if values[name] is not None and not Path(values[name]).expanduser().exists():
+            problems.add(f"{flag_of(name)} is {values[name]}: no such file or folder")
+    problems.raise_any()

@@ -1,19 +1,25 @@
 """Training batches that depend on (seed, epoch, index) alone, so that a resumed run sees what an unbroken one would."""
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sized
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from wsol_ext._names import some
 from wsol_ext._seeds import mix_seed
 from wsol_ext.data import UnpaddedDistributedSampler, collate, eval_transform
 from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.data.class_names import differing_classes
+from wsol_ext.data.factory import chosen_dataset, evaluation_flags
+from wsol_ext.data.images import ImageError
+from wsol_ext.data.inspection import broken_images
 from wsol_ext.data.transforms import AUGMENTATIONS
-from wsol_ext.training.config import TrainingConfig
+from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
 from wsol_ext.training.stages import Stage, resolved
 
 
@@ -84,6 +90,7 @@ class Splits(NamedTuple):
 
     train: LocalizationDataset
     test: LocalizationDataset | None  # where test accuracy is asked for
+    left_out: int = 0  # training images that could not be read
 
 
 def open_splits(config: TrainingConfig) -> Splits:
@@ -97,12 +104,14 @@ def open_splits(config: TrainingConfig) -> Splits:
     """
     chosen = config.dataset("train")
     train = chosen.open(AUGMENTATIONS[config.augmentation](config.img_size))
-    if len(train) < config.batch_size:
+    if config.batch_size > len(train):
         raise ValueError(
             f"--batch-size is {config.batch_size}, it should be at most the number of training images, {len(train)}"
         )
+    _open_evaluation(config)
+    train, left_out = _readable(train, config)
     if not config.validate_every:
-        return Splits(train, None)
+        return Splits(train, None, left_out)
     chosen = config.dataset("test")
     test = chosen.open(eval_transform(config.img_size))
     if chosen.is_of_training:
@@ -119,7 +128,51 @@ def open_splits(config: TrainingConfig) -> Splits:
         raise ValueError(
             f"the test images order their classes differently: {theirs!r} there is {ours!r} in training"
         )
-    return Splits(train, test)
+    return Splits(train, test, left_out)
+
+
+def _open_evaluation(config: TrainingConfig) -> None:
+    """Find out now, not when training has ended, that boxes named to evaluate by cannot be read."""
+    if any(getattr(config, flag) is not None for flag in evaluation_flags(config.data)):
+        chosen_dataset(config.as_dict(), "test", evaluation=True).open(eval_transform())
+
+
+def _readable(
+    dataset: LocalizationDataset, config: TrainingConfig
+) -> tuple[LocalizationDataset, int]:
+    """The images that can be read, and how many were left out: a broken one would end a run at the epoch that meets it.
+
+    Raises:
+        ImageError: some cannot, and are not to be left out.
+    """
+    broken = broken_images(dataset, config.workers, config.progress)
+    if not broken:
+        return dataset, 0
+    count = f"{len(broken)} of {len(dataset)} training images cannot be read"
+    if not config.skip_broken:
+        first = next(iter(broken.values()))
+        others = (
+            f"{count}; --skip-broken leaves them out"
+            if len(broken) > 1
+            else "--skip-broken leaves it out"
+        )
+        raise ImageError(f"{first} ({others})")
+    warnings.warn(
+        f"{count} and are left out: {some(list(broken.values()), separator='; ')}", stacklevel=2
+    )
+    return dataset.without(broken), len(broken)
+
+
+def fitted(config: TrainingConfig, images: int) -> TrainingConfig:
+    """The configuration with its batch size, where it asks for none: the usual one, or all images, in equal shares."""
+    if config.batch_size:
+        return config
+    share = min(USUAL_BATCH_SIZE, images) // config.processes
+    if share == 0:
+        raise ValueError(
+            f"--devices are {config.processes} in all, there are {images} training images"
+        )
+    return replace(config, batch_size=share * config.processes)
 
 
 class TrainingData(pl.LightningDataModule):
@@ -129,6 +182,9 @@ class TrainingData(pl.LightningDataModule):
         config: the run's configuration.
         splits: its data sets, where they are open already.
 
+    Attributes:
+        config: the configuration, its image and batch size decided.
+
     Raises:
         ValueError: fewer training images than a batch holds, test images that are the training images or of other
             classes, or what `open_dataset` raises.
@@ -136,8 +192,9 @@ class TrainingData(pl.LightningDataModule):
 
     def __init__(self, config: TrainingConfig, splits: Splits | None = None) -> None:
         super().__init__()
-        self.config = resolved(config)
-        self.splits = splits or open_splits(self.config)
+        config = resolved(config)
+        self.splits = splits or open_splits(config)
+        self.config = fitted(config, len(self.splits.train))
 
     def for_stage(self, stage: Stage) -> "TrainingData":
         """Loaders over the same images, as a stage's configuration wants them."""

@@ -1,17 +1,22 @@
 """A run's folder: which files it has, whose it is, who may write to it."""
 
 import errno
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from wsol_ext._files import remove_leftovers, write_text
+from wsol_ext._files import read_yaml, remove_leftovers, write_text
+from wsol_ext._names import some
 from wsol_ext.checkpoints import CheckpointError
+from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.training.callbacks import TrainingError
 from wsol_ext.training.config import TrainingConfig
 from wsol_ext.training.stages import Stage
@@ -23,6 +28,7 @@ class RunFolder:
     | file | what |
     | --- | --- |
     | `config.yaml` | every option, resolved |
+    | `data.json` | what it was begun on: the number of images and their names' hash, by class; how many were left out |
     | `metrics.csv`, `loss.png` | loss, accuracy and learning rate by epoch |
     | `checkpoints/last.ckpt` | everything the next epoch needs |
     | `stage1.safetensors`, … | the model that a stage which is not the last has trained |
@@ -38,9 +44,11 @@ class RunFolder:
         if self.path.name in ("", ".."):  # such as the current folder, which has a name too
             self.path = self.path.resolve()
         self.config = self.path / "config.yaml"
+        self.data = self.path / "data.json"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.model = self.path / "model.safetensors"
         self.metrics = self.path / "metrics.json"
+        self._descriptions: dict[Path, str] = {}
 
     @property
     def finished(self) -> bool:
@@ -71,52 +79,97 @@ class RunFolder:
                 "remove it to start over, or give --overwrite"
             ) from error
 
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch has ended here, so that there is something to lose."""
+        return any(self.path.glob("checkpoints/last.ckpt")) or any(self.path.glob("*.safetensors"))
+
     def require_same(self, config: TrainingConfig) -> None:
         """Refuse a folder that a run of this configuration cannot begin or continue in.
+
+        Args:
+            config: the run's configuration; a batch size of 0, which the data decides, agrees with any.
 
         Raises:
             FileExistsError: the folder holds a run of another configuration, or other files.
             ValueError: its `config.yaml` is damaged.
         """
         if not self.config.exists():
-            if self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir()):
+            ours = ("checkpoints", "metrics.csv", self.data.name)  # a run whose config.yaml is lost
+            if self.path.is_dir() and any(
+                not p.name.startswith(".") and p.name not in ours for p in self.path.iterdir()
+            ):
                 raise FileExistsError(
                     f"--out {self.path} holds files that are no training run; choose another folder"
                 )
             return
+        if not self.begun:
+            return
         try:
-            found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+            there = read_yaml(self.config)
+        except ValueError as error:
             raise ValueError(f"{self.config} is damaged; give --overwrite to start anew") from error
         # An option that came after that run was made had its default's effect.
-        found = {**TrainingConfig().as_dict(), **(found if isinstance(found, dict) else {})}
-        asked = yaml.safe_load(yaml.safe_dump(config.identity()))  # where tuples are lists
-        differing = [
-            f"{name} {found.get(name)!r} there, {value!r} here"
-            for name, value in asked.items()
-            if found.get(name) != value
-        ]
+        there = {**TrainingConfig().as_dict(), **there}
+        here = yaml.safe_load(yaml.safe_dump(config.identity()))  # where tuples are lists
+        differing = {
+            name: f"{name} {there.get(name)!r} there, {value!r} here"
+            for name, value in here.items()
+            if there.get(name) != value and (name, value) != ("batch_size", 0)
+        }
         if differing:
+            way_on = (
+                f"; to train on from its weights, give --init-from {self.path} and another --out"
+                if list(differing) == ["epochs"] and self.finished
+                else ""
+            )
             raise FileExistsError(
-                f"--out {self.path} holds a run of another configuration ({'; '.join(differing)}); "
-                "choose another folder, or give --overwrite to move that run aside"
+                f"--out {self.path} holds a run of another configuration ({'; '.join(differing.values())}); "
+                f"choose another folder, or give --overwrite to move that run aside{way_on}"
             )
 
-    def prepare(self, config: TrainingConfig, overwrite: bool = False) -> None:
+    def require_same_data(self, dataset: LocalizationDataset) -> None:
+        """Refuse to go on with other images, or other classes, than the run was begun with.
+
+        Raises:
+            FileExistsError: they differ; the message says in what.
+        """
+        if not self.begun or not self.data.exists():
+            return
+        there, here = json.loads(self.data.read_text(encoding="utf-8")), _contents(dataset)
+        if there["classes"] == here["classes"]:
+            return
+        raise FileExistsError(
+            f"--out {self.path} was begun on other images ({_difference(there, here)}); "
+            "choose another folder, or give --overwrite to move that run aside"
+        )
+
+    def prepare(
+        self, config: TrainingConfig, dataset: LocalizationDataset | None = None, left_out: int = 0
+    ) -> None:
         """Make the folder ready for a run of this configuration: new, or the same run's.
 
         Args:
             config: the run's configuration.
-            overwrite: move another run's folder aside (`NAME.old-1`, …) and start anew.
+            dataset: its training images.
+            left_out: how many others could not be read.
 
         Raises:
             OSError: the folder cannot be made or written; or as `require_same`.
         """
-        if overwrite and self.config.exists():
-            self._move_aside()
         self.require_same(config)
-        if not self.config.exists():
-            write_text(self.config, yaml.safe_dump(config.as_dict(), sort_keys=False))
+        begun = self.begun
+        self._descriptions = {self.config: yaml.safe_dump(config.as_dict(), sort_keys=False)}
+        if dataset is not None:
+            contents = {**_contents(dataset), "left_out": left_out}
+            self._descriptions[self.data] = json.dumps(contents, indent=2) + "\n"
+        self.restore(all_of_them=not begun)
+
+    def restore(self, all_of_them: bool = False) -> None:
+        """Write what describes the run, where somebody removed it, or all of it."""
+        for path, text in self._descriptions.items():
+            if all_of_them or not path.exists():
+                write_text(path, text)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -148,8 +201,43 @@ class RunFolder:
             path.unlink(missing_ok=True)
             lock.release()
 
-    def _move_aside(self) -> None:
+    def move_aside(self) -> None:
+        """Rename it to `NAME.old-1`, or the first such name that is free."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         self.path.rename(aside)
+
+
+def _contents(dataset: LocalizationDataset) -> dict[str, Any]:
+    """How many images each class has, and a hash of their names: little to keep, however many there are."""
+    counts = [0] * len(dataset.class_names)
+    hashes = [hashlib.sha256() for _ in counts]
+    for name, label in zip(dataset.image_names, dataset.labels, strict=True):
+        counts[label] += 1
+        hashes[label].update(os.fsencode(name) + b"\0")
+    classes = [
+        {"name": name, "images": count, "names": names.hexdigest()}
+        for name, count, names in zip(dataset.class_names, counts, hashes, strict=True)
+    ]
+    return {"images": len(dataset), "classes": classes}
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What a sentence says of two `_contents` that differ."""
+    old, new = ({one["name"]: one for one in each["classes"]} for each in (there, here))
+    for title, one, other in (("lost", old, new), ("new", new, old)):
+        names = [name for name in one if name not in other]
+        if names:
+            return f"{title}: the {'class' if len(names) == 1 else 'classes'} {some(names)}"
+    if list(old) != list(new):
+        return "its classes stand in another order here"
+    counts = [
+        f"{name} had {old[name]['images']} images, {new[name]['images']} here"
+        for name in old
+        if old[name]["images"] != new[name]["images"]
+    ]
+    if counts:
+        return some(counts, separator="; ")
+    renamed = [name for name in old if old[name] != new[name]]
+    return f"images of {some(renamed)} have other names here"

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lightning.pytorch as pl
+import torch
 from rich.console import Console
 
 import wsol_ext
+from wsol_ext._devices import usable_device
 from wsol_ext._files import write_json
+from wsol_ext._names import flag_of
+from wsol_ext._problems import Problems
 from wsol_ext.checkpoints import initialize_from, load_model, save_model
+from wsol_ext.data.factory import evaluation_flags
 from wsol_ext.models import LocalizationModel
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
@@ -24,7 +29,7 @@ from wsol_ext.training.callbacks import (
     StopOnNaN,
     TrainingError,
 )
-from wsol_ext.training.config import TrainingConfig
+from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
 from wsol_ext.training.data import TrainingData
 from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import Localizer
@@ -55,7 +60,7 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     """
     quiet_lightning()
     config = resolved(config)
-    stages = stages_of(config)
+    stages_of(config)
     folder = RunFolder(config.out)
     first = _rank() == 0
     console = Console(quiet=not (config.progress and first), stderr=True)
@@ -70,12 +75,53 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
         return folder
     with folder.locked() if first else nullcontext():
         # Before the folder is made: most mistakes are about data or model.
-        data = TrainingData(config)
-        start = _start(folder, stages, data, console, overwrite)
+        data = _open_data(config)
+        if first and not overwrite:
+            folder.require_same_data(data.splits.train)
+        start = _start(folder, stages_of(data.config), data, console, overwrite)
         if first:
-            folder.prepare(config, overwrite)
+            if overwrite and folder.config.exists():
+                folder.move_aside()
+            folder.prepare(data.config, data.splits.train, data.splits.left_out)
+        _say_what_was_decided(config, data, console)
         _train_stages(folder, data, start, console)
     return folder
+
+
+def _open_data(config: TrainingConfig) -> TrainingData:
+    """The run's data, once the device is known to be there; where it is not to be had, what is wrong with the model is said too.
+
+    Raises:
+        ValueError: all that is mistaken, a line each.
+        OSError: an image cannot be read.
+    """
+    problems = Problems()
+    data = None
+    with problems.collected():
+        usable_device(config.device)
+    with problems.collected():
+        data = TrainingData(config)
+    if data is None:
+        with problems.collected():
+            _model(stages_of(config)[0], ["any"])
+    problems.raise_any()
+    assert data is not None  # else there was a problem
+    return data
+
+
+def _say_what_was_decided(asked: TrainingConfig, data: TrainingData, console: Console) -> None:
+    decided, images = data.config, len(data.splits.train)
+    if not asked.batch_size and decided.batch_size != USUAL_BATCH_SIZE:
+        console.out(
+            f"--batch-size {decided.batch_size}: there are {images} training images",
+            highlight=False,
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if usable_device(decided.device) == "cpu" and decided.devices > (cores or 1):
+        warnings.warn(
+            f"--devices is {decided.devices}: so many processes share the {cores} cores of this machine",
+            stacklevel=2,
+        )
 
 
 def _rank() -> int:
@@ -114,32 +160,32 @@ def _start(
     if number is None:
         return _Start(stages, _first_model(stages[0], data, console), resume=False)
     if number == 1:
-        return _Start(stages, _model(stages[0], data), resume=True)
+        return _Start(stages, _model(stages[0], data.class_names), resume=True)
     stage, before = stages[number - 1], stages[number - 2]
     model = _next_model(stage, data, load_model(folder.trained(before)))
     return _Start(stages[number - 1 :], model, resume=True)
 
 
-def _model(stage: Stage, data: TrainingData, pretrained: bool = False) -> LocalizationModel:
+def _model(stage: Stage, class_names: list[str], pretrained: bool = False) -> LocalizationModel:
     config = stage.config
     pl.seed_everything(config.seed, verbose=False)
     model = wsol_ext.create_model(
         config.model,
         backbone=config.backbone,
-        num_classes=len(data.class_names),
+        num_classes=len(class_names),
         pretrained=pretrained,
         img_size=config.img_size,
         backbone_options=config.backbone_options,
         **config.model_options,
     )
-    model.class_names = data.class_names
+    model.class_names = class_names
     return model
 
 
 def _first_model(stage: Stage, data: TrainingData, console: Console) -> LocalizationModel:
     """The model that a run begins with."""
     source = stage.config.init_from
-    model = _model(stage, data, pretrained=stage.config.pretrained and source is None)
+    model = _model(stage, data.class_names, stage.config.pretrained and source is None)
     if source is not None:
         anew = initialize_from(model, source)
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in anew)) or "nothing"
@@ -150,7 +196,7 @@ def _first_model(stage: Stage, data: TrainingData, console: Console) -> Localiza
 
 def _next_model(stage: Stage, data: TrainingData, previous: LocalizationModel) -> LocalizationModel:
     """The model of a stage after the first."""
-    model = _model(stage, data)
+    model = _model(stage, data.class_names)
     model.continue_from(previous)
     return model
 
@@ -168,9 +214,10 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
         trainer = _trainer(folder, console, history)
         _fit(trainer, model, data.for_stage(stage), stage, checkpoint)
         if trainer.is_global_zero:
+            folder.restore()
             save_model(model, folder.trained(stage))
             if stage.is_last:
-                _finish(folder, rows, console)
+                _finish(folder, data, rows, console)
 
 
 def _fit(
@@ -187,14 +234,25 @@ def _fit(
         raise KeyboardInterrupt from stop
 
 
-def _finish(folder: RunFolder, rows: list[dict[str, float]], console: Console) -> None:
+def _finish(
+    folder: RunFolder, data: TrainingData, rows: list[dict[str, float]], console: Console
+) -> None:
     save_figure(loss_figure(rows), folder.path / "loss.png")
     write_json(folder.metrics, rows[-1])
-    console.out(f"{folder.model}\nevaluate it: wsol evaluate {folder.path}", highlight=False)
+    lines = [f"{folder.model}", f"boxes for your images: wsol localize {folder.path} IMAGES"]
+    lines += [f"evaluate it: wsol evaluate {folder.path}{_missing_to_evaluate(data.config)}"]
+    console.out("\n".join(lines), highlight=False)
+
+
+def _missing_to_evaluate(config: TrainingConfig) -> str:
+    """The flags that `wsol evaluate` needs beside the run's folder: boxes, where a run has none of its own."""
+    wanted = [flag for flag in evaluation_flags(config.data) if getattr(config, flag) is None]
+    return "".join(f" {flag_of(flag)} {flag.upper()}.csv" for flag in wanted)
 
 
 def _trainer(folder: RunFolder, console: Console, history: History) -> pl.Trainer:
     stage, config = history.stage, history.stage.config
+    device = torch.device(usable_device(config.device))
     callbacks: list[pl.Callback] = [
         SeedEachEpoch(config.seed),
         StopOnNaN(folder.checkpoint, stage),
@@ -204,8 +262,8 @@ def _trainer(folder: RunFolder, console: Console, history: History) -> pl.Traine
     ]
     return pl.Trainer(
         default_root_dir=folder.path,
-        accelerator=config.accelerator,
-        devices=config.devices,
+        accelerator=device.type,
+        devices=config.devices if device.index is None else [device.index],
         num_nodes=config.nodes,
         precision=config.precision,
         max_epochs=config.epochs,

@@ -1,0 +1,241 @@
+"""Command lines and their YAML files: every flag is a key, and all that is wrong with a request is said at once.
+
+argparse splits the words; what they mean is read here, since argparse and its like stop at the first mistake and name
+types of Python where people expect to hear what to write.
+"""
+
+import argparse
+import json
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Union, get_args, get_origin
+
+from wsol_ext._files import parse_yaml, read_yaml
+from wsol_ext._names import nearest
+from wsol_ext._problems import Mistakes, Problems
+
+
+class Options(argparse.Namespace):
+    """What a command was given, by name: `options.epochs`, `options["epochs"]`."""
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+class _NotGiven:
+    """Stands where a flag was left out."""
+
+
+_NOT_GIVEN = _NotGiven()
+
+
+class _Kind(NamedTuple):
+    """What a value of a type is called, and how it is read from a flag's text or a YAML file's value."""
+
+    wanted: str
+    read: Callable[[Any], Any]
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return int(value)
+    raise ValueError
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError
+
+
+_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in _SWITCHES:
+        return _SWITCHES[str(value).lower()]
+    raise ValueError
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str | int | float):  # a folder named 2024 is a number to YAML
+        return str(value)
+    raise ValueError
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            value = parse_yaml(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    raise ValueError
+
+
+_KINDS: dict[Any, _Kind] = {
+    int: _Kind("a whole number", _integer),
+    float: _Kind("a number", _number),
+    bool: _Kind("true or false", _switch),
+    dict: _Kind("""options by name, such as '{"depth": 4}'""", _mapping),
+    str: _Kind("text", _text),
+}
+_ORDER = [int, float, bool, dict, str]  # of several that suit, the first; text suits all
+
+
+def _kinds(hint: Any) -> list[_Kind]:
+    """Those of a type hint such as `float | str` or `dict[str, Any] | None`."""
+    hints = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    plain = [get_origin(one) or one for one in hints]
+    return [_KINDS[one] for one in _ORDER if one in plain]
+
+
+def _accepts_none(hint: Any) -> bool:
+    return hint is not None and type(None) in get_args(hint)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose flags have type hints as `type` and are keys of the YAML file of `--config` too.
+
+    What `nargs` collects into a list has the type hint of its elements.
+    """
+
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(
+            prog=program, description=description, allow_abbrev=False, formatter_class=_Help
+        )
+        for hint in (None, *_HINTS):
+            self.register("type", hint, lambda text: text)  # read afterwards, all together
+
+    def error(self, message: str) -> Any:
+        """What argparse itself does not understand."""
+        raise Mistakes(_in_our_words(message))
+
+    def read(self, arguments: Sequence[str], problems: Problems) -> Options:
+        """The options that a command line gives; where one is mistaken, its default stands and `problems` has it.
+
+        Flags come before the YAML file's values, those before the defaults.
+
+        Raises:
+            Mistakes: a flag without its value.
+            ValueError, FileNotFoundError: a YAML file that cannot be read. What else is mistaken, it might have said.
+        """
+        actions = {
+            action.dest: action
+            for action in self._actions
+            if action.dest not in ("help", argparse.SUPPRESS)
+        }
+        given = Options(**dict.fromkeys(actions, _NOT_GIVEN))
+        if "config" in actions:  # argparse appends to it
+            given.config = []
+        required = [action for action in actions.values() if not action.option_strings]
+        for action in required:  # asked for below, beside the other mistakes
+            action.required = False
+        given, left = self.parse_known_args(arguments, given)  # type: ignore[assignment]
+        flags = [flag for action in actions.values() for flag in action.option_strings]
+        for before, word in zip([None, *left], left, strict=False):
+            if word.startswith("-"):
+                flag = word.partition("=")[0]
+                problems.add(f"{flag} is no flag of {self.prog}{nearest(flag, flags)}")
+            elif before is None or not before.startswith("-"):  # else it is a mistaken flag's
+                problems.add(f"{word!r} is not expected: it follows no flag that takes it")
+        values = {name: value for name, value in vars(given).items() if value is not _NOT_GIVEN}
+        for name in [one for one, value in values.items() if value is _absent(actions[one])]:
+            del values[name]
+        in_file = {}
+        for path in values.pop("config", []):
+            in_file |= self._values_of(path, actions, problems)
+        for action in required:
+            if action.dest not in values and action.dest not in in_file:
+                problems.add(f"{action.dest.upper()} is missing: {action.help}")
+        read = {name: self._read(actions[name], value, problems) for name, value in in_file.items()}
+        read |= {name: self._read(actions[name], value, problems) for name, value in values.items()}
+        defaults = {name: action.default for name, action in actions.items()}
+        return Options(**{**defaults, **read})
+
+    def _values_of(
+        self, path: str, actions: Mapping[str, argparse.Action], problems: Problems
+    ) -> dict[str, Any]:
+        found = read_yaml(Path(path).expanduser())
+        flags = {
+            flag.lstrip("-").replace("-", "_"): name
+            for name, action in actions.items()
+            for flag in action.option_strings or [name]
+        }
+        values = {}
+        for key, value in found.items():
+            if key in flags and key not in ("config", "debug"):
+                values[flags[key]] = value
+            else:
+                problems.add(f"{path}: {key} is no option of {self.prog}{nearest(key, flags)}")
+        return values
+
+    def _read(self, action: argparse.Action, value: Any, problems: Problems) -> Any:
+        """A value as its action's type has it."""
+        if action.nargs in ("+", "*"):
+            one_by_one = value if isinstance(value, list) else [value]
+            return [self._read_one(action, each, problems, None) for each in one_by_one]
+        return self._read_one(action, value, problems, action.default)
+
+    def _read_one(
+        self, action: argparse.Action, value: Any, problems: Problems, instead: Any
+    ) -> Any:
+        if action.type is None:
+            return value
+        if value is None and _accepts_none(action.type):
+            return None
+        kinds = _kinds(action.type)
+        for kind in kinds:
+            try:
+                return kind.read(value)
+            except (ValueError, OverflowError):
+                continue
+        name = action.option_strings[0] if action.option_strings else action.dest.upper()
+        shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
+        wanted = " or ".join(kind.wanted for kind in kinds)
+        problems.add(f"{name} is {shown}, it should be {wanted}")
+        return instead
+
+
+_HINTS: list[Any] = [
+    *(str, int, float, bool),
+    *(str | None, int | None, float | None),
+    *(float | str, float | str | None),
+    *(dict[str, Any], dict[str, Any] | None, dict[str, Any] | str | None),
+]
+"""The type hints that flags have; argparse wants to be told."""
+
+
+def _absent(action: argparse.Action) -> Any:
+    """What argparse gives where a positional that takes any number got none."""
+    return [] if action.nargs == "*" and not action.option_strings else _NOT_GIVEN
+
+
+_NEEDS_VALUE = re.compile(r"argument (?P<flags>[^:]+): expected (?P<count>.+)")
+
+
+def _in_our_words(message: str) -> str:
+    found = _NEEDS_VALUE.fullmatch(message)
+    if found is None:
+        return message
+    return f"{found['flags'].split('/')[0]} has no value, it needs {found['count'].replace('argument', 'value')}"
+
+
+class _Help(argparse.HelpFormatter):
+    """Help that says what a flag's default is, where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        plain = action.default in (None, argparse.SUPPRESS, "", [], {}) or not action.option_strings
+        if plain or action.default is False:
+            return action.help
+        shown = action.default
+        if isinstance(shown, bool):
+            shown = str(shown).lower()
+        elif isinstance(shown, list):
+            shown = " ".join(map(str, shown))
+        return f"{action.help} (default: {shown})".replace("%", "%%")
