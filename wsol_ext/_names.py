@@ -3,9 +3,10 @@
 import difflib
 import importlib
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,32 @@ def unknown(argument: str, value: object, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(str(value), names, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return f"{argument} is {value!r}, it should be one of {', '.join(names)}{hint}"
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    r"""A file's name as text that can be printed and encoded: bytes that are no UTF-8 become escapes.
+
+    Example:
+        >>> print(printable(os.fsdecode(b"caf\xe9.jpg")))
+        caf\xe9.jpg
+    """
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return text
+
+
+def some(names: Sequence[object], shown: int = 3) -> str:
+    """The first of some names, and how many more there are.
+
+    Example:
+        >>> some(["auk", "bat", "cat", "dog"]), some(["auk"])
+        ('auk, bat, cat and 1 more', 'auk')
+    """
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(str, names[:shown])) + rest
 
 
 def flag_of(name: str) -> str:
