@@ -141,6 +141,7 @@ def test_one_box_of_a_pixel_among_others_is_one(root):
         (lambda text: text.replace(b"\n", b"\r\n"), True),
         (lambda text: text.replace(b"\n", b"\r"), True),
         (lambda text: text.replace(b"cats/a.png", b'"cats/a.png"'), True),
+        (lambda text: text.replace(b"cats", b"./cats"), True),
         (lambda text: text.replace(b",", b";"), False),
         (lambda text: text.replace(b",", b"\t"), False),
         (lambda text: text.replace(b"cats/a", "cats/é".encode("latin-1")), False),

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import torch
@@ -177,8 +177,9 @@ def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[tuple
         raise FileNotFoundError(f"{path}: no such file; it should be a CSV file of boxes")
     table: dict[str, list[tuple[float, ...]]] = {}
     for row in read_csv(path, ("image", "x0", "y0", "x1", "y1")):
-        if row.fields[0] not in known:
+        name = PurePosixPath(row.fields[0]).as_posix()  # without a "./"
+        if name not in known:
             raise row.error(f"there is no image {row.fields[0]!r} below {root}")
-        table.setdefault(row.fields[0], []).append(row.box(1))
+        table.setdefault(name, []).append(row.box(1))
     check_pixels(path, chain.from_iterable(table.values()))
     return table

@@ -141,9 +141,8 @@ def _read(path: str | Path, convert: Callable[[Image.Image], Image.Image]) -> Im
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open a picture file; whatever is raised then becomes an `ImageError` that names it."""
     try:
-        if os.path.exists(path) and not os.path.isfile(
-            path
-        ):  # a pipe is waited for, a device never ends
+        # A pipe would be waited for, and a device never ends.
+        if os.path.exists(path) and not os.path.isfile(path):
             raise ValueError("it is no file of its own but a folder, a pipe or a device")
         with Image.open(path, formats=_formats()) as image:
             yield image
