@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsol_ext.data import ImageListDataset, Tolerant, collate, eval_transform
-from wsol_ext.data.folder import find_images
+from wsol_ext.data.finding import find_images
 from wsol_ext.metrics import EVALUATED, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
 
@@ -22,7 +22,7 @@ class Localization:
     Attributes:
         category: the class.
         score: its probability.
-        box: (4,) float32 x0, y0, x1, y1, pixels of the image as stored.
+        box: (4,) float32 x0, y0, x1, y1, pixels of the image as it is shown, turned by its EXIF orientation.
         score_map: (h, w), on the model's patch grid.
     """
 
@@ -38,7 +38,7 @@ class ImageResult:
 
     Attributes:
         path: the image file.
-        size: its width and height.
+        size: its width and height, as it is shown.
         objects: what was found.
         parts: the first object's map by each part of a method that has `parts`, (h, w) each on its own grid.
         segments: (h, w) int32, the segments that the object's map was drawn to, where there are any.

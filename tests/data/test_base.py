@@ -66,6 +66,27 @@ def test_box_that_reaches_beyond_the_image_is_clipped_with_one_warning():
     assert len(caught) == 1
 
 
+class Beyond(LocalizationDataset):
+    """One picture with a box that reaches beyond it, many times, of workers that count their warnings."""
+
+    def load_image(self, index):
+        return Image.new("RGB", (20, 10))
+
+    def __getitem__(self, index):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            super().__getitem__(index)
+        return len(caught)
+
+
+def test_workers_warn_once_together():
+    boxes = [torch.tensor([[0.0, 0, 50, 50]])] * 8
+    dataset = Beyond([f"{k}" for k in range(8)], [0] * 8, ["thing"], boxes=boxes)
+    loader = DataLoader(dataset, batch_size=1, num_workers=1)
+    assert sum(int(count) for count in loader) == 1
+    assert sum(int(count) for count in loader) == 0
+
+
 def test_box_within_the_image_is_left_as_it_is():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -85,6 +106,13 @@ def test_index_beyond_the_end_is_an_index_error():
     assert dataset[-1]["index"] == 0
     with pytest.raises(IndexError, match="has 1 images"):
         dataset[1]
+
+
+def test_picture_without_a_file_must_be_given_by_the_subclass():
+    dataset = LocalizationDataset(["a"], [0], ["thing"])
+    assert dataset.image_path(0) is None
+    with pytest.raises(NotImplementedError):
+        dataset[0]
 
 
 def test_data_set_without_images_is_an_error():

@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 import torch
+from damage import damaged
 from PIL import Image
 from torchvision.ops import box_iou
 
@@ -55,7 +56,7 @@ def test_image_without_a_line_is_named(root, file):
     (root / file).write_text("".join(line for line in lines if not line.startswith("2 ")))
     with pytest.raises(
         AnnotationError,
-        match=rf"images\.txt:2: image id 2 \(003\.Ani/b\.jpg\) has no line in .*{file}",
+        match=rf"images\.txt:2: 003\.Ani/b\.jpg has no line in .*{file}",
     ):
         CubDataset(root)
 
@@ -79,7 +80,14 @@ def test_missing_file_is_named(root, file):
         ("images.txt", "6", "it should be image id, path"),
         ("images.txt", "x 003.Ani/d.jpg", "image id is 'x', it should be an integer"),
         ("images.txt", "5 003.Ani/d.jpg", "id 5 has a line already, at 3"),
+        ("images.txt", "3 007.Wren/c.jpg", r"007\.Wren/c\.jpg has a line already, at 3"),
         ("image_class_labels.txt", "6 wren", "the class id is 'wren', it should be an integer"),
+        ("train_test_split.txt", "6 2", "the split is 2, it should be 0 or 1"),
+        (
+            "image_class_labels.txt",
+            "6 9999999999",
+            "the class id is 9999999999, it should be below",
+        ),
         ("train_test_split.txt", "6 1 1", "the split is '1 1', it should be an integer"),
         ("bounding_boxes.txt", "6 1.0 2.0 3.0", "it should be image id, x, y, width, height"),
     ],
@@ -101,6 +109,52 @@ def test_impossible_box_is_named_by_file_and_number(root, box, message):
     )
     with pytest.raises(AnnotationError, match=rf"bounding_boxes\.txt:1: .*{message}"):
         CubDataset(root)
+
+
+def test_several_images_without_a_line_are_counted(root):
+    (root / "bounding_boxes.txt").write_text("9 1 2 3 4\n")
+    with pytest.raises(
+        AnnotationError, match=r"003\.Ani/a\.jpg, 003\.Ani/b\.jpg, 007\.Wren/c\.jpg have"
+    ):
+        CubDataset(root)
+
+
+def test_labels_that_contradict_the_folders_are_counted_and_named(root):
+    (root / "image_class_labels.txt").write_text("1 7\n2 3\n5 3\n")
+    with pytest.raises(
+        AnnotationError,
+        match=r"image_class_labels\.txt: 2 images .* folder: 003\.Ani/a\.jpg \(007\.Wren\), 007",
+    ):
+        CubDataset(root)
+
+
+def test_boxes_that_are_fractions_are_refused(root):
+    (root / "bounding_boxes.txt").write_text("1 0.1 0.2 0.5 0.5\n2 0 0 1 1\n5 0.3 0 0.5 0.7\n")
+    with pytest.raises(
+        AnnotationError, match=r"bounding_boxes\.txt: all boxes lie between 0 and 1"
+    ):
+        CubDataset(root)
+
+
+def test_pictures_are_read_as_they_are_stored(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(root / "images/003.Ani/a.jpg", exif=exif)
+    assert CubDataset(root, "train")[0]["size"].tolist() == [8, 6]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_damaged_file_is_read_or_refused_by_name(root, file):
+    messages = []
+    for content in damaged(FILES[file].encode(), 200):
+        (root / file).write_bytes(content)
+        try:
+            CubDataset(root, "test")
+        except ValueError as error:
+            messages.append(str(error))
+    assert messages
+    named = (str(root), "CubDataset: the data set has no image")
+    assert all(message.startswith(named) for message in messages)
 
 
 def test_other_split_is_an_error(root):

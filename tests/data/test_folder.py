@@ -1,7 +1,10 @@
+import os
+
 import pytest
+from damage import damaged
 from PIL import Image
 
-from wsol_ext.data import AnnotationError, FolderDataset, ImageError
+from wsol_ext.data import AnnotationError, FolderDataset, ImageError, ImageListDataset
 
 
 @pytest.fixture
@@ -98,6 +101,83 @@ def test_pictures_without_a_box_are_an_error_or_dropped(root):
     assert (dataset.labels, dataset.class_names) == ([1], ["cats", "dogs"])
     with pytest.raises(ValueError, match="unboxed is 'keep'"):
         FolderDataset(root, table, unboxed="keep")
+
+
+def test_boxes_are_of_the_picture_as_it_is_shown(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(root / "dogs/c.png", exif=exif)
+    table = csv_of(root, "dogs/c.png,2,25,20,39")
+    with pytest.warns(UserWarning, match="left out"):
+        sample = FolderDataset(root, table, unboxed="drop")[0]
+    assert sample["image"].shape == (3, 40, 30)
+    assert sample["size"].tolist() == [30, 40]
+    assert sample["boxes"].tolist() == [[2, 25, 20, 39]]
+    assert ImageListDataset(root / "dogs")[0]["size"].tolist() == [30, 40]
+
+
+ALL = ("cats/a.png", "cats/deep/b.JPG", "dogs/c.png")
+
+
+@pytest.mark.parametrize("box", ["0.2,0.3,0.8,0.9", "0,0,1,1", "-0.001,0,1.004,0.5"])
+def test_boxes_that_are_fractions_of_the_picture_are_refused(root, box):
+    with pytest.raises(
+        AnnotationError, match=r"boxes\.csv: all boxes lie between 0 and 1, such as"
+    ):
+        FolderDataset(root, csv_of(root, *(f"{name},{box}" for name in ALL)))
+    with pytest.raises(AnnotationError, match="they should be in pixels"):
+        FolderDataset(root, csv_of(root, f"{ALL[0]},{box}"), unboxed="drop")
+
+
+def test_one_box_of_a_pixel_among_others_is_one(root):
+    table = csv_of(root, f"{ALL[0]},0,0,1,1", f"{ALL[1]},0.5,0,1,1", f"{ALL[2]},0,0,2,1")
+    assert FolderDataset(root, table)[0]["boxes"].tolist() == [[0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        (lambda text: b"\xef\xbb\xbf" + text, True),
+        (lambda text: text.replace(b"\n", b"\r\n"), True),
+        (lambda text: text.replace(b"\n", b"\r"), True),
+        (lambda text: text.replace(b"cats/a.png", b'"cats/a.png"'), True),
+        (lambda text: text.replace(b"cats", b"./cats"), True),
+        (lambda text: text.replace(b",", b";"), False),
+        (lambda text: text.replace(b",", b"\t"), False),
+        (lambda text: text.replace(b"cats/a", "cats/é".encode("latin-1")), False),
+        (lambda text: text.decode().encode("utf-16"), False),
+        (lambda text: text.replace(b"cats/a", b"cats/\0"), False),
+        (lambda text: text.replace(b"cats/a", b'"cats/a'), False),
+        (lambda text: text + b"x" * 200_000, False),
+    ],
+)
+def test_table_is_read_or_refused_whatever_wrote_it(root, change, read):
+    table = csv_of(root, *(f"{name},1,2,3,4" for name in ALL))
+    table.write_bytes(change(table.read_bytes()))
+    if read:
+        assert FolderDataset(root, table)[0]["boxes"].tolist() == [[1, 2, 3, 4]]
+    else:
+        with pytest.raises(AnnotationError, match=r"boxes\.csv"):
+            FolderDataset(root, table)
+
+
+def test_damaged_table_is_read_or_refused_by_name(root):
+    table = csv_of(root, *(f"{name},1.5,2,30,4e1" for name in ALL))
+    messages = []
+    for content in damaged(table.read_bytes(), 200):
+        table.write_bytes(content)
+        try:
+            FolderDataset(root, table)
+        except AnnotationError as error:
+            messages.append(str(error))
+    assert messages
+    assert all(str(table) in message for message in messages)
+
+
+def test_pipe_is_no_table(root):
+    os.mkfifo(root.parent / "boxes.csv")
+    with pytest.raises(FileNotFoundError, match=r"boxes\.csv"):
+        FolderDataset(root, root.parent / "boxes.csv")
 
 
 def test_class_folder_without_pictures_is_named(root):

@@ -1,7 +1,10 @@
+import warnings
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from damage import damaged
 from PIL import Image
 
 from wsol_ext.data import AnnotationError, ImageError, WsolMetadataDataset, collate, eval_transform
@@ -38,6 +41,61 @@ def test_size_is_that_of_the_annotation_where_it_is_known(root):
     assert dataset[0]["size"].tolist() == [20, 10]
 
 
+def test_lines_that_say_the_same_twice_do_no_harm(root):
+    for file in ("class_labels.txt", "image_sizes.txt"):
+        (root / file).write_text(FILES[file] * 2)
+    assert len(WsolMetadataDataset(root, root)) == 2
+
+
+def test_size_of_other_proportions_than_the_picture_s_gives_one_warning(root):
+    (root / "image_sizes.txt").write_text("val/a.jpg,40,80\nval/b.jpg,10,20\n")
+    (root / "localization.txt").write_text("val/a.jpg,1,2,30,40\nval/b.jpg,0,0,5,5\n")
+    dataset = WsolMetadataDataset(root, root)
+    with pytest.warns(
+        UserWarning, match=r"val/b\.jpg: its size in .*sizes\.txt is 10 x 20 .* has 20 x 10"
+    ) as caught:
+        sizes = [dataset[k]["size"].tolist() for k in (0, 1)]
+    assert sizes == [[10, 20], [40, 80]]
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("size", ["500,333", "41,20", "39,20", "20,10", "7,3"])
+def test_size_that_was_rounded_gives_no_warning(root, size):
+    (root / "image_sizes.txt").write_text(f"val/b.jpg,{size}\n")
+    (root / "localization.txt").write_text("val/a.jpg,1,2,3,4\nval/b.jpg,0,0,3,2\n")
+    width, height = map(int, size.split(","))
+    Image.new("RGB", (width * 3 // 2, height * 3 // 2)).save(root / "val/b.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert WsolMetadataDataset(root, root)[0]["size"].tolist() == [width, height]
+
+
+def test_pictures_are_read_as_they_are_stored(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(root / "val/b.jpg", exif=exif)
+    assert WsolMetadataDataset(root, root)[0]["size"].tolist() == [20, 10]
+
+
+def test_boxes_that_are_fractions_are_refused(root):
+    (root / "localization.txt").write_text("val/a.jpg,0.1,0.2,0.8,0.9\nval/b.jpg,0,0,0.5,1\n")
+    with pytest.raises(AnnotationError, match=r"localization\.txt: all boxes lie between 0 and 1"):
+        WsolMetadataDataset(root, root)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_damaged_file_is_read_or_refused_by_name(root, file):
+    messages = []
+    for content in damaged(FILES[file].encode(), 200):
+        (root / file).write_bytes(content)
+        try:
+            WsolMetadataDataset(root, root)
+        except AnnotationError as error:
+            messages.append(str(error))
+    assert messages
+    assert all(str(root) in message for message in messages)
+
+
 def test_class_names_are_folders_only_where_folder_and_class_are_one(root):
     assert WsolMetadataDataset(root, root).class_names == ["0", "1"]
     for file, content in FILES.items():
@@ -59,6 +117,10 @@ def test_class_names_are_folders_only_where_folder_and_class_are_one(root):
         ("class_labels.txt", "val/a.jpg", "it should be image id, label"),
         ("class_labels.txt", "val/a.jpg,cat", "the label is 'cat', it should be an integer"),
         ("class_labels.txt", "val/a.jpg,-1", "the label is -1, it should not be negative"),
+        ("class_labels.txt", "val/a.jpg,0", r"label of val/a\.jpg is 0, a line above says 1"),
+        ("class_labels.txt", "val/a.jpg,1000000000000", "it should be below 1000000"),
+        ("image_sizes.txt", "val/a.jpg,80,41", r"size of val/a\.jpg is \(80, 41\), a line above"),
+        ("image_sizes.txt", "val/b.jpg,0,4", "the size is 0 x 4, it should be positive"),
         ("image_sizes.txt", "val/x.jpg,3,4", r"'val/x\.jpg' is not in"),
         ("image_sizes.txt", "val/b.jpg,3,4.5", "the height is '4.5', it should be an integer"),
         ("localization.txt", "val/x.jpg,1,2,3,4", r"'val/x\.jpg' is not in"),
@@ -99,7 +161,9 @@ def test_missing_file_is_named(root, file):
 
 def test_empty_localization_file_is_named(root):
     (root / "localization.txt").write_text("")
-    with pytest.raises(AnnotationError, match=r"val/b\.jpg has no line in .*localization\.txt"):
+    with pytest.raises(
+        AnnotationError, match=r":1: val/b\.jpg, val/a\.jpg have no line in .*localization\.txt"
+    ):
         WsolMetadataDataset(root, root)
 
 

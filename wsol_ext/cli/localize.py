@@ -137,7 +137,7 @@ def _write_pictures(
     from wsol_ext.data import read_image
     from wsol_ext.report import drawing
 
-    image = drawing.fit(read_image(result.path), 400, 1024)
+    image = drawing.fit(read_image(result.path, upright=True), 400, 1024)
     best = result.objects[0]
     overlay = drawing.overlay(image, best.score_map)
     boxes = torch.stack([one.box for one in result.objects])

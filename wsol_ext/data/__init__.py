@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from wsol_ext.data.cub import CubDataset
     from wsol_ext.data.folder import FolderDataset, ImageListDataset
     from wsol_ext.data.images import ImageError, read_image
+    from wsol_ext.data.inspection import broken_images
     from wsol_ext.data.samplers import UnpaddedDistributedSampler
     from wsol_ext.data.synthetic import SyntheticDataset
     from wsol_ext.data.tables import AnnotationError
@@ -42,6 +43,7 @@ __all__ = [
     "Transform",
     "UnpaddedDistributedSampler",
     "WsolMetadataDataset",
+    "broken_images",
     "collate",
     "denormalize",
     "eval_transform",
@@ -59,6 +61,7 @@ __getattr__ = on_first_use(
         "cub": ["CubDataset"],
         "folder": ["FolderDataset", "ImageListDataset"],
         "images": ["ImageError", "read_image"],
+        "inspection": ["broken_images"],
         "samplers": ["UnpaddedDistributedSampler"],
         "synthetic": ["SyntheticDataset"],
         "tables": ["AnnotationError"],

@@ -1,7 +1,9 @@
 """What every data set of this package gives: pictures with a label, and for evaluation boxes or masks."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from wsol_ext.data.images import ImageError
+from wsol_ext.data.images import ImageError, read_image
 from wsol_ext.data.tables import AnnotationError
 
 Sample = dict[str, Any]
@@ -20,7 +22,9 @@ Transform = Callable[[Image.Image], Tensor | dict[str, Tensor]]
 class LocalizationDataset(Dataset[Sample]):
     """Pictures, each with one class label, and where known the boxes or the mask of its objects.
 
-    A subclass hands its tables to `__init__` and reads a picture in `load_image`. A sample is a dict:
+    A subclass hands its tables to `__init__`, and says where a picture's file is in `image_path`, or gives pictures
+    that are no files in `load_image`. Its files are read as they are shown, turned by their EXIF orientation, or with
+    `upright = False` in the class as they are stored. A sample is a dict:
 
     | key | value |
     | --- | --- |
@@ -48,6 +52,8 @@ class LocalizationDataset(Dataset[Sample]):
             is clipped to the picture; by more than a pixel, with one warning a data set.
     """
 
+    upright = True
+
     def __init__(
         self,
         image_names: Sequence[str],
@@ -71,11 +77,18 @@ class LocalizationDataset(Dataset[Sample]):
         self.has_boxes = boxes is not None
         self.has_masks = has_masks
         self._boxes = list(boxes) if boxes is not None else None
-        self._warned_of_clipping = False
+        self._warns_of_clipping = WarnsOnce()
+
+    def image_path(self, index: int) -> Path | None:
+        """The file of picture number `index`; None where pictures are no files."""
+        return None
 
     def load_image(self, index: int) -> Image.Image:
         """Picture number `index`, RGB, before the transform."""
-        raise NotImplementedError
+        path = self.image_path(index)
+        if path is None:
+            raise NotImplementedError
+        return read_image(path, self.upright)
 
     def load_mask(self, index: int) -> Tensor:
         """Mask of picture number `index`, (h, w) uint8: 1 object, 0 background, 255 ignored."""
@@ -84,6 +97,18 @@ class LocalizationDataset(Dataset[Sample]):
     def original_size(self, index: int, image: Image.Image) -> tuple[int, int]:
         """Width and height of the picture that the boxes were drawn on: by default the picture read."""
         return image.size
+
+    def without(self, indices: Iterable[int]) -> "LocalizationDataset":
+        """The data set without some of its pictures, such as those that `broken_images` finds; classes stay.
+
+        Args:
+            indices: the pictures' numbers. Those that stay are numbered anew.
+
+        Raises:
+            ValueError: no picture is left.
+        """
+        left_out = set(indices)
+        return _Remaining(self, [k for k in range(len(self)) if k not in left_out])
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -119,14 +144,58 @@ class LocalizationDataset(Dataset[Sample]):
             )
         clipped = torch.minimum(boxes.clamp(min=0), limit)
         # One pixel beyond is a habit of annotators (CUB-200-2011 has such boxes), not worth a warning.
-        if not self._warned_of_clipping and ((clipped - boxes).abs() > 1).any():
-            self._warned_of_clipping = True
-            warnings.warn(
+        if ((clipped - boxes).abs() > 1).any():
+            self._warns_of_clipping(
                 f"{self.image_names[index]}: the boxes {boxes.tolist()} reach beyond their image of "
-                f"{size[0]} x {size[1]} pixels and are clipped to it, as are others from here on",
-                stacklevel=2,
+                f"{size[0]} x {size[1]} pixels and are clipped to it, as are others from here on"
             )
         return clipped
+
+
+class WarnsOnce:
+    """A warning for the first call alone, in whichever of a loader's processes that is."""
+
+    def __init__(self) -> None:
+        self._has_warned = torch.zeros(1, dtype=torch.bool)
+        with suppress(RuntimeError):  # without shared memory, each process warns once
+            self._has_warned.share_memory_()
+
+    def __call__(self, message: str) -> None:
+        """Warn, if this is the first call."""
+        if not self._has_warned:
+            self._has_warned.fill_(True)
+            warnings.warn(message, stacklevel=3)
+
+
+class _Remaining(LocalizationDataset):
+    """Some pictures of a data set, which reads them: its tables, whatever they are, stay as they are."""
+
+    def __init__(self, dataset: LocalizationDataset, kept: Sequence[int]) -> None:
+        boxes = dataset._boxes
+        super().__init__(
+            [dataset.image_names[k] for k in kept],
+            [dataset.labels[k] for k in kept],
+            dataset.class_names,
+            dataset.transform,
+            None if boxes is None else [boxes[k] for k in kept],
+            dataset.has_masks,
+        )
+        self._dataset, self._kept = dataset, kept
+
+    def image_path(self, index: int) -> Path | None:
+        return self._dataset.image_path(self._kept[index])
+
+    def load_image(self, index: int) -> Image.Image:
+        return self._dataset.load_image(self._kept[index])
+
+    def load_mask(self, index: int) -> Tensor:
+        return self._dataset.load_mask(self._kept[index])
+
+    def original_size(self, index: int, image: Image.Image) -> tuple[int, int]:
+        return self._dataset.original_size(self._kept[index], image)
+
+    def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:
+        return self._dataset._boxes_within(self._kept[index], size)
 
 
 class Tolerant(Dataset[Sample]):

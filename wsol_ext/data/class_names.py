@@ -1,6 +1,13 @@
 """Whether two lists name the same classes, though one has numbers before the names, or in their place."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsol_ext._names import some
+
+if TYPE_CHECKING:
+    from wsol_ext.data.base import LocalizationDataset
 
 
 def differing_classes(names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
@@ -21,6 +28,56 @@ def differing_classes(names: Sequence[str], others: Sequence[str]) -> list[tuple
     alike = _without_numbers if _are_numbered(names) != _are_numbered(others) else list
     compared = zip(alike(names), alike(others), names, others, strict=True)
     return [(name, other) for one, two, name, other in compared if one != two]
+
+
+def class_mismatch(
+    names: Sequence[str], others: Sequence[str], whose: str, whose_others: str
+) -> str | None:
+    """What to say of two lists that do not name the same classes in the same order; None of lists that do.
+
+    Args:
+        names: the classes' names.
+        others: what should be the same.
+        whose: who has `names`, in the plural.
+        whose_others: who has `others`, in the plural.
+
+    Example:
+        >>> class_mismatch(["auk", "bat"], ["auk"], "the test images", "the training images")
+        'the test images have 2 classes, the training images 1: only the test images have bat'
+        >>> class_mismatch(["auk", "bat"], ["bat", "auk"], "the test images", "the training images")
+        "the test images order their classes differently from the training images: 'auk' is 'bat' there"
+    """
+    if len(names) == len(others) and not differing_classes(names, others):
+        return None
+    news = []
+    if not (are_numbers(names) or are_numbers(others)):
+        alike = _without_numbers if _are_numbered(names) != _are_numbered(others) else list
+        for some_names, rest, holder in ((names, others, whose), (others, names, whose_others)):
+            known = set(alike(rest))
+            only = [n for n, a in zip(some_names, alike(some_names), strict=True) if a not in known]
+            news += [f"only {holder} have {some(only)}"] if only else []
+    if not news and len(names) == len(others):
+        name, other = differing_classes(names, others)[0]
+        return f"{whose} order their classes differently from {whose_others}: {name!r} is {other!r} there"
+    counts = f"{whose} have {len(names)} classes, {whose_others} {len(others)}"
+    return ": ".join([counts, "; ".join(news)]) if news else counts
+
+
+def require_classes(dataset: "LocalizationDataset", root: str | Path | None) -> None:
+    """Refuse to train on a data set of one class, which there is nothing to tell from.
+
+    Args:
+        dataset: the training images.
+        root: the folder that they were opened in, named in the error.
+
+    Raises:
+        ValueError: the data set has fewer than two classes.
+    """
+    if len(dataset.class_names) < 2:
+        raise ValueError(
+            f"--root {root} has one class of {len(dataset)} images, {some(dataset.class_names)}; training takes two "
+            "or more, of a folder each: ROOT/CLASS/picture.jpg"
+        )
 
 
 def are_numbers(names: Sequence[str]) -> bool:

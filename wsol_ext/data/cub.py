@@ -1,17 +1,16 @@
 """CUB-200-2011 in the layout it is published in."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from wsol_ext._names import some
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.class_names import without_number
-from wsol_ext.data.images import read_image
-from wsol_ext.data.tables import AnnotationError, Row, read_rows
+from wsol_ext.data.tables import AnnotationError, Row, check_complete, check_pixels, read_rows
 
 _SPLITS = {"train": 1, "test": 0}
 
@@ -29,6 +28,8 @@ class CubDataset(LocalizationDataset):
     (Choe et al., CVPR 2020): image 1 is `60.0 27.0 325.0 304.0` here and `60,27,385,331` there. As there, x1 and y1 end
     at the last pixel, width - 1 and height - 1, in the few pictures whose box reaches the border.
 
+    Pictures are read in stored pixels, which the boxes are given for.
+
     Args:
         root: the folder `CUB_200_2011`.
         split: "train" or "test".
@@ -36,7 +37,8 @@ class CubDataset(LocalizationDataset):
 
     Raises:
         FileNotFoundError: root lacks one of its files.
-        AnnotationError: a malformed line, or an image without label, split or box, named by file and line.
+        AnnotationError: a malformed line, an image that is listed twice or has no label, split or box, named by file
+            and line; or images whose folder is that of another class than their label.
         ValueError: another split.
         ImageError: from `dataset[i]`: a missing or broken picture file.
 
@@ -46,6 +48,8 @@ class CubDataset(LocalizationDataset):
         dataset.class_names[0], dataset[0]["boxes"]
         # ('Black_footed_Albatross', tensor([[ 60.,  27., 385., 331.]]))
     """
+
+    upright = False
 
     def __init__(
         self,
@@ -57,16 +61,16 @@ class CubDataset(LocalizationDataset):
             raise ValueError(f"CubDataset: split is {split!r}, it should be 'train' or 'test'")
         self.root = Path(root)
         images = self._by_id("images.txt", "image id, path")
+        _check_paths(images)
         class_ids = {
             key: row.integer(1, "the class id")
             for key, row in self._by_id("image_class_labels.txt", "image id, class id").items()
         }
-        splits = {
-            key: row.integer(1, "the split")
-            for key, row in self._by_id(
-                "train_test_split.txt", "image id, is training image"
-            ).items()
-        }
+        splits = {}
+        for key, row in self._by_id("train_test_split.txt", "image id, is training image").items():
+            splits[key] = row.integer(1, "the split")
+            if splits[key] not in _SPLITS.values():
+                raise row.error(f"the split is {splits[key]}, it should be 0 or 1")
         names = {
             key: row.fields[1] for key, row in self._by_id("classes.txt", "class id, name").items()
         }
@@ -77,31 +81,29 @@ class CubDataset(LocalizationDataset):
             "bounding_boxes.txt": boxes,
         }
         for file, table in tables.items():
-            for key, row in images.items():
-                if key not in table:
-                    raise row.error(
-                        f"image id {key} ({row.fields[1]}) has no line in {self.root / file}"
-                    )
-
+            check_complete(images, table, self.root / file)
         present = sorted({class_ids[key] for key in images})
         unnamed = [key for key in present if key not in names]
         if unnamed:
             raise AnnotationError(
                 f"{self.root / 'classes.txt'}: has no line for class id {unnamed[0]}"
             )
+        self._check_folders(images, class_ids, names)
         label_of = {class_id: label for label, class_id in enumerate(present)}
         chosen = [key for key in images if splits[key] == _SPLITS[split]]
+        corners = [_corners(boxes[key]) for key in chosen]
+        check_pixels(self.root / "bounding_boxes.txt", corners)
         super().__init__(
             image_names=[images[key].fields[1] for key in chosen],
             labels=[label_of[class_ids[key]] for key in chosen],
             class_names=[without_number(names[class_id]) for class_id in present],
             transform=transform,
-            boxes=[torch.tensor([_corners(boxes[key])]) for key in chosen],
+            boxes=[torch.tensor([box]) for box in corners],
         )
 
-    def load_image(self, index: int) -> Image.Image:
-        """Picture number `index`, RGB."""
-        return read_image(self.root / "images" / self.image_names[index])
+    def image_path(self, index: int) -> Path:
+        """The file of picture number `index`."""
+        return self.root / "images" / self.image_names[index]
 
     def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:
         boxes = super()._boxes_within(index, size)
@@ -116,6 +118,31 @@ class CubDataset(LocalizationDataset):
                 raise row.error(f"id {key} has a line already, at {table[key].line}")
             table[key] = row
         return table
+
+    def _check_folders(
+        self, images: Mapping[int, Row], class_ids: Mapping[int, int], names: Mapping[int, str]
+    ) -> None:
+        """Refuse labels that contradict the folders, which are called as the classes are."""
+        known = set(names.values())
+        contradicted = []
+        for key, row in images.items():
+            path, name = row.fields[1], names[class_ids[key]]
+            folder = path.split("/")[0]
+            if folder in known and folder != name:
+                contradicted.append(f"{path} ({name})")
+        if contradicted:
+            raise AnnotationError(
+                f"{self.root / 'image_class_labels.txt'}: {len(contradicted)} images have another class than their "
+                f"folder: {some(contradicted)}"
+            )
+
+
+def _check_paths(images: Mapping[int, Row]) -> None:
+    seen: dict[str, Row] = {}
+    for row in images.values():
+        path = row.fields[1]
+        if seen.setdefault(path, row) is not row:
+            raise row.error(f"{path} has a line already, at {seen[path].line}")
 
 
 def _corners(row: Row) -> tuple[float, float, float, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsol_ext._names import flag_of, unknown
+from wsol_ext.data.splits import split_folders
 
 if TYPE_CHECKING:
     from wsol_ext.data.base import LocalizationDataset, Transform
@@ -91,8 +92,9 @@ def register_dataset(
             of `--data-options` and of its flags; or the class's place as `package.module:Class`, imported on first use.
         needs_root: whether there is a root; else the class is called without.
         splits: the splits that the class knows.
-        split_folders: whether root holds a folder for each split. The class is then called with that folder, and
-            without `split`; a root that holds none of the folders `splits` is undivided, and serves every split.
+        split_folders: whether root holds a folder for each split, named as the split in any case, or `training`,
+            `valid`, `validation`, `testing`. The class is then called with that folder, and without `split`; a root
+            that holds none of the folders `splits` is undivided, and serves every split.
         flags: by argument of the class, the flag of the command line that gives it, out of `FLAGS`.
 
     Raises:
@@ -129,7 +131,8 @@ def open_dataset(
     | `synthetic` | none | of `SyntheticDataset` |
     | `wsol` | a data set's folder of split files, such as `metadata/CUB` | of `WsolMetadataDataset`: `image_root` |
 
-    A folder of class folders that is not divided serves every split. Where it is divided, the names in a CSV file of
+    A folder of class folders that is not divided serves every split. Splits are known in any case and by their usual
+    spellings: `Train`, `training`, `valid`, `validation`, `testing`. Where it is divided, the names in a CSV file of
     boxes start below the split's folder.
 
     Args:
@@ -176,10 +179,13 @@ def open_dataset(
 def _split_folder(root: Path, split: str, splits: tuple[str, ...]) -> Path:
     if (root / split).is_dir():
         return root / split
-    others = [name for name in splits if (root / name).is_dir()]
-    if others:  # else a split would be taken for a class, or training images for test images
-        raise ValueError(f"open_dataset: {root} has no split {split!r}, it has {', '.join(others)}")
-    return root
+    folders = split_folders(root, splits)
+    if (
+        folders and split not in folders
+    ):  # else a split would be taken for a class, or training for test images
+        others = ", ".join(path.name for path in folders.values())
+        raise ValueError(f"open_dataset: {root} has no split {split!r}, it has {others}")
+    return folders.get(split, root)
 
 
 @dataclass(frozen=True)
@@ -212,13 +218,14 @@ class ChosenDataset:
     @property
     def is_of_training(self) -> bool:
         """Whether its images are those of training: a folder that is not divided serves every split."""
-        if self.root is None or not DATASETS[self.name].split_folders:
+        entry = DATASETS[self.name]
+        if self.root is None or not entry.split_folders:
             return False
-        root = Path(self.root)
         own, training = (
-            folder if (folder := root / each).is_dir() else root for each in (self.split, "train")
+            _split_folder(Path(self.root), split, (split,)).resolve()
+            for split in (self.split, "train")
         )
-        return own.resolve() == training.resolve()
+        return own == training
 
 
 def chosen_dataset(

@@ -2,29 +2,32 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from wsol_ext._files import is_results_folder
+from wsol_ext._names import printable, some
 from wsol_ext.data.base import LocalizationDataset, Transform
-from wsol_ext.data.images import read_image
-from wsol_ext.data.tables import AnnotationError, read_csv
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
+from wsol_ext.data.finding import find_images, passed_over, search
+from wsol_ext.data.images import is_like_image
+from wsol_ext.data.splits import split_of
+from wsol_ext.data.tables import AnnotationError, check_pixels, read_csv
 
 
 class FolderDataset(LocalizationDataset):
     """Pictures in one folder a class, `root/CLASS/…/picture.jpg`, with their boxes in a CSV file if there are any.
 
-    Classes are the folders of `root` in alphabetical order, pictures are found at any depth below. Names that start
-    with a dot and files that are no pictures are passed over.
+    Classes are the folders of `root` in alphabetical order, pictures are found at any depth below, and in folders that
+    are linked there. Names that start with a dot, other files, and folders that `wsol` drew pictures in are passed
+    over; pictures that cannot be read here or lie beside the class folders are too, with one warning.
 
     The CSV file starts with the line `image,x0,y0,x1,y1`; a picture's name is its path below `root` with forward
-    slashes, the box is in pixels of the picture, and a picture with several objects has several lines.
+    slashes, the box is in pixels of the picture as it is shown (turned by its EXIF orientation, as samples are), and a
+    picture with several objects has several lines.
 
     Args:
         root: the folder.
@@ -35,13 +38,15 @@ class FolderDataset(LocalizationDataset):
 
     Raises:
         FileNotFoundError: there is no such folder or CSV file.
-        AnnotationError: a malformed line, an unknown picture, a NaN or an inverted box, named by file and line;
-            a class folder without pictures; pictures without a box where `unboxed` is "error".
+        AnnotationError: a malformed line, an unknown picture, a NaN or an inverted box, named by file and line; boxes
+            that all lie between 0 and 1; a class folder without pictures, or named like a split (`Train`); pictures
+            without a box where `unboxed` is "error".
         ValueError: another value of `unboxed`.
         ImageError: from `dataset[i]`: a broken picture file.
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
         ...     for k in range(2):
         ...         Path(root, "cats").mkdir(exist_ok=True)
@@ -64,14 +69,25 @@ class FolderDataset(LocalizationDataset):
                 f"FolderDataset: unboxed is {unboxed!r}, it should be 'error' or 'drop'"
             )
         self.root = Path(root)
-        class_names = _class_folders(self.root)
-        names, labels = [], []
-        for label, class_name in enumerate(class_names):
-            found = find_images(self.root / class_name)
-            if not found:
-                raise AnnotationError(f"{self.root / class_name}: the class folder has no image")
-            names += [path.relative_to(self.root).as_posix() for path in found]
-            labels += [label] * len(found)
+        folders, beside = _class_folders(self.root)
+        not_read: list[Path] = []
+        files: list[str] = []
+        labels: list[int] = []
+        for label, folder in enumerate(folders):
+            found = search(folder)
+            if not found.images:
+                raise AnnotationError(
+                    f"{printable(folder)}: the class folder has no image"
+                    + (f"; {passed_over(found.passed_over, folder)}" if found.passed_over else "")
+                )
+            files += [path.relative_to(self.root).as_posix() for path in found.images]
+            labels += [label] * len(found.images)
+            not_read += found.passed_over
+        news = [passed_over(beside, self.root, "in no class folder")] if beside else []
+        news += [passed_over(not_read, self.root)] if not_read else []
+        if news:
+            warnings.warn(f"{printable(self.root)}: {'; '.join(news)}", stacklevel=2)
+        names = [printable(file) for file in files]
         tables: list[Tensor] | None = None
         if boxes is not None:
             table = _read_boxes(Path(boxes), self.root, set(names))
@@ -85,16 +101,21 @@ class FolderDataset(LocalizationDataset):
                 warnings.warn(f"{boxes}: has no box for {share}, left out", stacklevel=2)
             kept = [k for k, name in enumerate(names) if name in table]
             names, labels = [names[k] for k in kept], [labels[k] for k in kept]
+            files = [files[k] for k in kept]
             tables = [torch.tensor(table[name]) for name in names]
+        class_names = [printable(folder.name) for folder in folders]
         super().__init__(names, labels, class_names, transform, tables)
+        self._files = files
 
-    def load_image(self, index: int) -> Image.Image:
-        """Picture number `index`, RGB."""
-        return read_image(self.root / self.image_names[index])
+    def image_path(self, index: int) -> Path:
+        """The file of picture number `index`."""
+        return self.root / self._files[index]
 
 
 class ImageListDataset(LocalizationDataset):
     """Picture files without labels, to localize objects in: every label is -1, and there are no classes.
+
+    They are read, and their sizes given, as they are shown: turned by their EXIF orientation.
 
     Args:
         paths: the files, or one folder whose pictures at any depth are taken.
@@ -119,42 +140,36 @@ class ImageListDataset(LocalizationDataset):
                 raise ValueError(f"{folder}: the folder has no image")
         else:
             files = paths
-        super().__init__([str(path) for path in files], [-1] * len(files), [], transform)
+        self._files = [str(path) for path in files]
+        names = [printable(file) for file in self._files]
+        super().__init__(names, [-1] * len(files), [], transform)
 
-    def load_image(self, index: int) -> Image.Image:
-        """Picture number `index`, RGB."""
-        return read_image(self.image_names[index])
-
-
-def find_images(folder: Path) -> list[Path]:
-    """The picture files at any depth below a folder, sorted, without hidden ones and those that `wsol` drew."""
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    above = {parent for path in found for parent in path.relative_to(folder).parents}
-    drawn = {parent for parent in above if is_results_folder(folder / parent)}
-    return [path for path in found if drawn.isdisjoint(path.relative_to(folder).parents)]
+    def image_path(self, index: int) -> Path:
+        """The file of picture number `index`."""
+        return Path(self._files[index])
 
 
-def _class_folders(root: Path) -> list[str]:
+def _class_folders(root: Path) -> tuple[list[Path], list[Path]]:
+    """The class folders in alphabetical order, and pictures that lie beside them."""
     if not root.is_dir():
         raise FileNotFoundError(
             f"{root}: no such folder; it should hold one folder of images a class"
         )
-    names = sorted(
-        path.name
-        for path in root.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and not is_results_folder(path)
-    )
-    if not names:
+    shown = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    folders = [path for path in shown if path.is_dir() and not is_results_folder(path)]
+    beside = [path for path in shown if not path.is_dir() and is_like_image(path.name)]
+    if not folders:
         raise AnnotationError(
             f"{root}: has no class folders; it should hold one folder of images a class"
+            + (f", and has images: {some([path.name for path in beside])}" if beside else "")
         )
-    return names
+    splits = [path.name for path in folders if split_of(path.name)]
+    if splits:
+        raise AnnotationError(
+            f"{root}: {some(splits)} would be taken for classes, and look like splits: choose one of them, "
+            "as open_dataset does, or rename what is a class"
+        )
+    return folders, beside
 
 
 def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[tuple[float, ...]]]:
@@ -162,7 +177,9 @@ def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[tuple
         raise FileNotFoundError(f"{path}: no such file; it should be a CSV file of boxes")
     table: dict[str, list[tuple[float, ...]]] = {}
     for row in read_csv(path, ("image", "x0", "y0", "x1", "y1")):
-        if row.fields[0] not in known:
+        name = PurePosixPath(row.fields[0]).as_posix()  # without a "./"
+        if name not in known:
             raise row.error(f"there is no image {row.fields[0]!r} below {root}")
-        table.setdefault(row.fields[0], []).append(row.box(1))
+        table.setdefault(name, []).append(row.box(1))
+    check_pixels(path, chain.from_iterable(table.values()))
     return table

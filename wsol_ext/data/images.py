@@ -1,31 +1,57 @@
 """Reading picture files, with errors that name the file."""
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-# A file is read as what it is, whatever its name; and Pillow knows formats that start other programs (EPS).
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+from wsol_ext._names import printable
+
+# A file is read as what it is, whatever its name; and Pillow knows formats that start other programs (EPS), or take
+# any bytes for a picture (TGA).
+_FORMATS = (
+    *("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF"),
+    *("DIB", "JPEG2000", "AVIF", "QOI", "HEIF"),
+)
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+# Of pictures in formats that are not read here, so that they are not passed over in silence.
+_OTHER_SUFFIXES = frozenset(
+    [
+        *_HEIF_SUFFIXES,
+        *(".avif", ".jp2", ".j2k", ".jxl", ".jxr", ".qoi", ".tga", ".psd", ".exr", ".hdr"),
+        *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+        *(".eps", ".svg", ".ico"),
+    ]
+)
 
 
 class ImageError(OSError):
     """A picture that cannot be read: missing, truncated, or no picture at all. The message names the file."""
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, upright: bool = False) -> Image.Image:
     """Read a picture file to its last byte as RGB.
 
-    Pixels come as they are stored: an EXIF orientation is not applied, since the boxes of every data set of the field
-    are given for the stored pixels (and the published programs read them so).
+    Transparent pictures are laid over white. Of pictures with more than 8 bits, 16-bit integers are divided by 257 (and
+    those of 32 bits that stay below 65536 taken for such), floats from 0 to 1 are multiplied by 255, both rounded.
 
     Args:
-        path: the file, JPEG, PNG, BMP, WebP, TIFF, PPM or GIF; grey, palette and alpha pictures become RGB.
+        path: the file, JPEG, PNG, BMP, WebP, TIFF, PPM, GIF, JPEG 2000, AVIF or QOI as Pillow was built to read them,
+            or HEIF where `pillow_heif` is installed; of an animation the first picture.
+        upright: whether to turn the picture as its EXIF orientation asks, as viewers show it. Otherwise pixels come as
+            they are stored, which is what the boxes of the field's published data sets are given for (and their
+            programs read). TIFF is always turned: Pillow does it.
 
     Returns:
         A Pillow image of mode RGB, wholly read.
 
     Raises:
-        ImageError: the file is missing, truncated, or no picture.
+        ImageError: the file is missing, truncated, or no picture; or its pixels are integers or floats of which nothing
+            tells which is white.
 
     Example:
         >>> import tempfile
@@ -35,11 +61,13 @@ def read_image(path: str | Path) -> Image.Image:
         >>> image.mode, image.size, image.getpixel((0, 0))
         ('RGB', (4, 3), (255, 255, 255))
     """
-    return _read(path, "RGB")
+    return _read(path, partial(_to_rgb, upright=upright))
 
 
 def read_grey(path: str | Path) -> Image.Image:
-    """Read a picture file as one grey channel of 0 to 255, such as a mask; alpha is ignored.
+    """Read a picture file as one grey channel of 0 to 255, such as a mask, in stored pixels; alpha is ignored.
+
+    Of pictures with more than 8 bits, values above 255 become 255: a mask's objects stay above 0.
 
     Args:
         path: the file, in a format that `read_image` takes.
@@ -50,15 +78,142 @@ def read_grey(path: str | Path) -> Image.Image:
     Raises:
         ImageError: the file is missing, truncated, or no picture.
     """
-    return _read(path, "L")
+    return _read(path, _to_grey)
 
 
-def _read(path: str | Path, mode: str) -> Image.Image:
+def check_image(path: str | Path) -> None:
+    """Look a picture file over without decoding it, where its end tells that it is whole.
+
+    JPEG and PNG files end with a mark; others, and those without, are read to tell.
+
+    Raises:
+        ImageError: as `read_image`; damage between a file's header and its end may go unnoticed.
+    """
+    with _opened(path) as image:
+        if image.format in ("JPEG", "MPO", "PNG") and not _is_deep(image):
+            with open(path, "rb") as file:
+                file.seek(-min(64, os.path.getsize(path)), os.SEEK_END)
+                end = file.read().rstrip(b"\0\r\n")
+            if end.endswith((b"\xff\xd9", b"IEND\xaeB`\x82")):
+                return
+    read_image(path)
+
+
+@lru_cache(maxsize=1)
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of file names, lower-case and with their dot, that stand for pictures `read_image` reads."""
+    formats = (*_formats(), "MPO")  # which Pillow opens as JPEG
+    return frozenset(s for s, name in Image.registered_extensions().items() if name in formats)
+
+
+def is_readable_name(name: str) -> bool:
+    """Whether a file's name is that of a picture in a format that is read here."""
+    return os.path.splitext(name)[1].lower() in image_suffixes()
+
+
+def is_like_image(name: str) -> bool:
+    """Whether a file's name is that of a picture, be it one that can be read here or not."""
+    return is_readable_name(name) or os.path.splitext(name)[1].lower() in _OTHER_SUFFIXES
+
+
+def heif_hint(path: str | Path) -> str:
+    """What to add to the news that a file was passed over, if it is one of HEIF and what reads those is missing."""
+    is_heif = os.path.splitext(path)[1].lower() in _HEIF_SUFFIXES
+    return "; pillow-heif reads HEIC" if is_heif and "HEIF" not in _formats() else ""
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _read(path: str | Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    with _opened(path) as image:
+        return convert(image)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open a picture file; whatever is raised then becomes an `ImageError` that names it."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            # Formats differ in what a cut file raises: SyntaxError or ValueError (PNG), OSError (JPEG), EOFError (GIF).
-            return image.convert(mode)
+        # A pipe would be waited for, and a device never ends.
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError("it is no file of its own but a folder, a pipe or a device")
+        with Image.open(path, formats=_formats()) as image:
+            yield image
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image file") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: cannot be read as an image: {error}") from error
+        raise ImageError(f"{printable(path)}: no such image file") from error
+    # Formats differ in what a broken file raises: SyntaxError, ValueError, EOFError, IndexError, struct.error ...
+    except Exception as error:
+        raise ImageError(f"{printable(path)}: cannot be read as an image: {error}") from error
+
+
+def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
+    turn = _turn_of(image) if upright else None
+    if _is_deep(image):
+        rgb = _scaled_to_8_bits(image).convert("RGB")
+    elif image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        colours = image.convert("RGBA")
+        ground = Image.new("RGBA", colours.size, "white")
+        rgb = Image.alpha_composite(ground, colours).convert("RGB")
+    else:
+        rgb = image.convert("RGB")
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if _is_deep(image):
+        return Image.fromarray(np.rint(np.asarray(image).clip(0, 255)).astype(np.uint8))
+    return image.convert("L")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode[0] in "IF"
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    pixels = np.asarray(image)
+    low, high = pixels.min(), pixels.max()
+    if image.mode == "F":
+        kind, white = "floats", 1.0
+    else:
+        kind, white = "integers", 65535.0
+    if not 0 <= low <= high <= white:
+        raise ValueError(
+            f"its pixels are {kind} from {low:g} to {high:g}, and nothing tells which of them is white; "
+            f"they should be from 0 to {white:g}"
+        )
+    tags = getattr(image, "tag_v2", {})  # of TIFF: 258 is the number of bits, 262 what 0 stands for
+    if tags.get(258) == (12,):
+        white = 4095.0
+    grey = np.rint(pixels * (255 / white))
+    if tags.get(262) == 0:
+        grey = 255 - grey
+    elif "transparency" in image.info:
+        grey[pixels == image.info["transparency"]] = 255
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What makes a picture upright by its EXIF orientation."""
+    if image.format == "TIFF":  # turned by Pillow
+        return None
+    with suppress(Exception):  # a picture is none the worse for broken EXIF data
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    return None

@@ -1,9 +1,12 @@
 """Known classes of one's own images: by their folders, or by a CSV file."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
-from wsol_ext.data.tables import read_csv
+from wsol_ext._names import printable, some
+from wsol_ext.data.tables import Row, read_csv
 
 
 def read_labels(source: str, paths: Sequence[Path], class_names: Sequence[str]) -> dict[Path, int]:
@@ -11,46 +14,81 @@ def read_labels(source: str, paths: Sequence[Path], class_names: Sequence[str]) 
 
     Args:
         source: "folder", where each image lies in a folder named as its class; or a CSV file whose first
-            line is `image,class`, images named by path or by file name alone, classes by name.
+            line is `image,class`, classes by name. Images are named by their path, or by so much of its end,
+            with forward slashes, as tells them apart: `jay/001.jpg`, or `001.jpg` where no other image is called so.
         paths: the images.
         class_names: the model's classes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a malformed line, an unknown class, or an image without one; file and line are named.
+        AnnotationError: a malformed line, an unknown class, a name that several images have, or two lines that
+            contradict each other; file and line are named.
+        ValueError: an image without a line or, by "folder", in a folder that is no class.
     """
     numbers = {name: number for number, name in enumerate(class_names)}
     if source == "folder":
         for path in paths:
-            if path.parent.name not in numbers:
+            if printable(path.parent.name) not in numbers:
                 raise ValueError(
-                    f"{path}: its folder {path.parent.name!r} is no class of the model, which knows "
-                    + _some(class_names)
+                    f"{printable(path)}: its folder {printable(path.parent.name)!r} is no class of the model, "
+                    f"which knows {some(class_names, 5)}"
                 )
-        return {path: numbers[path.parent.name] for path in paths}
-    given = _read_label_file(Path(source), numbers)
-    labels = {}
-    for path in paths:
-        label = given.get(str(path), given.get(path.name))
-        if label is None:
-            raise ValueError(f"{source}: has no line for {path}")
-        labels[path] = label
-    return labels
+        return {path: numbers[printable(path.parent.name)] for path in paths}
+    lines = _lines_of_images(_read_label_file(Path(source), numbers), paths)
+    lacking = [printable(path) for path in paths if path not in lines]
+    if lacking:
+        raise ValueError(f"{source}: has no line for {some(lacking)}")
+    return {path: numbers[lines[path].fields[1]] for path in paths}
 
 
-def _read_label_file(path: Path, numbers: dict[str, int]) -> dict[str, int]:
+def _read_label_file(path: Path, numbers: Mapping[str, int]) -> list[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such label file")
-    labels: dict[str, int] = {}
-    for row in read_csv(path, ("image", "class")):
-        image, name = row.fields
-        if name not in numbers:
+    rows = list(read_csv(path, ("image", "class")))
+    for row in rows:
+        if row.fields[1] not in numbers:
             raise row.error(
-                f"{name!r} is no class of the model, which knows {_some(list(numbers))}"
+                f"{row.fields[1]!r} is no class of the model, which knows {some(list(numbers), 5)}"
             )
-        labels[image] = numbers[name]
-    return labels
+    return rows
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _lines_of_images(rows: Sequence[Row], paths: Sequence[Path]) -> dict[Path, Row]:
+    """The line of each image that has one."""
+    named = [PurePosixPath(row.fields[0]).parts for row in rows]
+    by_name = _by_ends(paths, {len(parts) for parts in named})
+    lines: dict[Path, Row] = {}
+    for row, parts in zip(rows, named, strict=True):
+        images = by_name.get(parts, [])
+        if len({os.path.abspath(image) for image in images}) > 1:
+            raise row.error(
+                f"{row.fields[0]!r} is the name of {len(images)} images, {some(sorted(map(printable, images)))}: "
+                "put the folders before it that tell them apart"
+            )
+        for image in images:
+            other = lines.setdefault(image, row)
+            if other.fields[1] != row.fields[1]:
+                raise row.error(
+                    f"{row.fields[0]!r} is of class {row.fields[1]!r}, line {other.line} says {other.fields[1]!r}"
+                )
+    return lines
+
+
+def _by_ends(paths: Sequence[Path], lengths: set[int]) -> Mapping[tuple[str, ...], Sequence[Path]]:
+    """The images by the last parts of their paths, as many parts as the lengths say, and by whole names.
+
+    A whole name is the path, or what of it is below the folder that all images lie in: it is that image's alone.
+    """
+    ends: defaultdict[tuple[str, ...], list[Path]] = defaultdict(list)
+    whole: defaultdict[tuple[str, ...], list[Path]] = defaultdict(list)
+    folders = [os.path.abspath(path.parent) for path in paths]
+    shared = printable(os.path.commonpath(folders)) if folders else ""
+    for path in paths:
+        full = Path(printable(os.path.abspath(path)))
+        for length in lengths:
+            if length <= len(full.parts):
+                ends[full.parts[-length:]].append(path)
+        below = full.relative_to(shared).parts
+        for parts in {full.parts, Path(printable(path)).parts, below}:
+            whole[parts].append(path)
+    return {**ends, **whole}

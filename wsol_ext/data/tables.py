@@ -2,8 +2,11 @@
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from wsol_ext._names import some
 
 
 class AnnotationError(ValueError):
@@ -20,14 +23,17 @@ class Row:
         """The error to raise for this line: `file:line: message`."""
         return AnnotationError(f"{self.path}:{self.line}: {message}")
 
-    def integer(self, column: int, name: str) -> int:
-        """The field of that column as an integer."""
+    def integer(self, column: int, name: str, below: int = 2**31) -> int:
+        """The field of that column as an integer of an absolute value below `below`."""
         try:
-            return int(self.fields[column])
+            value = int(self.fields[column])
         except ValueError:
             raise self.error(
                 f"{name} is {self.fields[column]!r}, it should be an integer"
             ) from None
+        if abs(value) >= below:
+            raise self.error(f"{name} is {value}, it should be below {below}")
+        return value
 
     def number(self, column: int, name: str) -> float:
         """The field of that column as a finite number."""
@@ -49,6 +55,44 @@ class Row:
                 "it should have x1 >= x0 and y1 >= y0"
             )
         return x0, y0, x1, y1
+
+
+def check_complete(rows: Mapping[Any, Row], table: Container[Any], path: Path) -> None:
+    """Refuse a table that lacks images.
+
+    Args:
+        rows: by image, the line that lists it, which names it in its last field.
+        table: what there should be one of for each image.
+        path: the table's file.
+
+    Raises:
+        AnnotationError: images that the table lacks: the first one's line, their number and the first three names.
+    """
+    lacking = [key for key in rows if key not in table]
+    if lacking:
+        names = [rows[key].fields[-1] for key in lacking]
+        have = "has" if len(names) == 1 else "have"
+        raise rows[lacking[0]].error(f"{some(names)} {have} no line in {path}")
+
+
+def check_pixels(path: Path, boxes: Iterable[Sequence[float]]) -> None:
+    """Refuse a table of boxes that are given as fractions of their pictures.
+
+    In pixels, a box between 0 and 1 is at most the first pixel of its picture: one may be, but not all.
+
+    Raises:
+        AnnotationError: every box of the table lies between 0 and 1.
+    """
+    first = None
+    for box in boxes:
+        if min(box) < -0.01 or max(box) > 1.01:  # rounding may lead a little outside
+            return
+        first = first or box
+    if first is not None:
+        raise AnnotationError(
+            f"{path}: all boxes lie between 0 and 1, such as {', '.join(f'{v:g}' for v in first)}: these look like "
+            "fractions of the picture, they should be in pixels"
+        )
 
 
 def read_rows(

@@ -1,16 +1,20 @@
 """The public split files of the WSOL evaluation: ILSVRC, CUB and OpenImages, with boxes or masks."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from wsol_ext.data.base import LocalizationDataset, Transform
-from wsol_ext.data.images import read_grey, read_image
-from wsol_ext.data.tables import Row, read_rows
+from wsol_ext.data.base import LocalizationDataset, Transform, WarnsOnce
+from wsol_ext.data.images import read_grey
+from wsol_ext.data.tables import Row, check_complete, check_pixels, read_rows
+
+T = TypeVar("T")
 
 _BOX_FORM, _MASK_FORM = "image id, x0, y0, x1, y1", "image id, mask file, ignore file"
 
@@ -22,6 +26,7 @@ class WsolMetadataDataset(LocalizationDataset):
     `localization.txt`, which the training splits of ILSVRC and OpenImages come without. The ids of the first file, in
     its order, are the pictures; an id is also the picture's path below `image_root`. Where `image_sizes.txt` has a
     picture's size, that is its `size`, so that pictures stored smaller than they were annotated need no other boxes.
+    One of other proportions gives a warning when it is read, once a data set. Pictures are read in stored pixels.
 
     Masks (OpenImages) become what the published evaluator makes of them: each file read as grey, resized to `mask_size`
     by nearest neighbour, an object where any instance is above 0.5, ignored (255) where the ignore file is and no
@@ -38,7 +43,8 @@ class WsolMetadataDataset(LocalizationDataset):
 
     Raises:
         FileNotFoundError: metadata_dir lacks one of the first two files, or has `localization.txt` alone of the others.
-        AnnotationError: a malformed line, an unknown id, or a picture without a label or box, named by file and line.
+        AnnotationError: a malformed line, an unknown id, two lines that contradict each other, or a picture without a
+            label or box, named by file and line; boxes that all lie between 0 and 1.
         ImageError: from `dataset[i]`: a missing or broken picture or mask file.
 
     Example::
@@ -46,6 +52,8 @@ class WsolMetadataDataset(LocalizationDataset):
         dataset = WsolMetadataDataset("metadata/CUB/test", "CUB_200_2011/images")
         dataset.has_boxes, len(dataset.class_names)  # True, 200
     """
+
+    upright = False
 
     def __init__(
         self,
@@ -67,16 +75,20 @@ class WsolMetadataDataset(LocalizationDataset):
 
         labels: dict[str, int] = {}
         for row in self._rows_of("class_labels.txt", "image id, label", ids):
-            labels[row.fields[0]] = row.integer(1, "the label")
-            if labels[row.fields[0]] < 0:
+            label = row.integer(1, "the label", below=1_000_000)  # there is a name for each
+            if label < 0:
                 raise row.error(f"the label is {row.fields[1]}, it should not be negative")
-        self._check_complete("class_labels.txt", ids, labels)
+            _set(labels, row, "label", label)
+        check_complete(ids, labels, self.metadata_dir / "class_labels.txt")
         located = (self.metadata_dir / "localization.txt").exists()
         read_sizes = self._rows_of if located else self._rows_if_there  # boxes are in their frame
-        self._sizes = {
-            row.fields[0]: (row.integer(1, "the width"), row.integer(2, "the height"))
-            for row in read_sizes("image_sizes.txt", "image id, width, height", ids)
-        }
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._warns_of_size = WarnsOnce()
+        for row in read_sizes("image_sizes.txt", "image id, width, height", ids):
+            size = (row.integer(1, "the width"), row.integer(2, "the height"))
+            if min(size) < 1:
+                raise row.error(f"the size is {size[0]} x {size[1]}, it should be positive")
+            _set(self._sizes, row, "size", size)
         boxes: dict[str, list[tuple[float, ...]]] = {}
         self._masks: dict[str, list[str]] = {}
         self._ignored: dict[str, str] = {}
@@ -91,7 +103,10 @@ class WsolMetadataDataset(LocalizationDataset):
             if boxes and self._masks:
                 raise row.error("boxes and masks in one file, it should hold one kind")
         if located:
-            self._check_complete("localization.txt", ids, self._masks or boxes)
+            check_complete(ids, self._masks or boxes, self.metadata_dir / "localization.txt")
+            check_pixels(
+                self.metadata_dir / "localization.txt", chain.from_iterable(boxes.values())
+            )
 
         names = list(ids)
         label_list = [labels[name] for name in names]
@@ -104,13 +119,21 @@ class WsolMetadataDataset(LocalizationDataset):
         tables = [torch.tensor(boxes[name]) for name in names] if boxes else None
         super().__init__(names, label_list, class_names, transform, tables, bool(self._masks))
 
-    def load_image(self, index: int) -> Image.Image:
-        """Picture number `index`, RGB."""
-        return read_image(self.image_root / self.image_names[index])
+    def image_path(self, index: int) -> Path:
+        """The file of picture number `index`."""
+        return self.image_root / self.image_names[index]
 
     def original_size(self, index: int, image: Image.Image) -> tuple[int, int]:
         """The size in `image_sizes.txt`, or the picture's own."""
-        return self._sizes.get(self.image_names[index], image.size)
+        width, height = self._sizes.get(self.image_names[index], image.size)
+        # Scaled and rounded, a side is off by less than a pixel.
+        if abs(width * image.height - height * image.width) > width + height:
+            self._warns_of_size(
+                f"{self.image_names[index]}: its size in {self.metadata_dir / 'image_sizes.txt'} is {width} x {height} "
+                f"pixels, the picture has {image.width} x {image.height}: the boxes may lie elsewhere, as may those of "
+                "others from here on"
+            )
+        return width, height
 
     def load_mask(self, index: int) -> Tensor:
         """Mask of picture number `index`, (mask_size, mask_size) uint8: 1 object, 0 background, 255 ignored."""
@@ -147,10 +170,12 @@ class WsolMetadataDataset(LocalizationDataset):
     ) -> list[Row]:
         return self._rows_of(file, columns, ids) if (self.metadata_dir / file).exists() else []
 
-    def _check_complete(self, file: str, ids: dict[str, Row], table: Container[str]) -> None:
-        for name, row in ids.items():
-            if name not in table:
-                raise row.error(f"{name} has no line in {self.metadata_dir / file}")
+
+def _set(table: dict[str, T], row: Row, what: str, value: T) -> None:
+    """Enter what a line says of an image, which no other line may contradict."""
+    name = row.fields[0]
+    if table.setdefault(name, value) != value:
+        raise row.error(f"the {what} of {name} is {value}, a line above says {table[name]}")
 
 
 def _names_from_folders(names: Sequence[str], labels: Sequence[int]) -> list[str]:
