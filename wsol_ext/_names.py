@@ -60,32 +60,6 @@ def some(names: Sequence[object], shown: int = 3, separator: str = ", ") -> str:
     return separator.join(map(str, names[:shown])) + rest
 
 
-def printable(path: str | os.PathLike[str]) -> str:
-    r"""A file's name as text that can be printed and encoded: bytes that are no UTF-8 become escapes.
-
-    Example:
-        >>> print(printable(os.fsdecode(b"caf\xe9.jpg")))
-        caf\xe9.jpg
-    """
-    text = os.fspath(path)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(text).decode("utf-8", "backslashreplace")
-    return text
-
-
-def some(names: Sequence[object], shown: int = 3) -> str:
-    """The first of some names, and how many more there are.
-
-    Example:
-        >>> some(["auk", "bat", "cat", "dog"]), some(["auk"])
-        ('auk, bat, cat and 1 more', 'auk')
-    """
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(map(str, names[:shown])) + rest
-
-
 def flag_of(name: str) -> str:
     """An option as the command line has it.
 

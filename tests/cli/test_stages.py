@@ -262,7 +262,7 @@ def test_weights_to_start_from_are_part_of_a_run(unbroken, source, fails):
     [
         (["--img-size", "48"], ["another backbone", "pos_embed (1, 17, 32), not (1, 37, 32)"]),
         (["--data-options", '{"length": 64, "num_classes": 2}'], ["knows 4 classes", "2 here"]),
-        (["--init-from", "/nowhere"], ["/nowhere does not exist"]),
+        (["--init-from", "/nowhere"], ["--init-from is /nowhere: no such file"]),
     ],
 )
 def test_weights_that_do_not_fit_are_one_line(source, tmp_path, fails, flags, words):

@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
 from wsol_ext._files import parse_yaml, read_yaml
 from wsol_ext._names import nearest
@@ -112,6 +112,14 @@ class Parser(argparse.ArgumentParser):
         for hint in (None, *_HINTS):
             self.register("type", hint, lambda text: text)  # read afterwards, all together
 
+    if TYPE_CHECKING:  # type hints, which argparse itself does not take
+
+        def add_argument(self, *names: str, **keywords: Any) -> argparse.Action:
+            """Add a flag or a positional."""
+
+        def add_argument_group(self, title: str) -> Any:  # type: ignore[override]
+            """Add a group of them."""
+
     def error(self, message: str) -> Any:
         """What argparse itself does not understand."""
         raise Mistakes(_in_our_words(message))
@@ -136,7 +144,7 @@ class Parser(argparse.ArgumentParser):
         required = [action for action in actions.values() if not action.option_strings]
         for action in required:  # asked for below, beside the other mistakes
             action.required = False
-        given, left = self.parse_known_args(arguments, given)  # type: ignore[assignment]
+        given, left = self.parse_known_args(arguments, given)
         flags = [flag for action in actions.values() for flag in action.option_strings]
         for before, word in zip([None, *left], left, strict=False):
             if word.startswith("-"):
@@ -147,7 +155,7 @@ class Parser(argparse.ArgumentParser):
         values = {name: value for name, value in vars(given).items() if value is not _NOT_GIVEN}
         for name in [one for one, value in values.items() if value is _absent(actions[one])]:
             del values[name]
-        in_file = {}
+        in_file: dict[str, Any] = {}
         for path in values.pop("config", []):
             in_file |= self._values_of(path, actions, problems)
         for action in required:

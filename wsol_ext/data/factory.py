@@ -247,6 +247,8 @@ def chosen_dataset(
     entry = DATASETS[name]
     if root is None and entry.needs_root:
         raise ValueError(f"--root is missing, it should be the folder of the {name} data set")
+    if root is not None and not entry.needs_root:
+        raise ValueError(f"--root is {str(root)!r}, the {name} data set has none")
     options: dict[str, Any] = {}
     for argument in FLAGS:
         path, flag = values.get(argument), entry.flags.get(argument)

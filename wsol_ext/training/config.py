@@ -175,8 +175,12 @@ def check_files(values: Mapping[str, Any]) -> None:
     problems = Problems()
     with problems.collected():
         chosen_dataset(values, "train")
-    flags = DATASETS[values["data"]].flags if values["data"] in DATASETS else {}
-    for name in ("root", *flags, "init_from"):
+    names = []
+    if entry := DATASETS.get(values["data"]):
+        names += ["root", *entry.flags] if entry.needs_root else list(entry.flags)
+    if not (Path(values["out"]).expanduser() / "checkpoints" / "last.ckpt").exists():
+        names.append("init_from")  # a run that is continued has no need of it
+    for name in names:
         if values[name] is not None and not Path(values[name]).expanduser().exists():
             problems.add(f"{flag_of(name)} is {values[name]}: no such file or folder")
     problems.raise_any()

@@ -14,7 +14,7 @@ from wsol_ext._names import some
 from wsol_ext._seeds import mix_seed
 from wsol_ext.data import UnpaddedDistributedSampler, collate, eval_transform
 from wsol_ext.data.base import LocalizationDataset, Sample
-from wsol_ext.data.class_names import differing_classes
+from wsol_ext.data.class_names import class_mismatch, require_classes
 from wsol_ext.data.factory import chosen_dataset, evaluation_flags
 from wsol_ext.data.images import ImageError
 from wsol_ext.data.inspection import broken_images
@@ -104,6 +104,7 @@ def open_splits(config: TrainingConfig) -> Splits:
     """
     chosen = config.dataset("train")
     train = chosen.open(AUGMENTATIONS[config.augmentation](config.img_size))
+    require_classes(train, chosen.root)
     if config.batch_size > len(train):
         raise ValueError(
             f"--batch-size is {config.batch_size}, it should be at most the number of training images, {len(train)}"
@@ -119,15 +120,11 @@ def open_splits(config: TrainingConfig) -> Splits:
             f"--validate-every would measure on the training images: --root {config.root} is not divided "
             "into train and test"
         )
-    here, there = train.class_names, test.class_names
-    if len(there) != len(here):
-        raise ValueError(
-            f"the test images have {len(there)} classes, the training images {len(here)}"
-        )
-    for ours, theirs in differing_classes(here, there):
-        raise ValueError(
-            f"the test images order their classes differently: {theirs!r} there is {ours!r} in training"
-        )
+    mismatch = class_mismatch(
+        test.class_names, train.class_names, "the test images", "the training images"
+    )
+    if mismatch is not None:
+        raise ValueError(mismatch)
     return Splits(train, test, left_out)
 
 

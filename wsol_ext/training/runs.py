@@ -89,7 +89,7 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
 
 
 def _open_data(config: TrainingConfig) -> TrainingData:
-    """The run's data, once the device is known to be there; where it is not to be had, what is wrong with the model is said too.
+    """The run's data; where it is not to be had, what is wrong with the model is said too.
 
     Raises:
         ValueError: all that is mistaken, a line each.
