@@ -18,9 +18,18 @@ def unknown(argument: str, value: object, known: Iterable[str]) -> str:
         "--data is 'fodler', it should be one of cub, folder; did you mean folder?"
     """
     names = list(known)
-    nearest = difflib.get_close_matches(str(value), names, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"{argument} is {value!r}, it should be one of {', '.join(names)}{hint}"
+    return f"{argument} is {value!r}, it should be one of {', '.join(names)}{nearest(value, names)}"
+
+
+def nearest(value: object, known: Iterable[str]) -> str:
+    """How a sentence about a name ends where there is one like it; nothing where there is none.
+
+    Example:
+        >>> nearest("aera", ["area", "gated_blocks"])
+        '; did you mean area?'
+    """
+    names = difflib.get_close_matches(str(value), list(known), n=1)
+    return f"; did you mean {names[0]}?" if names else ""
 
 
 def flag_of(name: str) -> str:
