@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             if debug:
                 traceback.print_exc()
+                for detail in getattr(error, "details", ()):
+                    print(detail, file=sys.stderr)
             return _fail(*_explain(error))
 
 
