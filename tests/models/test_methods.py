@@ -165,6 +165,24 @@ def test_the_loss_is_the_sum_of_its_terms(small_model):
     assert not terms["logits"].requires_grad
 
 
+def test_an_image_that_overflows_spoils_no_other(small_model):
+    model = small_model().eval()
+    images = torch.randn(3, 3, 64, 64)
+    expected = model.localize(images[[0, 2]])
+    images[1] = float("nan")
+    logits, maps = model.localize(images)
+    torch.testing.assert_close(logits[[0, 2]], expected.logits)
+    torch.testing.assert_close(maps[[0, 2]], expected.maps)
+    assert logits[1].isnan().all()
+    assert maps[1].isnan().all()
+
+
+def test_the_loss_of_an_image_that_overflows_is_nan_and_no_error(small_model):
+    images = torch.randn(3, 3, 64, 64)
+    images[1] = float("nan")
+    assert small_model().training_loss(images, torch.tensor([1, 4, 0]))["loss"].isnan()
+
+
 def test_exports_with_a_batch_of_any_size(small_model):
     model = small_model().eval()
     batch = torch.export.Dim("batch", min=1, max=64)

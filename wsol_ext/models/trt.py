@@ -162,7 +162,9 @@ class TRT(SingleBackboneModel):
                 branch_tokens = tokens
         attention = patch_attention(rows, prefix, grid).flatten(1)
         attention = attention / attention.sum(dim=1, keepdim=True)
-        keep = ops.adaptive_token_mask(attention, self.mass)
+        # An image whose activations overflow keeps no patch, and has NaN for logits and map; no other sees it.
+        finite = attention.isfinite().all(dim=1, keepdim=True)
+        keep = ops.adaptive_token_mask(attention.where(finite, 1.0), self.mass) & finite
 
         patches = tokens[:, prefix:]
         scored = backbone.checkpointed(_masked_block, self.score_block, patches, keep)
