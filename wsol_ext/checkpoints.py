@@ -2,33 +2,54 @@
 
 import json
 import re
+import reprlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from wsol_ext import __version__
-from wsol_ext._files import atomic_path
+from wsol_ext._weight_files import (
+    LIGHTNING,
+    TORCH,
+    Header,
+    other_kind,
+    read_header,
+    write_safetensors,
+)
 from wsol_ext.data.class_names import differing_classes
 from wsol_ext.models import METHODS, LocalizationModel, create_model
-from wsol_ext.models.transfer import differences
+from wsol_ext.models.transfer import MisfitError, differences
+from wsol_ext.models.vit import without_values
 
 _FORMAT = "wsol_ext"
+_HEAD_WIDTH = 64  # channels of an attention head, in every DeiT and nearly every ViT
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or is not what was asked for."""
+    """A checkpoint that cannot be read, or is not what was asked for.
+
+    Attributes:
+        details: all of what the message gives the first of; empty where it gives all.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = list(details)
 
 
 def save_model(
-    model: LocalizationModel, path: str | Path, class_names: list[str] | None = None
+    model: LocalizationModel, path: str | Path, class_names: Sequence[str] | None = None
 ) -> None:
     """Write a model's weights, configuration and class names to one safetensors file, or leave what was there.
+
+    Equal models make equal files, byte for byte.
 
     Args:
         model: made by `create_model`.
@@ -36,14 +57,13 @@ def save_model(
         class_names: a name for each class; by default the model's own.
 
     Raises:
-        ValueError: not as many names as classes.
+        ValueError: not as many names as classes, or names that are no strings.
         OSError: the file cannot be written; an older one is untouched.
     """
     class_names = model.class_names if class_names is None else class_names
-    if class_names is not None and len(class_names) != model.num_classes:
-        raise ValueError(
-            f"class_names has {len(class_names)} names, the model has {model.num_classes} classes"
-        )
+    problem = _class_names_problem(class_names, model.num_classes)
+    if problem:
+        raise ValueError(problem)
     metadata = {
         "format": _FORMAT,
         "version": __version__,
@@ -53,60 +73,147 @@ def save_model(
     weights = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(weights, metadata=metadata))
+    write_safetensors(Path(path), weights, metadata)
 
 
 def load_model(path: str | Path, method: str | None = None) -> LocalizationModel:
     """A model that `save_model` wrote, in evaluation mode on the CPU, its ``class_names`` set where they were saved.
 
+    Nothing is built before the file's header was found to hold the tensors of the model that it describes: what a
+    hostile file costs is bounded by its size.
+
     Args:
-        path: the file.
+        path: the file, or the folder of a run of `wsol train`.
         method: where given, the method the file has to hold.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or a folder without a model.
         CheckpointError: a corrupt file, one that `save_model` did not write, or another method's.
     """
-    path = Path(path)
+    path = find_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        weights = load_file(path)
+        header = read_header(path)
     except SafetensorError as error:
-        raise CheckpointError(
-            f"checkpoint {path} is corrupt or no safetensors file: {error}"
-        ) from error
+        raise CheckpointError(f"checkpoint {path} {_no_model(path, error)}") from error
+    config, class_names = _read_metadata(header.metadata, path)
+    if method is not None and config["method"] != method:
+        raise CheckpointError(f"checkpoint {path} holds a {config['method']} model, not {method}")
+    _require_tensors_of(config, header, path)
+    try:
+        model = create_model(**config, pretrained=False)
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # tensors of a kind that torch or the model lacks: several types
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error!r}") from error
+    model.class_names = class_names
+    return model.eval()
+
+
+def _no_model(path: Path, error: SafetensorError) -> str:
+    """What a file is that is no safetensors file, and the way on."""
+    kind = other_kind(path)
+    if kind == LIGHTNING:
+        return (
+            f"is {kind}, from which training goes on: the same `wsol train` command ends the run and writes its "
+            "model.safetensors; give that, or the run's folder"
+        )
+    if kind == TORCH:
+        return (
+            f"is {kind}; in Python, wsol_ext.checkpoints makes a model of weights that a method's authors released: "
+            f"save_model(load_published(METHOD, {str(path)!r}, num_heads=HEADS), 'model.safetensors')"
+        )
+    return f"is {kind}" if kind else f"is corrupt or no safetensors file: {error}"
+
+
+def _read_metadata(
+    metadata: Mapping[str, str], path: Path
+) -> tuple[dict[str, Any], list[str] | None]:
+    """The arguments of `create_model` and the class names that a file holds, each of its type."""
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(
             f"checkpoint {path} was not written by wsol_ext; weights released by a method's authors load "
             "through wsol_ext.checkpoints.load_published"
         )
     try:
-        config = json.loads(metadata["config"])
-        class_names = json.loads(metadata["class_names"])
-        if isinstance(config["img_size"], list):
-            config["img_size"] = tuple(config["img_size"])
-        found, backbone = config["method"], str(config["backbone"])
-    except (KeyError, TypeError, ValueError) as error:
+        config, class_names = (json.loads(metadata[name]) for name in ("config", "class_names"))
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {path} has damaged metadata: {error!r}") from error
-    if method is not None and found != method:
-        raise CheckpointError(f"checkpoint {path} holds a {found} model, not {method}")
-    if not timm.is_model(
-        backbone
-    ):  # names such as hf-hub:… or local-dir:… make timm read elsewhere
+    problem = _config_problem(config) or _class_names_problem(class_names, config["num_classes"])
+    if problem:
+        raise CheckpointError(f"checkpoint {path} has damaged metadata: {problem}")
+    if not timm.is_model(config["backbone"]):  # names as hf-hub:… make timm read elsewhere
         raise CheckpointError(
-            f"checkpoint {path} names a backbone that timm does not know: {backbone}"
+            f"checkpoint {path} names a backbone that timm does not know: {config['backbone']}"
         )
+    if isinstance(config["img_size"], list):
+        config["img_size"] = tuple(config["img_size"])
+    return config, class_names
+
+
+def _config_problem(config: Any) -> str | None:
+    """What is wrong with the configuration in a file; its options are `create_model`'s to check."""
+    if not isinstance(config, dict):
+        return f"config is {reprlib.repr(config)}, it should be names with values"
+    size = config.get("img_size")
+    for name, holds, wanted in (
+        ("method", isinstance(config.get("method"), str), "a method's name"),
+        ("backbone", isinstance(config.get("backbone"), str), "a backbone's name"),
+        ("num_classes", _is_count(config.get("num_classes")), "a whole number of at least 1"),
+        (
+            "img_size",
+            _is_count(size)
+            or (isinstance(size, list) and len(size) == 2 and all(map(_is_count, size))),
+            "a side, or a height and a width, in pixels",
+        ),
+        (
+            "backbone_options",
+            isinstance(config.get("backbone_options"), dict),
+            "names with values",
+        ),
+    ):
+        if name not in config:
+            return f"config has no {name}"
+        if not holds:
+            return f"config's {name} is {reprlib.repr(config[name])}, it should be {wanted}"
+    return None
+
+
+def _class_names_problem(class_names: Any, num_classes: int) -> str | None:
+    """What is wrong with a model's class names; None may stand for them all."""
+    if class_names is None:
+        return None
+    if not isinstance(class_names, list | tuple):
+        return f"class_names is {reprlib.repr(class_names)}, it should be a name for each class"
+    if len(class_names) != num_classes:
+        return f"class_names has {len(class_names)} names, the model has {num_classes} classes"
+    for number, name in enumerate(class_names):
+        if not isinstance(name, str):
+            return f"class_names[{number}] is {reprlib.repr(name)}, it should be a string"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _require_tensors_of(config: dict[str, Any], header: Header, path: Path) -> None:
+    """Refuse a file whose tensors are not those of the model that it describes, in a time that the file bounds."""
+    most = len(header.tensors)
+    # Modules take time without their values too, and each has a tensor at least.
+    for name, value in {**config, **config["backbone_options"]}.items():
+        count = len(value) if isinstance(value, list | dict) else value if name == "depth" else 0
+        if isinstance(count, int) and count > most:
+            raise CheckpointError(
+                f"checkpoint {path} has damaged metadata: config's {name} asks for {count} of what the file has "
+                f"{most} tensors for"
+            )
     try:
-        model = create_model(**config, pretrained=False)
-    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        with without_values():
+            model = create_model(**config, pretrained=False)
+    except Exception as error:  # of a configuration's values, and there is nothing else here
         raise CheckpointError(f"checkpoint {path} cannot be rebuilt: {error}") from error
-    _load_exactly(model, weights, str(path))
-    model.class_names = class_names
-    return model.eval()
+    _require_fit(model, header.tensors, f"checkpoint {path}")
 
 
 def find_checkpoint(given: str | Path) -> Path:
@@ -119,9 +226,11 @@ def find_checkpoint(given: str | Path) -> Path:
     if not path.is_dir():
         return path
     checkpoint = path / "model.safetensors"
-    if not checkpoint.exists():
+    if checkpoint.exists():
+        return checkpoint
+    if (path / "config.yaml").exists():
         raise FileNotFoundError(f"{path} has no model.safetensors: training has not ended there")
-    return checkpoint
+    raise FileNotFoundError(f"{path} is no folder of a run: it has no model.safetensors")
 
 
 def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
@@ -156,12 +265,12 @@ def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
         >>> sorted({name.split(".")[0] for name in initialize_from(trt, path)})
         ['head', 'score_block', 'score_head', 'score_norm']
     """
-    other = load_model(find_checkpoint(path))
+    other = load_model(path)
     _require_same_classes(model, other, str(path))
     try:
         return model.initialize_from(other)
     except ValueError as error:
-        raise CheckpointError(f"{path} {error}") from error
+        raise CheckpointError(f"{path} {error}", getattr(error, "details", ())) from error
 
 
 def _require_same_classes(model: LocalizationModel, other: LocalizationModel, source: str) -> None:
@@ -201,7 +310,9 @@ def load_published(
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: a file that cannot be read safely, or names and shapes that are not the method's; all that
-            are missing or unexpected are listed.
+            are missing or unexpected are in its `details`.
+        ValueError: an unknown method, or a number of heads that does not divide the width. One that DeiTs of this
+            width do not have is warned of.
     """
     published = {name: known.published_names for name, known in METHODS.items()}
     patterns = published.get(method)
@@ -209,7 +320,7 @@ def load_published(
         names = [name for name, of_method in published.items() if of_method is not None]
         raise ValueError(f"method is {method!r}, it should be one of {', '.join(names)}")
     source = "the state dict" if isinstance(weights, Mapping) else f"checkpoint {weights}"
-    state = _unwrap(weights if isinstance(weights, Mapping) else _read_state(Path(weights)), source)
+    state = _unwrap(weights if isinstance(weights, Mapping) else _read_state(weights), source)
     try:
         sizes = _sizes(state, num_heads)
     except KeyError as error:
@@ -226,7 +337,8 @@ def load_published(
         **sizes,
         **options,
     )
-    _load_exactly(model, renamed, source)
+    _require_fit(model, renamed, source)
+    model.load_state_dict(renamed)
     return model.eval()
 
 
@@ -237,7 +349,8 @@ def _rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
     return f"backbone.vit.{name}"
 
 
-def _read_state(path: Path) -> Mapping[str, Any]:
+def _read_state(given: str | Path) -> Mapping[str, Any]:
+    path = Path(given).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     if path.suffix == ".safetensors":
@@ -248,6 +361,9 @@ def _read_state(path: Path) -> Mapping[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
+        kind = other_kind(path)
+        if kind not in (None, TORCH, LIGHTNING):
+            raise CheckpointError(f"checkpoint {path} is {kind}") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise CheckpointError(
             f"checkpoint {path} cannot be read as plain weights: {reason}"
@@ -274,8 +390,14 @@ def _sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
         (int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1
     )
     side = round((state["pos_embed"].size(1) - 1) ** 0.5)
-    if num_heads < 1 or width % num_heads:
-        raise ValueError(f"num_heads is {num_heads}, it should divide the width, {width}")
+    if not _is_count(num_heads) or width % num_heads:
+        raise ValueError(f"num_heads is {num_heads!r}, it should divide the width, {width}")
+    if width % _HEAD_WIDTH == 0 and num_heads != width // _HEAD_WIDTH:
+        warnings.warn(
+            f"load_published: num_heads is {num_heads}; DeiTs and ViTs of this width, {width}, have "
+            f"{width // _HEAD_WIDTH}, and with another number the weights mean something else",
+            stacklevel=3,
+        )
     return {
         "num_classes": state["head.weight"].size(0),
         "img_size": (side * patch_height, side * patch_width)
@@ -292,11 +414,9 @@ def _sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
     }
 
 
-def _load_exactly(model: LocalizationModel, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load weights that fit one to one, or say what does not."""
+def _require_fit(model: LocalizationModel, weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that do not fit one to one, and say what does not."""
     problems = differences(model.state_dict(), weights)
     if problems:
-        raise CheckpointError(
-            f"{source} does not fit a {model.config['method']} model: {'; '.join(problems)}"
-        )
-    model.load_state_dict(dict(weights))
+        misfit = MisfitError(f"{source} does not fit a {model.config['method']} model", problems)
+        raise CheckpointError(str(misfit), misfit.details)

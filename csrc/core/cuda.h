@@ -12,6 +12,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -36,29 +38,46 @@ inline void check(const char* operator_name, cudaError_t status) {
   }
 }
 
+constexpr size_t kSharedBytesOfAnyKernel = 48 * 1024;  // what is more must be asked for
+
+// Lets `kernel` have all the shared memory that a block can have on this thread's device. Once for
+// each of both: were the limit that of each launch, another thread's smaller launch could lower it
+// before this one has begun.
+inline void allow_all_shared(const char* operator_name, const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  check(operator_name, cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  if (allowed.contains({kernel, device})) return;
+  int bytes = 0;
+  check(operator_name,
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check(operator_name,
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  allowed.insert({kernel, device});
+}
+
 // Launches `kernel` on `stream` and turns a failed launch into an exception that names the
 // operator.
 template <typename... Parameters, typename... Arguments>
 void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             size_t shared_bytes, Stream stream, Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared_bytes > kSharedBytesOfAnyKernel) {
+    allow_all_shared(operator_name, reinterpret_cast<const void*>(kernel));
+  }
 #if defined(WSOL_EMULATOR)
   (void)stream;
   emulator::launch(operator_name, grid, block, shared_bytes,
                    [&] { kernel(static_cast<Parameters>(arguments)...); });
-#else
-  if (shared_bytes > 48 * 1024) {  // more than the default must be asked for
-    check(operator_name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              static_cast<int>(shared_bytes)));
-  }
-#if defined(__CUDACC__)  // and not where only a host compiler reads this
+#elif defined(__CUDACC__)  // and not where only a host compiler reads this
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = reinterpret_cast<cudaStream_t>(stream);
   check(operator_name, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
-#endif
 #endif
 }
 

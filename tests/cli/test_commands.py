@@ -12,6 +12,7 @@ import torch
 import wsol_ext
 from wsol_ext import ops
 from wsol_ext._names import registered_names
+from wsol_ext.checkpoints import CheckpointError
 from wsol_ext.cli import info, main
 from wsol_ext.metrics import PROTOCOLS
 from wsol_ext.models import METHODS
@@ -102,6 +103,16 @@ def test_debug_shows_the_traceback(capsys):
     error = capsys.readouterr().err
     assert "Traceback" in error
     assert error.strip().splitlines()[-1].startswith("wsol: error: --epochs is 0")
+
+
+def test_debug_shows_all_of_what_an_error_says_the_first_of(fails, monkeypatch, capsys):
+    def breaks(options):
+        raise CheckpointError("it does not fit: a; and 2 more", ["a", "b", "c"])
+
+    monkeypatch.setattr("wsol_ext.cli.info.run", breaks)
+    assert fails("info") == "wsol: error: it does not fit: a; and 2 more"
+    assert main(["info", "--debug"]) == 2
+    assert capsys.readouterr().err.splitlines()[-4:-1] == ["a", "b", "c"]
 
 
 def test_unforeseen_error_is_one_line_too(fails, monkeypatch):

@@ -148,6 +148,23 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, fails, monk
     assert len(metrics(tmp_path / "run")) == 3
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_training_that_diverges_ends_with_advice(tmp_path, fails, method):
+    flags = ("--model", method, "--optimizer", "sgd", "--lr", "1e18")
+    message = fails(*tiny_run(tmp_path / "run", *flags), status=1)
+    assert "NaN" in message or "step 2, those before went well" in message
+    assert message.endswith("Try a lower --lr, --warmup-epochs or --clip-grad 1")
+
+
+def test_what_an_operator_refuses_at_the_first_step_is_no_divergence(tmp_path, fails, monkeypatch):
+    def refuses(self, images, labels):
+        raise ValueError("operator: its argument is wrong")
+
+    monkeypatch.setattr(TSCAM, "training_loss", refuses)
+    message = fails(*tiny_run(tmp_path / "run"))
+    assert message == "wsol: error: operator: its argument is wrong"
+
+
 def test_full_disk_is_one_line_and_leaves_old_files_whole(tmp_path, fails, monkeypatch):
     real, writes = Path.write_bytes, []
 

@@ -117,6 +117,13 @@ def test_kernels_run_from_any_thread(kernels):
     assert kernels.missing_barrier(True) == results[0]
 
 
+def test_a_kernels_shared_memory_is_limited_once_and_by_the_device_alone(kernels):
+    assert kernels.shared_limits([1000, 48 * 1024]) == []  # any kernel may have so much
+    with ThreadPoolExecutor(4) as pool:
+        sizes = [[60_000, 50_000], [50_000, 99 * 1024]] * 4
+        assert list(pool.map(kernels.shared_limits, sizes)) == [[99 * 1024]] * 8
+
+
 def test_unknown_schedule_is_refused(kernels):
     with pytest.raises(ValueError, match="order is 'random', it should be ascending"):
         kernels.set_schedule("random", 0, 0)

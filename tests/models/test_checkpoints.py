@@ -1,14 +1,20 @@
 """Weights in and out: nothing lost, nothing run, and one clear line for what does not fit."""
 
+import json
 import os
 import pickle
+import random
+import struct
+import warnings
+import zipfile
+from contextlib import suppress
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from wsol_ext import checkpoints, create_model
+from wsol_ext import create_model
 from wsol_ext.checkpoints import (
     CheckpointError,
     initialize_from,
@@ -68,7 +74,21 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"not a checkpoint at all"])
+def test_equal_models_make_equal_files(tmp_path):
+    paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    for path in paths:
+        save_model(small_model(), path, class_names=["ä", "b", "c"])
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+    (length,) = struct.unpack("<Q", first[:8])
+    assert length % 8 == 0  # what follows stays aligned
+    header = first[8 : 8 + length].decode().rstrip(" ")
+    assert header == json.dumps(json.loads(header), sort_keys=True, separators=(",", ":"))
+    weights = small_model().state_dict()
+    assert not unequal(load_file(paths[0]), weights)
+
+
+@pytest.mark.parametrize("content", [b"\x00" * 7, b"not a checkpoint at all"])
 def test_a_corrupt_file_is_named(tmp_path, content):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
@@ -82,6 +102,226 @@ def test_a_truncated_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="half.safetensors is corrupt"):
         load_model(path)
+
+
+def torch_file(path):
+    torch.save({"state_dict": published_names(small_model())}, path)
+
+
+def old_torch_file(path):
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+
+
+def lightning_checkpoint(path):
+    torch.save({"epoch": 1, "pytorch-lightning_version": "2.6", "state_dict": {}}, path)
+
+
+def zip_archive(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.safetensors", b"")
+
+
+def truncated(path):
+    torch_file(path)
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def content(data):
+    return lambda path: path.write_bytes(data)
+
+
+PAGE, POINTER = (
+    b"\n<!DOCTYPE html><title>404</title>",
+    b"version https://git-lfs.github.com/spec/v1\n",
+)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (torch_file, "is a torch file; .*load_published.METHOD, .*num_heads=HEADS"),
+        (old_torch_file, "is a torch file; .*load_published"),
+        (lightning_checkpoint, "is a Lightning checkpoint, .* the same `wsol train` command"),
+        (zip_archive, "is a zip archive: "),
+        (truncated, "is a torch file or zip archive, and a damaged one"),
+        (content(PAGE), "is a web page"),
+        (content(POINTER), "is a git-lfs pointer, not the file itself: `git lfs pull`"),
+        (content(b""), "is empty"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named_as_what_it_is(tmp_path, suffix, write, message):
+    path = tmp_path / f"model{suffix}"
+    write(path)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+    with pytest.raises(CheckpointError, match=message):
+        initialize_from(small_model(), path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(PAGE, "is a web page"), (POINTER, "git-lfs pointer"), (b"", "is empty")]
+)
+def test_published_weights_that_are_something_else_are_named_as_what_they_are(
+    tmp_path, data, message
+):
+    path = tmp_path / "published.pth"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"published.pth is.*{message.removeprefix('is ')}"):
+        load_published("tscam", path, num_heads=3)
+
+
+def test_a_run_is_loaded_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_model(small_model(), tmp_path / "run" / "model.safetensors")
+    for path in (tmp_path / "run", "~/run", "~/run/model.safetensors"):
+        assert load_model(path).config == small_model().config
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is no folder of a run: it has no model\.safet"):
+        load_model(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(FileNotFoundError, match="training has not ended there"):
+        load_model(tmp_path)
+
+
+# --- hostile files
+
+BACKBONE = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+HOSTILE = {  # by what is changed: the configuration, class names or a text instead of them; and what is said
+    "class names are a number": ({"names": 5}, "class_names is 5, it should be a name for each"),
+    "class names are too few": ({"names": ["a"]}, "class_names has 1 names, the model has 3"),
+    "a class name is null": ({"names": ["a", None, "c"]}, r"class_names\[1\] is None"),
+    "a class name is a number": ({"names": ["a", 1, "c"]}, r"class_names\[1\] is 1, it should be"),
+    "class names are an object": ({"names": {"a": 1}}, "class_names is {'a': 1}"),
+    "no class names": ({"names_text": ""}, "damaged metadata: JSONDecodeError"),
+    "config is a list": ({"text": "[]"}, "config is .., it should be names with values"),
+    "config is empty": ({"text": "{}"}, "config has no method"),
+    "config is nested": ({"text": "[" * 100_000}, "damaged metadata: RecursionError"),
+    "config's objects are nested": ({"text": '{"a":' * 100_000}, "damaged metadata"),
+    "method is a number": ({"method": 5}, "config's method is 5, it should be a method's name"),
+    "method is unknown": ({"method": "tscan"}, "did you mean tscam"),
+    "backbone is null": ({"backbone": None}, "config's backbone is None"),
+    "backbone is of another family": ({"backbone": "resnet18"}, "should be a timm VisionTransf"),
+    "num_classes is true": ({"num_classes": True}, "config's num_classes is True"),
+    "num_classes is 0": ({"num_classes": 0}, "config's num_classes is 0"),
+    "num_classes is huge": ({"num_classes": 2**62}, "cannot be rebuilt"),
+    "img_size has one side": ({"img_size": [32]}, r"config's img_size is \[32\]"),
+    "img_size is huge": ({"img_size": 10**9}, "of another shape: backbone.vit.pos_embed"),
+    "img_size is infinite": ({"img_size": float("inf")}, "config's img_size is inf"),
+    "backbone_options is a list": ({"backbone_options": []}, "config's backbone_options is"),
+    "depth is huge": ({"depth": 100_000}, "config's depth asks for 100000 .* 32 tensors"),
+    "depth is a text": ({"depth": "2"}, "depth is '2', it should be a whole number"),
+    "depth is 0": ({"depth": 0}, "depth is 0, it should be at least 1"),
+    "width is huge": ({"embed_dim": 300_000}, "does not fit a tscam model: of another shape"),
+    "width is no 64-bit number": ({"embed_dim": 10**400}, "cannot be rebuilt"),
+    "heads do not divide": ({"num_heads": 5}, "dim should be divisible by num_heads"),
+    "the backbone is a giant": (
+        {"backbone": "vit_giant_patch14_224", "backbone_options": {}},
+        "does not fit a tscam model: missing",
+    ),
+    "a norm is unknown": ({"backbone_options": {**BACKBONE, "norm_layer": "x"}}, "KeyError"),
+    "pretrained is asked": ({"pretrained": True}, "cannot be rebuilt"),
+    "an option is unknown": ({"area": 0.3}, "method 'tscam' takes no option area"),
+    "layers are too many": (
+        {"method": "scm", "iterations": [1] * 100_000},
+        "config's iterations asks for 100000",
+    ),
+    "levels are too many": (
+        {"method": "molt", "img_size": 100_000, "pyramid": list(range(1, 100_001))},
+        "config's pyramid asks for 100000",
+    ),
+}
+
+
+def damaged(path, names=None, text=None, names_text=None, **config):
+    """A saved model whose metadata is another."""
+    model = small_model(img_size=32)
+    sizes = {n: config.pop(n) for n in list(config) if n in BACKBONE}
+    options = {"backbone_options": {**BACKBONE, **sizes}} if sizes else {}
+    config = {**model.config, **options, **config}
+    metadata = {
+        "format": "wsol_ext",
+        "config": json.dumps(config) if text is None else text,
+        "class_names": json.dumps(names) if names_text is None else names_text,
+    }
+    save_file(model.state_dict(), path, metadata=metadata)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_before_anything_is_built(tmp_path, monkeypatch, name):
+    change, message = HOSTILE[name]
+    damaged(tmp_path / "model.safetensors", **change)
+
+    def must_not_be_read(path):
+        raise AssertionError("tensors are read")
+
+    monkeypatch.setattr("wsol_ext.checkpoints.load_file", must_not_be_read)
+    with pytest.raises(CheckpointError, match=f"model.safetensors .*{message}"):
+        load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("names", [None, ["a", "a", "b"], ["", "\u2603", "c"]])
+def test_class_names_that_are_strings_load(tmp_path, names):
+    damaged(tmp_path / "model.safetensors", names=names)
+    assert load_model(tmp_path / "model.safetensors").class_names == names
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        struct.pack("<Q", 2**63),
+        struct.pack("<Q", 2**40) + b"{}",
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        struct.pack("<Q", 300_000) + b'{"a":' * 60_000,
+        b"\x02" + bytes(7) + b"{}",
+    ],
+)
+def test_an_absurd_header_is_refused(tmp_path, header):
+    path = tmp_path / "absurd.safetensors"
+    path.write_bytes(header)
+    with pytest.raises(CheckpointError, match="absurd.safetensors (is corrupt|was not written)"):
+        load_model(path)
+
+
+def mutated(value, chance):
+    """Some JSON value, with something in it replaced."""
+    if isinstance(value, dict) and value and chance.random() < 0.9:
+        name = chance.choice(list(value))
+        other = {**value, name: mutated(value[name], chance)}
+        if chance.random() < 0.1:
+            del other[name]
+        return other
+    if isinstance(value, list) and value and chance.random() < 0.7:
+        place = chance.randrange(len(value))
+        return [*value[:place], mutated(value[place], chance), *value[place + 1 :]]
+    others = (None, True, -1, 0, 1, 2.5, 10**6, 2**64, 10**400, "", "x", [], [[]], {}, {"a": 1})
+    return chance.choice((*others, "F16", "F64", "I32", "U8", "F8_E8M0", "C64", float("nan")))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_mutations_of_a_file_end_in_a_model_or_are_refused(tmp_path, seed):
+    path, chance = tmp_path / "model.safetensors", random.Random(seed)
+    damaged(path, names=["a", "b", "c"])
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    for _ in range(20):
+        other = json.loads(json.dumps(header))
+        if chance.random() < 0.7:
+            name = chance.choice(["config", "class_names"])
+            value = json.loads(other["__metadata__"][name])
+            other["__metadata__"][name] = json.dumps(mutated(value, chance))
+        else:
+            other = mutated(other, chance)
+        text = json.dumps(other).encode()
+        if chance.random() < 0.2:
+            place = chance.randrange(len(text))
+            text = text[:place] + bytes([chance.randrange(256)]) + text[place + 1 :]
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+        with suppress(CheckpointError):
+            assert load_model(path).num_classes == 3
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -111,7 +351,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
     weights["head.other"] = weights.pop("head.bias")
     metadata = {
         "format": "wsol_ext",
-        "config": checkpoints.json.dumps(model.config),
+        "config": json.dumps(model.config),
         "class_names": "null",
     }
     save_file(weights, path, metadata=metadata)
@@ -206,6 +446,17 @@ def test_one_transformer_does_not_start_from_a_pyramid(tmp_path):
         initialize_from(small_model(img_size=64), tmp_path)
 
 
+def test_of_many_differences_the_first_are_said_and_all_are_kept(tmp_path):
+    save_model(small_model(seed=1, embed_dim=48, depth=4), tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError) as failed:
+        initialize_from(small_model(), tmp_path)
+    assert len(str(failed.value)) < 600
+    assert "unexpected: vit.blocks.2.attn.proj.bias; " in str(failed.value)
+    assert len(failed.value.details) == 24 + 30
+    assert "; and 51 more (--debug lists them)" in str(failed.value)
+    assert any(line.startswith("of another shape: vit.cls_token") for line in failed.value.details)
+
+
 def test_weights_of_both_stages_start_a_first_one(tmp_path):
     model = small_model(method="trt")
     sizes = {**model.config, "stage": 2, "pretrained": False}
@@ -251,16 +502,17 @@ def test_an_unfinished_run_starts_no_other(tmp_path):
 
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_published_weights_load_wrapped_and_prefixed(tmp_path, wrap, prefix):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_published_weights_load_wrapped_prefixed_and_halved(tmp_path, wrap, prefix, dtype):
     model, path = small_model().eval(), tmp_path / "published.pth"
-    state = {prefix + name: tensor for name, tensor in published_names(model).items()}
+    state = {prefix + name: tensor.to(dtype) for name, tensor in published_names(model).items()}
     # 32 x 64 has 2 x 4 patches; published models are square, so give it 9.
     state[prefix + "pos_embed"] = torch.zeros(1, 10, 24)
     torch.save({wrap: state, "epoch": 3} if wrap else state, path)
     loaded = load_published("tscam", path, num_heads=3)
     assert loaded.config["img_size"] == 48
     assert loaded.num_classes == 3
-    assert torch.equal(loaded.head.weight, model.head.weight)
+    assert torch.equal(loaded.head.weight, model.head.weight.to(dtype).float())
 
 
 class RunsCode:
@@ -289,7 +541,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch, load):
         ({"backbone_options": {"checkpoint_path": "evil.pth"}}, "takes no option checkpoint_path"),
         ({"backbone": "local-dir:elsewhere"}, "names a backbone that timm does not know"),
         ({"backbone": "hf-hub:someone/model"}, "names a backbone that timm does not know"),
-        ({"num_classes": "many"}, "cannot be rebuilt"),
+        ({"num_classes": "many"}, "num_classes is 'many', it should be a whole number"),
     ],
 )
 def test_a_configuration_that_leads_elsewhere_is_refused(tmp_path, change, message):
@@ -316,6 +568,26 @@ def test_a_number_of_heads_that_does_not_divide_the_width_is_refused():
     state = published_names(small_model())
     with pytest.raises(ValueError, match="num_heads is 5, it should divide the width, 24"):
         load_published("tscam", state, num_heads=5)
+
+
+@pytest.mark.parametrize(("num_heads", "is_usual"), [(2, True), (4, False), (1, False)])
+def test_a_number_of_heads_that_is_unusual_for_the_width_is_warned_of(num_heads, is_usual):
+    state = published_names(small_model(embed_dim=128, num_heads=2, img_size=32))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_published("tscam", state, num_heads=num_heads)
+    messages = [str(w.message) for w in caught if "num_heads" in str(w.message)]
+    assert bool(messages) != is_usual
+    for message in messages:
+        assert f"num_heads is {num_heads}; DeiTs and ViTs of this width, 128, have 2" in message
+    assert all(w.filename == __file__ for w in caught if "num_heads" in str(w.message))
+
+
+@pytest.mark.parametrize("num_heads", [0, "3", 3.0, True])
+def test_a_number_of_heads_that_is_none_is_refused(num_heads):
+    state = published_names(small_model(img_size=32))
+    with pytest.raises(ValueError, match="num_heads is .*, it should divide the width, 24"):
+        load_published("tscam", state, num_heads=num_heads)
 
 
 def test_an_unknown_method_is_refused():

@@ -163,3 +163,55 @@ def test_the_loss_is_the_sum_of_its_terms(small_model):
     parts = [term for name, term in terms.items() if name not in ("loss", "logits")]
     torch.testing.assert_close(terms["loss"].detach(), torch.stack(parts).sum())
     assert not terms["logits"].requires_grad
+
+
+def test_an_image_that_overflows_spoils_no_other(small_model):
+    model = small_model().eval()
+    images = torch.randn(3, 3, 64, 64)
+    expected = model.localize(images[[0, 2]])
+    images[1] = float("nan")
+    logits, maps = model.localize(images)
+    torch.testing.assert_close(logits[[0, 2]], expected.logits)
+    torch.testing.assert_close(maps[[0, 2]], expected.maps)
+    assert logits[1].isnan().all()
+    assert maps[1].isnan().all()
+
+
+def test_the_loss_of_an_image_that_overflows_is_nan_and_no_error(small_model):
+    images = torch.randn(3, 3, 64, 64)
+    images[1] = float("nan")
+    assert small_model().training_loss(images, torch.tensor([1, 4, 0]))["loss"].isnan()
+
+
+def test_exports_with_a_batch_of_any_size(small_model):
+    model = small_model().eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(
+        model, (torch.randn(3, 3, 64, 64),), dynamic_shapes=({0: batch},)
+    ).module()
+    images = torch.randn(5, 3, 64, 64)
+    torch.testing.assert_close(exported(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("tscam", {"area": 0.3}, "method 'tscam' takes no option area. It takes none"),
+        ("sat", {"area": "x"}, "method 'sat': area is 'x', it should be a number"),
+        ("sat", {"gated_blocks": 1.5}, "gated_blocks is 1.5, it should be a whole number"),
+        ("scm", {"iterations": 5}, "iterations is 5, it should be a list of whole numbers"),
+        ("molt", {"pyramid": "x"}, "it should be a list of whole numbers or none"),
+        ("molt", {"levels": [1]}, "no option levels. It takes beta, clusters, pyramid, share_weig"),
+        (
+            "trt",
+            {"backbone_options": {"nope": 1}},
+            "backbone 'vit_tiny_patch16_224' takes no option",
+        ),
+        ("trt", {"num_classes": 2.5}, "num_classes is 2.5, it should be a whole number"),
+        ("trt", {"img_size": "big"}, "img_size is big, it should be a positive number of pixels"),
+    ],
+)
+def test_arguments_that_no_model_has_are_refused_in_words(method, options, message):
+    arguments = {"num_classes": 3, "pretrained": False, "img_size": 64, **options}
+    with pytest.raises(ValueError, match=message):
+        create_model(method, "vit_tiny_patch16_224", **arguments)

@@ -76,7 +76,7 @@ def test_the_spatial_token_is_trained_without_weight_decay():
         ({"area": 0.0}, "area is 0.0, it should be between 0 and 1"),
         ({"area": 1.0}, "area is 1.0"),
         ({"gated_blocks": 0}, "gated_blocks is 0, it should be at least 1"),
-        ({"unknown": 5}, "method 'sat' with options"),
+        ({"aera": 0.5}, "method 'sat' takes no option aera; did you mean area?"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -129,5 +129,5 @@ def test_a_stage_continues_only_from_the_one_before_and_of_its_sizes():
         trt(1).continue_from(trt(1))
     with pytest.raises(ValueError, match="stage 2 continues from one of stage 1"):
         trt(2).continue_from(trt(2))
-    with pytest.raises(ValueError, match="of other sizes: head.bias, head.weight"):
+    with pytest.raises(ValueError, match="of other sizes: head.bias; head.weight"):
         trt(2).continue_from(trt(1, num_classes=6))

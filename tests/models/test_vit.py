@@ -154,7 +154,8 @@ def test_images_that_do_not_fit_are_refused(shape, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet18", {}, "resnet18.*unexpected keyword"),
+        ("resnet18", {}, "'resnet18' should be a timm VisionTransformer with a class token"),
+        ("resnet18", {"depth": 2}, "'resnet18' should be a timm VisionTransformer"),
         ("no_such_model", {}, "no_such_model.*not a model that timm knows"),
         (
             "vit_tiny_patch16_224",
@@ -163,7 +164,19 @@ def test_images_that_do_not_fit_are_refused(shape, message):
         ),
         ("vit_small_r26_s32_224", {}, "with a class token and standard blocks"),
         ("vit_tiny_patch16_224", {"patch_drop_rate": 0.5}, "patch_drop_rate should be 0"),
-        ("vit_tiny_patch16_224", {"no_such_option": 1}, "no_such_option"),
+        ("vit_tiny_patch16_224", {"embed_dimm": 1}, "no option embed_dimm; did you mean embed_dim"),
+        (
+            "vit_tiny_patch16_224",
+            {"embed_dim": "x"},
+            "embed_dim is 'x', it should be a whole number",
+        ),
+        ("vit_tiny_patch16_224", {"qkv_bias": 1}, "qkv_bias is 1, it should be true or false"),
+        ("vit_tiny_patch16_224", {"init_values": "x"}, "it should be a number or none"),
+        ("vit_tiny_patch16_224", {"depth": True}, "depth is True, it should be a whole number"),
+        ("vit_tiny_patch16_224", {"depth": 0}, "depth is 0, it should be at least 1"),
+        ("vit_tiny_patch16_224", {"num_heads": 5}, "'num_heads': 5}: dim should be divisible"),
+        ("vit_tiny_patch16_224", {"norm_layer": "x"}, "options {'norm_layer': 'x'}: KeyError"),
+        ("vit_tiny_patch16_224", {"patch_size": 0}, "options {'patch_size': 0}: ZeroDivision"),
     ],
 )
 def test_backbones_that_cannot_localize_are_refused(name, options, message):

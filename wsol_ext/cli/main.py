@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             if debug:
                 traceback.print_exc()
-                print(*getattr(error, "details", ()), sep="\n", end="", file=sys.stderr)
+                for detail in getattr(error, "details", ()):
+                    print(detail, file=sys.stderr)
             if terminated:  # whatever else came of it, such as workers that were told to end too
                 return _fail("interrupted", _TERMINATED)
             return _fail(*_explain(error))

@@ -1,9 +1,11 @@
 """The localization methods, each a thin model composed of the operators on a timm backbone."""
 
+from inspect import Parameter, signature
 from typing import Any
 
 from wsol_ext._names import unknown
-from wsol_ext.data.transforms import ImageSize
+from wsol_ext.data.transforms import ImageSize, height_width
+from wsol_ext.models.backbones import named_backbone
 from wsol_ext.models.base import (
     METHODS,
     LocalizationModel,
@@ -13,6 +15,7 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.molt import MOLT
+from wsol_ext.models.options import check_options, signature_of
 from wsol_ext.models.sat import SAT
 from wsol_ext.models.scm import SCM
 from wsol_ext.models.trt import TRT
@@ -49,7 +52,7 @@ def create_model(
 
     Args:
         method: a name in `METHODS`.
-        backbone: a timm VisionTransformer with a class token.
+        backbone: a timm VisionTransformer with a class token, see `Backbone`.
         num_classes: number of classes, at least 1.
         pretrained: start from timm's weights for that backbone (downloaded on first use).
         img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch; None: the
@@ -58,7 +61,8 @@ def create_model(
         options: the method's own.
 
     Raises:
-        ValueError: an unknown method, backbone or option, or a number of classes below 1.
+        ValueError: an unknown method, backbone or option, one of a wrong type, or a number of classes below 1.
+        ConnectionError: pretrained weights that are not in the cache, and cannot be downloaded.
 
     Example:
         >>> import torch
@@ -69,10 +73,15 @@ def create_model(
     """
     if method not in METHODS:
         raise ValueError(unknown("method", method, METHODS))
-    if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}, it should be at least 1")
-    backbone_options = dict(backbone_options or {})
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(
+            f"num_classes is {num_classes!r}, it should be a whole number of at least 1"
+        )
+    _check_method_options(method, options)
     img_size = METHODS[method].usual_img_size if img_size is None else img_size
+    height_width("create_model", img_size)
+    found = named_backbone(backbone)
+    backbone_options = {**found.options, **(backbone_options or {})}
 
     def make_backbone(size: ImageSize) -> Backbone:
         return Backbone(backbone, pretrained=pretrained, img_size=size, **backbone_options)
@@ -83,7 +92,7 @@ def create_model(
         raise ValueError(f"method {method!r} with options {options}: {error}") from error
     model.config = {
         "method": method,
-        "backbone": backbone,
+        "backbone": found.architecture,
         "num_classes": num_classes,
         "img_size": img_size if isinstance(img_size, int) else tuple(img_size),
         "backbone_options": backbone_options,
@@ -91,3 +100,14 @@ def create_model(
     }
     model.options = options
     return model
+
+
+def _check_method_options(method: str, options: dict[str, Any]) -> None:
+    made_by = METHODS[method].__init__, METHODS[method].build
+    takes_any = any(
+        p.kind is Parameter.VAR_KEYWORD for p in signature(made_by[0]).parameters.values()
+    )
+    given = {"self", "backbone", *signature(LocalizationModel.build).parameters}
+    taken = {n: p for n, p in signature_of(*made_by).items() if n not in given}
+    if not takes_any:
+        check_options(f"method {method!r}", options, taken)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext.data.transforms import ImageSize
-from wsol_ext.models.transfer import backbone_differences, whole_layers
+from wsol_ext.models.transfer import MisfitError, backbone_differences, whole_layers
 from wsol_ext.models.vit import Backbone
 
 
@@ -87,6 +87,9 @@ class LocalizationModel(nn.Module):
         **options: Any,
     ) -> "LocalizationModel":
         """The method's model for images of a size, on backbones made for their sizes.
+
+        It is made without values too, on torch's meta device, before a file of weights is read: what is made of its
+        tensors here cannot depend on their values.
 
         Raises:
             TypeError, ValueError: an unknown option, or one outside its range.
@@ -194,7 +197,7 @@ class SingleBackboneModel(LocalizationModel):
             theirs, ours = (
                 f"{m.config['backbone']} at {m.config['img_size']}" for m in (other, self)
             )
-            raise ValueError(f"has another backbone: {theirs}, not {ours}: {'; '.join(problems)}")
+            raise MisfitError(f"has another backbone: {theirs}, not {ours}", problems)
         own = list(self.state_dict())
         taken = whole_layers(self.state_dict(), other.state_dict())
         self.backbone.load_state_dict(other.backbone.state_dict())

@@ -23,6 +23,7 @@ from wsol_ext.models.base import (
 )
 from wsol_ext.models.class_maps import min_max
 from wsol_ext.models.transfer import (
+    MisfitError,
     backbone_differences,
     differences,
     differing_heads,
@@ -72,6 +73,7 @@ class MOLT(LocalizationModel):
         self,
         transformers: Sequence[TSCAM],
         levels: Sequence[int],
+        /,
         beta: float = 0.5,
         clusters: str | Mapping[str, Any] | None = "light",
     ) -> None:
@@ -198,7 +200,7 @@ class MOLT(LocalizationModel):
             positions = transformer.backbone.resampled_positions(other.backbone)
             problems = backbone_differences(transformer.backbone, other.backbone, positions)
             if problems:
-                raise ValueError(f"has another backbone: {'; '.join(problems)}")
+                raise MisfitError("has another backbone", problems)
             weights = other.state_dict() | {f"backbone.{n}": w for n, w in positions.items()}
             taken = whole_layers(transformer.state_dict(), weights)
             started |= {f"transformers.{number}.{name}": weight for name, weight in taken.items()}
@@ -207,11 +209,11 @@ class MOLT(LocalizationModel):
 
     def _initialize_from_pyramid(self, other: "MOLT") -> list[str]:
         for ours, theirs in zip(self.tscams, other.tscams, strict=False):
-            for problem in differing_heads(ours.backbone, theirs.backbone):
-                raise ValueError(f"has another backbone: {problem}")
+            if problems := differing_heads(ours.backbone, theirs.backbone):
+                raise MisfitError("has another backbone", problems)
         problems = differences(self.state_dict(), other.state_dict())
         if problems:
-            raise ValueError(f"does not fit a molt model: {'; '.join(problems)}")
+            raise MisfitError("does not fit a molt model", problems)
         self.load_state_dict(other.state_dict())
         return []
 

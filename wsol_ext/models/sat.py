@@ -107,7 +107,7 @@ class SAT(SingleBackboneModel):
         grid, prefix, depth = backbone.grid(images), backbone.prefix_tokens, backbone.depth
         tokens = backbone.embed(images)
         spatial = (self.spatial_token + self.spatial_embed).to(tokens.dtype)
-        tokens = torch.cat((tokens, spatial.expand(len(tokens), -1, -1)), dim=1)
+        tokens = torch.cat((tokens, spatial.expand(tokens.size(0), -1, -1)), dim=1)
         gates = []
         for index in range(depth):
             if index < depth - self.gated_blocks:

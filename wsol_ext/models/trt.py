@@ -19,6 +19,7 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.class_maps import ClassMapHead
+from wsol_ext.models.transfer import MisfitError
 from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
 
 
@@ -133,7 +134,7 @@ class TRT(SingleBackboneModel):
         own, weights = self.state_dict(), previous.state_dict()
         differing = sorted(n for n in weights if n not in own or own[n].shape != weights[n].shape)
         if differing:
-            raise ValueError(f"the model of stage 1 is of other sizes: {', '.join(differing)}")
+            raise MisfitError("the model of stage 1 is of other sizes", differing)
         self.load_state_dict(weights, strict=False)
         self.cam_block.load_state_dict(self.backbone.vit.blocks[-1].state_dict())
         self.cam_norm.load_state_dict(self.backbone.final_norm.state_dict())
@@ -161,7 +162,9 @@ class TRT(SingleBackboneModel):
                 branch_tokens = tokens
         attention = patch_attention(rows, prefix, grid).flatten(1)
         attention = attention / attention.sum(dim=1, keepdim=True)
-        keep = ops.adaptive_token_mask(attention, self.mass)
+        # An image whose activations overflow keeps no patch, and has NaN for logits and map; no other sees it.
+        finite = attention.isfinite().all(dim=1, keepdim=True)
+        keep = ops.adaptive_token_mask(attention.where(finite, 1.0), self.mass) & finite
 
         patches = tokens[:, prefix:]
         scored = backbone.checkpointed(_masked_block, self.score_block, patches, keep)

@@ -4,27 +4,32 @@ Blocks whose class-attention row nobody asks for run as timm wrote them; the oth
 hand out the row beside it, both through fused attention: no (N, N) matrix is formed anywhere.
 """
 
-import inspect
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import timm
 import torch
 from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed
+from timm.models import is_model_in_modules
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from wsol_ext import ops
 from wsol_ext.data.transforms import MEAN, STD, ImageSize
+from wsol_ext.models.backbones import named_backbone, pretrained_arguments
+from wsol_ext.models.options import check_options, signature_of
 
 
 class Backbone(nn.Module):
     """A timm VisionTransformer without its head, for images of any size that its patches divide.
 
     Args:
-        name: a timm model name, such as ``deit_small_patch16_224``.
+        name: a timm model name, such as ``deit_small_patch16_224``, with or without a tag, or timm's
+            ``local-dir:FOLDER`` and ``hf-hub:OWNER/NAME``.
         pretrained: load timm's weights for that name. Weights that expect pixels normalized otherwise than by
             ImageNet's mean and standard deviation are changed to expect just that.
         img_size: the usual image size, an int or (height, width); position embeddings are stored for it and
@@ -34,7 +39,8 @@ class Backbone(nn.Module):
 
     Raises:
         ValueError: the name is no timm VisionTransformer with a class token and standard blocks, or an option is
-            unknown.
+            unknown, or of a value that timm refuses.
+        ConnectionError: the weights are not in the cache, and where they are kept cannot be reached.
     """
 
     def __init__(
@@ -148,60 +154,97 @@ class Backbone(nn.Module):
         return {f"vit.{name}" for name in self.vit.no_weight_decay()}
 
 
+_VIT_MODULES = ("vision_transformer", "deit")  # timm's, of the family
+_FAMILY = (
+    "should be a timm VisionTransformer with a class token and standard blocks "
+    "(the vit, deit, deit3, dino and dinov2 families)"
+)
+
 # What builds a VisionTransformer, and nothing that makes timm read files: options come from checkpoints too.
-_VIT_OPTIONS = frozenset(inspect.signature(VisionTransformer.__init__).parameters) - {
-    "self",
-    "img_size",
-    "num_classes",
-    "dynamic_img_size",
-    "device",
-    "dtype",
+_VIT_OPTIONS = {
+    name: parameter
+    for name, parameter in signature_of(VisionTransformer.__init__).items()
+    if name not in ("self", "img_size", "num_classes", "dynamic_img_size", "device", "dtype")
 }
 
 
 def _create_vit(
     name: str, pretrained: bool, img_size: ImageSize, options: dict[str, Any]
 ) -> VisionTransformer:
-    unknown = options.keys() - _VIT_OPTIONS
-    if unknown:
-        raise ValueError(
-            f"backbone {name!r} takes no option {', '.join(sorted(unknown))}; "
-            "see timm's VisionTransformer for those it takes"
-        )
+    found = named_backbone(name)
+    if _is_of_another_family(found.architecture):
+        raise ValueError(f"backbone {name!r} {_FAMILY}")
+    options = {**found.options, **options}
+    check_options(f"backbone {name!r}", options, _VIT_OPTIONS)
+    if options.get("depth", 1) < 1:
+        raise ValueError(f"backbone {name!r}: depth is {options['depth']}, it should be at least 1")
+    anew = {"model_name": found.architecture}
+    if not pretrained:
+        return _build_vit(name, img_size, options, anew)
+    with without_values():  # mistakes are answered before a download
+        _build_vit(name, img_size, options, anew)
+    trained = {"pretrained": True, **pretrained_arguments(name)}
+    vit = _build_vit(name, img_size, options, trained)
+    if vit.patch_embed.proj.in_channels == len(MEAN):
+        expect_imagenet_pixels(vit)
+    return vit
+
+
+def _is_of_another_family(architecture: str) -> bool:
+    """Whether timm itself has it, and not among its VisionTransformers."""
+    plain = architecture.partition(".")[0]
+    is_timms = timm.model_entrypoint(plain).__module__.startswith("timm.")
+    return is_timms and not is_model_in_modules(plain, _VIT_MODULES)
+
+
+def _build_vit(
+    name: str, img_size: ImageSize, options: dict[str, Any], source: dict[str, Any]
+) -> VisionTransformer:
+    fixed: dict[str, Any] = {"img_size": img_size, "num_classes": 0, "dynamic_img_size": True}
     try:
-        vit = timm.create_model(
-            name,
-            pretrained=pretrained,
-            img_size=img_size,
-            num_classes=0,
-            dynamic_img_size=True,
-            **options,
-        )
-    except TypeError as error:
-        raise ValueError(f"backbone {name!r} with options {options}: {error}") from error
-    except RuntimeError as error:
-        if "Unknown model" not in str(error):
-            raise
-        raise ValueError(
-            f"backbone {name!r} is not a model that timm knows; see timm.list_models('*vit*')"
-        ) from error
+        vit = timm.create_model(**source, **fixed, **options)
+    except (
+        AssertionError,
+        AttributeError,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # whatever timm and torch trip over, the options led there
+        own_words = isinstance(error, AssertionError | RuntimeError)
+        reason = "; ".join(str(error).splitlines()[:2]) if own_words else repr(error)
+        raise ValueError(f"backbone {name!r} with options {options}: {reason}") from error
     if (
         not isinstance(vit, VisionTransformer)
         or type(vit.patch_embed) is not PatchEmbed
         or vit.cls_token is None
         or not all(_is_standard(block) for block in vit.blocks)
     ):
-        raise ValueError(
-            f"backbone {name!r} should be a timm VisionTransformer with a class token and standard blocks "
-            "(the vit, deit, deit3, dino and dinov2 families)"
-        )
+        raise ValueError(f"backbone {name!r} {_FAMILY}")
     if not isinstance(vit.patch_drop, nn.Identity):
         raise ValueError(
             f"backbone {name!r}: patch_drop_rate should be 0, every patch has a place in the map"
         )
-    if pretrained and vit.patch_embed.proj.in_channels == len(MEAN):
-        expect_imagenet_pixels(vit)
     return vit
+
+
+class _ReadableLinspace(TorchFunctionMode):
+    """Leaves `torch.linspace` its values, which timm before 1.0.21 reads for the drop path rates."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if function is torch.linspace:
+            kwargs.setdefault("device", "cpu")
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Make models of shapes alone, on the meta device: no memory, and no time but that of their modules."""
+    with torch.device("meta"), _ReadableLinspace():
+        yield
 
 
 @torch.no_grad()

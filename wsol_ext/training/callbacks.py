@@ -20,6 +20,10 @@ from wsol_ext.training.stages import Stage
 _CHECK_EVERY = 50
 
 
+# What to do where training diverges.
+ADVICE = "Try a lower --lr, --warmup-epochs or --clip-grad 1"
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what is kept."""
 
@@ -98,7 +102,7 @@ class StopOnNaN(Callback):
         )
         raise TrainingError(
             f"the loss became NaN or infinite in {self.stage.title}epoch {trainer.current_epoch + 1}, "
-            f"at step {step + 1}; {kept}. Try a lower --lr, --warmup-epochs or --clip-grad 1"
+            f"at step {step + 1}; {kept}. {ADVICE}"
         )
 
 

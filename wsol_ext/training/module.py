@@ -9,6 +9,7 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
+from wsol_ext.training.callbacks import ADVICE, TrainingError
 from wsol_ext.training.config import TrainingConfig
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -36,8 +37,12 @@ class Localizer(pl.LightningModule):
         self.steps_per_epoch = steps_per_epoch
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        """One step: the method's loss terms and the training accuracy, logged as epoch means."""
-        terms = self.model.training_loss(batch["images"], batch["labels"])
+        """One step: the method's loss terms and the training accuracy, logged as epoch means.
+
+        Raises:
+            TrainingError: an operator refuses what the steps before have made of the weights.
+        """
+        terms = self._loss_terms(batch)
         logits = terms.pop("logits", None)
         count = len(batch["labels"])
         for name, value in terms.items():
@@ -45,6 +50,17 @@ class Localizer(pl.LightningModule):
         if logits is not None:
             self._log_mean("accuracy", _share_correct(logits, batch["labels"]), count)
         return terms["loss"]
+
+    def _loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        try:
+            return dict(self.model.training_loss(batch["images"], batch["labels"]))
+        except ValueError as error:
+            if self.global_step == 0:
+                raise
+            # Shapes and options were right before: what has changed since is the weights.
+            raise TrainingError(
+                f"{error}; it is step {self.global_step + 1}, those before went well: training has diverged. {ADVICE}"
+            ) from error
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Accuracy on the test images."""

@@ -362,7 +362,9 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   }
   return cudaSuccess;
 }
-template <typename Function>
-cudaError_t cudaFuncSetAttribute(Function*, cudaFuncAttribute, int) {
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes > int{emulator::kMaxSharedBytes}) return cudaErrorInvalidValue;
+  const std::lock_guard lock(emulator::shared_limits_mutex);
+  emulator::shared_limits[kernel].push_back(bytes);
   return cudaSuccess;
 }

@@ -21,7 +21,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <source_location>
+#include <vector>
 
 struct uint3 {
   unsigned x, y, z;
@@ -59,6 +62,10 @@ constexpr size_t kMaxSharedBytes = 99 * 1024;  // compute capability 8.6 and 8.9
 // of a block diverge, and whatever a thread throws.
 void launch(const char* operator_name, dim3 grid, dim3 block, size_t shared_bytes,
             const std::function<void()>& thread_body);
+
+// The limits of shared memory that were set for kernels, in their order.
+inline std::map<const void*, std::vector<int>> shared_limits;
+inline std::mutex shared_limits_mutex;
 
 // The running block's shared memory; null where the launch asked for none.
 unsigned char* dynamic_shared();

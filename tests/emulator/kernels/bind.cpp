@@ -42,5 +42,6 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def("mma_half", values::mma_half);
   module.def("mma_bfloat16", values::mma_bfloat16);
   module.def("load_matrices", values::load_matrices);
+  module.def("shared_limits", values::shared_limits);
   module.def("bit_functions", values::bit_functions);
 }

@@ -62,6 +62,9 @@ std::vector<uint16_t> float_to_half(const std::vector<float>& values);
 std::vector<float> bfloat16_to_float(const std::vector<uint16_t>& bits);
 std::vector<uint16_t> float_to_bfloat16(const std::vector<float>& values);
 
+// Launches a kernel with each of these sizes of shared memory; the limits that were set for it.
+Ints shared_limits(const Ints& sizes);
+
 Ints bit_functions(unsigned word);  // popc, clz, ffs, brev
 
 }  // namespace values

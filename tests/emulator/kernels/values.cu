@@ -141,6 +141,8 @@ __global__ void bit_functions_kernel(unsigned word, int* out) {
   out[3] = static_cast<int>(__brev(word));
 }
 
+__global__ void shared_limits_kernel() {}
+
 }  // namespace
 
 Ints shuffle(const Ints& values, int source, int width) {
@@ -216,6 +218,12 @@ std::vector<uint32_t> load_matrices(const std::vector<uint16_t>& rows, bool tran
   launch("values", transposed ? load_matrices_kernel<true> : load_matrices_kernel<false>, 1, 32,
          rows.size() * sizeof(uint16_t), 0, rows.data(), out.data());
   return out;
+}
+
+Ints shared_limits(const Ints& sizes) {
+  for (int bytes : sizes) launch("values", shared_limits_kernel, 1, 1, bytes, 0);
+  const std::lock_guard lock(emulator::shared_limits_mutex);
+  return emulator::shared_limits[reinterpret_cast<const void*>(shared_limits_kernel)];
 }
 
 Ints bit_functions(unsigned word) {
