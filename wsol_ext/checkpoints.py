@@ -4,7 +4,7 @@ import json
 import re
 import reprlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,14 @@ def load_model(path: str | Path, method: str | None = None) -> LocalizationModel
     try:
         model = create_model(**config, pretrained=False)
         model.load_state_dict(load_file(path))
-    except Exception as error:  # tensors of a kind that torch or the model lacks: several types
+    except (
+        SafetensorError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # tensors of a kind that torch or the model lacks
         raise CheckpointError(f"checkpoint {path} cannot be read: {error!r}") from error
     model.class_names = class_names
     return model.eval()
@@ -155,26 +162,10 @@ def _config_problem(config: Any) -> str | None:
     """What is wrong with the configuration in a file; its options are `create_model`'s to check."""
     if not isinstance(config, dict):
         return f"config is {reprlib.repr(config)}, it should be names with values"
-    size = config.get("img_size")
-    for name, holds, wanted in (
-        ("method", isinstance(config.get("method"), str), "a method's name"),
-        ("backbone", isinstance(config.get("backbone"), str), "a backbone's name"),
-        ("num_classes", _is_count(config.get("num_classes")), "a whole number of at least 1"),
-        (
-            "img_size",
-            _is_count(size)
-            or (isinstance(size, list) and len(size) == 2 and all(map(_is_count, size))),
-            "a side, or a height and a width, in pixels",
-        ),
-        (
-            "backbone_options",
-            isinstance(config.get("backbone_options"), dict),
-            "names with values",
-        ),
-    ):
+    for name, (holds, wanted) in _CONFIG.items():
         if name not in config:
             return f"config has no {name}"
-        if not holds:
+        if not holds(config[name]):
             return f"config's {name} is {reprlib.repr(config[name])}, it should be {wanted}"
     return None
 
@@ -193,8 +184,28 @@ def _class_names_problem(class_names: Any, num_classes: int) -> str | None:
     return None
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_size(value: Any) -> bool:
+    return _is_count(value) or (
+        isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+    )
+
+
+# What every configuration has, whether it holds, and in words.
+_CONFIG: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "method": (_is_text, "a method's name"),
+    "backbone": (_is_text, "a backbone's name"),
+    "num_classes": (_is_count, "a whole number of at least 1"),
+    "img_size": (_is_size, "a side, or a height and a width, in pixels"),
+    "backbone_options": (lambda value: isinstance(value, dict), "names with values"),
+}
 
 
 def _require_tensors_of(config: dict[str, Any], header: Header, path: Path) -> None:
