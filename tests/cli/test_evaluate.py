@@ -277,7 +277,7 @@ def test_processes_give_the_numbers_of_one(run_folder, results, tmp_path):
         (["--data", "imagenet"], ["'imagenet'"]),
         (["--data", "synthetic", "--data-options", '{"num_classes": 5}'], ["4 classes", "5"]),
         (["--split", "val"], ["val"]),
-        (["--split", "train"], ["needs boxes, which the data set does not have"]),
+        (["--split", "train"], ["--boxes is missing", "first line is image,x0,y0,x1,y1"]),
         (["--data", "cub", "--root", ".", "--boxes", "b.csv"], ["--boxes is for --data folder"]),
     ],
 )

@@ -28,6 +28,7 @@ def test_names_and_options_from_outside_are_text_in_the_page(dataset, tmp_path):
         label=0,
         predicted=1,
         probability=0.9,
+        iou=0.6,
         score_map=torch.rand(4, 4),
         box=torch.tensor([0.0, 0.0, 9.0, 9.0]),
         gt_boxes=torch.tensor([[1.0, 1.0, 8.0, 8.0]]),

@@ -59,7 +59,8 @@ def run(options: Any) -> int:
         gallery=6,
     )
     evaluation.about = {"data": "drawn birds", "split": "test"}
-    write_results(evaluation, dataset, folder.path, folder.path, config.as_dict())
+    values = config.as_dict()
+    write_results(evaluation, dataset, folder.path, folder.path, values, options.command_line)
     print(f"{time.perf_counter() - started:.0f} s in all")
     return 0
 

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._names import registered_names, unknown
+from wsol_ext._files import read_config, require_writable
+from wsol_ext._names import flag_of, registered_names, unknown
+from wsol_ext._problems import Problems
 from wsol_ext.cli.options import (
     Parser,
     add_clusters,
@@ -16,9 +18,11 @@ from wsol_ext.cli.options import (
     add_device,
     add_switch,
     check_device,
+    check_reading,
     set_clusters,
 )
 from wsol_ext.data.factory import DATASETS, FLAGS, ChosenDataset, chosen_dataset, evaluation_flags
+from wsol_ext.evaluation.settings import mistaken_settings
 
 if TYPE_CHECKING:
     from wsol_ext.models import LocalizationModel
@@ -59,15 +63,21 @@ def add_options(parser: Parser) -> None:
     output.add_argument(
         "--out", type=str | None, default=None, help="folder; by default CHECKPOINT's, /evaluation"
     )
-    output.add_argument("--gallery", type=int, default=6, help="examples of each outcome to show")
-    add_switch(output, "--progress", True, "show progress")
+    output.add_argument(
+        "--gallery",
+        type=int,
+        default=6,
+        help="examples of each outcome to show: best and worst boxes, spread over the classes",
+    )
+    add_switch(output, "--progress", True, "show a progress bar")
     add_device(parser, batch_size=64)
 
 
 def run(options: Any) -> int:
     """Evaluate."""
-    if options.data is not None and options.data not in DATASETS:
-        raise ValueError(unknown("--data", options.data, DATASETS))
+    folder = _run_folder(options)
+    out = Path(options.out or folder / "evaluation").expanduser()
+    config, chosen = _check(options, folder, out)
     device = check_device(options)
     from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.data.class_names import are_numbers
@@ -75,16 +85,12 @@ def run(options: Any) -> int:
     from wsol_ext.report.results import write_results
 
     checkpoint = find_checkpoint(options.checkpoint)
-    folder = checkpoint.parent
     model = load_model(checkpoint)
-    config = _run_config(folder)
-    chosen = _chosen_dataset(options, config)
     dataset = chosen.open(transform_for(options.protocols, model.config["img_size"]))
     _warn_of_training_images(chosen, config)
     _check_classes(checkpoint, model, dataset.class_names)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
-    out = Path(options.out or folder / "evaluation").expanduser()
     set_clusters(model, options, out)
     with _processes(device) as rank:
         evaluation = evaluate(
@@ -102,8 +108,41 @@ def run(options: Any) -> int:
     if rank == 0:
         about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
         evaluation.about = about
-        write_results(evaluation, dataset, out, folder, config, options.progress)
+        write_results(evaluation, dataset, out, folder, config, options.command_line)
     return 0
+
+
+def _run_folder(options: Any) -> Path:
+    path = Path(options.checkpoint).expanduser()
+    if not path.exists():  # before its run's options are missed
+        raise FileNotFoundError(f"{path}: there is no such checkpoint or run folder")
+    return path if path.is_dir() else path.parent
+
+
+def _check(options: Any, folder: Path, out: Path) -> tuple[dict[str, Any], ChosenDataset]:
+    """The run's options and the data set; all that is mistaken is answered at once, before what takes its time.
+
+    Raises:
+        ValueError: flags outside their range, data that is not there, or an `--out` that cannot be written to.
+    """
+    problems = Problems()
+    known = registered_names("wsol_ext.metrics", "PROTOCOLS", "register_protocol")
+    for name in options.protocols:
+        if name not in known:
+            problems.add(unknown("--protocols", name, known))
+    for mistake in mistaken_settings(options.threshold, options.interval, options.gallery, flag_of):
+        problems.add(mistake)
+    check_reading(options, problems)
+    with problems.collected():
+        config = _run_config(folder)
+        chosen = _chosen_dataset(options, config)
+        for missing in chosen.missing_paths():
+            problems.add(missing)
+    if int(os.environ.get("RANK", 0)) == 0:  # the one that writes
+        with problems.collected():
+            require_writable(out)
+    problems.raise_any()
+    return config, chosen
 
 
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:
@@ -121,24 +160,18 @@ def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> N
 
 def _check_classes(checkpoint: Path, model: "LocalizationModel", class_names: list[str]) -> None:
     """Refuse data whose labels mean other classes than the model's: its numbers would be silently wrong."""
-    from wsol_ext.data.class_names import differing_classes
+    from wsol_ext.data.class_names import class_list_differences
 
-    if len(class_names) != model.num_classes:
+    knows = model.class_names or [str(label) for label in range(model.num_classes)]
+    if differences := class_list_differences(knows, class_names):
         raise ValueError(
-            f"{checkpoint} knows {model.num_classes} classes, the data set has {len(class_names)}"
-        )
-    for knows, has in differing_classes(model.class_names or class_names, class_names):
-        raise ValueError(
-            f"{checkpoint} and the data set order their classes differently: "
-            f"{knows!r} there is {has!r} here"
+            f"{checkpoint} was trained on other classes than those of the data: {differences}"
         )
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").exists():
         return {}
-    from wsol_ext._files import read_config
-
     return read_config(folder / "config.yaml")
 
 

@@ -1,5 +1,6 @@
 """Which command runs, and how its errors look: one line, unless `--debug` asks for the traceback."""
 
+import shlex
 import sys
 import traceback
 import warnings
@@ -52,6 +53,7 @@ def _run(arguments: list[str]) -> int:
         return _USAGE_ERROR
     options = parser.parse_args(arguments)
     name = options.subcommand
+    options[name].command_line = shlex.join(["wsol", *arguments])
     return int(_COMMANDS[name].run(options[name]) or 0)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from wsol_ext._names import flag_of
+from wsol_ext._problems import Problems
 from wsol_ext.data.factory import FLAGS, data_help, flag_help
 
 Parser = ArgumentParser
@@ -121,18 +122,25 @@ def add_device(parser: Parser, batch_size: int) -> None:
     group.add_argument("--workers", type=int, default=2, help="processes that read images")
 
 
+def check_reading(options: Any, problems: Problems) -> None:
+    """Note a batch size or a number of workers outside its range."""
+    if options.batch_size < 1:
+        problems.add(f"--batch-size is {options.batch_size}, it should be at least 1")
+    if options.workers < 0:
+        problems.add(f"--workers is {options.workers}, it should be 0 or more")
+
+
 def check_device(options: Any) -> str:
     """The device asked for, checked along with the batch size and the workers.
 
     Raises:
         ValueError: a device that this machine or this torch lacks, or a size outside its range.
     """
+    problems = Problems()
+    check_reading(options, problems)
+    problems.raise_any()
     import torch
 
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size is {options.batch_size}, it should be at least 1")
-    if options.workers < 0:
-        raise ValueError(f"--workers is {options.workers}, it should be 0 or more")
     if options.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -18,9 +18,42 @@ def differing_classes(names: Sequence[str], others: Sequence[str]) -> list[tuple
     """
     if are_numbers(names) or are_numbers(others):
         return []
-    alike = _without_numbers if _are_numbered(names) != _are_numbered(others) else list
-    compared = zip(alike(names), alike(others), names, others, strict=True)
+    compared = zip(*_alike(names, others), names, others, strict=True)
     return [(name, other) for one, two, name, other in compared if one != two]
+
+
+def class_list_differences(names: Sequence[str], others: Sequence[str]) -> str:
+    """How two lists of classes differ, in words, with three names of each kind; "" where they do not.
+
+    Numbers before names, or in their place, count for nothing, as in `differing_classes`.
+
+    Example:
+        >>> class_list_differences(["auk", "bat", "cat"], ["auk", "cow"])
+        "3 classes against 2: only the first has 'bat', 'cat'; only the second has 'cow'"
+        >>> class_list_differences(["auk", "bat"], ["bat", "auk"])
+        "2 of 2 in another order: 'auk' is 'bat', 'bat' is 'auk'"
+    """
+    same_length = len(names) == len(others)
+    differing = differing_classes(names, others) if same_length else []
+    if same_length and not differing:
+        return ""
+    counts = f"{len(names)} classes against {len(others)}"
+    if are_numbers(names) or are_numbers(others):
+        return counts
+    one, two = _alike(names, others)
+    kinds = {
+        "only the first has": [
+            repr(n) for n, alike in zip(names, one, strict=True) if alike not in two
+        ],
+        "only the second has": [
+            repr(n) for n, alike in zip(others, two, strict=True) if alike not in one
+        ],
+    }
+    found = "; ".join(f"{kind} {_first(each)}" for kind, each in kinds.items() if each)
+    if found or not same_length:
+        return f"{counts}: {found}" if found else counts
+    pairs = [f"{name!r} is {other!r}" for name, other in differing]
+    return f"{len(pairs)} of {len(names)} in another order: {_first(pairs)}"
 
 
 def are_numbers(names: Sequence[str]) -> bool:
@@ -40,3 +73,14 @@ def _are_numbered(names: Sequence[str]) -> bool:
 
 def _without_numbers(names: Sequence[str]) -> list[str]:
     return [without_number(name) for name in names]
+
+
+def _alike(names: Sequence[str], others: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Both lists without the numbers that only one of them has before its names."""
+    alike = _without_numbers if _are_numbered(names) != _are_numbered(others) else list
+    return alike(names), alike(others)
+
+
+def _first(texts: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(texts) - count} more" if len(texts) > count else ""
+    return ", ".join(texts[:count]) + more
