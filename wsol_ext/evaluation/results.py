@@ -102,8 +102,9 @@ class Evaluation:
             for number in PROTOCOLS[result.name].headlines:
                 points = 100 * (baseline.get(number, 0.0) - own.get(number, 0.0))
                 if points > 0:
-                    title = PROTOCOLS[result.name].title(number)
-                    found.append(f"by {points:.2g} points under {title}")
+                    by = f"{points:.1f}" if points >= 0.05 else "less than 0.1"
+                    label = "" if number == result.name else f" ({result.label(number)})"
+                    found.append(f"by {by} points under {result.name}{label}")
         return f"{self.method} is below the {CENTER} {', '.join(found)}" if found else ""
 
     def as_dict(self) -> dict[str, Any]:

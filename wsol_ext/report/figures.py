@@ -58,6 +58,7 @@ def loss_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
         right.set_ylabel("accuracy (%)", color=SERIES[1])
         right.set_ylim(0, 101)
         right.spines["top"].set_visible(False)
+        right.spines[["left", "bottom", "right"]].set_color(GREY)
         right.tick_params(colors=INK, labelsize=9)
         if len(shown) > 1:
             right.legend(frameon=False, labelcolor=INK, fontsize=9, loc="center right")
