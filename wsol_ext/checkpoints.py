@@ -18,6 +18,15 @@ from wsol_ext.data.class_names import differing_classes
 from wsol_ext.models import METHODS, LocalizationModel, create_model
 from wsol_ext.models.transfer import differences
 
+__all__ = [
+    "CheckpointError",
+    "find_checkpoint",
+    "initialize_from",
+    "load_model",
+    "load_published",
+    "save_model",
+]
+
 _FORMAT = "wsol_ext"
 
 

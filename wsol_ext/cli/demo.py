@@ -9,6 +9,8 @@ from wsol_ext.cli.options import Parser, add_switch
 if TYPE_CHECKING:
     from wsol_ext.training import TrainingConfig
 
+__all__ = ["DESCRIPTION", "HELP", "add_options", "demo_config", "run"]
+
 HELP = "train, evaluate and report on drawn data, in two minutes"
 DESCRIPTION = (
     "Train a small model from scratch on procedurally drawn birds with class labels alone, evaluate its boxes, and "

@@ -27,6 +27,8 @@ from wsol_ext.evaluation.settings import mistaken_settings
 if TYPE_CHECKING:
     from wsol_ext.models import LocalizationModel
 
+__all__ = ["DESCRIPTION", "HELP", "add_options", "run"]
+
 HELP = "evaluate a model by the published protocols"
 DESCRIPTION = (
     "Evaluate a model by the published protocols, the centre baseline beside it, and write tables, curves and an "

@@ -6,6 +6,8 @@ from typing import Any
 
 from wsol_ext.cli.options import Parser
 
+__all__ = ["DESCRIPTION", "HELP", "add_options", "describe", "run"]
+
 HELP = "what is installed and usable here"
 DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them."
 

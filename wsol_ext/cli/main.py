@@ -11,6 +11,8 @@ from typing import Any
 from wsol_ext.cli import demo, evaluate, info, localize, train
 from wsol_ext.cli.options import Parser, make_parser
 
+__all__ = ["main"]
+
 _COMMANDS = {
     module.__name__.rpartition(".")[2]: module for module in (train, evaluate, localize, demo, info)
 }

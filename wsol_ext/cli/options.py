@@ -10,6 +10,20 @@ from wsol_ext._names import flag_of
 from wsol_ext._problems import Problems
 from wsol_ext.data.factory import FLAGS, data_help, flag_help
 
+__all__ = [
+    "Parser",
+    "add_clusters",
+    "add_config",
+    "add_data",
+    "add_dataclass",
+    "add_device",
+    "add_switch",
+    "check_device",
+    "check_reading",
+    "make_parser",
+    "set_clusters",
+]
+
 Parser = ArgumentParser
 
 

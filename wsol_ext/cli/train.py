@@ -6,6 +6,8 @@ from wsol_ext._names import registered_names, unknown
 from wsol_ext.cli.options import Parser, add_config, add_dataclass, add_switch
 from wsol_ext.training.config import TrainingConfig
 
+__all__ = ["DESCRIPTION", "HELP", "add_options", "run"]
+
 HELP = "train a model on images with class labels"
 DESCRIPTION = (
     "Train a model on images with class labels. The same command continues an interrupted run from its last "

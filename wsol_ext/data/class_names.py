@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+__all__ = ["are_numbers", "class_list_differences", "differing_classes", "without_number"]
+
 
 def differing_classes(names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
     """The classes, of two lists of one length, that the other list calls otherwise, with their names there.

@@ -13,6 +13,8 @@ from wsol_ext.data.class_names import without_number
 from wsol_ext.data.images import read_image
 from wsol_ext.data.tables import AnnotationError, Row, read_rows
 
+__all__ = ["CubDataset"]
+
 _SPLITS = {"train": 1, "test": 0}
 
 

@@ -12,6 +12,20 @@ from wsol_ext._problems import Problems
 if TYPE_CHECKING:
     from wsol_ext.data.base import LocalizationDataset, Transform
 
+__all__ = [
+    "DATASETS",
+    "FLAGS",
+    "ChosenDataset",
+    "DatasetEntry",
+    "DatasetFlag",
+    "chosen_dataset",
+    "data_help",
+    "evaluation_flags",
+    "flag_help",
+    "open_dataset",
+    "register_dataset",
+]
+
 
 @dataclass(frozen=True)
 class DatasetFlag:

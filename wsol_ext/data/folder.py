@@ -14,6 +14,8 @@ from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.images import read_image
 from wsol_ext.data.tables import AnnotationError, read_csv
 
+__all__ = ["IMAGE_SUFFIXES", "FolderDataset", "ImageListDataset", "find_images"]
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+__all__ = ["ImageError", "read_grey", "read_image"]
+
 # A file is read as what it is, whatever its name; and Pillow knows formats that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 

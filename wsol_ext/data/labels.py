@@ -5,6 +5,8 @@ from pathlib import Path
 
 from wsol_ext.data.tables import read_csv
 
+__all__ = ["read_labels"]
+
 
 def read_labels(source: str, paths: Sequence[Path], class_names: Sequence[str]) -> dict[Path, int]:
     """The known class of each image.

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+__all__ = ["AnnotationError", "Row", "read_csv", "read_rows"]
+
 
 class AnnotationError(ValueError):
     """Annotations that do not fit: a malformed line, an unknown or missing image. The message names the file."""

@@ -12,6 +12,8 @@ from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.images import read_grey, read_image
 from wsol_ext.data.tables import Row, read_rows
 
+__all__ = ["WsolMetadataDataset"]
+
 _BOX_FORM, _MASK_FORM = "image id, x0, y0, x1, y1", "image id, mask file, ignore file"
 
 

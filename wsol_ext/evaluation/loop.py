@@ -27,6 +27,8 @@ from wsol_ext.metrics import (
 )
 from wsol_ext.models.base import LocalizationModel, Localized, log_mean_probability
 
+__all__ = ["MapFunction", "evaluate"]
+
 MapFunction = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) to class-agnostic score maps (B, h, w), on any grid: what has no class predictions."""
 

@@ -11,6 +11,8 @@ from wsol_ext.metrics import PROTOCOLS, Curve
 if TYPE_CHECKING:
     from wsol_ext.evaluation.gallery import Example
 
+__all__ = ["CENTER", "Evaluation", "ProtocolResult"]
+
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
 

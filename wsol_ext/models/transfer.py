@@ -6,6 +6,8 @@ from torch import Tensor
 
 from wsol_ext.models.vit import Backbone
 
+__all__ = ["backbone_differences", "differences", "differing_heads", "whole_layers"]
+
 
 def whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights that fit a model's own, of layers all of whose weights do."""

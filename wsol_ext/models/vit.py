@@ -19,6 +19,17 @@ from torch.utils.checkpoint import checkpoint
 from wsol_ext import ops
 from wsol_ext.data.transforms import MEAN, STD, ImageSize
 
+__all__ = [
+    "Backbone",
+    "attend",
+    "block_around",
+    "expect_imagenet_pixels",
+    "fused_attention",
+    "patch_attention",
+    "project_in",
+    "project_out",
+]
+
 
 class Backbone(nn.Module):
     """A timm VisionTransformer without its head, for images of any size that its patches divide.

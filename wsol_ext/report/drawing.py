@@ -14,6 +14,8 @@ from torch import Tensor
 
 from wsol_ext.metrics import to_score_maps
 
+__all__ = ["caption", "draw_boxes", "fit", "overlay", "parts_sheet"]
+
 GREEN, RED = (34, 197, 94), (239, 68, 68)
 
 

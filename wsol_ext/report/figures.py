@@ -13,6 +13,8 @@ from wsol_ext._files import atomic_path
 from wsol_ext.evaluation import CENTER
 from wsol_ext.metrics import Curve
 
+__all__ = ["SERIES", "curve_figure", "figure_svg", "loss_figure", "save_figure"]
+
 INK, GREY, LINE = "#1f2933", "#9aa5b1", "#e4e7eb"
 _ON_DARK = {INK: "#e4e7eb", LINE: "#323f4b"}
 SERIES = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed")

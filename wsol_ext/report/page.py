@@ -17,6 +17,8 @@ from wsol_ext.metrics import OUTCOMES, TopLoc
 from wsol_ext.report import drawing
 from wsol_ext.report.figures import curve_figure, figure_svg, loss_figure
 
+__all__ = ["write_report"]
+
 _OUTCOME_TEXTS = {
     "right": "The class is right and the box has IoU > 0.5.",
     "class_wrong": "Another class was predicted; the map and the box are the true class's.",

@@ -12,6 +12,8 @@ from wsol_ext.evaluation import Evaluation
 from wsol_ext.report.page import write_report
 from wsol_ext.report.table import print_tables
 
+__all__ = ["write_results"]
+
 
 def write_results(
     evaluation: Evaluation,

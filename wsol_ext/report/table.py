@@ -6,6 +6,8 @@ from rich.table import Table
 
 from wsol_ext.evaluation.results import CENTER, Evaluation
 
+__all__ = ["print_tables"]
+
 
 def print_tables(evaluation: Evaluation) -> None:
     """Print each protocol's metrics, the method beside the centre baseline, and all of its parts; shares in percent."""

@@ -18,6 +18,16 @@ from wsol_ext._progress import LogLines
 from wsol_ext._seeds import mix_seed
 from wsol_ext.training.stages import Stage
 
+__all__ = [
+    "AtomicCheckpoints",
+    "EpochProgress",
+    "History",
+    "SaveEachEpoch",
+    "SeedEachEpoch",
+    "StopOnNaN",
+    "TrainingError",
+]
+
 # How often a GPU is asked whether the loss is still finite: asking waits for it.
 _CHECK_EVERY = 50
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from wsol_ext._names import flag_of, unknown
 from wsol_ext.data.factory import ChosenDataset, chosen_dataset, data_help, flag_help
 
+__all__ = ["Augmentation", "Optimizer", "Precision", "Schedule", "TrainingConfig"]
+
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "steps", "cosine"]
 Augmentation = Literal["none", "standard", "erasing", "autoaugment", "strong"]
