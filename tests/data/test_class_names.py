@@ -1,29 +1,29 @@
+"""What is said of two lists of classes."""
+
 import pytest
 
-from wsol_ext.data.class_names import are_numbers, differing_classes
+from wsol_ext.data.class_names import class_list_differences
 
 
 @pytest.mark.parametrize(
-    ("names", "others", "differing"),
+    ("names", "others", "words"),
     [
-        (["auk", "bat"], ["auk", "bat"], []),
-        (["auk", "bat"], ["bat", "auk"], [("auk", "bat"), ("bat", "auk")]),
-        (["001.Auk", "002.Bat"], ["Auk", "Bat"], []),
-        (["Auk", "Bat"], ["001.Auk", "002.Cat"], [("Bat", "002.Cat")]),
-        (["Auk", "Bat"], ["001.Auk", "Bat"], [("Auk", "001.Auk")]),
-        (["1.cat", "2.cat"], ["2.cat", "1.cat"], [("1.cat", "2.cat"), ("2.cat", "1.cat")]),
-        (["1.5L", "2.5L"], ["1.5L", "3.5L"], [("2.5L", "3.5L")]),
-        (["0", "1"], ["n01440764", "n01443537"], []),
-        (["n01440764", "n01443537"], ["0", "1"], []),
-        (["1", "2"], ["n01440764", "n01443537"], [("1", "n01440764"), ("2", "n01443537")]),
-        (["no.1", "no.2"], ["1", "no.2"], [("no.1", "1")]),
+        (["001.Auk", "002.Bat"], ["Auk", "Bat"], ""),
+        (["auk", "bat"], ["0", "1"], ""),
+        (["0", "1"], ["auk", "bat", "cat"], "2 classes against 3"),
+        (["001.Auk", "002.Bat"], ["Auk"], "2 classes against 1: only the first has '002.Bat'"),
+        (["auk", "auk"], ["auk"], "2 classes against 1"),
+        (
+            ["a", "b", "c"],
+            ["b", "c", "a"],
+            "3 of 3 in another order: 'a' is 'b', 'b' is 'c', 'c' is 'a'",
+        ),
+        (
+            ["a", "b", "c", "d", "e"],
+            ["a", "x"],
+            "5 classes against 2: only the first has 'b', 'c', 'd' and 1 more; only the second has 'x'",
+        ),
     ],
 )
-def test_numbers_before_names_and_in_their_place_contradict_nothing(names, others, differing):
-    assert differing_classes(names, others) == differing
-
-
-def test_names_are_numbers_only_where_each_is_its_own_label():
-    assert are_numbers(["0", "1", "2"])
-    assert not are_numbers(["0", "1", "10", "2"])  # folders, sorted: label 2 is called 10
-    assert not are_numbers(["1", "2"])
+def test_differences_are_told_with_three_names_and_a_count(names, others, words):
+    assert class_list_differences(names, others) == words

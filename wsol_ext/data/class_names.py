@@ -44,12 +44,8 @@ def class_list_differences(names: Sequence[str], others: Sequence[str]) -> str:
         return counts
     one, two = _alike(names, others)
     kinds = {
-        "only the first has": [
-            repr(n) for n, alike in zip(names, one, strict=True) if alike not in two
-        ],
-        "only the second has": [
-            repr(n) for n, alike in zip(others, two, strict=True) if alike not in one
-        ],
+        "only the first has": _lacking(names, one, two),
+        "only the second has": _lacking(others, two, one),
     }
     found = "; ".join(f"{kind} {_first(each)}" for kind, each in kinds.items() if each)
     if found or not same_length:
@@ -81,6 +77,12 @@ def _alike(names: Sequence[str], others: Sequence[str]) -> tuple[list[str], list
     """Both lists without the numbers that only one of them has before its names."""
     alike = _without_numbers if _are_numbered(names) != _are_numbered(others) else list
     return alike(names), alike(others)
+
+
+def _lacking(names: Sequence[str], alike: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Of the names, quoted, those that are `alike` none of the others."""
+    known = set(others)
+    return [repr(name) for name, each in zip(names, alike, strict=True) if each not in known]
 
 
 def _first(texts: Sequence[str], count: int = 3) -> str:

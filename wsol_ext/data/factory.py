@@ -233,7 +233,7 @@ class ChosenDataset:
         return [
             f"{flag_of(name)} is {path}, there is no such file or folder"
             for name, path in paths.items()
-            if path is not None and not Path(path).exists()
+            if isinstance(path, str) and not Path(path).exists()
         ]
 
     @property
@@ -256,7 +256,7 @@ def chosen_dataset(
     Args:
         values: by name, those of `data`, `root`, `data_options` and `FLAGS`; None, or missing, where one is not given.
         split: the split.
-        evaluation: whether to take the flags that only evaluation passes on.
+        evaluation: whether to take the flags that only evaluation passes on, and `--split` is the split's.
 
     Raises:
         ValueError: an unknown data set or split, a path that is not given, or a flag that it has no use for; all of
@@ -281,8 +281,9 @@ def chosen_dataset(
         if flag.required and (evaluation or not flag.evaluation) and argument not in options:
             problems.add(f"{flag_of(argument)} is missing, it should be {flag.help}")
     root = root and str(Path(root).expanduser())
-    with problems.collected():
-        _check_split(entry, root, split)
+    if evaluation:  # training has no --split
+        with problems.collected():
+            _check_split(entry, root, split)
     problems.raise_any()
     return ChosenDataset(name, root, split, options)
 
