@@ -1,13 +1,16 @@
 """Files that are whole or absent: written beside their place, then renamed into it."""
 
 import csv
+import errno
 import io
 import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,35 @@ def remove_leftovers(folder: Path) -> None:
     for left in folder.glob(".*"):
         if _TEMPORARY.fullmatch(left.name):
             left.unlink(missing_ok=True)
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that cannot be made or written to, before the work whose results it is to hold.
+
+    It is made and written to for a try; a folder that was not there is not there afterwards either.
+
+    Raises:
+        OSError: the reason; the message names the folder, or what is in its way.
+
+    Example:
+        >>> require_writable(tempfile.gettempdir())
+    """
+    folder = Path(folder)
+    missing = list(takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
+    there = missing[-1].parent if missing else folder
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is not a folder", str(there))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = f"cannot be written to: {error.strerror or error}"
+        raise OSError(error.errno, reason, str(folder)) from error
+    finally:
+        for each in missing:
+            with suppress(OSError):
+                each.rmdir()
 
 
 _RESULTS_MARKER = ".wsol-results"

@@ -77,7 +77,8 @@ def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[
 
     Args:
         package: the package's `__name__`.
-        homes: by module of the package, the names that it gives beside its own.
+        homes: by module of the package, or with a dot before it of the package above, the names that it gives beside
+            its own.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 
@@ -86,7 +87,7 @@ def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[
             return importlib.import_module(f"{package}.{name}")
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{home_of[name]}"), name)
+        return getattr(importlib.import_module(f".{home_of[name]}", package), name)
 
     return get
 

@@ -39,9 +39,15 @@ class Problems:
         except Mistakes as error:
             for line in str(error).splitlines():
                 self.add(line)
-        except (ValueError, FileNotFoundError, FileExistsError) as error:
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                text = f"{error.filename}: {error.strerror}"
+            elif isinstance(error, ValueError | FileNotFoundError | FileExistsError):
+                text = " ".join(str(error).split())
+            else:  # such as a broken image: no mistake in what was asked
+                raise
             self._first = self._first or error
-            self.add(" ".join(str(error).split()))
+            self.add(text)
 
     def raise_any(self) -> None:
         """End here, if there is a mistake.

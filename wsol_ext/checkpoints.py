@@ -28,6 +28,15 @@ from wsol_ext.models import METHODS, LocalizationModel, create_model
 from wsol_ext.models.transfer import MisfitError, differences
 from wsol_ext.models.vit import without_values
 
+__all__ = [
+    "CheckpointError",
+    "find_checkpoint",
+    "initialize_from",
+    "load_model",
+    "load_published",
+    "save_model",
+]
+
 _FORMAT = "wsol_ext"
 _HEAD_WIDTH = 64  # channels of an attention head, in every DeiT and nearly every ViT
 

@@ -8,6 +8,8 @@ from typing import Any
 from wsol_ext._files import write_json
 from wsol_ext.localize import ImageResult
 
+__all__ = ["CocoResults"]
+
 
 class CocoResults:
     """What was found, collected image by image; no map is kept, which a million images have no room for.

@@ -14,6 +14,8 @@ from wsol_ext.data.finding import find_images
 from wsol_ext.metrics import EVALUATED, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
 
+__all__ = ["ImageResult", "Localization", "boxes_of_maps", "list_images", "localize_images"]
+
 
 @dataclass
 class Localization:

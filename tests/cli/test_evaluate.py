@@ -1,7 +1,10 @@
 """`wsol evaluate` and `wsol_ext.evaluation`: numbers, their names, files and refusals."""
 
 import csv
+import html
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -245,6 +248,12 @@ def test_report_needs_nothing_beside_it(results):
         assert outside not in page
 
 
+def shown_examples(folder):
+    """What the report writes below the pictures of its gallery."""
+    page = (folder / "report.html").read_text()
+    return re.findall("<figcaption>.*?</figcaption>", page)
+
+
 def test_processes_give_the_numbers_of_one(run_folder, results, tmp_path):
     launch = [
         sys.executable,
@@ -260,24 +269,32 @@ def test_processes_give_the_numbers_of_one(run_folder, results, tmp_path):
         [*command, "--batch-size", "5"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    alone, shared = (json.loads((f / "evaluation.json").read_text()) for f in (results, tmp_path))
+    for name in ("evaluation.json", "evaluation.csv", "curve_maxboxaccv2.csv"):
+        assert (tmp_path / name).read_bytes() == (results / name).read_bytes()
+    alone, shared = (shown_examples(folder) for folder in (results, tmp_path))
     assert shared == alone
+    assert len(alone) >= 6
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--threshold", "1.5"], ["threshold is 1.5", "[0, 1)"]),
-        (["--threshold", "good"], ["'good'", "best"]),
-        (["--interval", "0"], ["interval is 0"]),
-        (["--protocols", "map50"], ["'map50'", "toploc"]),
+        (["--threshold", "1.5"], ["--threshold is 1.5", "[0, 1)"]),
+        (["--threshold", "good"], ["--threshold is 'good'", "best"]),
+        (["--interval", "0"], ["--interval is 0"]),
+        (["--gallery", "-2"], ["--gallery is -2, it should be 0 or more"]),
+        (["--protocols", "map50"], ["--protocols is 'map50'", "toploc"]),
+        (["--protocols", "tolpoc"], ["did you mean toploc?"]),
+        (["--split", "vall"], ["--split is 'vall'", "did you mean val?"]),
+        (["--boxes", "nope.csv"], ["--boxes is nope.csv, there is no such file"]),
+        (["--root", "nowhere"], ["--root is nowhere, there is no such file or folder"]),
         (["--protocols", "pxap"], ["pxap needs masks"]),
         (["--batch-size", "0"], ["--batch-size is 0"]),
         (["--device", "cuda:77"], ["--device cuda:77"]),
         (["--data", "imagenet"], ["'imagenet'"]),
         (["--data", "synthetic", "--data-options", '{"num_classes": 5}'], ["4 classes", "5"]),
-        (["--split", "val"], ["val"]),
-        (["--split", "train"], ["needs boxes, which the data set does not have"]),
+        (["--split", "val"], ["has no split 'val', it has train, test"]),
+        (["--split", "train"], ["--boxes is missing", "first line is image,x0,y0,x1,y1"]),
         (["--data", "cub", "--root", ".", "--boxes", "b.csv"], ["--boxes is for --data folder"]),
     ],
 )
@@ -286,6 +303,45 @@ def test_mistake_is_one_line(run_folder, tmp_path, fails, flags, words):
     for word in words:
         assert word in message
     assert not (tmp_path / "out").exists()
+
+
+def test_all_mistakes_are_told_together_before_torch_is_imported(run_folder, tmp_path):
+    (tmp_path / "file").touch()
+    mistakes = {
+        ("--protocols", "tolpoc"): "--protocols is 'tolpoc', it should be one of ",
+        ("--threshold", "2"): "--threshold is 2.0, it should be in [0, 1)",
+        ("--gallery", "-2"): "--gallery is -2, it should be 0 or more",
+        ("--workers", "-1"): "--workers is -1, it should be 0 or more",
+        ("--split", "train"): "--boxes is missing, it should be a CSV file of boxes",
+        ("--out", str(tmp_path / "file" / "out")): f"{tmp_path / 'file'}: is not a folder",
+    }
+    script = "import sys; from wsol_ext.cli import main; code = main(sys.argv[1:])\n"
+    script += "assert code == 2 and 'torch' not in sys.modules"
+    flags = [each for pair in mistakes for each in pair]
+    done = subprocess.run(
+        [sys.executable, "-c", script, "evaluate", str(run_folder), *flags],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for answer in mistakes.values():
+        assert answer in done.stderr
+
+
+@pytest.mark.parametrize("wanted", ["nothing", "nothing.safetensors"])
+def test_checkpoint_that_is_not_there_is_named_alone(tmp_path, fails, wanted):
+    message = fails("evaluate", tmp_path / wanted, *QUIET)
+    assert message.endswith(f"{tmp_path / wanted}: there is no such checkpoint or run folder")
+
+
+def test_results_are_printed_without_a_progress_bar_too(run_folder, tmp_path, capsys):
+    arguments = ["--interval", "0.1", "--out", str(tmp_path), *QUIET]
+    assert main(["evaluate", str(run_folder), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "MaxBoxAccV2" in printed
+    assert f"report: {tmp_path / 'report.html'}" in printed
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert shlex.join(["wsol", "evaluate", str(run_folder), *arguments]) in page
 
 
 def test_evaluating_on_the_training_images_is_warned_of(run_folder, pictures, tmp_path, capsys):
@@ -351,7 +407,8 @@ def test_classes_of_other_names_are_refused(run_folder, pictures, tmp_path, fail
     boxes = tmp_path / "boxes.csv"
     boxes.write_text((pictures / "boxes.csv").read_text().replace(f"{first}/", "zebra/"))
     options = ["--data", "folder", "--root", str(root), "--boxes", str(boxes)]
-    assert f"'{first}'" in fails("evaluate", run_folder, *options, *QUIET)
+    message = fails("evaluate", run_folder, *options, *QUIET)
+    assert f"only the first has '{first}'; only the second has 'zebra'" in message
 
 
 def test_malformed_box_file_is_named_with_its_line(run_folder, pictures, tmp_path, fails):

@@ -35,16 +35,16 @@ def trt_run(out, *flags):
 @contextmanager
 def full_disk(name, time):
     """The disk is full when the file is written for that time."""
-    real, writes = Path.write_bytes, []
+    real, writes = os.fsync, []
 
-    def write(self, data):
-        writes.append(self.name)
+    def sync(number):
+        writes.append(os.readlink(f"/proc/self/fd/{number}").rpartition("/")[2])
         if sum(w.startswith(f".{Path(name).stem}.") for w in writes) == time:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
-        return real(self, data)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "write_bytes", write)
+        patch.setattr(os, "fsync", sync)
         yield
 
 

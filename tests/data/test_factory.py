@@ -142,3 +142,23 @@ def test_public_names_come_on_first_use():
             assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match=r"wsol_ext.data' has no attribute 'nothing'"):
         _ = wsol_ext.data.nothing
+
+
+def test_evaluation_cannot_do_without_boxes_and_training_can(tmp_path):
+    given = {"data": "folder", "root": str(tmp_path)}
+    assert chosen_dataset(given, "train").options == {}
+    with pytest.raises(ValueError, match="--boxes is missing, .* first line is image,x0,y0,x1,y1"):
+        chosen_dataset(given, "test", evaluation=True)
+    for boxes in ({"boxes": "b.csv"}, {"data_options": {"boxes": "b.csv"}}):
+        chosen = chosen_dataset({**given, **boxes}, "test", evaluation=True)
+        assert chosen.missing_paths() == ["--boxes is b.csv, there is no such file or folder"]
+
+
+def test_all_that_is_wrong_with_the_flags_of_a_data_set_is_told(tmp_path):
+    (tmp_path / "train").mkdir()
+    given = {"data": "folder", "root": str(tmp_path), "image_root": "pictures"}
+    with pytest.raises(ValueError, match="--split is 'tset'") as caught:
+        chosen_dataset(given, "tset", evaluation=True)
+    said = str(caught.value).splitlines()
+    assert [line.partition(" is ")[0] for line in said] == ["--image-root", "--boxes", "--split"]
+    assert said[-1].endswith("did you mean test?")

@@ -16,6 +16,8 @@ from wsol_ext._files import parse_yaml, read_yaml
 from wsol_ext._names import nearest
 from wsol_ext._problems import Mistakes, Problems
 
+__all__ = ["Options", "Parser"]
+
 
 class Options(argparse.Namespace):
     """What a command was given, by name: `options.epochs`, `options["epochs"]`."""

@@ -11,6 +11,8 @@ from wsol_ext.cli.options import add_switch
 if TYPE_CHECKING:
     from wsol_ext.training import TrainingConfig
 
+__all__ = ["DESCRIPTION", "HELP", "add_options", "demo_config", "run"]
+
 HELP = "train, evaluate and report on drawn data, in two minutes"
 DESCRIPTION = (
     "Train a small model from scratch on procedurally drawn birds with class labels alone, evaluate its boxes, and "
@@ -71,7 +73,8 @@ def run(options: Any) -> int:
         gallery=6,
     )
     evaluation.about = {"data": "drawn birds", "split": "test"}
-    write_results(evaluation, dataset, folder.path, folder.path, config.as_dict())
+    values = config.as_dict()
+    write_results(evaluation, dataset, folder.path, folder.path, values, options.command_line)
     print(f"{time.perf_counter() - started:.0f} s in all")
     return 0
 

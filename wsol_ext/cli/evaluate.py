@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._names import registered_names, unknown
+from wsol_ext._files import read_yaml, require_writable
+from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import (
@@ -21,9 +22,12 @@ from wsol_ext.cli.options import (
     set_clusters,
 )
 from wsol_ext.data.factory import DATASETS, FLAGS, ChosenDataset, chosen_dataset, evaluation_flags
+from wsol_ext.evaluation.settings import mistaken_settings
 
 if TYPE_CHECKING:
     from wsol_ext.models import LocalizationModel
+
+__all__ = ["DESCRIPTION", "HELP", "add_options", "run"]
 
 HELP = "evaluate a model by the published protocols"
 DESCRIPTION = (
@@ -61,20 +65,42 @@ def add_options(parser: Parser) -> None:
     output.add_argument(
         "--out", type=str | None, default=None, help="folder; by default CHECKPOINT's, /evaluation"
     )
-    output.add_argument("--gallery", type=int, default=6, help="examples of each outcome to show")
-    add_switch(output, "--progress", True, "show progress")
+    output.add_argument(
+        "--gallery",
+        type=int,
+        default=6,
+        help="examples of each outcome to show: best and worst boxes, spread over the classes",
+    )
+    add_switch(output, "--progress", True, "show a progress bar")
     add_device(parser, batch_size=64)
 
 
 def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
+    known = registered_names("wsol_ext.metrics", "PROTOCOLS", "register_protocol")
+    for name in options.protocols:
+        if name not in known:
+            problems.add(unknown("--protocols", name, known))
+    for mistake in mistaken_settings(options.threshold, options.interval, options.gallery, flag_of):
+        problems.add(mistake)
     check_hardware(options, problems)
+    if options.checkpoint is None:  # which is said already
+        return
+    with problems.collected():
+        folder, out = _places(options)
+        with problems.collected():
+            for missing in _chosen_dataset(options, _run_config(folder)).missing_paths():
+                problems.add(missing)
+        if int(os.environ.get("RANK", 0)) == 0:  # the one that writes
+            with problems.collected():
+                require_writable(out)
 
 
 def run(options: Any) -> int:
     """Evaluate."""
-    if options.data is not None and options.data not in DATASETS:
-        raise ValueError(unknown("--data", options.data, DATASETS))
+    folder, out = _places(options)
+    config = _run_config(folder)
+    chosen = _chosen_dataset(options, config)
     device = check_device(options)
     from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.data.class_names import are_numbers
@@ -82,16 +108,12 @@ def run(options: Any) -> int:
     from wsol_ext.report.results import write_results
 
     checkpoint = find_checkpoint(options.checkpoint)
-    folder = checkpoint.parent
     model = load_model(checkpoint)
-    config = _run_config(folder)
-    chosen = _chosen_dataset(options, config)
     dataset = chosen.open(transform_for(options.protocols, model.config["img_size"]))
     _warn_of_training_images(chosen, config)
     _check_classes(checkpoint, model, dataset.class_names)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
-    out = Path(options.out or folder / "evaluation").expanduser()
     set_clusters(model, options, out)
     with _processes(device) as rank:
         evaluation = evaluate(
@@ -109,8 +131,21 @@ def run(options: Any) -> int:
     if rank == 0:
         about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
         evaluation.about = about
-        write_results(evaluation, dataset, out, folder, config, options.progress)
+        write_results(evaluation, dataset, out, folder, config, options.command_line)
     return 0
+
+
+def _places(options: Any) -> tuple[Path, Path]:
+    """The checkpoint's folder, and that of the results.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    path = Path(options.checkpoint).expanduser()
+    if not path.exists():  # before its run's options are missed
+        raise FileNotFoundError(f"{path}: there is no such checkpoint or run folder")
+    folder = path if path.is_dir() else path.parent
+    return folder, Path(options.out or folder / "evaluation").expanduser()
 
 
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:
@@ -128,24 +163,17 @@ def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> N
 
 def _check_classes(checkpoint: Path, model: "LocalizationModel", class_names: list[str]) -> None:
     """Refuse data whose labels mean other classes than the model's: its numbers would be silently wrong."""
-    from wsol_ext.data.class_names import differing_classes
+    from wsol_ext.data.class_names import class_mismatch
 
-    if len(class_names) != model.num_classes:
-        raise ValueError(
-            f"{checkpoint} knows {model.num_classes} classes, the data set has {len(class_names)}"
-        )
-    for knows, has in differing_classes(model.class_names or class_names, class_names):
-        raise ValueError(
-            f"{checkpoint} and the data set order their classes differently: "
-            f"{knows!r} there is {has!r} here"
-        )
+    knows = model.class_names or [str(label) for label in range(model.num_classes)]
+    mismatch = class_mismatch(knows, class_names, "the images it was trained on", "those here")
+    if mismatch is not None:
+        raise ValueError(f"{checkpoint} knows other classes: {mismatch}")
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").exists():
         return {}
-    from wsol_ext._files import read_yaml
-
     return read_yaml(folder / "config.yaml")
 
 

@@ -1,12 +1,13 @@
 """`wsol info`."""
 
 import importlib
-import platform
 from collections.abc import Iterator
 from typing import Any
 
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
+
+__all__ = ["DESCRIPTION", "HELP", "add_options", "describe", "run"]
 
 HELP = "what is installed and usable here"
 DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them."
@@ -29,17 +30,11 @@ def run(options: Any) -> int:
 
 def describe() -> dict[str, str]:
     """A line of text for each thing worth knowing in an error report."""
-    import timm
-    import torch
-
-    import wsol_ext
+    from wsol_ext._versions import versions
     from wsol_ext.models import METHODS
 
     return {
-        "wsol_ext": wsol_ext.__version__,
-        "python": platform.python_version(),
-        "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})",
-        "timm": timm.__version__,
+        **versions(),
         "methods": ", ".join(METHODS),
         "cpu kernels": _cpu(),
         "cuda kernels": _cuda(),

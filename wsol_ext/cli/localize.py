@@ -21,6 +21,8 @@ from wsol_ext.cli.options import (
 if TYPE_CHECKING:
     from wsol_ext.localize import ImageResult
 
+__all__ = ["DESCRIPTION", "HELP", "add_options", "run"]
+
 HELP = "boxes for your own images"
 DESCRIPTION = (
     "Write the boxes of your own images as a COCO results file, in pixels of each image, with an overlay picture of "

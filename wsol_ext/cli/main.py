@@ -1,6 +1,7 @@
 """Which command runs, and how its errors look: a line each, unless `--debug` asks for the traceback."""
 
 import argparse
+import shlex
 import signal
 import sys
 import traceback
@@ -14,6 +15,8 @@ from wsol_ext._names import unknown
 from wsol_ext._problems import Mistakes, Problems
 from wsol_ext.cli import demo, evaluate, info, localize, train
 from wsol_ext.cli.arguments import Parser
+
+__all__ = ["main"]
 
 _COMMANDS = {
     module.__name__.rpartition(".")[2]: module for module in (train, evaluate, localize, demo, info)
@@ -92,6 +95,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     problems = Problems()
     options = parser.read(rest, problems)
+    options.command_line = shlex.join(["wsol", *arguments])
     command.check(options, problems)
     problems.raise_any()
     return int(command.run(options) or 0)

@@ -10,6 +10,18 @@ from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.data.factory import FLAGS, data_help, flag_help
 
+__all__ = [
+    "add_clusters",
+    "add_config",
+    "add_data",
+    "add_dataclass",
+    "add_device",
+    "add_switch",
+    "check_device",
+    "check_hardware",
+    "set_clusters",
+]
+
 
 def add_config(parser: Parser) -> None:
     """Add `--config FILE`."""

@@ -8,6 +8,8 @@ from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import add_config, add_dataclass, add_switch
 from wsol_ext.training.config import TrainingConfig, check_files
 
+__all__ = ["DESCRIPTION", "HELP", "add_options", "run"]
+
 HELP = "train a model on images with class labels"
 DESCRIPTION = (
     "Train a model on images with class labels. The same command continues an interrupted run from its last "

@@ -14,6 +14,8 @@ from torch import Tensor
 from wsol_ext._files import atomic_path, make_results_folder
 from wsol_ext.clustering.settings import ClusteringSettings
 
+__all__ = ["VERSION", "ClusterCache"]
+
 # Raised whenever the same image and settings would give other clusters, or the files another form.
 VERSION = 2
 

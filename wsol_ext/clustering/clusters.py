@@ -10,6 +10,8 @@ from wsol_ext.clustering.settings import PRESETS, ClusteringSettings
 from wsol_ext.clustering.training import train
 from wsol_ext.ops import _backend as backend
 
+__all__ = ["deep_clusters"]
+
 
 @torch.inference_mode(False)
 @torch.no_grad()

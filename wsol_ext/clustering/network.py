@@ -11,6 +11,15 @@ from torch.nn import functional as F
 
 from wsol_ext.clustering.settings import ClusteringSettings
 
+__all__ = [
+    "ClusteringNetworks",
+    "ClusteringUnit",
+    "LaneConv",
+    "LaneNorm",
+    "TwoConvs",
+    "bilinear_matrix",
+]
+
 
 class LaneConv(nn.Module):
     """A convolution with weights of its own in each lane; zero padding keeps the grid.

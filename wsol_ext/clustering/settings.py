@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, fields
 
+__all__ = ["PRESETS", "ClusteringSettings"]
+
 
 @dataclass(frozen=True)
 class ClusteringSettings:

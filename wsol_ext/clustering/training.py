@@ -22,6 +22,8 @@ from wsol_ext import ops
 from wsol_ext.clustering.network import ClusteringNetworks
 from wsol_ext.clustering.settings import ClusteringSettings
 
+__all__ = ["CUDA_LANES", "LaneDescent", "reproducible_convolutions", "train", "train_in_lanes"]
+
 CUDA_LANES = 8
 
 

@@ -77,3 +77,7 @@ __getattr__ = on_first_use(
         "wsol_metadata": ["WsolMetadataDataset"],
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

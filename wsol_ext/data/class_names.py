@@ -9,6 +9,14 @@ from wsol_ext._names import some
 if TYPE_CHECKING:
     from wsol_ext.data.base import LocalizationDataset
 
+__all__ = [
+    "are_numbers",
+    "class_mismatch",
+    "differing_classes",
+    "require_classes",
+    "without_number",
+]
+
 
 def differing_classes(names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
     """The classes, of two lists of one length, that the other list calls otherwise, with their names there.

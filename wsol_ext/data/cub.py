@@ -12,6 +12,8 @@ from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.class_names import without_number
 from wsol_ext.data.tables import AnnotationError, Row, check_complete, check_pixels, read_rows
 
+__all__ = ["CubDataset"]
+
 _SPLITS = {"train": 1, "test": 0}
 
 

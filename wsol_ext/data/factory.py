@@ -7,10 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsol_ext._names import flag_of, unknown
+from wsol_ext._problems import Problems
 from wsol_ext.data.splits import split_folders
 
 if TYPE_CHECKING:
     from wsol_ext.data.base import LocalizationDataset, Transform
+
+__all__ = [
+    "DATASETS",
+    "FLAGS",
+    "ChosenDataset",
+    "DatasetEntry",
+    "DatasetFlag",
+    "chosen_dataset",
+    "data_help",
+    "evaluation_flags",
+    "flag_help",
+    "open_dataset",
+    "register_dataset",
+]
 
 
 @dataclass(frozen=True)
@@ -19,7 +34,7 @@ class DatasetFlag:
 
     Attributes:
         help: what the path leads to.
-        required: whether the data set cannot do without.
+        required: whether the data set cannot do without, or its evaluation where only that passes it on.
         evaluation: whether only evaluation passes it on, training does not.
         along: further arguments that come with it where none are given.
     """
@@ -55,7 +70,10 @@ DATASETS: dict[str, DatasetEntry] = {
         # boxes of some pictures, and want those measured.
         flags={
             "boxes": DatasetFlag(
-                "CSV file of boxes, to evaluate by", evaluation=True, along={"unboxed": "drop"}
+                "a CSV file of boxes to evaluate by, whose first line is image,x0,y0,x1,y1",
+                required=True,
+                evaluation=True,
+                along={"unboxed": "drop"},
             )
         },
     ),
@@ -164,7 +182,7 @@ def open_dataset(
             f"open_dataset: root is None, it should be the folder of the {name} data set"
         )
     for argument, flag in entry.flags.items():
-        if flag.required and argument not in options:
+        if flag.required and not flag.evaluation and argument not in options:
             raise ValueError(f"open_dataset: {argument} is missing, it should be {flag.help}")
     if root is not None and entry.split_folders:
         folder = _split_folder(Path(root), split, entry.splits)
@@ -184,7 +202,7 @@ def _split_folder(root: Path, split: str, splits: tuple[str, ...]) -> Path:
         folders and split not in folders
     ):  # else a split would be taken for a class, or training for test images
         others = ", ".join(path.name for path in folders.values())
-        raise ValueError(f"open_dataset: {root} has no split {split!r}, it has {others}")
+        raise ValueError(f"{root} has no split {split!r}, it has {others}")
     return folders.get(split, root)
 
 
@@ -215,6 +233,15 @@ class ChosenDataset:
         except TypeError as error:
             raise ValueError(f"--data-options do not suit --data {self.name}: {error}") from error
 
+    def missing_paths(self) -> list[str]:
+        """A sentence for each path given by a flag that leads to nothing."""
+        paths = {"root": self.root, **{name: self.options.get(name) for name in FLAGS}}
+        return [
+            f"{flag_of(name)} is {path}: no such file or folder"
+            for name, path in paths.items()
+            if isinstance(path, str) and not Path(path).exists()
+        ]
+
     @property
     def is_of_training(self) -> bool:
         """Whether its images are those of training: a folder that is not divided serves every split."""
@@ -236,33 +263,50 @@ def chosen_dataset(
     Args:
         values: by name, those of `data`, `root`, `data_options` and `FLAGS`; None, or missing, where one is not given.
         split: the split.
-        evaluation: whether to take the flags that only evaluation passes on.
+        evaluation: whether to take the flags that only evaluation passes on, and `--split` is the split's.
 
     Raises:
-        ValueError: an unknown data set, one whose folder is not given, or a flag that it has no use for.
+        ValueError: an unknown data set or split, a path that is not given, or a flag that it has no use for; all of
+            them, one a line.
     """
     name, root = values["data"], values.get("root")
     if name not in DATASETS:
         raise ValueError(unknown("--data", name, DATASETS))
-    entry = DATASETS[name]
+    entry, problems = DATASETS[name], Problems()
     if root is None and entry.needs_root:
-        raise ValueError(f"--root is missing, it should be the folder of the {name} data set")
+        problems.add(f"--root is missing, it should be the folder of the {name} data set")
     if root is not None and not entry.needs_root:
-        raise ValueError(f"--root is {str(root)!r}, the {name} data set has none")
+        problems.add(f"--root is {str(root)!r}, the {name} data set has none")
     options: dict[str, Any] = {}
     for argument in FLAGS:
         path, flag = values.get(argument), entry.flags.get(argument)
-        shown = flag_of(argument)
         if flag is None and path is not None:
-            raise ValueError(
-                f"{shown} is for --data {' or '.join(_takers(argument))}, --data is {name}"
-            )
-        if flag is not None and path is None and flag.required:
-            raise ValueError(f"{shown} is missing, it should be {flag.help}")
+            takers = " or ".join(_takers(argument))
+            problems.add(f"{flag_of(argument)} is for --data {takers}, --data is {name}")
         if flag is not None and path is not None and (evaluation or not flag.evaluation):
             options |= {**flag.along, argument: str(Path(path).expanduser())}
     options |= values.get("data_options") or {}
-    return ChosenDataset(name, root and str(Path(root).expanduser()), split, options)
+    for argument, flag in entry.flags.items():
+        if flag.required and (evaluation or not flag.evaluation) and argument not in options:
+            problems.add(f"{flag_of(argument)} is missing, it should be {flag.help}")
+    root = root and str(Path(root).expanduser())
+    if evaluation:  # training has no --split
+        with problems.collected():
+            _check_split(entry, root, split)
+    problems.raise_any()
+    return ChosenDataset(name, root, split, options)
+
+
+def _check_split(entry: DatasetEntry, root: str | None, split: str) -> None:
+    if root is None or not entry.split_folders:
+        if split not in entry.splits:
+            raise ValueError(unknown("--split", split, entry.splits))
+        return
+    # An undivided folder serves whatever training and evaluation ask for, but no misspelt split.
+    known = dict.fromkeys((*entry.splits, *DatasetEntry.splits))
+    if split not in known and not Path(root, split).is_dir():
+        raise ValueError(unknown("--split", split, known))
+    _split_folder(Path(root), split, entry.splits)
 
 
 def evaluation_flags(name: str | None) -> list[str]:

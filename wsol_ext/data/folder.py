@@ -17,6 +17,8 @@ from wsol_ext.data.images import is_like_image
 from wsol_ext.data.splits import split_of
 from wsol_ext.data.tables import AnnotationError, check_pixels, read_csv
 
+__all__ = ["FolderDataset", "ImageListDataset"]
+
 
 class FolderDataset(LocalizationDataset):
     """Pictures in one folder a class, `root/CLASS/…/picture.jpg`, with their boxes in a CSV file if there are any.

@@ -11,6 +11,15 @@ from PIL import Image
 
 from wsol_ext._names import printable
 
+__all__ = [
+    "ImageError",
+    "check_image",
+    "image_suffixes",
+    "is_like_image",
+    "read_grey",
+    "read_image",
+]
+
 # A file is read as what it is, whatever its name; and Pillow knows formats that start other programs (EPS), or take
 # any bytes for a picture (TGA).
 _FORMATS = (

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 from wsol_ext._names import printable, some
 from wsol_ext.data.tables import Row, read_csv
 
+__all__ = ["read_labels"]
+
 
 def read_labels(source: str, paths: Sequence[Path], class_names: Sequence[str]) -> dict[Path, int]:
     """The known class of each image.

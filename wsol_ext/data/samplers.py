@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sized
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
+__all__ = ["UnpaddedDistributedSampler"]
+
 
 class UnpaddedDistributedSampler(Sampler[int]):
     """Every `num_replicas`-th sample from `rank` on: each sample goes to exactly one process, once.

@@ -10,6 +10,8 @@ from torch import Tensor
 from wsol_ext.data import _drawing as drawing
 from wsol_ext.data.base import LocalizationDataset, Transform
 
+__all__ = ["SPECIES", "SyntheticDataset"]
+
 SPECIES = {
     "cardinal": (214, 40, 40),
     "canary": (246, 205, 48),

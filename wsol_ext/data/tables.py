@@ -8,6 +8,8 @@ from typing import Any
 
 from wsol_ext._names import some
 
+__all__ = ["AnnotationError", "Row", "read_csv", "read_rows"]
+
 
 class AnnotationError(ValueError):
     """Annotations that do not fit: a malformed line, an unknown or missing image. The message names the file."""

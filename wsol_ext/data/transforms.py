@@ -9,6 +9,20 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+__all__ = [
+    "AUGMENTATIONS",
+    "MEAN",
+    "STD",
+    "EvalViews",
+    "ImageSize",
+    "denormalize",
+    "enlarged",
+    "eval_transform",
+    "height_width",
+    "ten_crops",
+    "train_transform",
+]
+
 MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's pixels in [0, 1], by colour channel."""
 STD = (0.229, 0.224, 0.225)

@@ -16,6 +16,8 @@ from wsol_ext.data.tables import Row, check_complete, check_pixels, read_rows
 
 T = TypeVar("T")
 
+__all__ = ["WsolMetadataDataset"]
+
 _BOX_FORM, _MASK_FORM = "image id, x0, y0, x1, y1", "image id, mask file, ignore file"
 
 

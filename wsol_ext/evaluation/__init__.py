@@ -1,9 +1,15 @@
 """Evaluation: one pass over the data, every chosen protocol, the centre baseline beside the method."""
 
-from wsol_ext.evaluation.loop import Example, MapFunction, evaluate
-from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
-from wsol_ext.evaluation.views import transform_for
-from wsol_ext.metrics import PROTOCOLS, Curve, Protocol, register_protocol
+from typing import TYPE_CHECKING
+
+from wsol_ext._names import on_first_use
+
+if TYPE_CHECKING:
+    from wsol_ext.evaluation.gallery import Example
+    from wsol_ext.evaluation.loop import MapFunction, evaluate
+    from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
+    from wsol_ext.evaluation.views import transform_for
+    from wsol_ext.metrics import PROTOCOLS, Curve, Protocol, register_protocol
 
 __all__ = [
     "CENTER",
@@ -18,3 +24,18 @@ __all__ = [
     "register_protocol",
     "transform_for",
 ]
+
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "gallery": ["Example"],
+        "loop": ["MapFunction", "evaluate"],
+        "results": ["CENTER", "Evaluation", "ProtocolResult"],
+        "views": ["transform_for"],
+        ".metrics": ["PROTOCOLS", "Curve", "Protocol", "register_protocol"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,8 @@
 """The one pass over the data that every protocol is fed from."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -12,50 +13,24 @@ from wsol_ext._names import unknown
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset, Sample
+from wsol_ext.evaluation.gallery import Gallery
 from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
+from wsol_ext.evaluation.settings import mistaken_settings
 from wsol_ext.evaluation.views import VIEWS, inputs_of
 from wsol_ext.metrics import (
     EVALUATED,
-    OUTCOMES,
     PROTOCOLS,
     Batch,
     Protocol,
     View,
     center_map,
-    localization_outcomes,
-    scale_boxes,
-    single_boxes,
-    to_score_maps,
 )
 from wsol_ext.models.base import LocalizationModel, Localized, log_mean_probability
 
+__all__ = ["MapFunction", "evaluate"]
+
 MapFunction = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) to class-agnostic score maps (B, h, w), on any grid: what has no class predictions."""
-
-
-@dataclass
-class Example:
-    """One image of a gallery.
-
-    Attributes:
-        index: its place in the data set.
-        outcome: `right`, `class_wrong`, `multi_instance`, `part`, `more` or `other`.
-        label: the true class.
-        predicted: the top-1 class.
-        probability: of that class.
-        score_map: (h, w), the true class's map.
-        box: (4,) x0, y0, x1, y1 cut from it, pixels of the original.
-        gt_boxes: (G, 4), pixels of the original.
-    """
-
-    index: int
-    outcome: str
-    label: int
-    predicted: int
-    probability: float
-    score_map: Tensor
-    box: Tensor
-    gt_boxes: Tensor
 
 
 def evaluate(
@@ -92,16 +67,19 @@ def evaluate(
         workers: processes that read images; 0: none beside this one.
         threshold: of `toploc`, in [0, 1); "best" chooses it on these images, and the result says so.
         interval: of the thresholds of `maxboxacc` and `maxboxaccv2`, and of the bins of `pxap`.
-        gallery: how many examples of each outcome to keep.
-        progress: show a bar.
+        gallery: how many examples of each outcome to keep: the best and the worst boxes, spread over the classes.
+        progress: show a bar, or a line now and then where standard error is no terminal.
         method: the model's name in the results; by default its own.
 
     Raises:
         ValueError: an unknown protocol, one that this data lacks boxes, masks or a view for, or a
-            threshold or interval outside its range.
+            threshold, interval or gallery outside its range.
         ImageError: an image of the data set cannot be read.
     """
-    _check(dataset, protocols, threshold, interval)
+    if mistakes := list(mistaken_settings(threshold, interval, gallery)):
+        raise ValueError("; ".join(mistakes))
+    _check(dataset, protocols)
+    started = time.perf_counter()
     device = torch.device(device)
     method = method or _name(model)
     sources = _sources(model, method, protocols, interval, threshold)
@@ -109,7 +87,9 @@ def evaluate(
         for protocol in by_protocol.values():
             protocol.to(device)
     shows_examples = gallery > 0 and dataset.has_boxes and isinstance(model, nn.Module)
-    examples = _Gallery(gallery if shows_examples else 0, threshold)
+    examples = Gallery(
+        gallery if shows_examples else 0, 0.1 if isinstance(threshold, str) else threshold
+    )
     looked_at = {protocol.view for protocol in sources[method].values()}
     views = [v for v in VIEWS if v in looked_at or (v == "whole" and shows_examples)]
     loader = DataLoader(
@@ -136,12 +116,12 @@ def evaluate(
                             protocol.update(shown[name])
             if shows_examples:
                 examples.update(batches["whole"], raw)
-    return Evaluation(method, len(dataset), _results(sources), examples=examples.chosen())
+    results, chosen = _results(sources), examples.chosen()
+    seconds = time.perf_counter() - started
+    return Evaluation(method, len(dataset), results, examples=chosen, seconds=seconds)
 
 
-def _check(
-    dataset: LocalizationDataset, protocols: Sequence[str], threshold: float | str, interval: float
-) -> None:
+def _check(dataset: LocalizationDataset, protocols: Sequence[str]) -> None:
     if not protocols:
         raise ValueError(f"no protocol is given, there should be one of {', '.join(PROTOCOLS)}")
     for name in protocols:
@@ -150,13 +130,6 @@ def _check(
         needed = PROTOCOLS[name].needs
         if not getattr(dataset, f"has_{needed}"):
             raise ValueError(f"protocol {name} needs {needed}, which the data set does not have")
-    if isinstance(threshold, str):
-        if threshold != "best":
-            raise ValueError(f"threshold is {threshold!r}, it should be a number or 'best'")
-    elif not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}, it should be in [0, 1)")
-    if not 0 < interval < 1:
-        raise ValueError(f"interval is {interval}, it should be between 0 and 1")
 
 
 def _name(model: nn.Module | MapFunction) -> str:
@@ -244,38 +217,3 @@ def _results(sources: dict[str, dict[str, Protocol]]) -> list[ProtocolResult]:
                 result.curves.setdefault(title, {})[source] = curve
         results.append(result)
     return results
-
-
-class _Gallery:
-    """Keeps the first few examples of each outcome."""
-
-    def __init__(self, wanted: int, threshold: float | str) -> None:
-        self.wanted = wanted
-        self.threshold = 0.1 if isinstance(threshold, str) else threshold
-        self.kept: dict[str, list[Example]] = {}
-
-    def update(self, batch: Batch, raw: Sample) -> None:
-        if not self.wanted or batch.logits is None:
-            return
-        frame = scale_boxes(batch.boxes, batch.sizes, protocol="toploc", size=EVALUATED)
-        cut = single_boxes(to_score_maps(batch.maps.float(), EVALUATED, "bilinear"), self.threshold)
-        outcomes = localization_outcomes(cut, batch.logits.float(), batch.labels, frame)
-        boxes = cut.cpu() * batch.sizes.repeat(1, 2) / EVALUATED
-        probabilities, predicted = batch.logits.float().softmax(dim=1).max(dim=1)
-        for outcome in OUTCOMES:
-            kept = self.kept.setdefault(outcome, [])
-            for row in outcomes[outcome].nonzero().flatten().tolist()[: self.wanted - len(kept)]:
-                example = Example(
-                    index=int(raw["indices"][row]),
-                    outcome=outcome,
-                    label=int(batch.labels[row]),
-                    predicted=int(predicted[row]),
-                    probability=float(probabilities[row]),
-                    score_map=batch.maps[row].float().cpu(),
-                    box=boxes[row].float(),
-                    gt_boxes=raw["boxes"][row],
-                )
-                kept.append(example)
-
-    def chosen(self) -> list[Example]:
-        return [example for kept in self.kept.values() for example in kept]

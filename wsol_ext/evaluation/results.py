@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import write_csv, write_json
+from wsol_ext._versions import versions
 from wsol_ext.metrics import PROTOCOLS, Curve
+
+if TYPE_CHECKING:
+    from wsol_ext.evaluation.gallery import Example
+
+__all__ = ["CENTER", "Evaluation", "ProtocolResult"]
 
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
@@ -34,6 +40,10 @@ class ProtocolResult:
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         return f"{self.name} ({settings})"
 
+    def label(self, number: str) -> str:
+        """A number's name for people."""
+        return PROTOCOLS[self.name].labels.get(number, number)
+
     @staticmethod
     def is_share(name: str) -> bool:
         """Whether a number is a share of images or pixels: all are, but the thresholds they are reached at."""
@@ -50,13 +60,15 @@ class Evaluation:
         protocols: a result a protocol.
         about: checkpoint, data and whatever else a reader should know.
         examples: images with their maps and boxes, for a gallery.
+        seconds: how long the pass over the images took.
     """
 
     method: str
     images: int
     protocols: list[ProtocolResult]
     about: dict[str, Any] = field(default_factory=dict)
-    examples: list[Any] = field(default_factory=list)
+    examples: list["Example"] = field(default_factory=list)
+    seconds: float = 0.0
 
     def metric(self, protocol: str, name: str, source: str | None = None) -> float:
         """One number: `evaluation.metric("toploc", "gt_known")`; `source` is the method by default."""
@@ -84,13 +96,32 @@ class Evaluation:
         sources = (*self.parts, self.method, CENTER)
         return names, {s: [r.metrics.get(s, {}).get(n) for r, n in shown] for s in sources}
 
+    def below_baseline(self) -> str:
+        """A sentence about the headline numbers in which no model at all is better; "" where there is none."""
+        found = []
+        for result in self.protocols:
+            own, baseline = result.metrics[self.method], result.metrics[CENTER]
+            for number in PROTOCOLS[result.name].headlines:
+                points = 100 * (baseline.get(number, 0.0) - own.get(number, 0.0))
+                if points > 0:
+                    by = f"{points:.1f}" if points >= 0.05 else "less than 0.1"
+                    label = "" if number == result.name else f" ({result.label(number)})"
+                    found.append(f"by {by} points under {result.name}{label}")
+        return f"{self.method} is below the {CENTER} {', '.join(found)}" if found else ""
+
     def as_dict(self) -> dict[str, Any]:
-        """Everything but curves and examples, as JSON has it."""
+        """Everything but curves, examples and the time it took, as JSON has it: the same, however often it is found."""
         protocols = [
             {"protocol": r.name, "settings": r.settings, "metrics": r.metrics}
             for r in self.protocols
         ]
-        return {**self.about, "method": self.method, "images": self.images, "protocols": protocols}
+        return {
+            **self.about,
+            "method": self.method,
+            "images": self.images,
+            "versions": versions(),
+            "protocols": protocols,
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each protocol, source and metric."""

@@ -10,6 +10,8 @@ from wsol_ext.data.base import Sample
 from wsol_ext.data.transforms import ImageSize
 from wsol_ext.metrics import PROTOCOLS, View
 
+__all__ = ["VIEWS", "inputs_of", "transform_for"]
+
 VIEWS: tuple[View, ...] = ("whole", "crops")
 
 

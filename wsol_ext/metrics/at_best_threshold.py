@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+__all__ = ["AtBestThreshold"]
+
 
 class AtBestThreshold(Metric):
     """Shares of images, counted at each threshold, reported at the one where some of them sum to most.

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+__all__ = ["Boxes", "ground_truth", "list_boxes", "pad_boxes"]
+
 Boxes = Sequence[Tensor] | Tensor
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = ["Interpolation", "center_map", "normalize_maps", "resize_maps", "to_score_maps"]
+
 Interpolation = Literal["bicubic", "bilinear"]
 
 

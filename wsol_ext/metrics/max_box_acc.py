@@ -11,6 +11,8 @@ from torchmetrics import Metric
 from wsol_ext import ops
 from wsol_ext.metrics.ground_truth import Boxes, ground_truth
 
+__all__ = ["BoxAccCurve", "MaxBoxAcc", "MaxBoxAccV2", "count_right_boxes", "score_thresholds"]
+
 
 class BoxAccCurve(NamedTuple):
     """Accuracy over thresholds: what MaxBoxAcc takes the maximum of."""

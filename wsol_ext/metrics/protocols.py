@@ -21,6 +21,15 @@ from wsol_ext.metrics.registry import (
 from wsol_ext.metrics.sat import SatLocalizationAccuracy
 from wsol_ext.metrics.toploc import LocalizationAccuracy
 
+__all__ = [
+    "CANDIDATES",
+    "MaxBoxAccProtocol",
+    "MaxBoxAccV2Protocol",
+    "PixelPrecision",
+    "SatLocalization",
+    "TopLoc",
+]
+
 _LOCALIZATION_LABELS: Mapping[str, str] = {
     "cls_top1": "Top-1 classification",
     "cls_top5": "Top-5 classification",

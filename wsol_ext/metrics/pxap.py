@@ -8,6 +8,8 @@ from torchmetrics import Metric
 
 from wsol_ext.metrics.max_box_acc import score_thresholds
 
+__all__ = ["IGNORED", "PxAP", "PxCurve", "pixel_histograms"]
+
 IGNORED = 255
 """The mask value of pixels that count neither way."""
 

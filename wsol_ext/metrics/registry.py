@@ -11,6 +11,17 @@ from torchmetrics import Metric
 
 from wsol_ext.metrics.ground_truth import Boxes, list_boxes
 
+__all__ = [
+    "EVALUATED",
+    "PROTOCOLS",
+    "Batch",
+    "Curve",
+    "Protocol",
+    "View",
+    "register_protocol",
+    "scale_boxes",
+]
+
 EVALUATED = 224
 """The side of the square that all of these protocols evaluate on, in pixels."""
 

@@ -12,6 +12,8 @@ from wsol_ext.metrics.ground_truth import Boxes, ground_truth
 from wsol_ext.metrics.maps import normalize_maps, resize_maps
 from wsol_ext.metrics.toploc import true_class_ranks
 
+__all__ = ["SAT_SHARES", "SAT_THRESHOLDS", "SatLocalizationAccuracy", "component_boxes"]
+
 SAT_THRESHOLDS = (0.3, 0.35, 0.4, 0.45)
 """The candidates of the `sat` protocol."""
 SAT_SHARES = ("cls_top1", "cls_top5", "loc_top1", "loc_top5", "gt_known")

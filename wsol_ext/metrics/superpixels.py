@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = ["boundary_recall", "explained_variation", "undersegmentation_error"]
+
 
 def explained_variation(values: Tensor, labels: Tensor) -> Tensor:
     """Share of an image's variation that remains when every pixel takes the mean over its segment.

@@ -12,6 +12,16 @@ from wsol_ext.metrics.ground_truth import Boxes, ground_truth
 from wsol_ext.metrics.maps import to_score_maps
 from wsol_ext.ops.boxes import shared_area
 
+__all__ = [
+    "OUTCOMES",
+    "SHARES",
+    "LocalizationAccuracy",
+    "localization_outcomes",
+    "single_boxes",
+    "true_class_maps",
+    "true_class_ranks",
+]
+
 OUTCOMES = ("right", "class_wrong", "multi_instance", "part", "more", "other")
 """The kinds of a top-1 prediction; each image's is exactly one of them."""
 SHARES = ("cls_top1", "cls_top5", "loc_top1", "loc_top5", "gt_known", *OUTCOMES)

@@ -13,6 +13,18 @@ from wsol_ext.data.transforms import ImageSize
 from wsol_ext.models.transfer import MisfitError, backbone_differences, whole_layers
 from wsol_ext.models.vit import Backbone
 
+__all__ = [
+    "METHODS",
+    "LocalizationModel",
+    "Localized",
+    "Parts",
+    "SingleBackboneModel",
+    "asked_classes",
+    "classification_loss",
+    "log_mean_probability",
+    "register_method",
+]
+
 
 class Localized(NamedTuple):
     """What `localize` gives.

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+__all__ = ["ClassMapHead", "min_max"]
+
 
 class ClassMapHead(nn.Conv2d):
     """Class-score maps S = 3x3 convolution (padding 1) of the patch tokens; logits = mean of S over the grid.

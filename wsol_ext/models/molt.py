@@ -32,6 +32,8 @@ from wsol_ext.models.transfer import (
 from wsol_ext.models.tscam import TSCAM
 from wsol_ext.models.vit import Backbone
 
+__all__ = ["MOLT", "combine", "level_size", "refine"]
+
 
 @register_method("molt")
 class MOLT(LocalizationModel):

@@ -21,6 +21,8 @@ from wsol_ext.models.vit import (
     project_out,
 )
 
+__all__ = ["SAT"]
+
 # The Gaussian (sigma 0.42 cells) the map is blurred by before its normalization loss.
 _CORNER, _EDGE, _CENTER = 0.00262846, 0.0460116, 0.80543974
 

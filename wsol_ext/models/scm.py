@@ -12,6 +12,8 @@ from wsol_ext.models.class_maps import min_max
 from wsol_ext.models.tscam import TSCAM
 from wsol_ext.models.vit import Backbone
 
+__all__ = ["SCM", "CalibrationLayer", "CalibrationStep"]
+
 
 class CalibrationStep(NamedTuple):
     """The maps before the first layer or after one.

@@ -22,6 +22,8 @@ from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.transfer import MisfitError
 from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
 
+__all__ = ["TRT"]
+
 
 class _FirstStage(NamedTuple):
     """What stage 1 makes of images."""

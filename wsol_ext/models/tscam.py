@@ -14,6 +14,8 @@ from wsol_ext.models.base import (
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.vit import Backbone, patch_attention
 
+__all__ = ["TSCAM"]
+
 
 @register_method("tscam")
 class TSCAM(SingleBackboneModel):

@@ -23,6 +23,17 @@ from wsol_ext.data.transforms import MEAN, STD, ImageSize
 from wsol_ext.models.backbones import named_backbone, pretrained_arguments
 from wsol_ext.models.options import check_options, signature_of
 
+__all__ = [
+    "Backbone",
+    "attend",
+    "block_around",
+    "expect_imagenet_pixels",
+    "fused_attention",
+    "patch_attention",
+    "project_in",
+    "project_out",
+]
+
 
 class Backbone(nn.Module):
     """A timm VisionTransformer without its head, for images of any size that its patches divide.

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
+__all__ = ["class_attention", "class_attention_reference", "spatial_gate", "spatial_gate_reference"]
+
 
 def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
     """Head-averaged attention of a few query tokens over all tokens.

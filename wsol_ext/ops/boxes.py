@@ -8,6 +8,17 @@ from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
+__all__ = [
+    "Contours",
+    "OneContour",
+    "Thresholds",
+    "best_box_iou",
+    "box_iou",
+    "box_iou_reference",
+    "extract_boxes",
+    "shared_area",
+]
+
 Contours = Literal["largest", "all"]
 OneContour = Literal["largest", "most_pixels"]
 Thresholds = Tensor | Sequence[float]

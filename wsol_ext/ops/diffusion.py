@@ -10,6 +10,8 @@ from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
+__all__ = ["spatial_diffusion", "spatial_diffusion_reference"]
+
 _MOST_ITERATIONS = 20  # f is steeper at 0 the more there are: alpha * 2^iterations
 
 

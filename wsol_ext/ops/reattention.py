@@ -8,6 +8,8 @@ from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
+__all__ = ["masked_reattention", "masked_reattention_reference"]
+
 _NAME = "masked_reattention"
 _LARGEST_EPS = 1e30  # its product with a value is still a float32
 _LARGEST_WIDTH = backend.constants["largest_reattention_width"]  # of a head in CUDA's registers

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
+__all__ = ["segment_mean", "segment_mean_reference", "segment_mode", "segment_mode_reference"]
+
 
 def segment_mean(values: Tensor, labels: Tensor) -> Tensor:
     """Each pixel's value replaced by the mean over its segment.

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
+__all__ = ["SlicGrid", "lab_reference", "slic", "slic_grid", "slic_reference"]
+
 # csrc/superpixels/slic.h has their values.
 _COLOUR_UNIT = backend.constants["slic_colour_unit"]  # of these are one of CIELAB's
 _PLACE_UNIT = backend.constants["slic_place_unit"]  # of these are a pixel; centres lie on them

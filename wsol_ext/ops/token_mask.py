@@ -9,6 +9,13 @@ from torch.nn import functional as F
 
 from wsol_ext.ops import _backend as backend
 
+__all__ = [
+    "adaptive_token_mask",
+    "adaptive_token_mask_reference",
+    "masked_softmax",
+    "masked_softmax_reference",
+]
+
 
 def adaptive_token_mask(attention: Tensor, mass: float) -> Tensor:
     """The most attended tokens of each row, while their sum stays below a part of the row's.

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from wsol_ext.metrics import to_score_maps
 
+__all__ = ["caption", "draw_boxes", "fit", "overlay", "parts_sheet"]
+
 GREEN, RED = (34, 197, 94), (239, 68, 68)
 
 
@@ -49,7 +51,7 @@ def draw_boxes(
     colour: tuple[int, int, int],
     original: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """A copy of the image with boxes on it.
+    """A copy of the image with boxes on it, their lines inside of the image.
 
     torchvision's `draw_bounding_boxes` draws no rim, and puts labels inside of the box, over the object.
 
@@ -62,7 +64,10 @@ def draw_boxes(
     image = image.copy()
     canvas = ImageDraw.Draw(image)
     width = max(3, round(max(image.size) / 130))
-    for x0, y0, x1, y1 in _scaled(boxes, image, original).tolist():
+    scaled = _scaled(boxes, image, original)
+    # Inside of the picture, the rim too: of a box that fills it the lines are seen.
+    furthest = torch.tensor([image.width - 2, image.height - 2] * 2).clamp(min=1)
+    for x0, y0, x1, y1 in torch.minimum(scaled.clamp(min=1), furthest).tolist():
         # The dark rim keeps the line visible on any ground.
         canvas.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=width + 2)
         canvas.rectangle((x0, y0, x1, y1), outline=colour, width=width)

@@ -1,5 +1,6 @@
 """Curves, drawn without a display."""
 
+import io
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -12,7 +13,10 @@ from wsol_ext._files import atomic_path
 from wsol_ext.evaluation import CENTER
 from wsol_ext.metrics import Curve
 
-INK, GREY = "#1f2933", "#9aa5b1"
+__all__ = ["SERIES", "curve_figure", "figure_svg", "loss_figure", "save_figure"]
+
+INK, GREY, LINE = "#1f2933", "#9aa5b1", "#e4e7eb"
+_ON_DARK = {INK: "#e4e7eb", LINE: "#323f4b"}
 SERIES = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed")
 
 
@@ -24,7 +28,7 @@ def _axes(width: float = 6.0, height: float = 3.4) -> tuple[Figure, Any]:
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GREY)
     axes.tick_params(colors=INK, labelsize=9)
-    axes.grid(color="#e4e7eb", linewidth=0.8)
+    axes.grid(color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
 
@@ -56,9 +60,10 @@ def loss_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
         right.set_ylabel("accuracy (%)", color=SERIES[1])
         right.set_ylim(0, 101)
         right.spines["top"].set_visible(False)
+        right.spines[["left", "bottom", "right"]].set_color(GREY)
         right.tick_params(colors=INK, labelsize=9)
         if len(shown) > 1:
-            right.legend(frameon=False, fontsize=9, loc="center right")
+            right.legend(frameon=False, labelcolor=INK, fontsize=9, loc="center right")
     return figure
 
 
@@ -91,7 +96,7 @@ def curve_figure(curves: Mapping[str, Curve], title: str) -> Figure:
     axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 101)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return figure
 
 
@@ -99,3 +104,21 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
+
+
+def figure_svg(figure: Figure) -> str:
+    """A figure as SVG without a ground, whose text and lines are light where its reader's screen is dark."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    light, dark = [], []
+    for number, (colour, on_dark) in enumerate(_ON_DARK.items()):
+        svg = svg.replace(colour, f"var(--c{number})")
+        light.append(f"--c{number}:{colour}")
+        dark.append(f"--c{number}:{on_dark}")
+    style = (
+        f"<style>svg{{{';'.join(light)}}}"
+        f"@media (prefers-color-scheme: dark){{svg{{{';'.join(dark)}}}}}</style>"
+    )
+    opening = svg.index(">", svg.index("<svg")) + 1
+    return svg[:opening] + style + svg[opening:]

@@ -15,7 +15,9 @@ from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import CENTER, PROTOCOLS, Evaluation, Example, ProtocolResult
 from wsol_ext.metrics import OUTCOMES, TopLoc
 from wsol_ext.report import drawing
-from wsol_ext.report.figures import curve_figure, loss_figure
+from wsol_ext.report.figures import curve_figure, figure_svg, loss_figure
+
+__all__ = ["write_report"]
 
 _OUTCOME_TEXTS = {
     "right": "The class is right and the box has IoU > 0.5.",
@@ -35,6 +37,7 @@ def write_report(
     title: str = "Weakly supervised localization",
     history: Sequence[Mapping[str, float]] = (),
     config: Mapping[str, Any] | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> None:
     """Write a self-contained HTML page about an evaluation.
 
@@ -45,6 +48,7 @@ def write_report(
         title: the page's title.
         history: a row an epoch, for the loss curve.
         config: options to list.
+        origin: when and by what the evaluation was made, to list.
 
     Raises:
         OSError: the file cannot be written.
@@ -71,6 +75,8 @@ def write_report(
         gallery=[] if dataset is None else _gallery(evaluation.examples, dataset),
         training=_figure(loss_figure(history)) if history else None,
         config=config,
+        origin=origin,
+        warning=evaluation.below_baseline(),
     )
     write_text(path, page + "\n")
 
@@ -79,12 +85,11 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
     """The numbers that stand for each protocol, the baseline's under the method's."""
     tiles = []
     for result in evaluation.protocols:
-        protocol = PROTOCOLS[result.name]
-        for number in protocol.headlines:
+        for number in PROTOCOLS[result.name].headlines:
             value = result.metrics[evaluation.method].get(number)
             if value is None:
                 continue
-            label = protocol.labels.get(number, number)
+            label = result.label(number)
             baseline = result.metrics[CENTER].get(number)
             tiles.append(
                 {
@@ -103,7 +108,7 @@ def _rows(result: ProtocolResult, method: str) -> list[dict[str, Any]]:
         show = _percent if result.is_share(name) else _number
         baseline = result.metrics[CENTER].get(name)
         row = {
-            "title": PROTOCOLS[result.name].labels.get(name, name),
+            "title": result.label(name),
             "cells": [show(value), "" if baseline is None else show(baseline)],
             "minor": name in OUTCOMES or not result.is_share(name),
         }
@@ -160,6 +165,7 @@ def _card(example: Example, dataset: LocalizationDataset) -> dict[str, str]:
         "true": dataset.class_names[example.label],
         "taken_for": "" if right else dataset.class_names[example.predicted],
         "probability": _percent(example.probability),
+        "iou": f"{example.iou:.2f}",
     }
 
 
@@ -170,9 +176,7 @@ def _picture(image: Image.Image) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="svg")
-    return _embedded(file.getvalue(), "svg+xml")
+    return _embedded(figure_svg(figure).encode(), "svg+xml")
 
 
 def _embedded(data: bytes, kind: str) -> str:

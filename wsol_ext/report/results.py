@@ -2,13 +2,17 @@
 
 import csv
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from wsol_ext._versions import versions
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import Evaluation
 from wsol_ext.report.page import write_report
 from wsol_ext.report.table import print_tables
+
+__all__ = ["write_results"]
 
 
 def write_results(
@@ -17,7 +21,7 @@ def write_results(
     out: Path,
     run_folder: Path,
     config: Mapping[str, Any],
-    show: bool = True,
+    command: str,
 ) -> None:
     """Write an evaluation's files and the report, and print its tables.
 
@@ -27,16 +31,33 @@ def write_results(
         out: the folder to write to.
         run_folder: the folder of the run, whose `metrics.csv` is drawn, where there is one.
         config: the run's options, to list.
-        show: whether to print.
+        command: the command line, for the report to name.
     """
     evaluation.save(out)
     title = f"{evaluation.method} on {evaluation.about['data']}"
     history = _history(run_folder / "metrics.csv")
     page = out / "report.html"
-    write_report(page, evaluation, dataset, title=title, history=history, config=config)
-    if show:
-        print_tables(evaluation)
-        print(f"report: {page}")
+    write_report(
+        page,
+        evaluation,
+        dataset,
+        title=title,
+        history=history,
+        config=config,
+        origin=_origin(evaluation, command),
+    )
+    print_tables(evaluation)
+    print(f"report: {page}")
+
+
+def _origin(evaluation: Evaluation, command: str) -> dict[str, str]:
+    """Where the numbers come from: when, how long, by what."""
+    return {
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        "duration": f"{evaluation.seconds:.1f} s",
+        "command": command,
+        **versions(),
+    }
 
 
 def _history(path: Path) -> list[dict[str, float]]:

@@ -6,6 +6,8 @@ from rich.table import Table
 
 from wsol_ext.evaluation.results import CENTER, Evaluation
 
+__all__ = ["print_tables"]
+
 
 def print_tables(evaluation: Evaluation) -> None:
     """Print each protocol's metrics, the method beside the centre baseline, and all of its parts; shares in percent."""
@@ -19,7 +21,7 @@ def print_tables(evaluation: Evaluation) -> None:
             baseline = result.metrics[CENTER].get(name)
             show = "{:.1%}" if result.is_share(name) else "{:.3f}"
             beside = "" if baseline is None else show.format(baseline)
-            table.add_row(name, show.format(value), beside)
+            table.add_row(result.label(name), show.format(value), beside)
         console.print(table)
     if evaluation.parts:
         names, rows = evaluation.comparison()
@@ -38,3 +40,5 @@ def print_tables(evaluation: Evaluation) -> None:
             part = source.removeprefix(f"{evaluation.method}, ")
             table.add_row(part, *("" if v is None else f"{v:.1%}" for v in values))
         console.print(table)
+    if warning := evaluation.below_baseline():
+        console.print(warning, style="bold", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wsol_ext._files import atomic_path, write_csv
+from wsol_ext._progress import LogLines
 from wsol_ext._seeds import mix_seed
 from wsol_ext.training.stages import Stage
+
+__all__ = [
+    "AtomicCheckpoints",
+    "EpochProgress",
+    "History",
+    "SaveEachEpoch",
+    "SeedEachEpoch",
+    "StopOnNaN",
+    "TrainingError",
+]
 
 # How often a GPU is asked whether the loss is still finite: asking waits for it.
 _CHECK_EVERY = 50
@@ -174,27 +186,43 @@ class SaveEachEpoch(Checkpoint):
 
 
 class EpochProgress(Callback):
-    """A bar over the steps of the running epoch, where someone watches, and a line for each that ended."""
+    """A bar over the steps of the running epoch, or lines in a log, and a line for each that ended.
 
-    def __init__(self, console: Console, history: History) -> None:
+    Args:
+        console: where to print.
+        history: of the rows to print.
+        clock: of the lines in a log, gives seconds.
+    """
+
+    def __init__(
+        self, console: Console, history: History, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.console = console
         self.history = history
+        self.clock = clock
         self._bar: Progress | None = None
+        self._lines: LogLines | None = None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Put up the bar."""
-        if not trainer.is_global_zero or not self.console.is_terminal:
+        if not trainer.is_global_zero:
+            return
+        title = f"{self.history.stage.title}epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        steps = int(trainer.num_training_batches)
+        if not self.console.is_terminal:
+            self._lines = LogLines(title, steps, self.console, self.clock)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-        title = f"{self.history.stage.title}epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self._bar.add_task(title, total=trainer.num_training_batches)
+        self._bar.add_task(title, total=steps)
         self._bar.start()
 
     def on_train_batch_end(self, *arguments: Any) -> None:
         """Move the bar."""
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0])
+        elif self._lines is not None:
+            self._lines.advance()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take the bar down and print the epoch's line."""

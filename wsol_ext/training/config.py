@@ -14,6 +14,8 @@ from wsol_ext._names import flag_of, unknown
 from wsol_ext._problems import Problems
 from wsol_ext.data.factory import DATASETS, ChosenDataset, chosen_dataset, data_help, flag_help
 
+__all__ = ["Augmentation", "Optimizer", "Precision", "Schedule", "TrainingConfig"]
+
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "steps", "cosine"]
 Augmentation = Literal["none", "standard", "erasing", "autoaugment", "strong"]

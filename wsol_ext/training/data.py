@@ -22,6 +22,8 @@ from wsol_ext.data.transforms import AUGMENTATIONS
 from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
 from wsol_ext.training.stages import Stage, resolved
 
+__all__ = ["Augmented", "Draw", "ShuffledSampler", "Splits", "TrainingData", "open_splits"]
+
 
 class Draw(NamedTuple):
     """A sample and the seed its augmentation uses: what `ShuffledSampler` hands to `Augmented`."""

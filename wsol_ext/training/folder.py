@@ -21,6 +21,8 @@ from wsol_ext.training.callbacks import TrainingError
 from wsol_ext.training.config import TrainingConfig
 from wsol_ext.training.stages import Stage
 
+__all__ = ["RunFolder"]
+
 
 class RunFolder:
     """Where a run keeps its files.

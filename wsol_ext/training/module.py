@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from wsol_ext.training.callbacks import ADVICE, TrainingError
 from wsol_ext.training.config import TrainingConfig
 
+__all__ = ["Localizer", "learning_rate", "parameter_groups"]
+
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,

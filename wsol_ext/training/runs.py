@@ -27,7 +27,6 @@ from wsol_ext.training.callbacks import (
     SaveEachEpoch,
     SeedEachEpoch,
     StopOnNaN,
-    TrainingError,
 )
 from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
 from wsol_ext.training.data import TrainingData
@@ -35,7 +34,7 @@ from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import Localizer
 from wsol_ext.training.stages import Stage, resolved, stages_of
 
-__all__ = ["TrainingError", "train"]
+__all__ = ["quiet_lightning", "train"]
 
 
 def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:

@@ -6,6 +6,8 @@ from wsol_ext._seeds import mix_seed
 from wsol_ext.models import METHODS, LocalizationModel
 from wsol_ext.training.config import TrainingConfig
 
+__all__ = ["Stage", "resolved", "stages_of"]
+
 
 @dataclass(frozen=True)
 class Stage:
