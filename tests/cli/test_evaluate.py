@@ -285,15 +285,15 @@ def test_processes_give_the_numbers_of_one(run_folder, results, tmp_path):
         (["--gallery", "-2"], ["--gallery is -2, it should be 0 or more"]),
         (["--protocols", "map50"], ["--protocols is 'map50'", "toploc"]),
         (["--protocols", "tolpoc"], ["did you mean toploc?"]),
-        (["--split", "vall"], ["--split is 'vall'", "did you mean val?"]),
-        (["--boxes", "nope.csv"], ["--boxes is nope.csv, there is no such file"]),
-        (["--root", "nowhere"], ["--root is nowhere, there is no such file or folder"]),
+        (["--split", "vall", "--boxes", __file__], ["--split is 'vall'", "did you mean val?"]),
+        (["--boxes", "nope.csv"], ["--boxes is nope.csv: no such file"]),
+        (["--root", "nowhere"], ["--root is nowhere: no such file or folder"]),
         (["--protocols", "pxap"], ["pxap needs masks"]),
         (["--batch-size", "0"], ["--batch-size is 0"]),
         (["--device", "cuda:77"], ["--device cuda:77"]),
         (["--data", "imagenet"], ["'imagenet'"]),
         (["--data", "synthetic", "--data-options", '{"num_classes": 5}'], ["4 classes", "5"]),
-        (["--split", "val"], ["has no split 'val', it has train, test"]),
+        (["--split", "val", "--boxes", __file__], ["has no split 'val', it has train, test"]),
         (["--split", "train"], ["--boxes is missing", "first line is image,x0,y0,x1,y1"]),
         (["--data", "cub", "--root", ".", "--boxes", "b.csv"], ["--boxes is for --data folder"]),
     ],
@@ -408,7 +408,7 @@ def test_classes_of_other_names_are_refused(run_folder, pictures, tmp_path, fail
     boxes.write_text((pictures / "boxes.csv").read_text().replace(f"{first}/", "zebra/"))
     options = ["--data", "folder", "--root", str(root), "--boxes", str(boxes)]
     message = fails("evaluate", run_folder, *options, *QUIET)
-    assert f"only the first has '{first}'; only the second has 'zebra'" in message
+    assert f"only the images it was trained on have {first}; only those here have zebra" in message
 
 
 def test_malformed_box_file_is_named_with_its_line(run_folder, pictures, tmp_path, fails):

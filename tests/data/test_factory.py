@@ -151,7 +151,7 @@ def test_evaluation_cannot_do_without_boxes_and_training_can(tmp_path):
         chosen_dataset(given, "test", evaluation=True)
     for boxes in ({"boxes": "b.csv"}, {"data_options": {"boxes": "b.csv"}}):
         chosen = chosen_dataset({**given, **boxes}, "test", evaluation=True)
-        assert chosen.missing_paths() == ["--boxes is b.csv, there is no such file or folder"]
+        assert chosen.missing_paths() == ["--boxes is b.csv: no such file or folder"]
 
 
 def test_all_that_is_wrong_with_the_flags_of_a_data_set_is_told(tmp_path):

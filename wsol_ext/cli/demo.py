@@ -11,7 +11,7 @@ from wsol_ext.cli.options import add_switch
 if TYPE_CHECKING:
     from wsol_ext.training import TrainingConfig
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "demo_config", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "demo_config", "run"]
 
 HELP = "train, evaluate and report on drawn data, in two minutes"
 DESCRIPTION = (

@@ -27,7 +27,7 @@ from wsol_ext.evaluation.settings import mistaken_settings
 if TYPE_CHECKING:
     from wsol_ext.models import LocalizationModel
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "run"]
 
 HELP = "evaluate a model by the published protocols"
 DESCRIPTION = (

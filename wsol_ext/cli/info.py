@@ -7,7 +7,7 @@ from typing import Any
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "describe", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "describe", "run"]
 
 HELP = "what is installed and usable here"
 DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them."

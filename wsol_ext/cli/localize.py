@@ -21,7 +21,7 @@ from wsol_ext.cli.options import (
 if TYPE_CHECKING:
     from wsol_ext.localize import ImageResult
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "run"]
 
 HELP = "boxes for your own images"
 DESCRIPTION = (

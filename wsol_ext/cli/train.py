@@ -8,7 +8,7 @@ from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import add_config, add_dataclass, add_switch
 from wsol_ext.training.config import TrainingConfig, check_files
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "run"]
 
 HELP = "train a model on images with class labels"
 DESCRIPTION = (

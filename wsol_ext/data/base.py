@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from wsol_ext.data.images import ImageError, read_image
 from wsol_ext.data.tables import AnnotationError
 
-__all__ = ["LocalizationDataset", "Sample", "Tolerant", "Transform", "collate"]
+__all__ = ["LocalizationDataset", "Sample", "Tolerant", "Transform", "WarnsOnce", "collate"]
 
 Sample = dict[str, Any]
 Transform = Callable[[Image.Image], Tensor | dict[str, Tensor]]

@@ -10,6 +10,8 @@ from wsol_ext._files import is_results_folder
 from wsol_ext._names import printable, some
 from wsol_ext.data.images import heif_hint, is_like_image, is_readable_name
 
+__all__ = ["Found", "find_images", "passed_over", "search"]
+
 
 @dataclass
 class Found:

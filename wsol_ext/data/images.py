@@ -14,8 +14,10 @@ from wsol_ext._names import printable
 __all__ = [
     "ImageError",
     "check_image",
+    "heif_hint",
     "image_suffixes",
     "is_like_image",
+    "is_readable_name",
     "read_grey",
     "read_image",
 ]

@@ -7,6 +7,8 @@ from wsol_ext import _progress
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.data.images import ImageError, check_image
 
+__all__ = ["broken_images"]
+
 _AT_ONCE = 256
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from wsol_ext._names import some
 
-__all__ = ["AnnotationError", "Row", "read_csv", "read_rows"]
+__all__ = ["AnnotationError", "Row", "check_complete", "check_pixels", "read_csv", "read_rows"]
 
 
 class AnnotationError(ValueError):

@@ -14,7 +14,7 @@ from wsol_ext.data.base import LocalizationDataset, Transform, WarnsOnce
 from wsol_ext.data.images import read_grey
 from wsol_ext.data.tables import Row, check_complete, check_pixels, read_rows
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 __all__ = ["WsolMetadataDataset"]
 
@@ -173,7 +173,7 @@ class WsolMetadataDataset(LocalizationDataset):
         return self._rows_of(file, columns, ids) if (self.metadata_dir / file).exists() else []
 
 
-def _set(table: dict[str, T], row: Row, what: str, value: T) -> None:
+def _set(table: dict[str, _T], row: Row, what: str, value: _T) -> None:
     """Enter what a line says of an image, which no other line may contradict."""
     name = row.fields[0]
     if table.setdefault(name, value) != value:

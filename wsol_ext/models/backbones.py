@@ -12,6 +12,8 @@ import torch
 
 from wsol_ext._names import nearest
 
+__all__ = ["NamedBackbone", "named_backbone", "pretrained_arguments"]
+
 _HUB_SOURCES = ("hf-hub", "hf_hub")
 _PATIENCE = 3.0  # seconds that a host has to answer in
 

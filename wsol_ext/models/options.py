@@ -7,6 +7,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from wsol_ext._names import nearest, unknown
 
+__all__ = ["check_options", "signature_of"]
+
 _PLAIN: dict[Any, tuple[type | tuple[type, ...], str]] = {
     bool: (bool, "true or false"),
     int: (int, "a whole number"),

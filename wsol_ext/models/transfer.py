@@ -6,6 +6,8 @@ from torch import Tensor
 
 from wsol_ext.models.vit import Backbone
 
+__all__ = ["MisfitError", "backbone_differences", "differences", "differing_heads", "whole_layers"]
+
 _SHOWN = 3
 
 

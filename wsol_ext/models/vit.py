@@ -32,6 +32,7 @@ __all__ = [
     "patch_attention",
     "project_in",
     "project_out",
+    "without_values",
 ]
 
 

@@ -19,6 +19,7 @@ from wsol_ext._seeds import mix_seed
 from wsol_ext.training.stages import Stage
 
 __all__ = [
+    "ADVICE",
     "AtomicCheckpoints",
     "EpochProgress",
     "History",

@@ -14,7 +14,15 @@ from wsol_ext._names import flag_of, unknown
 from wsol_ext._problems import Problems
 from wsol_ext.data.factory import DATASETS, ChosenDataset, chosen_dataset, data_help, flag_help
 
-__all__ = ["Augmentation", "Optimizer", "Precision", "Schedule", "TrainingConfig"]
+__all__ = [
+    "USUAL_BATCH_SIZE",
+    "Augmentation",
+    "Optimizer",
+    "Precision",
+    "Schedule",
+    "TrainingConfig",
+    "check_files",
+]
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "steps", "cosine"]

@@ -22,7 +22,15 @@ from wsol_ext.data.transforms import AUGMENTATIONS
 from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
 from wsol_ext.training.stages import Stage, resolved
 
-__all__ = ["Augmented", "Draw", "ShuffledSampler", "Splits", "TrainingData", "open_splits"]
+__all__ = [
+    "Augmented",
+    "Draw",
+    "ShuffledSampler",
+    "Splits",
+    "TrainingData",
+    "fitted",
+    "open_splits",
+]
 
 
 class Draw(NamedTuple):
