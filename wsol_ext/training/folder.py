@@ -1,16 +1,13 @@
 """A run's folder: which files it has, whose it is, who may write to it."""
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
-from wsol_ext._files import remove_leftovers, write_text
+from wsol_ext._files import hold, move_aside, named, remove_leftovers, write_text
 from wsol_ext.checkpoints import CheckpointError
 from wsol_ext.training.callbacks import TrainingError
 from wsol_ext.training.config import TrainingConfig
@@ -34,9 +31,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        if self.path.name in ("", ".."):  # such as the current folder, which has a name too
-            self.path = self.path.resolve()
+        self.path = named(path)
         self.config = self.path / "config.yaml"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.model = self.path / "model.safetensors"
@@ -113,7 +108,7 @@ class RunFolder:
             OSError: the folder cannot be made or written; or as `require_same`.
         """
         if overwrite and self.config.exists():
-            self._move_aside()
+            move_aside(self.path)
         self.require_same(config)
         if not self.config.exists():
             write_text(self.config, yaml.safe_dump(config.as_dict(), sort_keys=False))
@@ -125,31 +120,9 @@ class RunFolder:
         Raises:
             TrainingError: another process holds it.
         """
-        # Beside the folder, which --overwrite moves away.
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:  # a file where a folder should be
-            raise NotADirectoryError(
-                errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path)
-            ) from error
-        path = self.path.parent / f".{self.path.name}.lock"
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise TrainingError(f"--out {self.path} is in use by another training run") from error
-        try:
+        taken = TrainingError(f"--out {self.path} is in use by another training run")
+        with hold(self.path, taken):
             if self.config.exists():
                 for folder in (self.path, self.checkpoint.parent):
                     remove_leftovers(folder)
             yield
-        finally:
-            # While it is held: who waits for a file that was removed meanwhile gets no lock of it.
-            path.unlink(missing_ok=True)
-            lock.release()
-
-    def _move_aside(self) -> None:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
-            number += 1
-        self.path.rename(aside)
