@@ -122,6 +122,58 @@ def is_results_folder(folder: Path) -> bool:
     return (folder / _RESULTS_MARKER).exists()
 
 
+def move_aside(folder: Path) -> Path:
+    """Rename a folder to the first of `NAME.old-1`, `NAME.old-2`, … that is free, and give that path."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    return folder.rename(aside)
+
+
+@contextmanager
+def hold(folder: Path, taken: Exception, part: str = "") -> Iterator[None]:
+    """Hold a folder, which need not exist yet, or a part of it: two writers would ruin it. A killed one's lock is free.
+
+    Args:
+        folder: its path has a name of its own, such as `Path.resolve` gives to the current folder's.
+        taken: what to raise where another process holds it.
+        part: what of the folder, where processes share it.
+
+    Raises:
+        OSError: the lock cannot be made beside the folder.
+    """
+    from filelock import FileLock, Timeout  # it takes its time, which help need not wait for
+
+    # Beside the folder, which --overwrite moves away.
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # a file where a folder should be
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
+    path = folder.parent / f".{folder.name}{part}.lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise taken from error
+    try:
+        yield
+    finally:
+        # While it is held: who waits for a file that was removed meanwhile gets no lock of it.
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def named(path: str | Path) -> Path:
+    """A folder's path whose last part is a name, such as that of the current folder; `~` is the home folder.
+
+    Example:
+        >>> str(named("runs/mine")), named(".") == Path.cwd()
+        ('runs/mine', True)
+    """
+    path = Path(path).expanduser()
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, whole or not at all."""
     with atomic_path(path) as temporary:

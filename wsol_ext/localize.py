@@ -1,20 +1,37 @@
 """From pictures to boxes: the objects of one's own images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from wsol_ext.data import ImageListDataset, Tolerant, collate, eval_transform
+from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform, read_image
+from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.data.finding import find_images
 from wsol_ext.metrics import EVALUATED, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
 
-__all__ = ["ImageResult", "Localization", "boxes_of_maps", "list_images", "localize_images"]
+__all__ = [
+    "ImageResult",
+    "Localization",
+    "Picture",
+    "Preview",
+    "boxes_of_maps",
+    "check_settings",
+    "list_images",
+    "localize_images",
+]
+
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+"""A picture to localize in: a file; a Pillow image; uint8 pixels, an array (h, w, 3) or a tensor (3, h, w)."""
+
+Preview = Callable[[Image.Image], Image.Image]
 
 
 @dataclass
@@ -24,7 +41,7 @@ class Localization:
     Attributes:
         category: the class.
         score: its probability.
-        box: (4,) float32 x0, y0, x1, y1, pixels of the image as it is shown, turned by its EXIF orientation.
+        box: (4,) float32 x0, y0, x1, y1, pixels of the picture as it is shown, turned by its EXIF orientation.
         score_map: (h, w), on the model's patch grid.
     """
 
@@ -36,22 +53,26 @@ class Localization:
 
 @dataclass
 class ImageResult:
-    """What came of one image: objects, best class first, or why it could not be read.
+    """What came of one image: objects, best class first, or why there are none.
 
     Attributes:
-        path: the image file.
+        index: its place among the inputs.
+        path: the image file; None where the input was no file.
         size: its width and height, as it is shown.
         objects: what was found.
         parts: the first object's map by each part of a method that has `parts`, (h, w) each on its own grid.
         segments: (h, w) int32, the segments that the object's map was drawn to, where there are any.
+        preview: what `localize_images`'s `preview` made of the picture.
         error: why there is none of these.
     """
 
-    path: Path
+    index: int
+    path: Path | None = None
     size: tuple[int, int] = (0, 0)
     objects: list[Localization] = field(default_factory=list)
     parts: dict[str, Tensor] = field(default_factory=dict)
     segments: Tensor | None = None
+    preview: Image.Image | None = None
     error: str | None = None
 
 
@@ -109,69 +130,223 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def localize_images(
-    model: LocalizationModel,
-    paths: Sequence[Path],
-    *,
-    threshold: float = 0.1,
-    top_k: int = 1,
-    labels: dict[Path, int] | None = None,
-    batch_size: int = 32,
-    workers: int = 0,
-    device: str | torch.device = "cpu",
-) -> Iterator[ImageResult]:
-    """Localize the objects of image files, batch by batch, in the files' order.
-
-    Args:
-        model: a localization model, as `wsol_ext.checkpoints.load_model` gives it.
-        paths: image files; one that cannot be read gives a result with an `error`.
-        threshold: a share of each map's maximum, in [0, 1).
-        top_k: how many of the best classes get a box each.
-        labels: the class of each file, where known; boxes are then of that class alone.
-        batch_size: images at a time.
-        workers: processes that read images.
-        device: where to compute.
+def check_settings(model: LocalizationModel, threshold: float, top_k: int) -> None:
+    """Refuse what `localize_images` cannot do with a model.
 
     Raises:
-        ValueError: a threshold or top_k outside its range.
+        ValueError: a threshold outside [0, 1), or a top_k that is not 1 to the number of classes.
     """
     _check_threshold(threshold)
     if not 1 <= top_k <= model.num_classes:
         raise ValueError(
             f"top_k is {top_k}, it should be 1 to the number of classes, {model.num_classes}"
         )
-    dataset = ImageListDataset(list(paths), eval_transform(model.config["img_size"]))
+
+
+def localize_images(
+    model: LocalizationModel,
+    inputs: Picture | Sequence[Picture],
+    *,
+    threshold: float = 0.1,
+    top_k: int = 1,
+    labels: Sequence[int] | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    skip: Collection[int] = (),
+    preview: Preview | None = None,
+) -> Iterator[ImageResult]:
+    """Localize the objects of pictures, batch by batch, in their order.
+
+    Args:
+        model: a localization model, as `wsol_ext.checkpoints.load_model` gives it.
+        inputs: pictures, or one: files, Pillow images, or uint8 pixels, as arrays (h, w, 3) or tensors (3, h, w). One
+            that cannot be read, or that the model fails on, gives a result with an `error`.
+        threshold: a share of each map's maximum, in [0, 1).
+        top_k: how many of the best classes get a box each.
+        labels: the class of each picture, where known; boxes are then of that class alone.
+        batch_size: images at a time.
+        workers: processes that read images.
+        device: where to compute.
+        skip: the pictures, by their place, whose results are there already. Batches stay what they are without it, so
+            that the others' results do too, bit for bit.
+        preview: a function of each picture, an RGB Pillow image, that gives another: the results' `preview`. Workers
+            call it, so it has to be one that can be pickled.
+
+    Returns:
+        an iterator over the results of the pictures that are not skipped.
+
+    Raises:
+        TypeError: an input that is no picture.
+        ValueError: pixels of another shape, labels that are not one a picture or no classes of the model, or a
+            threshold or top_k outside its range.
+
+    Example:
+        >>> from wsol_ext import create_model
+        >>> model = create_model("tscam", "vit_tiny_patch16_224", num_classes=3, pretrained=False, img_size=32)
+        >>> (result,) = localize_images(model, Image.new("RGB", (640, 480)))
+        >>> result.size, result.objects[0].box.shape
+        ((640, 480), torch.Size([4]))
+    """
+    check_settings(model, threshold, top_k)
+    pictures = [inputs] if isinstance(inputs, Picture) else _list_of(inputs)
+    for index, picture in enumerate(pictures):
+        _check_picture(index, picture)
+    if labels is not None:
+        _check_labels(model, labels, len(pictures))
+    if not pictures:
+        return iter(())
+    transform = eval_transform(model.config["img_size"])
+    dataset = _Pictures(pictures, _WithPreview(transform, preview) if preview else transform)
+    job = _Job(model, dataset, threshold, top_k, labels, device)
+    return _results(job, batch_size, workers, frozenset(skip))
+
+
+def _list_of(inputs: Any) -> list[Any]:
+    try:
+        return list(inputs)
+    except TypeError:
+        return [inputs]
+
+
+def _check_picture(index: int, picture: Any) -> None:
+    name = f"localize_images: inputs[{index}]"
+    wanted = "it should be a path, a Pillow image, or uint8 pixels: an array (h, w, 3) or a tensor (3, h, w)"
+    if not isinstance(picture, Picture):
+        raise TypeError(f"{name} is of type {type(picture).__name__}, {wanted}")
+    if isinstance(picture, np.ndarray | Tensor):
+        if picture.dtype not in (np.uint8, torch.uint8):
+            raise TypeError(f"{name} has dtype {picture.dtype}, {wanted}")
+        channels = (
+            picture.shape[-1 if isinstance(picture, np.ndarray) else 0] if picture.ndim else 0
+        )
+        if picture.ndim != 3 or channels != 3 or 0 in picture.shape:
+            raise ValueError(f"{name} has shape {tuple(picture.shape)}, {wanted}")
+
+
+def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -> None:
+    if len(labels) != count:
+        raise ValueError(f"localize_images: labels are {len(labels)}, there should be {count}")
+    for label in labels:
+        if not 0 <= label < model.num_classes:
+            raise ValueError(
+                f"localize_images: labels has {label}, it should be in [0, {model.num_classes})"
+            )
+
+
+class _Pictures(LocalizationDataset):
+    """Pictures in any form that `localize_images` takes."""
+
+    def __init__(self, pictures: Sequence[Picture], transform: Transform) -> None:
+        names = [
+            str(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
+            for index, picture in enumerate(pictures)
+        ]
+        super().__init__(names, [-1] * len(names), [], transform)
+        self.pictures = pictures
+
+    def path(self, index: int) -> Path | None:
+        """The file of a picture that is one."""
+        picture = self.pictures[index]
+        return Path(picture) if isinstance(picture, str | Path) else None
+
+    def load_image(self, index: int) -> Image.Image:
+        """Picture number `index`, RGB."""
+        picture = self.pictures[index]
+        if isinstance(picture, str | Path):
+            return read_image(picture, upright=True)
+        if isinstance(picture, Tensor):
+            picture = picture.permute(1, 2, 0).cpu().numpy()
+        if isinstance(picture, np.ndarray):
+            return Image.fromarray(np.ascontiguousarray(picture))
+        try:
+            return picture.convert("RGB")
+        except (OSError, SyntaxError, ValueError, EOFError) as error:  # it was not read yet
+            raise ImageError(f"{self.image_names[index]}: cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class _WithPreview:
+    """A transform, and the preview of the same picture beside what it gives."""
+
+    transform: Transform
+    preview: Preview
+
+    def __call__(self, image: Image.Image) -> dict[str, Any]:
+        return {"image": self.transform(image), "preview": self.preview(image)}
+
+
+def _collate(samples: Sequence[Sample]) -> Sample:
+    return {
+        **collate(samples),
+        "previews": [sample.get("preview") for sample in samples if "error" not in sample],
+    }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every batch is localized by."""
+
+    model: LocalizationModel
+    dataset: _Pictures
+    threshold: float
+    top_k: int
+    labels: Sequence[int] | None
+    device: str | torch.device
+
+
+def _results(
+    job: _Job, batch_size: int, workers: int, skip: frozenset[int]
+) -> Iterator[ImageResult]:
+    count = len(job.dataset)
+    batches = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
     loader = DataLoader(
-        Tolerant(dataset), batch_size=batch_size, num_workers=workers, collate_fn=collate
+        Tolerant(job.dataset),
+        batch_sampler=[list(batch) for batch in batches if not skip.issuperset(batch)],
+        num_workers=workers,
+        collate_fn=_collate,
     )
-    model.eval().to(device)
+    job.model.eval().to(job.device)
     for batch in loader:
-        results = {
-            index: ImageResult(paths[index], error=error) for index, error in batch["errors"]
-        }
+        results = {index: _failed(job, index, error) for index, error in batch["errors"]}
         if len(batch["indices"]):
-            known = None if labels is None else [labels[paths[i]] for i in batch["indices"]]
-            results |= _localize_batch(model, batch, paths, threshold, top_k, known, device)
-        yield from (results[index] for index in sorted(results))
+            results |= _localize_batch(job, batch)
+        yield from (results[index] for index in sorted(results) if index not in skip)
+
+
+def _failed(job: _Job, index: int, error: str) -> ImageResult:
+    return ImageResult(index, job.dataset.path(index), error=error)
+
+
+def _localize_batch(job: _Job, batch: Sample) -> dict[int, ImageResult]:
+    """The results of a batch by their place. Where the model fails on it, of each picture alone."""
+    indices = batch["indices"].tolist()
+    try:
+        return _localize_together(job, batch)
+    except ValueError as error:  # such as an operator's that is given NaN
+        if len(indices) == 1:
+            name = job.dataset.image_names[indices[0]]
+            return {indices[0]: _failed(job, indices[0], f"{name}: {error}")}
+    results: dict[int, ImageResult] = {}
+    for row in range(len(indices)):
+        alone = {
+            key: batch[key][row : row + 1] for key in ("images", "sizes", "indices", "previews")
+        }
+        results |= _localize_batch(job, alone)
+    return results
 
 
 @torch.inference_mode()
-def _localize_batch(
-    model: LocalizationModel,
-    batch: dict[str, Any],
-    paths: Sequence[Path],
-    threshold: float,
-    top_k: int,
-    known: list[int] | None,
-    device: str | torch.device,
-) -> dict[int, ImageResult]:
-    images, sizes = batch["images"].to(device), batch["sizes"].to(device)
+def _localize_together(job: _Job, batch: Sample) -> dict[int, ImageResult]:
+    images, sizes = batch["images"].to(job.device), batch["sizes"].to(job.device)
+    indices = batch["indices"].tolist()
     classes = None
-    if known is not None:
+    if job.labels is not None:
+        known = [job.labels[index] for index in indices]
         classes = torch.tensor(known, device=images.device)[:, None]
-    elif top_k > 1:
-        classes = model(images).topk(top_k, dim=1).indices
-    found = model.localize_parts(images, classes=classes)
+    elif job.top_k > 1:
+        classes = job.model(images).topk(job.top_k, dim=1).indices
+    found = job.model.localize_parts(images, classes=classes)
     logits, maps = found.whole
     classes = logits.argmax(dim=1, keepdim=True) if classes is None else classes
     scores = logits.float().softmax(dim=1).gather(1, classes).cpu()
@@ -179,14 +354,15 @@ def _localize_batch(
     # One image's trouble is not the batch's.
     maps = torch.where(finite[:, None, None, None], maps, 0.0)
     boxes = torch.stack(
-        [boxes_of_maps(maps[:, k], sizes, threshold) for k in range(maps.size(1))], 1
+        [boxes_of_maps(maps[:, k], sizes, job.threshold) for k in range(maps.size(1))], 1
     )
     boxes, maps, classes = boxes.cpu(), maps.float().cpu(), classes.cpu()
     results = {}
-    for row, index in enumerate(batch["indices"].tolist()):
+    for row, index in enumerate(indices):
         if not finite[row]:
-            results[index] = ImageResult(
-                paths[index], error=f"{paths[index]}: the model gave values that are not finite"
+            name = job.dataset.image_names[index]
+            results[index] = _failed(
+                job, index, f"{name}: the model gave values that are not finite"
             )
             continue
         objects = [
@@ -194,7 +370,13 @@ def _localize_batch(
             for k in range(classes.size(1))
         ]
         width, height = batch["sizes"][row].tolist()
-        parts = {name: part.maps[row, 0].float().cpu() for name, part in found.parts.items()}
-        segments = None if found.segments is None else found.segments[row].cpu()
-        results[index] = ImageResult(paths[index], (width, height), objects, parts, segments)
+        results[index] = ImageResult(
+            index,
+            job.dataset.path(index),
+            (width, height),
+            objects,
+            parts={name: part.maps[row, 0].float().cpu() for name, part in found.parts.items()},
+            segments=None if found.segments is None else found.segments[row].cpu(),
+            preview=batch["previews"][row],
+        )
     return results

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 
 import pytest
@@ -16,7 +17,6 @@ from wsol_ext.checkpoints import load_model, save_model
 from wsol_ext.cli import main
 from wsol_ext.data import FolderDataset
 from wsol_ext.localize import boxes_of_maps, list_images, localize_images
-from wsol_ext.report import drawing
 
 QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
 
@@ -94,16 +94,24 @@ def test_box_of_a_known_map():
 
 def test_overlay_is_written_for_each_image(run_folder, album, tmp_path):
     assert localize(run_folder, album, "--out", tmp_path / "out") == 0
-    overlays = sorted((tmp_path / "out" / "overlays").glob("*.png"))
+    overlays = sorted((tmp_path / "out" / "overlays").glob("*.jpg"))
     assert len(overlays) == 12
     assert all(max(Image.open(path).size) >= 256 for path in overlays)
+
+
+@pytest.mark.parametrize(
+    ("value", "suffixes"), [("png", {".png"}), ("true", {".jpg"}), ("false", set())]
+)
+def test_overlays_are_of_the_kind_asked_for(run_folder, album, tmp_path, value, suffixes):
+    assert localize(run_folder, album, "--out", tmp_path / "out", "--overlays", value) == 0
+    assert {path.suffix for path in (tmp_path / "out").glob("overlays/0*")} == suffixes
 
 
 def test_broken_images_are_named_and_the_rest_is_done(run_folder, album, tmp_path, capsys):
     data = sorted(album.rglob("*.png"))[2].read_bytes()
     (album / "truncated.png").write_bytes(data[: len(data) // 2])
     (album / "letter.jpg").write_text("dear all")
-    assert localize(run_folder, album, "--out", tmp_path / "out", "--batch-size", "4") == 1
+    assert localize(run_folder, album, "--out", tmp_path / "out", "--threshold", "0.9") == 1
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 3
     assert all(line.startswith("wsol: error: ") for line in errors)
@@ -114,28 +122,11 @@ def test_broken_images_are_named_and_the_rest_is_done(run_folder, album, tmp_pat
     assert len(boxes) == len(dataset["images"]) == 12
 
 
-def test_scores_that_are_not_finite_are_that_images_trouble_alone(run_folder, album, monkeypatch):
-    model, paths = load_model(run_folder / "model.safetensors"), list_images([album])
-    localize_of_model = model.localize
-
-    def one_infinite_map(images, classes=None):
-        logits, maps = localize_of_model(images, classes)
-        maps[1] = torch.inf
-        return logits, maps
-
-    expected = list(localize_images(model, paths))
-    monkeypatch.setattr(model, "localize", one_infinite_map)
-    found = list(localize_images(model, paths))
-    assert "not finite" in found[1].error
-    assert paths[1].name in found[1].error
-    for result, wanted in zip(found[2:], expected[2:], strict=True):
-        assert torch.equal(result.objects[0].box, wanted.objects[0].box)
-
-
 def test_own_pictures_of_an_earlier_time_are_not_taken(run_folder, album):
     for _ in range(2):
-        assert localize(run_folder, album, "--out", album) == 0
-        assert len(read(album)[1]["images"]) == 12
+        assert localize(run_folder, album, "--out", album / "boxes", "--overwrite") == 0
+        assert len(read(album / "boxes")[1]["images"]) == 12
+    assert (album / "boxes.old-1").is_dir()
 
 
 def test_pictures_that_another_run_drew_are_not_taken(run_folder, album, tmp_path):
@@ -150,28 +141,37 @@ def test_results_among_class_folders_are_no_class(run_folder, album, tmp_path):
     assert FolderDataset(album).class_names == classes
 
 
-def test_folder_of_ones_own_pictures_is_not_drawn_into(run_folder, album, capsys):
-    (album / "parrot").rename(album / "overlays")
-    assert localize(run_folder, album, "--out", album) == 2
-    assert (
-        "holds files that are no results of wsol; choose another --out" in capsys.readouterr().err
-    )
-    assert len(list((album / "overlays").iterdir())) > 0
-    assert not (album / "boxes.json").exists()
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_folder_of_ones_own_files_is_not_written_to(run_folder, album, fails, flags):
+    before = sorted(album.rglob("*"))
+    for out in (album, album / "parrot"):
+        message = fails("localize", run_folder, album, "--out", out, *flags, *QUIET)
+        assert "holds files that are no results of wsol; choose another --out" in message
+    assert sorted(album.rglob("*")) == before
 
 
 def test_class_called_as_a_folder_of_results_is_taken(run_folder, album):
     (album / "parrot").rename(album / "parts")
-    for _ in range(2):
-        assert localize(run_folder, album, "--out", album) == 0
-        assert len(read(album)[1]["images"]) == 12
+    assert localize(run_folder, album, "--out", album / "boxes") == 0
+    assert len(read(album / "boxes")[1]["images"]) == 12
 
 
 def test_names_may_be_as_long_as_the_file_system_allows(run_folder, album, tmp_path):
     for name in ("x" * 251 + ".png", "\N{BIRD}" * 62 + ".png"):
         shutil.copy(next(album.glob("*/*.png")), tmp_path / name)
-        assert localize(run_folder, tmp_path / name, "--out", tmp_path / "out") == 0
-        assert read(tmp_path / "out")[1]["images"][0]["file_name"] == name
+        out = tmp_path / name[:1]
+        assert localize(run_folder, tmp_path / name, "--out", out) == 0
+        assert read(out)[1]["images"][0]["file_name"] == name
+
+
+def test_names_that_are_no_utf8_are_written_for_every_json_reader(run_folder, album, tmp_path):
+    photo = album / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(next(album.glob("*/*.png")), photo)
+    assert localize(run_folder, photo, "--out", tmp_path / "out") == 0
+    boxes, dataset = read(tmp_path / "out")
+    assert boxes[0]["file_name"] == dataset["images"][0]["file_name"] == "caf\\xe9.png"
+    for path in (tmp_path / "out").glob("*.json"):
+        assert "\\ud" not in path.read_text()
 
 
 def test_links_keep_their_own_names(run_folder, album, tmp_path):
@@ -191,23 +191,6 @@ def test_classes_may_be_called_by_numbers(pictures, tmp_path):
     flags = ["--labels", "folder", "--out", tmp_path / "out"]
     assert localize(tmp_path / "run", root / "test", *flags) == 0
     assert {box["category"] for box in read(tmp_path / "out")[0]} == {"0", "1", "2", "3"}
-
-
-def test_interrupted_it_leaves_the_boxes_found_so_far(
-    run_folder, album, tmp_path, monkeypatch, capsys
-):
-    draw, drawn = drawing.overlay, []
-
-    def interrupt_the_third(*arguments):
-        drawn.append(arguments)
-        if len(drawn) == 3:
-            raise KeyboardInterrupt
-        return draw(*arguments)
-
-    monkeypatch.setattr(drawing, "overlay", interrupt_the_third)
-    assert localize(run_folder, album, "--out", tmp_path / "out") == 130
-    assert len(read(tmp_path / "out")[0]) == 2
-    assert "stopped after 2 of 12 images" in capsys.readouterr().err
 
 
 def test_only_broken_images_still_end_in_files(run_folder, tmp_path, capsys):
@@ -237,6 +220,30 @@ def test_batch_size_changes_nothing(run_folder, album, tmp_path):
         assert first["bbox"] == pytest.approx(second["bbox"], abs=1.5)
 
 
+def test_boxes_that_fill_their_images_are_said_with_the_flag_to_change(
+    run_folder, album, tmp_path, capsys
+):
+    assert localize(run_folder, album, "--out", tmp_path / "low", "--threshold", "0") == 0
+    said = capsys.readouterr().err
+    assert "wsol: warning: 12 of 12 boxes cover nearly all of their image" in said
+    assert "a higher --threshold than 0.0" in said
+    assert localize(run_folder, album, "--out", tmp_path / "high", "--threshold", "0.9") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
+    names = ["<script>alert(1)</script>", "../../escaped", "$(touch escaped)", "=HYPERLINK(1)"]
+    model = load_model(run_folder / "model.safetensors")
+    save_model(model, tmp_path / "model.safetensors", names)
+    before = {*tmp_path.rglob("*")}
+    flags = ["--top-k", "4", "--out", tmp_path / "out"]
+    assert localize(tmp_path / "model.safetensors", album, *flags) == 0
+    assert {box["category"] for box in read(tmp_path / "out")[0]} == set(names)
+    made = {*tmp_path.rglob("*")} - before
+    assert all(path.is_relative_to(tmp_path / "out") for path in made)
+    assert not any("escaped" in path.name for path in made)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -244,12 +251,14 @@ def test_batch_size_changes_nothing(run_folder, album, tmp_path):
         (["--top-k", "9"], ["top_k is 9", "4"]),
         (["--labels", "/nowhere.csv"], ["/nowhere.csv: no such label file"]),
         (["/nowhere.jpg"], ["/nowhere.jpg: no such file or folder"]),
+        (["--overlays", "pgn"], ["--overlays is 'pgn'", "did you mean png?"]),
     ],
 )
 def test_mistake_is_one_line(run_folder, album, tmp_path, fails, flags, words):
     message = fails("localize", run_folder, album, *flags, "--out", tmp_path / "out", *QUIET)
     for word in words:
         assert word in message
+    assert not (tmp_path / "out").exists()  # it blocks nothing
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ class Parser(argparse.ArgumentParser):
 _HINTS: list[Any] = [
     *(str, int, float, bool),
     *(str | None, int | None, float | None),
-    *(float | str, float | str | None),
+    *(float | str, float | str | None, bool | str),
     *(dict[str, Any], dict[str, Any] | None, dict[str, Any] | str | None),
 ]
 """The type hints that flags have; argparse wants to be told."""

@@ -1,12 +1,23 @@
 """`wsol localize`."""
 
+import functools
+import hashlib
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from wsol_ext._boxes_folder import BoxesFolder
+from wsol_ext._files import atomic_path, make_results_folder, named
+from wsol_ext._names import unknown
 from wsol_ext._problems import Problems
+from wsol_ext._progress import watch
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import (
     add_clusters,
@@ -19,16 +30,25 @@ from wsol_ext.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from wsol_ext.localize import ImageResult
+    from PIL.Image import Image
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "run"]
+    from wsol_ext.coco import CocoResults
+    from wsol_ext.localize import ImageResult
+    from wsol_ext.models import LocalizationModel
+
+__all__ = ["DESCRIPTION", "HELP", "T", "add_options", "check", "run"]
 
 HELP = "boxes for your own images"
 DESCRIPTION = (
     "Write the boxes of your own images as a COCO results file, in pixels of each image, with an overlay picture of "
     "each and, where a method's maps are made of others (molt), a picture of them all. An image that cannot be read is "
-    "named, the rest is done, and the exit status is 1."
+    "named, the rest is done, and the exit status is 1. The same command continues where it was interrupted, and "
+    "leaves a finished result alone. Under torchrun each process does its share."
 )
+
+_OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "false": ""}
+
+T = TypeVar("T")
 
 
 def add_options(parser: Parser) -> None:
@@ -41,7 +61,12 @@ def add_options(parser: Parser) -> None:
         "--model", type=str | None, default=None, help="the method that the checkpoint has to be of"
     )
     parser.add_argument("images", type=str, nargs="+", help="image files, and folders of them")
-    parser.add_argument("--out", type=str, default="boxes", help="the folder to write to")
+    parser.add_argument(
+        "--out", type=str, default="boxes", help="the folder to write to, of this result alone"
+    )
+    add_switch(
+        parser, "--overwrite", False, "move a result that --out holds to OUT.old-1 and start anew"
+    )
     parser.add_argument(
         "--threshold", type=float, default=0.1, help="where maps are cut, in [0, 1)"
     )
@@ -53,73 +78,227 @@ def add_options(parser: Parser) -> None:
         help="known classes: 'folder' for the name of each image's folder, or a CSV file `image,class`",
     )
     add_clusters(parser)
-    add_switch(parser, "--overlays", True, "write the overlay pictures")
+    parser.add_argument(
+        "--overlays",
+        type=bool | str,
+        nargs="?",
+        const="jpg",
+        default="jpg",
+        help="the overlay pictures: jpg, png (slow) or false",
+    )
     add_switch(parser, "--progress", True, "show progress")
     add_device(parser, batch_size=32)
 
 
 def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
+    if str(options.overlays).lower() not in _OVERLAYS:
+        problems.add(unknown("--overlays", options.overlays, ["jpg", "png", "false"]))
+    if options.overwrite and _processes()[1] > 1:
+        problems.add(
+            "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
+        )
+    if not 0 <= options.threshold < 1:
+        problems.add(f"--threshold is {options.threshold}, it should be in [0, 1)")
+    if options.top_k < 1:
+        problems.add(f"--top-k is {options.top_k}, it should be at least 1")
     check_hardware(options, problems)
+    files = {"--labels": None if options.labels == "folder" else options.labels}
+    for name, path in {"CHECKPOINT": options.checkpoint, **files}.items():
+        if path is not None and not Path(path).expanduser().exists():
+            problems.add(f"{name} is {path}: no such file or folder")
+    for path in options.images or []:
+        if not Path(path).expanduser().exists():
+            problems.add(f"IMAGES: {path}: no such file or folder")
 
 
 def run(options: Any) -> int:
     """Localize."""
-    device = check_device(options)
-    from wsol_ext._files import make_results_folder
-    from wsol_ext._progress import watch
+    overlays = _OVERLAYS[str(options.overlays).lower()]
+    process, processes = _processes()
+    device = _own_device(check_device(options))
     from wsol_ext.checkpoints import find_checkpoint, load_model
-    from wsol_ext.coco import CocoResults
+    from wsol_ext.coco import CocoResults, escaped, file_name
     from wsol_ext.data.labels import read_labels
-    from wsol_ext.localize import list_images, localize_images
+    from wsol_ext.localize import check_settings, list_images
 
-    out = Path(options.out).expanduser()
     paths = list_images(options.images)
     checkpoint = find_checkpoint(options.checkpoint)
     model = load_model(checkpoint, options.model)
     names = model.class_names or [f"class {k}" for k in range(model.num_classes)]
-    labels = read_labels(options.labels, paths, names) if options.labels else None
+    known = read_labels(options.labels, paths, names) if options.labels else None
+    labels = None if known is None else [known[path] for path in paths]
+    out = named(options.out)
     set_clusters(model, options, out)
-    if not out.exists():  # else it may hold pictures of the user's
-        make_results_folder(out)
-    folders = _picture_folders(out, bool(model.parts)) if options.overlays else {}
-    found = localize_images(
+    check_settings(model, options.threshold, options.top_k)
+    results = CocoResults(names, _common_folder(paths))
+    request = {
+        "checkpoint": _digest(checkpoint),
+        "threshold": options.threshold,
+        "top_k": options.top_k,
+        "clusters": _settings_of_clusters(model),
+        "overlays": overlays,
+        "folder": escaped(results.root),
+        "images": [[file_name(path, results.root), _size(path)] for path in paths],
+        "labels": labels,
+    }
+    folder = BoxesFolder(out, request, process, processes)
+    with folder.held(options.overwrite):
+        if folder.finished:
+            folder.end()
+            print(f"{folder.path} is finished: nothing to localize")
+            found = len(json.loads(folder.dataset.read_text(encoding="utf-8"))["images"])
+            return _tell(folder, found)
+        _localize(folder, model, names, paths, labels, device, options)
+        return _finish(folder, results, options.threshold)
+
+
+def _localize(
+    folder: BoxesFolder,
+    model: "LocalizationModel",
+    names: Sequence[str],
+    paths: Sequence[Path],
+    labels: Sequence[int] | None,
+    device: str,
+    options: Any,
+) -> None:
+    """Do this process's share of what the folder lacks."""
+    from wsol_ext.coco import found_in
+    from wsol_ext.localize import localize_images
+    from wsol_ext.report import drawing
+
+    share, suffix = folder.share, folder.request["overlays"]
+    folders = _picture_folders(folder.path, bool(model.parts)) if suffix else {}
+    done = {k for k, index in enumerate(share) if index in folder.found}
+    for k in sorted(done):
+        _say_error(folder.found[share[k]].get("error"))
+    results = localize_images(
         model,
-        paths,
+        [paths[index] for index in share],
         threshold=options.threshold,
         top_k=options.top_k,
-        labels=labels,
+        labels=None if labels is None else [labels[index] for index in share],
         batch_size=options.batch_size,
         workers=options.workers,
         device=device,
+        skip=done,
+        preview=functools.partial(drawing.fit, smallest=400, largest=1024) if suffix else None,
     )
-    results = CocoResults(names, _common_folder(paths))
+
+    def keep(result: "ImageResult") -> None:
+        index = share[result.index]
+        if result.preview is not None:
+            name = f"{_picture_name(index + 1, paths[index])}.{suffix}"
+            _write_pictures(folders, name, result, result.preview, names)
+        folder.keep(index, found_in(result))
+
+    def watched() -> Iterator["ImageResult"]:
+        for result in watch(results, "localizing", len(share) - len(done), options.progress):
+            _say_error(result.error)
+            yield result
+
     try:
-        for result in watch(found, "localizing", len(paths), options.progress):
-            if result.error is not None:
-                print(f"wsol: error: {result.error}", file=sys.stderr)
-            elif options.overlays:
-                name = _picture_name(results.seen + 1, result.path)
-                _write_pictures(folders, name, result, names)
-            results.add(result)
-    finally:  # interrupted, it leaves what it has found
-        if results.seen:
-            results.write(out)
-        if 0 < results.seen < len(paths):
-            print(f"wsol: stopped after {results.seen} of {len(paths)} images", file=sys.stderr)
-    print(f"{results.seen - results.broken} of {results.seen} images: {out / 'boxes.json'}")
-    if results.broken:
-        print(
-            f"wsol: error: {results.broken} of {results.seen} images could not be read",
-            file=sys.stderr,
+        with folder.journal():
+            _in_threads(keep, watched(), max(1, options.workers), most=2 * options.batch_size)
+    except BaseException:
+        ready = sum(index in folder.found for index in share)
+        if ready:
+            print(
+                f"wsol: stopped after {ready} of {len(share)} images; the same command goes on from there",
+                file=sys.stderr,
+            )
+        raise
+
+
+def _finish(folder: BoxesFolder, results: "CocoResults", threshold: float) -> int:
+    """Write what was found, if nothing is left that other processes are to find; gives the exit status."""
+    if not folder.complete():
+        share = f"{len(folder.share)} of {folder.count} images are this process's share, and done"
+        print(f"{share}; the last process writes {folder.boxes}")
+        return 0  # a launcher ends all processes when one fails
+    for index, (name, _) in enumerate(folder.request["images"]):
+        results.add_found(name, folder.found.pop(index))
+    results.write(folder.path)
+    folder.end()
+    if 2 * results.filling > results.boxes:
+        warnings.warn(
+            f"{results.filling} of {results.boxes} boxes cover nearly all of their image: a higher --threshold than "
+            f"{threshold} may fit this model's maps; wsol evaluate --threshold best finds one where boxes are known",
+            stacklevel=2,
         )
-    return 1 if results.broken else 0
+    return _tell(folder, results.seen - results.broken)
+
+
+def _tell(folder: BoxesFolder, found: int) -> int:
+    """Say what there is in the end, of how many images; gives the exit status."""
+    print(f"{found} of {folder.count} images: {folder.boxes}")
+    if found == folder.count:
+        return 0
+    _say_error(f"{folder.count - found} of {folder.count} images could not be read")
+    return 1
+
+
+def _say_error(error: str | None) -> None:
+    if error is not None:
+        print(f"wsol: error: {error}", file=sys.stderr)
+
+
+def _in_threads(
+    function: Callable[[T], None], things: Iterable[T], threads: int, most: int
+) -> None:
+    """Call a function of each thing while the next come, no more than `most` behind.
+
+    Its errors end all, as those of the things do; what has come by then is done still.
+    """
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:  # which waits in the end
+        for thing in things:
+            pending.append(pool.submit(function, thing))
+            while len(pending) > most or (pending and pending[0].done()):
+                pending.popleft().result()
+        for each in pending:
+            each.result()
+
+
+def _processes() -> tuple[int, int]:
+    """Which of how many processes this one is, as torchrun says."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    return (int(os.environ["RANK"]) if processes > 1 else 0), processes
+
+
+def _own_device(device: str) -> str:
+    """Under torchrun each process of a machine has a GPU of its own, as far as there are so many."""
+    if device != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    import torch
+
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+
+
+def _digest(checkpoint: Path) -> str:
+    """What tells a checkpoint from others."""
+    digest = hashlib.sha256()
+    with open(checkpoint, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def _settings_of_clusters(model: "LocalizationModel") -> dict[str, Any] | None:
+    clustering = getattr(model, "clustering", None)
+    return None if clustering is None else json.loads(json.dumps(asdict(clustering)))
+
+
+def _size(path: Path) -> int | None:
+    """How many bytes a file has: one that was replaced rarely has as many."""
+    try:
+        return path.stat().st_size
+    except OSError:  # as reading it will say
+        return None
 
 
 def _picture_folders(out: Path, parts: bool) -> dict[str, Path]:
     """Where overlays go and, of a method that has parts, the pictures of those."""
-    from wsol_ext._files import make_results_folder
-
     kinds = ("overlays", "parts") if parts else ("overlays",)
     return {kind: make_results_folder(out / kind) for kind in kinds}
 
@@ -127,19 +306,20 @@ def _picture_folders(out: Path, parts: bool) -> dict[str, Path]:
 def _picture_name(number: int, path: Path) -> str:
     """A name that sorts in the images' order, no longer than file systems and temporary names allow."""
     stem = os.fsencode(path.stem)[:150].decode("utf-8", errors="ignore")
-    return f"{number:06d}_{stem}.png"
+    return f"{number:06d}_{stem}"
 
 
 def _write_pictures(
-    folders: Mapping[str, Path], name: str, result: "ImageResult", names: Sequence[str]
+    folders: Mapping[str, Path],
+    name: str,
+    result: "ImageResult",
+    image: "Image",
+    names: Sequence[str],
 ) -> None:
     import torch
 
-    from wsol_ext._files import atomic_path
-    from wsol_ext.data import read_image
     from wsol_ext.report import drawing
 
-    image = drawing.fit(read_image(result.path, upright=True), 400, 1024)
     best = result.objects[0]
     overlay = drawing.overlay(image, best.score_map)
     boxes = torch.stack([one.box for one in result.objects])
@@ -147,11 +327,11 @@ def _write_pictures(
     overlay = drawing.draw_boxes(overlay, boxes, drawing.RED, result.size)
     overlay = drawing.caption(overlay, texts, boxes, result.size)
     with atomic_path(folders["overlays"] / name) as temporary:
-        overlay.save(temporary)
+        overlay.save(temporary, quality=90)
     if result.parts:
         sheet = drawing.parts_sheet(image, result.parts, result.segments, best.score_map, overlay)
         with atomic_path(folders["parts"] / name) as temporary:
-            sheet.save(temporary)
+            sheet.save(temporary, quality=90)
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:

@@ -10,7 +10,7 @@ from wsol_ext.clustering.settings import PRESETS, ClusteringSettings
 from wsol_ext.clustering.training import train
 from wsol_ext.ops import _backend as backend
 
-__all__ = ["deep_clusters"]
+__all__ = ["clustered_grid", "deep_clusters"]
 
 
 @torch.inference_mode(False)
@@ -82,6 +82,17 @@ def deep_clusters(
     return clusters
 
 
+def clustered_grid(image: tuple[int, int], size: int) -> tuple[int, int]:
+    """Rows and columns of an image's clusters: the longer is `size`, the other follows the aspect.
+
+    Example:
+        >>> clustered_grid((224, 448), 128)
+        (64, 128)
+    """
+    rows, columns = (max(1, round(side * size / max(image))) for side in image)
+    return rows, columns
+
+
 def _settings(settings: str | ClusteringSettings) -> ClusteringSettings:
     if isinstance(settings, ClusteringSettings):
         return settings
@@ -112,8 +123,8 @@ def _working_images(images: Tensor, size: int) -> Tensor:
         if not images.is_cuda:
             backend.check_levels("deep_clusters", "images", levels)
         levels = (levels.clamp(0, 1) * 255).round()
-    longer = max(images.shape[2:])
-    grid = [max(1, round(side * size / longer)) for side in images.shape[2:]]
+    height, width = images.shape[2:]
+    grid = clustered_grid((height, width), size)
     work = levels.new_empty((len(levels), 3, *grid), dtype=torch.uint8)
     for index, image in enumerate(levels):  # alone, so that none is rounded by what is beside it
         resized = F.interpolate(

@@ -74,6 +74,7 @@ class LocalizationModel(nn.Module):
         demo_options: its options in `wsol demo`.
         config: the arguments of `create_model`, without `pretrained`.
         options: those of them that are the method's own.
+        class_names: a name for each class, where they are known.
     """
 
     stages: ClassVar[int] = 1
@@ -109,24 +110,48 @@ class LocalizationModel(nn.Module):
         raise NotImplementedError
 
     @property
+    def img_size(self) -> ImageSize:
+        """The image size it was made for: a side in pixels, or (height, width).
+
+        Images of every size that the patches divide are taken; position embeddings are resampled for others than this.
+        """
+        size: ImageSize = self.config["img_size"]
+        return size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the score maps of images of `img_size`."""
+        raise NotImplementedError
+
+    @property
     def parts(self) -> list[str]:
         """Names of those parts that localize by themselves, which an evaluation shows beside the whole."""
         return []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, 3, height, width), normalized as the backbone expects."""
+        """Logits (B, classes) of images (B, 3, height, width), normalized as the backbone expects.
+
+        Raises:
+            TypeError, ValueError: as `localize`.
+        """
         raise NotImplementedError
 
     def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits and score maps.
 
         Args:
-            images: (B, 3, height, width).
+            images: (B, 3, height, width), floating point, normalized as `wsol_ext.data.eval_transform` does; of
+                `img_size`, or of another size that the patches divide. `wsol_ext.localize.localize_images` takes
+                pictures as they are.
             classes: (B, K) int64, the classes whose maps are wanted; None for each image's top-1.
 
         Returns:
             logits (B, classes) and score maps (B, K, h, w) on the patch grid, not normalized. Only the asked maps
             are formed.
+
+        Raises:
+            TypeError: images that are no float tensor, or classes that are not int64.
+            ValueError: another shape, sides that are no multiples of the patch, or classes out of range.
         """
         raise NotImplementedError
 
@@ -199,6 +224,12 @@ class SingleBackboneModel(LocalizationModel):
     ) -> "SingleBackboneModel":
         """See `LocalizationModel.build`."""
         return cls(make_backbone(img_size), num_classes, **options)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """See `LocalizationModel.grid`."""
+        rows, columns = self.backbone.vit.patch_embed.grid_size
+        return rows, columns
 
     def initialize_from(self, other: LocalizationModel) -> list[str]:
         """Every layer whose weights fit, and anew what the method copies from its backbone: from this one."""

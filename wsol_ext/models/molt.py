@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from wsol_ext import ops
 from wsol_ext.clustering import PRESETS, ClusterCache, ClusteringSettings, deep_clusters
+from wsol_ext.clustering.clusters import clustered_grid
 from wsol_ext.data.transforms import ImageSize, denormalize, height_width
 from wsol_ext.models.base import (
     LocalizationModel,
@@ -130,6 +131,18 @@ class MOLT(LocalizationModel):
         else:
             backbones = [*(make_backbone(size) for size in sizes[:-1]), finest]
         return cls([TSCAM(backbone, num_classes) for backbone in backbones], levels, **options)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the maps: the clusters' where they refine them, else the finest level's."""
+        if self.clustering is not None:
+            return clustered_grid(height_width("MOLT", self.img_size), self.clustering.size)
+        patch = self.tscams[-1].backbone.patch_size
+        rows, columns = (
+            side // length
+            for side, length in zip(height_width("MOLT", self.img_size), patch, strict=True)
+        )
+        return rows, columns
 
     @property
     def parts(self) -> list[str]:

@@ -75,9 +75,16 @@ class Backbone(nn.Module):
         """Rows and columns of patches in images (B, 3, height, width).
 
         Raises:
+            TypeError: no tensor, or not floating point.
             ValueError: not (B, 3, height, width), none at all, or of a size the patch does not divide.
         """
         channels = self.vit.patch_embed.proj.in_channels
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(
+                f"images are {kind}, they should be a float tensor (B, {channels}, height, width), normalized; "
+                "wsol_ext.localize.localize_images takes pictures as they are"
+            )
         if images.dim() != 4 or images.size(1) != channels:
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, they should be (B, {channels}, height, width)"

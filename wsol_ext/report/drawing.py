@@ -12,8 +12,6 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from wsol_ext.metrics import to_score_maps
-
 __all__ = ["caption", "draw_boxes", "fit", "overlay", "parts_sheet"]
 
 GREEN, RED = (34, 197, 94), (239, 68, 68)
@@ -37,12 +35,15 @@ def overlay(image: Image.Image, score_map: Tensor, strength: float = 0.5) -> Ima
         score_map: (h, w), any finite values.
         strength: of the colours, 0 to 1; low parts of the map are more transparent.
     """
-    size = (image.height, image.width)
-    scores = to_score_maps(score_map[None].float(), size, "bilinear")[0].numpy()
-    colours = np.asarray(colormaps["turbo"](scores), np.float32)[..., :3] * 255
-    opacity = (strength * (0.35 + 0.65 * scores))[..., None]
-    pixels = np.asarray(image, np.float32)
-    return Image.fromarray((pixels * (1 - opacity) + colours * opacity).astype(np.uint8))
+    values = score_map.float().numpy()
+    low, high = values.min(), values.max()
+    levels = np.rint((values - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
+    # All in Pillow, 8 bits deep: an album has millions of pixels, and Pillow lets other threads run meanwhile.
+    scores = Image.fromarray(levels).resize(image.size, Image.Resampling.BILINEAR)
+    opacity = scores.point([round(255 * strength * (0.35 + 0.65 * k / 255)) for k in range(256)])
+    colours = scores.copy()
+    colours.putpalette(_turbo())
+    return Image.composite(colours.convert("RGB"), image, opacity)
 
 
 def draw_boxes(
@@ -147,6 +148,12 @@ def _coloured(segments: Tensor, image: Image.Image) -> Image.Image:
     palette = (colormaps["hsv"](hues)[:, :3] * 200 + 40).astype(np.uint8)
     pixels = Image.fromarray(palette[segments.numpy()])
     return pixels.resize(image.size, Image.Resampling.NEAREST)
+
+
+@lru_cache(maxsize=1)
+def _turbo() -> bytes:
+    """The 256 colours of heat maps."""
+    return (colormaps["turbo"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes()
 
 
 def _scaled(boxes: Tensor, image: Image.Image, original: tuple[int, int] | None) -> Tensor:

@@ -1,6 +1,5 @@
 """A run's folder: which files it has, whose it is, who may write to it."""
 
-import errno
 import hashlib
 import json
 import os
@@ -11,9 +10,8 @@ from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
-from wsol_ext._files import read_yaml, remove_leftovers, write_text
+from wsol_ext._files import hold, named, read_yaml, remove_leftovers, write_text
 from wsol_ext._names import some
 from wsol_ext.checkpoints import CheckpointError
 from wsol_ext.data.base import LocalizationDataset
@@ -42,9 +40,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        if self.path.name in ("", ".."):  # such as the current folder, which has a name too
-            self.path = self.path.resolve()
+        self.path = named(path)
         self.config = self.path / "config.yaml"
         self.data = self.path / "data.json"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
@@ -180,35 +176,12 @@ class RunFolder:
         Raises:
             TrainingError: another process holds it.
         """
-        # Beside the folder, which --overwrite moves away.
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:  # a file where a folder should be
-            raise NotADirectoryError(
-                errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path)
-            ) from error
-        path = self.path.parent / f".{self.path.name}.lock"
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise TrainingError(f"--out {self.path} is in use by another training run") from error
-        try:
+        taken = TrainingError(f"--out {self.path} is in use by another training run")
+        with hold(self.path, taken):
             if self.config.exists():
                 for folder in (self.path, self.checkpoint.parent):
                     remove_leftovers(folder)
             yield
-        finally:
-            # While it is held: who waits for a file that was removed meanwhile gets no lock of it.
-            path.unlink(missing_ok=True)
-            lock.release()
-
-    def move_aside(self) -> None:
-        """Rename it to `NAME.old-1`, or the first such name that is free."""
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
-            number += 1
-        self.path.rename(aside)
 
 
 def _contents(dataset: LocalizationDataset) -> dict[str, Any]:

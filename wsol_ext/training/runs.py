@@ -13,7 +13,7 @@ from rich.console import Console
 
 import wsol_ext
 from wsol_ext._devices import usable_device
-from wsol_ext._files import write_json
+from wsol_ext._files import move_aside, write_json
 from wsol_ext._names import flag_of
 from wsol_ext._problems import Problems
 from wsol_ext.checkpoints import initialize_from, load_model, save_model
@@ -80,7 +80,7 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
         start = _start(folder, stages_of(data.config), data, console, overwrite)
         if first:
             if overwrite and folder.config.exists():
-                folder.move_aside()
+                move_aside(folder.path)
             folder.prepare(data.config, data.splits.train, data.splits.left_out)
         _say_what_was_decided(config, data, console)
         _train_stages(folder, data, start, console)

@@ -1,0 +1,173 @@
+"""`localize_images`: pictures in any form, each for itself."""
+
+import io
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wsol_ext import create_model
+from wsol_ext.localize import localize_images
+from wsol_ext.report.drawing import fit, overlay
+
+TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "patch_size": 8}
+
+
+def tiny(method="tscam"):
+    torch.manual_seed(0)
+    return create_model(method, "vit_tiny_patch16_224", 4, False, 32, TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Seven pictures of differing sizes."""
+    rng = np.random.default_rng(0)
+    sizes = [(40 + k, 60 - k) for k in range(7)]
+    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in sizes]
+
+
+def boxes(results):
+    return torch.stack([result.objects[0].box for result in results])
+
+
+def test_every_form_of_a_picture_gives_the_same(model, pictures, tmp_path):
+    array = pictures[0]
+    image = Image.fromarray(array)
+    image.save(tmp_path / "photo.png")
+    path = tmp_path / "photo.png"
+    forms = [array, image, torch.from_numpy(array).permute(2, 0, 1), path, str(path)]
+    (expected,) = localize_images(model, [array])
+    for form in forms:
+        (result,) = localize_images(model, form)  # one needs no list
+        assert result.error is None
+        assert result.size == (40, 60)
+        assert torch.equal(result.objects[0].box, expected.objects[0].box)
+        assert torch.equal(result.objects[0].score_map, expected.objects[0].score_map)
+    results = list(localize_images(model, tuple(forms), workers=1))
+    assert [result.index for result in results] == [0, 1, 2, 3, 4]
+    assert [result.path for result in results] == [None, None, None, path, path]
+
+
+def test_pillow_images_of_other_modes_are_taken(model):
+    for mode in ("L", "RGBA", "P", "1"):
+        (result,) = localize_images(model, Image.new(mode, (50, 40)))
+        assert result.error is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [
+        (5, TypeError, "inputs[0] is of type int, it should be a path, a Pillow image, or uint8"),
+        ([Image.new("RGB", (8, 8)), None], TypeError, "inputs[1] is of type NoneType"),
+        (np.zeros((8, 8, 3), np.float32), TypeError, "inputs[0] has dtype float32"),
+        (torch.zeros(3, 8, 8), TypeError, "inputs[0] has dtype torch.float32"),
+        (np.zeros((3, 8, 8), np.uint8), ValueError, "inputs[0] has shape (3, 8, 8)"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ValueError, "has shape (2, 3, 8, 8)"),
+        (np.zeros((), np.uint8), ValueError, "has shape ()"),
+        (np.zeros((0, 8, 3), np.uint8), ValueError, "has shape (0, 8, 3)"),
+    ],
+)
+def test_what_is_no_picture_is_refused_at_once(model, wrong, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        localize_images(model, wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": 1.0}, "threshold is 1.0"),
+        ({"top_k": 5}, "top_k is 5, it should be 1 to the number of classes, 4"),
+        ({"labels": [0]}, "labels are 1, there should be 7"),
+        ({"labels": [0, 1, 2, 3, 4, 0, 0]}, "labels has 4, it should be in [0, 4)"),
+    ],
+)
+def test_options_out_of_range_are_refused_at_once(model, pictures, options, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        localize_images(model, pictures, **options)
+
+
+def test_no_pictures_give_no_results(model):
+    assert list(localize_images(model, [])) == []
+
+
+def test_known_classes_are_those_that_get_boxes(model, pictures):
+    labels = [3, 2, 1, 0, 1, 2, 3]
+    results = list(localize_images(model, pictures, labels=labels))
+    assert [result.objects[0].category for result in results] == labels
+
+
+def test_a_picture_that_cannot_be_read_is_its_own_trouble(model, pictures, tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(pictures[0]).save(file, "PNG")
+    cut = Image.open(io.BytesIO(file.getvalue()[:2000]))
+    first, second, third = localize_images(model, [cut, tmp_path / "none.png", pictures[1]])
+    assert first.error.startswith("inputs[0]: cannot be read")
+    assert second.error == f"{tmp_path / 'none.png'}: no such image file"
+    assert third.error is None
+
+
+def test_what_is_left_out_changes_nothing_of_the_rest(model, pictures):
+    whole = list(localize_images(model, pictures, batch_size=3))
+    rest = list(localize_images(model, pictures, batch_size=3, skip={0, 3, 4, 5}))
+    assert [result.index for result in rest] == [1, 2, 6]
+    assert torch.equal(boxes(rest), boxes(whole)[[1, 2, 6]])
+    scores = [result.objects[0].score for result in rest]
+    assert scores == [whole[index].objects[0].score for index in (1, 2, 6)]
+
+
+def test_previews_are_made_by_who_reads(model, pictures):
+    preview = partial(fit, smallest=20, largest=30)
+    for workers in (0, 1):
+        results = list(localize_images(model, pictures, preview=preview, workers=workers))
+        assert [max(result.preview.size) for result in results] == [30] * 7
+    assert all(result.preview is None for result in localize_images(model, pictures))
+
+
+def spoil_white_pictures(model):
+    """NaN in the network wherever a picture is white."""
+
+    def spoil(module, inputs, tokens):
+        white = inputs[0].mean(dim=(1, 2, 3)) > 2
+        return torch.where(white.view(-1, 1, 1, 1), torch.nan, tokens)
+
+    return model.backbone.vit.patch_embed.register_forward_hook(spoil)
+
+
+@pytest.mark.parametrize("method", ["tscam", "trt", "sat"])
+def test_values_that_are_not_finite_are_that_pictures_trouble_alone(method, pictures):
+    model = tiny(method)
+    white = np.full((30, 30, 3), 255, np.uint8)
+    expected = list(localize_images(model, [*pictures, white]))
+    with spoil_white_pictures(model):
+        *good, spoilt = localize_images(model, [*pictures, white])
+    assert spoilt.objects == []
+    assert spoilt.error.startswith("inputs[7]: ")
+    assert "finite" in spoilt.error or "NaN" in spoilt.error
+    for result, wanted in zip(good, expected, strict=False):
+        assert torch.allclose(result.objects[0].box, wanted.objects[0].box, atol=1e-3)
+
+
+def test_overlay_colours_the_map_over_the_picture():
+    image = Image.new("RGB", (90, 60), (100, 100, 100))
+    heat = np.asarray(overlay(image, torch.tensor([[-1.0, 3.0]])), int)
+    assert heat.shape == (60, 90, 3)
+    left, right = heat[30, 2], heat[30, 87]
+    # turbo's ends, (48, 18, 59) and (122, 4, 2), at 17.5% and 50%.
+    assert np.abs(left - [91, 86, 93]).max() <= 2
+    assert np.abs(right - [111, 52, 51]).max() <= 2
+    assert heat[30, 45].tolist() != left.tolist()
+
+
+def test_overlay_of_a_constant_map_is_of_one_colour():
+    image = Image.new("RGB", (90, 60), (100, 100, 100))
+    heat = np.asarray(overlay(image, torch.full((1, 1), 7.0)), int)
+    assert np.unique(heat.reshape(-1, 3), axis=0).shape == (1, 3)
+    assert np.abs(heat[0, 0] - [91, 86, 93]).max() <= 2
