@@ -249,7 +249,7 @@ def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
     [
         (["--threshold", "-0.1"], ["threshold is -0.1"]),
         (["--top-k", "9"], ["top_k is 9", "4"]),
-        (["--labels", "/nowhere.csv"], ["/nowhere.csv: no such label file"]),
+        (["--labels", "/nowhere.csv"], ["--labels is /nowhere.csv: no such file"]),
         (["/nowhere.jpg"], ["/nowhere.jpg: no such file or folder"]),
         (["--overlays", "pgn"], ["--overlays is 'pgn'", "did you mean png?"]),
     ],

@@ -117,8 +117,8 @@ def test_processes_give_the_numbers_of_one(molt_folder, results, tmp_path):
 def test_one_picture_shows_every_map_and_the_clusters(molt_folder, pictures, tmp_path):
     inputs = [str(pictures / "test"), "--out", str(tmp_path), "--model", "molt"]
     assert main(["localize", str(molt_folder), *inputs, *QUIET]) == 0
-    names = sorted(path.name for path in (tmp_path / "overlays").glob("*.png"))
-    assert sorted(path.name for path in (tmp_path / "parts").glob("*.png")) == names
+    names = sorted(path.name for path in (tmp_path / "overlays").glob("*.jpg"))
+    assert sorted(path.name for path in (tmp_path / "parts").glob("*.jpg")) == names
     overlay, sheet = (Image.open(tmp_path / kind / names[0]) for kind in ("overlays", "parts"))
     # Image, three scales; combined, clusters, refined, boxes.
     assert 4 * overlay.width <= sheet.width < 4.2 * overlay.width
