@@ -19,7 +19,6 @@ from wsol_ext.training.stages import Stage
 # How often a GPU is asked whether the loss is still finite: asking waits for it.
 _CHECK_EVERY = 50
 
-
 # What to do where training diverges.
 ADVICE = "Try a lower --lr, --warmup-epochs or --clip-grad 1"
 
