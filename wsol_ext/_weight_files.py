@@ -54,10 +54,8 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: dict[
     )
     text = header.encode()
     text += b" " * (-len(text) % 8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        file.write(data[8 + length :])
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"".join((struct.pack("<Q", len(text)), text, data[8 + length :])))
 
 
 # How a file begins that was saved in place of the weights.

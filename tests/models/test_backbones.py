@@ -96,6 +96,13 @@ def test_weights_in_the_cache_need_no_network(folder, hub_cache):
     assert torch.equal(backbone.vit.cls_token, saved.cls_token)
 
 
+def test_weights_that_are_cached_as_a_pickle_are_left_to_timm(folder, hub_cache):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    cache(hub_cache, "someone/vit", folder)
+    arguments = backbones.pretrained_arguments("hf-hub:someone/vit")
+    assert arguments == {"model_name": "hf-hub:someone/vit"}
+
+
 @pytest.mark.parametrize(
     ("name", "place"),
     [

@@ -103,11 +103,9 @@ def create_model(
 
 
 def _check_method_options(method: str, options: dict[str, Any]) -> None:
-    made_by = METHODS[method].__init__, METHODS[method].build
-    takes_any = any(
-        p.kind is Parameter.VAR_KEYWORD for p in signature(made_by[0]).parameters.values()
-    )
+    init, build = METHODS[method].__init__, METHODS[method].build
+    if any(p.kind is Parameter.VAR_KEYWORD for p in signature(init).parameters.values()):
+        return  # it has to know itself
     given = {"self", "backbone", *signature(LocalizationModel.build).parameters}
-    taken = {n: p for n, p in signature_of(*made_by).items() if n not in given}
-    if not takes_any:
-        check_options(f"method {method!r}", options, taken)
+    taken = {name: p for name, p in signature_of(init, build).items() if name not in given}
+    check_options(f"method {method!r}", options, taken)

@@ -15,6 +15,7 @@ from wsol_ext._names import nearest
 __all__ = ["NamedBackbone", "named_backbone", "pretrained_arguments"]
 
 _HUB_SOURCES = ("hf-hub", "hf_hub")
+_PICKLED = "pytorch_model.bin"  # as timm names weights, beside which it prefers model.safetensors
 _PATIENCE = 3.0  # seconds that a host has to answer in
 
 
@@ -60,32 +61,39 @@ def pretrained_arguments(name: str) -> dict[str, Any]:
         ConnectionError: they are not in the cache, and where they are kept cannot be reached.
     """
     source, colon, place = name.partition(":")
-    if source in _HUB_SOURCES and colon:
-        cached = _cached(place, "model.safetensors")
-        if cached is not None:
-            return {"model_name": f"local-dir:{cached.parent}"}
-        _require_hub(name, place)
-    elif colon:
+    if source == "local-dir":
         return {"model_name": f"local-dir:{Path(place).expanduser()}"}
-    elif (trained := timm.get_pretrained_cfg(name)) is not None:  # none of a name that has changed
-        if not trained.has_weights:
-            raise ValueError(
-                f"backbone {name!r} has no pretrained weights in timm: --pretrained false trains it from scratch"
-            )
-        if trained.hf_hub_id:
-            file = trained.hf_hub_filename or "pytorch_model.bin"
-            cached = _cached(
-                trained.hf_hub_id, file.replace("pytorch_model.bin", "model.safetensors")
-            )
-            if cached is not None:
-                overlay = {"file": str(cached), "custom_load": False}
-                return {"model_name": name, "pretrained_cfg_overlay": overlay}
-            _require_hub(name, trained.hf_hub_id)
-        elif isinstance(trained.url, str):
-            folder = Path(torch.hub.get_dir()) / "checkpoints"
-            if not (folder / Path(urlsplit(trained.url).path).name).exists():
-                _require_reachable(name, trained.url, folder)
+    if colon:
+        cached = _cached_weights(name, place)
+        return {"model_name": f"local-dir:{cached.parent}" if cached else name}
+    trained = timm.get_pretrained_cfg(name)
+    if trained is None:  # a name that has changed
+        return {"model_name": name}
+    if not trained.has_weights:
+        raise ValueError(
+            f"backbone {name!r} has no pretrained weights in timm: --pretrained false trains it from scratch"
+        )
+    if trained.hf_hub_id:
+        cached = _cached_weights(name, trained.hf_hub_id, trained.hf_hub_filename or _PICKLED)
+        overlay = {"pretrained_cfg_overlay": {"file": str(cached), "custom_load": False}}
+        return {"model_name": name, **(overlay if cached else {})}
+    if isinstance(trained.url, str):
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        if not (folder / Path(urlsplit(trained.url).path).name).exists():
+            _require_reachable(name, trained.url, folder)
     return {"model_name": name}
+
+
+def _cached_weights(name: str, place: str, file: str = _PICKLED) -> Path | None:
+    """A repository's weights as a safetensors file in the cache; None where timm has to find or download them.
+
+    Raises:
+        ConnectionError: they are in the cache in no form, and the hub cannot be reached.
+    """
+    safe = _cached(place, file.replace(_PICKLED, "model.safetensors"))
+    if safe is None and _cached(place, file) is None:
+        _require_hub(name, place)
+    return safe if safe is not None and safe.suffix == ".safetensors" else None
 
 
 def _require_known(name: str) -> None:

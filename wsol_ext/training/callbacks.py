@@ -32,7 +32,6 @@ __all__ = [
 # How often a GPU is asked whether the loss is still finite: asking waits for it.
 _CHECK_EVERY = 50
 
-
 # What to do where training diverges.
 ADVICE = "Try a lower --lr, --warmup-epochs or --clip-grad 1"
 
