@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform, read_image
 from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.data.finding import find_images
+from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
 from wsol_ext.metrics import EVALUATED, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
 

@@ -70,6 +70,11 @@ class Backbone(nn.Module):
         self.prefix_tokens: int = self.vit.num_prefix_tokens
         patch_height, patch_width = self.vit.patch_embed.patch_size
         self.patch_size: tuple[int, int] = (patch_height, patch_width)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if height % patch_height or width % patch_width:
+            raise ValueError(
+                f"img_size is {img_size}, it should be a multiple of the patch, {patch_height} x {patch_width}"
+            )
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of patches in images (B, 3, height, width).
