@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from wsol_ext._files import write_json
+from wsol_ext._names import printable
 from wsol_ext.localize import ImageResult
 
-__all__ = ["CocoResults", "escaped", "file_name", "found_in"]
+__all__ = ["CocoResults", "file_name", "found_in"]
 
 _FILLING = 0.95  # of an image's area: a box of more says nothing of where
 
@@ -30,13 +31,8 @@ def found_in(result: ImageResult) -> dict[str, Any]:
     return {"size": list(result.size), "boxes": boxes}
 
 
-def escaped(path: str | os.PathLike[str]) -> str:
-    """A path with bytes that are no UTF-8, which JSON has no room for, escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def file_name(path: Path, root: Path) -> str:
-    """A file's name in the results: `escaped`, with forward slashes, relative to a folder where it lies below it.
+    """A file's name in the results: `printable`, with forward slashes, relative to a folder where it lies below it.
 
     Args:
         path: the file; links are not followed.
@@ -48,7 +44,7 @@ def file_name(path: Path, root: Path) -> str:
     """
     absolute = Path(os.path.abspath(path))
     below = absolute.is_relative_to(root)
-    return escaped((absolute.relative_to(root) if below else absolute).as_posix())
+    return printable((absolute.relative_to(root) if below else absolute).as_posix())
 
 
 class CocoResults:

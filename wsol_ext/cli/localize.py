@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._files import atomic_path, make_results_folder, named
-from wsol_ext._names import unknown
+from wsol_ext._names import printable, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._progress import watch
 from wsol_ext.cli.arguments import Parser
@@ -118,7 +118,7 @@ def run(options: Any) -> int:
     process, processes = _processes()
     device = _own_device(check_device(options))
     from wsol_ext.checkpoints import find_checkpoint, load_model
-    from wsol_ext.coco import CocoResults, escaped, file_name
+    from wsol_ext.coco import CocoResults, file_name
     from wsol_ext.data.labels import read_labels
     from wsol_ext.localize import check_settings, list_images
 
@@ -138,7 +138,7 @@ def run(options: Any) -> int:
         "top_k": options.top_k,
         "clusters": _settings_of_clusters(model),
         "overlays": overlays,
-        "folder": escaped(results.root),
+        "folder": printable(results.root),
         "images": [[file_name(path, results.root), _size(path)] for path in paths],
         "labels": labels,
     }
