@@ -2,7 +2,6 @@ import warnings
 
 import pytest
 import torch
-from damage import damaged
 from PIL import Image
 from torchvision.ops import box_iou
 
@@ -141,20 +140,6 @@ def test_pictures_are_read_as_they_are_stored(root):
     exif[0x0112] = 6
     Image.new("RGB", (8, 6)).save(root / "images/003.Ani/a.jpg", exif=exif)
     assert CubDataset(root, "train")[0]["size"].tolist() == [8, 6]
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_damaged_file_is_read_or_refused_by_name(root, file):
-    messages = []
-    for content in damaged(FILES[file].encode(), 200):
-        (root / file).write_bytes(content)
-        try:
-            CubDataset(root, "test")
-        except ValueError as error:
-            messages.append(str(error))
-    assert messages
-    named = (str(root), "CubDataset: the data set has no image")
-    assert all(message.startswith(named) for message in messages)
 
 
 def test_other_split_is_an_error(root):

@@ -1,7 +1,6 @@
 import os
 
 import pytest
-from damage import damaged
 from PIL import Image
 
 from wsol_ext.data import AnnotationError, FolderDataset, ImageError, ImageListDataset
@@ -159,19 +158,6 @@ def test_table_is_read_or_refused_whatever_wrote_it(root, change, read):
     else:
         with pytest.raises(AnnotationError, match=r"boxes\.csv"):
             FolderDataset(root, table)
-
-
-def test_damaged_table_is_read_or_refused_by_name(root):
-    table = csv_of(root, *(f"{name},1.5,2,30,4e1" for name in ALL))
-    messages = []
-    for content in damaged(table.read_bytes(), 200):
-        table.write_bytes(content)
-        try:
-            FolderDataset(root, table)
-        except AnnotationError as error:
-            messages.append(str(error))
-    assert messages
-    assert all(str(table) in message for message in messages)
 
 
 def test_pipe_is_no_table(root):

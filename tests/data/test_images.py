@@ -3,7 +3,6 @@ import os
 import cv2
 import numpy as np
 import pytest
-from damage import damaged
 from PIL import Image, TiffImagePlugin
 
 from wsol_ext.data import ImageError, ImageListDataset, Tolerant, collate, read_image
@@ -300,30 +299,6 @@ def test_end_of_a_thumbnail_is_no_end_of_a_picture(tmp_path):
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ImageError, match=r"a\.jpg"):
         check_image(path)
-
-
-KINDS = [".jpg", ".png", ".gif", ".webp", ".tif", ".bmp", ".ppm", ".jp2", ".avif", ".qoi"]
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("suffix", [kind for kind in KINDS if kind in image_suffixes()])
-def test_damaged_file_ends_in_a_picture_or_in_an_error_that_names_it(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # so that none takes long
-    path = tmp_path / f"picture{suffix}"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    options = {"exif": exif} if suffix in (".jpg", ".png", ".webp", ".avif") else {}
-    Image.effect_noise((12, 10), 80).convert("RGB").save(path, **options)
-    messages = []
-    for content in damaged(path.read_bytes(), 200, within=400):
-        path.write_bytes(content)
-        for read in (lambda: read_image(path, upright=True), lambda: check_image(path)):
-            try:
-                read()
-            except ImageError as error:
-                messages.append(str(error))
-    assert messages
-    assert all(str(path) in message for message in messages)
 
 
 def test_unreadable_pictures_are_listed_and_the_others_kept(tmp_path, picture):

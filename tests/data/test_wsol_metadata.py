@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from damage import damaged
 from PIL import Image
 
 from wsol_ext.data import AnnotationError, ImageError, WsolMetadataDataset, collate, eval_transform
@@ -81,19 +80,6 @@ def test_boxes_that_are_fractions_are_refused(root):
     (root / "localization.txt").write_text("val/a.jpg,0.1,0.2,0.8,0.9\nval/b.jpg,0,0,0.5,1\n")
     with pytest.raises(AnnotationError, match=r"localization\.txt: all boxes lie between 0 and 1"):
         WsolMetadataDataset(root, root)
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_damaged_file_is_read_or_refused_by_name(root, file):
-    messages = []
-    for content in damaged(FILES[file].encode(), 200):
-        (root / file).write_bytes(content)
-        try:
-            WsolMetadataDataset(root, root)
-        except AnnotationError as error:
-            messages.append(str(error))
-    assert messages
-    assert all(str(root) in message for message in messages)
 
 
 def test_class_names_are_folders_only_where_folder_and_class_are_one(root):

@@ -36,9 +36,8 @@ def search(folder: Path) -> Found:
     searched: set[str] = set()
     folders: list[Path] = [folder]
     links: list[Path] = []
-    while (
-        folders or links
-    ):  # links last: a picture is called by the folder that it lies in, where that is below
+    while folders or links:
+        # Links last: a picture is called by the folder that it lies in, where that is below.
         here = folders.pop() if folders else links.pop(0)
         real = os.path.realpath(here)
         if real in searched or is_results_folder(here):
