@@ -1,5 +1,9 @@
 """Every operator against what all of them promise. What is particular to each stands in `cases.py`."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 import torch
 from ops.cases import CASES
@@ -242,6 +246,55 @@ def test_result_does_not_depend_on_the_number_of_threads(backend, case, size):
             found.append(results(case, arguments))
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+@PYTHON_ALONE
+@each_case()
+def test_calls_from_many_threads_at_once_give_what_each_gives_alone(backend, case):
+    asked = [case.arguments(case.small[0], dtype, backend.device) for dtype in case.dtypes]
+    alone = [results(case, arguments) for arguments in asked]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda k: results(case, asked[k % len(asked)]), range(40)))
+    for k, one in enumerate(found):
+        assert all(map(torch.equal, one, alone[k % len(asked)]))
+
+
+def test_a_forked_process_computes_while_this_one_does():
+    """On the CPU: CUDA itself refuses forked processes."""
+    calls = [(c, c.arguments(c.small[0], c.dtypes[0], "cpu")) for c in CASES]
+    alone = [
+        results(*call) for call in calls
+    ]  # the pool of threads is there: a child has none of it
+
+    def all_equal():
+        found = [results(*call) for call in calls]
+        return all(
+            torch.equal(*p)
+            for a, b in zip(alone, found, strict=True)
+            for p in zip(a, b, strict=True)
+        )
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all_equal() else 1)
+    assert all_equal()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@PYTHON_ALONE
+@each_case()
+def test_many_calls_keep_no_memory(backend, case):
+    arguments = case.arguments(case.small[0], case.dtypes[0], backend.device)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    for _ in range(50):
+        results(case, arguments)
+    before = resident()
+    for _ in range(200):
+        results(case, arguments)
+    assert resident() - before < 8 << 20
 
 
 @PYTHON_ALONE
