@@ -218,7 +218,7 @@ HOSTILE = {  # by what is changed: the configuration, class names or a text inst
     "width is no 64-bit number": ({"embed_dim": 10**400}, "cannot be rebuilt"),
     "heads do not divide": ({"num_heads": 5}, "dim should be divisible by num_heads"),
     "the backbone is a giant": (
-        {"backbone": "vit_giant_patch14_224", "backbone_options": {}},
+        {"backbone": "vit_giant_patch14_224", "img_size": 28, "backbone_options": {}},
         "does not fit a tscam model: missing",
     ),
     "a norm is unknown": ({"backbone_options": {**BACKBONE, "norm_layer": "x"}}, "KeyError"),
