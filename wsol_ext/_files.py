@@ -68,6 +68,20 @@ def remove_leftovers(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def missing_paths(paths: Mapping[str, str | None]) -> list[str]:
+    """A sentence for each path that leads to nothing, by the flag that gives it; None is none.
+
+    Example:
+        >>> missing_paths({"--root": "/nowhere", "--boxes": None})
+        ['--root is /nowhere: no such file or folder']
+    """
+    return [
+        f"{flag} is {path}: no such file or folder"
+        for flag, path in paths.items()
+        if path is not None and not Path(path).expanduser().exists()
+    ]
+
+
 def require_writable(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder that cannot be made or written to, before the work whose results it is to hold.
 

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform, read_image
+from wsol_ext._names import printable
+from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform
 from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.data.finding import find_images
 from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
@@ -240,13 +241,13 @@ class _Pictures(LocalizationDataset):
 
     def __init__(self, pictures: Sequence[Picture], transform: Transform) -> None:
         names = [
-            str(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
+            printable(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
             for index, picture in enumerate(pictures)
         ]
         super().__init__(names, [-1] * len(names), [], transform)
         self.pictures = pictures
 
-    def path(self, index: int) -> Path | None:
+    def image_path(self, index: int) -> Path | None:
         """The file of a picture that is one."""
         picture = self.pictures[index]
         return Path(picture) if isinstance(picture, str | Path) else None
@@ -255,7 +256,7 @@ class _Pictures(LocalizationDataset):
         """Picture number `index`, RGB."""
         picture = self.pictures[index]
         if isinstance(picture, str | Path):
-            return read_image(picture, upright=True)
+            return super().load_image(index)
         if isinstance(picture, Tensor):
             picture = picture.permute(1, 2, 0).cpu().numpy()
         if isinstance(picture, np.ndarray):
@@ -316,7 +317,7 @@ def _results(
 
 
 def _failed(job: _Job, index: int, error: str) -> ImageResult:
-    return ImageResult(index, job.dataset.path(index), error=error)
+    return ImageResult(index, job.dataset.image_path(index), error=error)
 
 
 def _localize_batch(job: _Job, batch: Sample) -> dict[int, ImageResult]:
@@ -373,7 +374,7 @@ def _localize_together(job: _Job, batch: Sample) -> dict[int, ImageResult]:
         width, height = batch["sizes"][row].tolist()
         results[index] = ImageResult(
             index,
-            job.dataset.path(index),
+            job.dataset.image_path(index),
             (width, height),
             objects,
             parts={name: part.maps[row, 0].float().cpu() for name, part in found.parts.items()},

@@ -56,8 +56,8 @@ def counted(monkeypatch):
     return sizes
 
 
-def interrupt(monkeypatch, after):
-    """Ctrl-C once so many images have come."""
+def interrupted_run(run_folder, album, out, after):
+    """A run that Ctrl-C ends once so many images have come."""
     find, seen = TSCAM.localize, []
 
     def interrupted(self, images, classes=None):
@@ -66,16 +66,16 @@ def interrupt(monkeypatch, after):
         seen.extend(images)
         return find(self, images, classes)
 
-    monkeypatch.setattr(TSCAM, "localize", interrupted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TSCAM, "localize", interrupted)
+        assert localize(run_folder, album, *SIZE, "--out", out) == 130
 
 
 def test_an_interrupted_run_is_continued_to_the_same_files(
-    run_folder, album, tmp_path, monkeypatch, capsys, unbroken, counted
+    run_folder, album, tmp_path, capsys, unbroken, counted
 ):
     out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        interrupt(patch, after=5)
-        assert localize(run_folder, album, *SIZE, "--out", out) == 130
+    interrupted_run(run_folder, album, out, after=5)
     said = capsys.readouterr().err
     assert "stopped after 5 of 12 images; the same command goes on from there" in said
     assert sorted(journal(out)) == [0, 1, 2, 3, 4]
@@ -91,12 +91,10 @@ def test_an_interrupted_run_is_continued_to_the_same_files(
 
 
 def test_a_batch_that_is_there_in_part_is_computed_as_it_was(
-    run_folder, album, tmp_path, monkeypatch, unbroken, counted
+    run_folder, album, tmp_path, unbroken, counted
 ):
     out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        interrupt(patch, after=5)
-        assert localize(run_folder, album, *SIZE, "--out", out) == 130
+    interrupted_run(run_folder, album, out, after=5)
     kept = out / "journal-0.jsonl"
     lines = kept.read_bytes().splitlines(keepends=True)
     kept.write_bytes(b"".join(lines[:2]) + b"\xff\x00 torn {\n" + lines[2][:-9])  # by a kill
@@ -149,12 +147,10 @@ def test_a_kill_loses_nothing_that_was_kept(run_folder, album, tmp_path, unbroke
 
 
 def test_a_full_disk_is_one_error_and_the_run_goes_on_later(
-    run_folder, album, tmp_path, monkeypatch, capsys, unbroken
+    run_folder, album, tmp_path, capsys, unbroken
 ):
     out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        interrupt(patch, after=5)
-        assert localize(run_folder, album, *SIZE, "--out", out) == 130
+    interrupted_run(run_folder, album, out, after=5)
     kept = out / "journal-0.jsonl"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     room = kept.stat().st_size * 13 // 10  # for one line and a part of another

@@ -463,6 +463,15 @@ def test_all_mistakes_of_a_command_are_said_together(capsys):
     ]
 
 
+def test_each_mistaken_element_of_a_list_is_named(capsys):
+    given = ["--data", "synthetic", "--milestones", "1", "x", "2.5"]
+    assert main(["train", *given]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "wsol: error: --milestones is 'x', it should be a whole number",
+        "wsol: error: --milestones is '2.5', it should be a whole number",
+    ]
+
+
 def test_mistakes_of_data_and_model_are_said_together(pictures, tmp_path, capsys):
     data = ["--data", "folder", "--data-options", "{}", "--root", str(pictures)]
     mistaken = ["--batch-size", "65", "--backbone", "vit_tiny_patch16_22"]

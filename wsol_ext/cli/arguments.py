@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=program, description=description, allow_abbrev=False, formatter_class=_Help
         )
-        for hint in (None, *_HINTS):
+        for hint in _HINTS:
             self.register("type", hint, lambda text: text)  # read afterwards, all together
 
     if TYPE_CHECKING:  # type hints, which argparse itself does not take
@@ -155,8 +155,6 @@ class Parser(argparse.ArgumentParser):
             elif before is None or not before.startswith("-"):  # else it is a mistaken flag's
                 problems.add(f"{word!r} is not expected: it follows no flag that takes it")
         values = {name: value for name, value in vars(given).items() if value is not _NOT_GIVEN}
-        for name in [one for one, value in values.items() if value is _absent(actions[one])]:
-            del values[name]
         in_file: dict[str, Any] = {}
         for path in values.pop("config", []):
             in_file |= self._values_of(path, actions, problems)
@@ -186,30 +184,33 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def _read(self, action: argparse.Action, value: Any, problems: Problems) -> Any:
-        """A value as its action's type has it."""
-        if action.nargs in ("+", "*"):
-            one_by_one = value if isinstance(value, list) else [value]
-            return [self._read_one(action, each, problems, None) for each in one_by_one]
-        return self._read_one(action, value, problems, action.default)
+        """A value as its action's type has it; the default where it is mistaken, be it one of a list."""
+        is_list = action.nargs in ("+", "*")
+        given = value if is_list and isinstance(value, list) else [value]
+        read = []
+        for each in given:
+            with problems.collected():
+                read.append(_read_one(action, each))
+        if len(read) < len(given):
+            return action.default
+        return read if is_list else read[0]
 
-    def _read_one(
-        self, action: argparse.Action, value: Any, problems: Problems, instead: Any
-    ) -> Any:
-        if action.type is None:
-            return value
-        if value is None and _accepts_none(action.type):
-            return None
-        kinds = _kinds(action.type)
-        for kind in kinds:
-            try:
-                return kind.read(value)
-            except (ValueError, OverflowError):
-                continue
-        name = action.option_strings[0] if action.option_strings else action.dest.upper()
-        shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
-        wanted = " or ".join(kind.wanted for kind in kinds)
-        problems.add(f"{name} is {shown}, it should be {wanted}")
-        return instead
+
+def _read_one(action: argparse.Action, value: Any) -> Any:
+    if action.type is None:
+        return value
+    if value is None and _accepts_none(action.type):
+        return None
+    kinds = _kinds(action.type)
+    for kind in kinds:
+        try:
+            return kind.read(value)
+        except (ValueError, OverflowError):
+            continue
+    name = action.option_strings[0] if action.option_strings else action.dest.upper()
+    shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
+    wanted = " or ".join(kind.wanted for kind in kinds)
+    raise ValueError(f"{name} is {shown}, it should be {wanted}")
 
 
 _HINTS: list[Any] = [
@@ -219,11 +220,6 @@ _HINTS: list[Any] = [
     *(dict[str, Any], dict[str, Any] | None, dict[str, Any] | str | None),
 ]
 """The type hints that flags have; argparse wants to be told."""
-
-
-def _absent(action: argparse.Action) -> Any:
-    """What argparse gives where a positional that takes any number got none."""
-    return [] if action.nargs == "*" and not action.option_strings else _NOT_GIVEN
 
 
 _NEEDS_VALUE = re.compile(r"argument (?P<flags>[^:]+): expected (?P<count>.+)")

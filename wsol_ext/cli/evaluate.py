@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsol_ext._devices import usable_device
 from wsol_ext._files import read_yaml, require_writable
 from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._problems import Problems
@@ -17,7 +18,6 @@ from wsol_ext.cli.options import (
     add_data,
     add_device,
     add_switch,
-    check_device,
     check_hardware,
     set_clusters,
 )
@@ -101,7 +101,7 @@ def run(options: Any) -> int:
     folder, out = _places(options)
     config = _run_config(folder)
     chosen = _chosen_dataset(options, config)
-    device = check_device(options)
+    device = usable_device(options.device)
     from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.data.class_names import are_numbers
     from wsol_ext.evaluation import evaluate, transform_for

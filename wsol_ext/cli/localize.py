@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsol_ext._boxes_folder import BoxesFolder
-from wsol_ext._files import atomic_path, make_results_folder, named
+from wsol_ext._devices import usable_device
+from wsol_ext._files import atomic_path, make_results_folder, missing_paths, named
 from wsol_ext._names import printable, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._progress import watch
@@ -24,7 +25,6 @@ from wsol_ext.cli.options import (
     add_config,
     add_device,
     add_switch,
-    check_device,
     check_hardware,
     set_clusters,
 )
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from wsol_ext.localize import ImageResult
     from wsol_ext.models import LocalizationModel
 
-__all__ = ["DESCRIPTION", "HELP", "T", "add_options", "check", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "run"]
 
 HELP = "boxes for your own images"
 DESCRIPTION = (
@@ -48,7 +48,7 @@ DESCRIPTION = (
 
 _OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "false": ""}
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def add_options(parser: Parser) -> None:
@@ -103,10 +103,9 @@ def check(options: Any, problems: Problems) -> None:
     if options.top_k < 1:
         problems.add(f"--top-k is {options.top_k}, it should be at least 1")
     check_hardware(options, problems)
-    files = {"--labels": None if options.labels == "folder" else options.labels}
-    for name, path in {"CHECKPOINT": options.checkpoint, **files}.items():
-        if path is not None and not Path(path).expanduser().exists():
-            problems.add(f"{name} is {path}: no such file or folder")
+    labels = None if options.labels == "folder" else options.labels
+    for missing in missing_paths({"CHECKPOINT": options.checkpoint, "--labels": labels}):
+        problems.add(missing)
     for path in options.images or []:
         if not Path(path).expanduser().exists():
             problems.add(f"IMAGES: {path}: no such file or folder")
@@ -116,7 +115,7 @@ def run(options: Any) -> int:
     """Localize."""
     overlays = _OVERLAYS[str(options.overlays).lower()]
     process, processes = _processes()
-    device = _own_device(check_device(options))
+    device = _own_device(usable_device(options.device))
     from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.coco import CocoResults, file_name
     from wsol_ext.data.labels import read_labels
@@ -244,7 +243,7 @@ def _say_error(error: str | None) -> None:
 
 
 def _in_threads(
-    function: Callable[[T], None], things: Iterable[T], threads: int, most: int
+    function: Callable[[_T], None], things: Iterable[_T], threads: int, most: int
 ) -> None:
     """Call a function of each thing while the next come, no more than `most` behind.
 

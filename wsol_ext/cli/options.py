@@ -17,7 +17,6 @@ __all__ = [
     "add_dataclass",
     "add_device",
     "add_switch",
-    "check_device",
     "check_hardware",
     "set_clusters",
 ]
@@ -137,14 +136,3 @@ def check_hardware(options: Any, problems: Problems) -> None:
         problems.add(f"--workers is {options.workers}, it should be 0 or more")
     with problems.collected():
         check_device_name(options.device)
-
-
-def check_device(options: Any) -> str:
-    """The device asked for.
-
-    Raises:
-        ValueError: a device that this machine or this torch lacks.
-    """
-    from wsol_ext._devices import usable_device
-
-    return usable_device(options.device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsol_ext._files import missing_paths
 from wsol_ext._names import flag_of, unknown
 from wsol_ext._problems import Problems
 from wsol_ext.data.splits import split_folders
@@ -198,9 +199,8 @@ def _split_folder(root: Path, split: str, splits: tuple[str, ...]) -> Path:
     if (root / split).is_dir():
         return root / split
     folders = split_folders(root, splits)
-    if (
-        folders and split not in folders
-    ):  # else a split would be taken for a class, or training for test images
+    if folders and split not in folders:
+        # Else a split would be taken for a class, or training images for test images.
         others = ", ".join(path.name for path in folders.values())
         raise ValueError(f"{root} has no split {split!r}, it has {others}")
     return folders.get(split, root)
@@ -235,12 +235,10 @@ class ChosenDataset:
 
     def missing_paths(self) -> list[str]:
         """A sentence for each path given by a flag that leads to nothing."""
-        paths = {"root": self.root, **{name: self.options.get(name) for name in FLAGS}}
-        return [
-            f"{flag_of(name)} is {path}: no such file or folder"
-            for name, path in paths.items()
-            if isinstance(path, str) and not Path(path).exists()
-        ]
+        given = {"root": self.root, **{name: self.options.get(name) for name in FLAGS}}
+        return missing_paths(
+            {flag_of(name): path for name, path in given.items() if isinstance(path, str)}
+        )
 
     @property
     def is_of_training(self) -> bool:

@@ -49,9 +49,8 @@ def broken_images(
         pool or nullcontext(),
         _progress.bar("looking the images over", len(dataset), progress) as advance,
     ):
-        for start in range(
-            0, len(dataset), _AT_ONCE
-        ):  # an interruption waits for no more than these
+        for start in range(0, len(dataset), _AT_ONCE):
+            # An interruption waits for no more than these.
             indices = range(start, min(start + _AT_ONCE, len(dataset)))
             messages = (pool.map if pool else map)(trouble, indices)
             for index, message in zip(indices, messages, strict=True):

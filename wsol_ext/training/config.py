@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wsol_ext._devices import check_device_name
+from wsol_ext._files import missing_paths
 from wsol_ext._names import flag_of, unknown
 from wsol_ext._problems import Problems
 from wsol_ext.data.factory import DATASETS, ChosenDataset, chosen_dataset, data_help, flag_help
@@ -190,7 +191,6 @@ def check_files(values: Mapping[str, Any]) -> None:
         names += ["root", *entry.flags] if entry.needs_root else list(entry.flags)
     if not (Path(values["out"]).expanduser() / "checkpoints" / "last.ckpt").exists():
         names.append("init_from")  # a run that is continued has no need of it
-    for name in names:
-        if values[name] is not None and not Path(values[name]).expanduser().exists():
-            problems.add(f"{flag_of(name)} is {values[name]}: no such file or folder")
+    for missing in missing_paths({flag_of(name): values[name] for name in names}):
+        problems.add(missing)
     problems.raise_any()
