@@ -29,14 +29,20 @@ def usable_device(name: str) -> str:
     Raises:
         ValueError: no such device, or one that this machine or this torch lacks.
     """
+    check_device_name(name)
+    if name == "cpu":
+        return name
     import torch
 
-    check_device_name(name)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     device = "cuda" if name == "gpu" else name
     try:
         torch.empty(0, device=device)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"--device {name} cannot be used: this torch is built without it"
+        ) from error
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--device {name} cannot be used: {reason}") from error

@@ -230,13 +230,35 @@ def write_csv(
     write_text(path, text.getvalue())
 
 
+class RefusedYaml(ValueError):
+    """YAML that could mean what nobody wrote: the message says what it has."""
+
+
+class _NotTaken(yaml.MarkedYAMLError):
+    """What becomes `RefusedYaml`."""
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, a few of which make a value that no memory holds, and with numbers such as 1e-3."""
+    """YAML without aliases, a few of which make a value that no memory holds, and with numbers such as 1e-3.
+
+    A key that stands twice is refused: of its two values one would be lost without a word.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not taken")
+            mark = self.peek_event().start_mark
+            raise _NotTaken(problem="aliases (*name) are not taken", problem_mark=mark)
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            mark, name = key.start_mark, (key.tag, str(key.value))
+            if name in lines:
+                problem = f"the key {key.value} stands here again, after line {lines[name]}"
+                raise _NotTaken(problem=problem, problem_mark=mark)
+            lines[name] = mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
 _PlainLoader.add_implicit_resolver(
@@ -246,22 +268,35 @@ _PlainLoader.add_implicit_resolver(
 )
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, source: str = "") -> Any:
     """What a YAML text says, as plain Python values.
 
+    Args:
+        text: the YAML.
+        source: the file that it is from, named with the line before what is wrong.
+
     Raises:
-        ValueError: it is no YAML, or has aliases.
+        RefusedYaml: it has aliases, or a key twice.
+        ValueError: it is no YAML.
 
     Example:
         >>> parse_yaml("{lr: 1e-3, milestones: [1, 2]}")
         {'lr': 0.001, 'milestones': [1, 2]}
     """
+    place = f"{source}: " if source else ""
     try:
         return yaml.load(text, _PlainLoader)
     except RecursionError as error:
-        raise ValueError("is no YAML file: it is nested too deeply") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"is no YAML file: {error}") from error
+        raise ValueError(f"{place}is no YAML: it is nested too deeply") from error
+    except yaml.MarkedYAMLError as error:
+        if error.problem_mark is not None:
+            line = error.problem_mark.line + 1
+            place = f"{source}:{line}: " if source else f"line {line}: "
+        if isinstance(error, _NotTaken):
+            raise RefusedYaml(f"{place}{error.problem}") from error
+        raise ValueError(f"{place}is no YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # such as the 30th of February
+        raise ValueError(f"{place}is no YAML: {error}") from error
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -275,9 +310,10 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it should hold options by name, as YAML")
     try:
-        found = parse_yaml(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # a file that is not UTF-8 too
-        raise ValueError(f"{path}: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"{path}: is no UTF-8 text: {error}") from error
+    found = parse_yaml(text, str(path))
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ValueError(f"{path}: should hold options by name, as YAML")
     return found

@@ -1,15 +1,28 @@
 """All that is wrong with a request, said at once: who has several mistakes does not want to hear of them one by one."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from wsol_ext._names import flag_of
+
 
 class Mistakes(ValueError):
-    """One or more mistakes in a request; the message has a line for each."""
+    """One or more mistakes in a request; the message has a line for each.
+
+    Attributes:
+        details: all of what errors among them give the first of.
+    """
+
+    details: tuple[str, ...] = ()
 
 
 class Problems:
-    """Mistakes, collected.
+    """Mistakes, collected. One in an option starts with the option's flag, by which `about` knows it.
+
+    Attributes:
+        found: a line for each.
+        origins: by flag, the file that gave its value, which is named before a mistake in it.
 
     Example:
         >>> problems = Problems()
@@ -24,12 +37,24 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[str] = []
+        self.origins: dict[str, str] = {}
+        self._flags: set[str] = set()
         self._first: Exception | None = None
+        self._details: list[str] = []
 
     def add(self, text: str) -> None:
         """Take in one, unless it is there already."""
+        flag = re.match(r"--[\w-]+|[A-Z]+(?=[ :])", text)
+        if flag is not None:
+            self._flags.add(flag[0])
+            if flag[0] in self.origins:
+                text = f"{self.origins[flag[0]]}: {text}"
         if text not in self.found:
             self.found.append(text)
+
+    def about(self, *names: str) -> bool:
+        """Whether there is a mistake in one of these options."""
+        return any({flag_of(name), name.upper()} & self._flags for name in names)
 
     @contextmanager
     def collected(self) -> Iterator[None]:
@@ -37,6 +62,8 @@ class Problems:
         try:
             yield
         except Mistakes as error:
+            self._first = self._first or error
+            self._details += error.details
             for line in str(error).splitlines():
                 self.add(line)
         except (ValueError, OSError) as error:
@@ -47,7 +74,18 @@ class Problems:
             else:  # such as a broken image: no mistake in what was asked
                 raise
             self._first = self._first or error
+            self._details += getattr(error, "details", ())
             self.add(text)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Name the files of `origins` in mistakes that end this block."""
+        try:
+            yield
+        except Mistakes:
+            with self.collected():
+                raise
+            self.raise_any()
 
     def raise_any(self) -> None:
         """End here, if there is a mistake.
@@ -56,4 +94,6 @@ class Problems:
             Mistakes: all of them.
         """
         if self.found:
-            raise Mistakes("\n".join(self.found)) from self._first
+            mistakes = Mistakes("\n".join(self.found))
+            mistakes.details = tuple(self._details)
+            raise mistakes from self._first

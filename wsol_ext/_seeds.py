@@ -1,4 +1,14 @@
-"""Seeds made of seeds."""
+"""Seeds: which there are, and those made of others."""
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a generator of numpy's does not take.
+
+    Raises:
+        ValueError: it is none of 0 to 4294967295.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed is {seed}, it should be 0 to {2**32 - 1}")
 
 
 def mix_seed(*parts: int) -> int:

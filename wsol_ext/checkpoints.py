@@ -23,7 +23,7 @@ from wsol_ext._weight_files import (
     read_header,
     write_safetensors,
 )
-from wsol_ext.data.class_names import differing_classes
+from wsol_ext.data.class_names import class_mismatch
 from wsol_ext.models import METHODS, LocalizationModel, create_model
 from wsol_ext.models.transfer import MisfitError, differences
 from wsol_ext.models.vit import without_values
@@ -34,6 +34,7 @@ __all__ = [
     "initialize_from",
     "load_model",
     "load_published",
+    "require_same_classes",
     "save_model",
 ]
 
@@ -286,23 +287,31 @@ def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
         ['head', 'score_block', 'score_head', 'score_norm']
     """
     other = load_model(path)
-    _require_same_classes(model, other, str(path))
+    here = model.class_names or [str(label) for label in range(model.num_classes)]
+    require_same_classes(other, here, path)
     try:
         return model.initialize_from(other)
     except ValueError as error:
         raise CheckpointError(f"{path} {error}", getattr(error, "details", ())) from error
 
 
-def _require_same_classes(model: LocalizationModel, other: LocalizationModel, source: str) -> None:
-    if other.num_classes != model.num_classes:
-        raise CheckpointError(
-            f"{source} knows {other.num_classes} classes, there are {model.num_classes} here"
-        )
-    known, here = other.class_names, model.class_names
-    pairs = differing_classes(known, here) if known and here else []
-    differing = [f"{theirs!r}, not {ours!r}" for theirs, ours in pairs]
-    if differing:
-        raise CheckpointError(f"{source} knows other classes: {'; '.join(differing)}")
+def require_same_classes(
+    model: LocalizationModel, class_names: Sequence[str], path: str | Path
+) -> None:
+    """Refuse a model whose labels mean other classes than those here: its numbers would be silently wrong.
+
+    Args:
+        model: the model; one that has no names for its classes contradicts none, if there are as many.
+        class_names: the classes here; mere numbers, `["0", "1", …]`, contradict none either.
+        path: where the model is from, as the message starts.
+
+    Raises:
+        CheckpointError: it knows other classes.
+    """
+    knows = model.class_names or [str(label) for label in range(model.num_classes)]
+    mismatch = class_mismatch(knows, class_names, "the images it was trained on", "those here")
+    if mismatch is not None:
+        raise CheckpointError(f"{path} knows other classes: {mismatch}")
 
 
 def load_published(

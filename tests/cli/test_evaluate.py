@@ -313,7 +313,7 @@ def test_all_mistakes_are_told_together_before_torch_is_imported(run_folder, tmp
         ("--gallery", "-2"): "--gallery is -2, it should be 0 or more",
         ("--workers", "-1"): "--workers is -1, it should be 0 or more",
         ("--split", "train"): "--boxes is missing, it should be a CSV file of boxes",
-        ("--out", str(tmp_path / "file" / "out")): f"{tmp_path / 'file'}: is not a folder",
+        ("--out", str(tmp_path / "file" / "out")): f"{tmp_path / 'file'} is not a folder",
     }
     script = "import sys; from wsol_ext.cli import main; code = main(sys.argv[1:])\n"
     script += "assert code == 2 and 'torch' not in sys.modules"

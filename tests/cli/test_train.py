@@ -20,6 +20,7 @@ from cli.tiny_runs import TINY, has_rows, kill_run, metrics, same, tiny_run, wei
 from rich.console import Console
 
 from wsol_ext._files import write_text
+from wsol_ext._processes import rank_in_training
 from wsol_ext.cli import main
 from wsol_ext.models import METHODS, TSCAM, create_model
 from wsol_ext.training import TrainingConfig, runs
@@ -210,8 +211,10 @@ def test_file_size_limit_leaves_no_partial_file(tmp_path):
 
 def test_unwritable_folder_is_one_line(tmp_path, fails):
     (tmp_path / "file").write_text("")
-    message = fails(*tiny_run(tmp_path / "file" / "run"), status=1)
-    assert message == f"wsol: error: {tmp_path}/file/run: Not a directory"
+    message = fails(*tiny_run(tmp_path / "file" / "run"))
+    assert message == (
+        f"wsol: error: --out is {tmp_path}/file/run: {tmp_path}/file is not a folder"
+    )
 
 
 def test_damaged_training_checkpoint_is_one_line(tmp_path, fails):
@@ -342,7 +345,7 @@ def test_one_process_alone_is_the_first(monkeypatch, told, rank):
         monkeypatch.delenv(name, raising=False)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    assert runs._rank() == rank
+    assert rank_in_training() == rank
 
 
 def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
@@ -358,7 +361,7 @@ def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
         (["--data", "imagenet"], ["--data", "'imagenet'", "cub"]),
         (["--data", "cub"], ["--root is missing"]),
         (["--data", "folder", "--root", "/nowhere", "--data-options", "{}"], ["/nowhere: no such"]),
-        (["--data", "folder", "--root", "/tmp"], ["--data-options", "'length'"]),
+        (["--data", "folder", "--root", "/tmp"], ["--data-options", "no option length"]),
         (["--model", "resnet"], ["'resnet'", "tscam"]),
         (["--backbone", "resnet50"], ["resnet50"]),
         (["--lr", "-1"], ["--lr is -1.0"]),
@@ -419,7 +422,7 @@ def test_unknown_key_of_a_yaml_file_is_named(tmp_path, capsys):
     [
         ("a: &a [x, x]\nb: &b [*a, *a]\nmodel_options: {c: [*b, *b]}\n", "aliases"),
         ("[" * 100_000, "nested too deeply"),
-        ("!!python/object/apply:os.mkdir [made]", "is no YAML file"),
+        ("!!python/object/apply:os.mkdir [made]", ":1: is no YAML"),
         ("- lr", "should hold options by name"),
         ("1: 2", "should hold options by name"),
         ("lr: [1, 2]\ndata: synthetic", "--lr is [1, 2], it should be a number"),
@@ -477,8 +480,8 @@ def test_mistakes_of_data_and_model_are_said_together(pictures, tmp_path, capsys
     mistaken = ["--batch-size", "65", "--backbone", "vit_tiny_patch16_22"]
     assert main([*tiny_run(tmp_path / "run"), *data, *mistaken]) == 2
     said = capsys.readouterr().err
-    assert "--batch-size is 65" in said
-    assert "vit_tiny_patch16_22" in said.splitlines()[1]
+    assert "vit_tiny_patch16_22" in said.splitlines()[0]
+    assert "--batch-size is 65" in said.splitlines()[1]
     assert not (tmp_path / "run").exists()
 
 

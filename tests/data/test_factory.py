@@ -13,7 +13,7 @@ from wsol_ext.data import (
     open_dataset,
     register_dataset,
 )
-from wsol_ext.data.factory import FLAGS, chosen_dataset
+from wsol_ext.data.factory import FLAGS, chosen_dataset, missing_data
 from wsol_ext.training import TrainingConfig
 
 
@@ -151,7 +151,8 @@ def test_evaluation_cannot_do_without_boxes_and_training_can(tmp_path):
         chosen_dataset(given, "test", evaluation=True)
     for boxes in ({"boxes": "b.csv"}, {"data_options": {"boxes": "b.csv"}}):
         chosen = chosen_dataset({**given, **boxes}, "test", evaluation=True)
-        assert chosen.missing_paths() == ["--boxes is b.csv: no such file or folder"]
+        assert chosen.options["boxes"] == "b.csv"
+        assert missing_data({**given, **boxes}) == ["--boxes is b.csv: no such file or folder"]
 
 
 def test_all_that_is_wrong_with_the_flags_of_a_data_set_is_told(tmp_path):

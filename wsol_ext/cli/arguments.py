@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
-from wsol_ext._files import parse_yaml, read_yaml
+from wsol_ext._files import RefusedYaml, parse_yaml, read_yaml
 from wsol_ext._names import nearest
 from wsol_ext._problems import Mistakes, Problems
 
@@ -69,10 +69,19 @@ def _text(value: Any) -> str:
     raise ValueError
 
 
+def _with_single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise RefusedYaml(f"the key {repeated} stands there twice")
+    return found
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value, object_pairs_hook=_with_single_keys)
         except (json.JSONDecodeError, RecursionError):
             value = parse_yaml(value)
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -129,11 +138,12 @@ class Parser(argparse.ArgumentParser):
     def read(self, arguments: Sequence[str], problems: Problems) -> Options:
         """The options that a command line gives; where one is mistaken, its default stands and `problems` has it.
 
-        Flags come before the YAML file's values, those before the defaults.
+        Flags come before the YAML file's values, those before the defaults. `problems` names the file before what is
+        wrong with a value that comes from there.
 
         Raises:
-            Mistakes: a flag without its value.
-            ValueError, FileNotFoundError: a YAML file that cannot be read. What else is mistaken, it might have said.
+            Mistakes: a flag without its value; or a YAML file cannot be read: what else is missing or does not fit
+                together, it might have said. What `problems` has by then is among them.
         """
         actions = {
             action.dest: action
@@ -156,20 +166,40 @@ class Parser(argparse.ArgumentParser):
                 problems.add(f"{word!r} is not expected: it follows no flag that takes it")
         values = {name: value for name, value in vars(given).items() if value is not _NOT_GIVEN}
         in_file: dict[str, Any] = {}
+        all_read = True
         for path in values.pop("config", []):
-            in_file |= self._values_of(path, actions, problems)
+            try:
+                of_file = read_yaml(Path(path).expanduser())
+            except (ValueError, OSError) as error:
+                all_read = False
+                with problems.collected():
+                    raise error
+                continue
+            known = self._known_values(path, of_file, actions, problems)
+            in_file |= known
+            for name in known:
+                problems.origins |= dict.fromkeys(_written(actions[name]), path)
+        read = {name: self._read(actions[name], value, problems) for name, value in in_file.items()}
+        for name in values:
+            for flag in _written(actions[name]):
+                problems.origins.pop(flag, None)
+        read |= {name: self._read(actions[name], value, problems) for name, value in values.items()}
+        if not all_read:
+            problems.raise_any()
         for action in required:
             if action.dest not in values and action.dest not in in_file:
                 problems.add(f"{action.dest.upper()} is missing: {action.help}")
-        read = {name: self._read(actions[name], value, problems) for name, value in in_file.items()}
-        read |= {name: self._read(actions[name], value, problems) for name, value in values.items()}
         defaults = {name: action.default for name, action in actions.items()}
         return Options(**{**defaults, **read})
 
-    def _values_of(
-        self, path: str, actions: Mapping[str, argparse.Action], problems: Problems
+    def _known_values(
+        self,
+        path: str,
+        found: Mapping[str, Any],
+        actions: Mapping[str, argparse.Action],
+        problems: Problems,
     ) -> dict[str, Any]:
-        found = read_yaml(Path(path).expanduser())
+        """Of the values in a YAML file, those that the command has options for."""
         flags = {
             flag.lstrip("-").replace("-", "_"): name
             for name, action in actions.items()
@@ -196,18 +226,25 @@ class Parser(argparse.ArgumentParser):
         return read if is_list else read[0]
 
 
+def _written(action: argparse.Action) -> Sequence[str]:
+    """How an option is written in a command's help, and what else it is called."""
+    return action.option_strings or [action.dest.upper()]
+
+
 def _read_one(action: argparse.Action, value: Any) -> Any:
     if action.type is None:
         return value
     if value is None and _accepts_none(action.type):
         return None
+    name, *_ = _written(action)
     kinds = _kinds(action.type)
     for kind in kinds:
         try:
             return kind.read(value)
+        except RefusedYaml as error:
+            raise ValueError(f"{name}: {error}") from error
         except (ValueError, OverflowError):
             continue
-    name = action.option_strings[0] if action.option_strings else action.dest.upper()
     shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
     wanted = " or ".join(kind.wanted for kind in kinds)
     raise ValueError(f"{name} is {shown}, it should be {wanted}")

@@ -3,15 +3,17 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from wsol_ext._files import named
 from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._problems import Problems
+from wsol_ext._seeds import check_seed
 from wsol_ext.cli.arguments import Parser
-from wsol_ext.cli.options import add_switch
+from wsol_ext.cli.options import add_switch, check_out
 
 if TYPE_CHECKING:
     from wsol_ext.training import TrainingConfig
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "demo_config", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "demo_config", "run"]
 
 HELP = "train, evaluate and report on drawn data, in two minutes"
 DESCRIPTION = (
@@ -43,6 +45,13 @@ def check(options: Any, problems: Problems) -> None:
     for name in ("images", "test_images", "epochs"):
         if options[name] < 1:
             problems.add(f"{flag_of(name)} is {options[name]}, it should be at least 1")
+    with problems.collected():
+        check_seed(options.seed)
+    check_out(named(options.out), problems)
+
+
+def check_further(options: Any, problems: Problems) -> None:
+    """Nothing can be mistaken that takes torch to find."""
 
 
 def run(options: Any) -> int:

@@ -1,16 +1,15 @@
 """`wsol evaluate`."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wsol_ext._devices import usable_device
-from wsol_ext._files import read_yaml, require_writable
+from wsol_ext._files import read_yaml
 from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._problems import Problems
+from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import (
     add_clusters,
@@ -18,16 +17,24 @@ from wsol_ext.cli.options import (
     add_data,
     add_device,
     add_switch,
+    check_clusters,
+    check_device,
     check_hardware,
+    check_out,
     set_clusters,
 )
-from wsol_ext.data.factory import DATASETS, FLAGS, ChosenDataset, chosen_dataset, evaluation_flags
+from wsol_ext.data.factory import (
+    DATASETS,
+    FLAGS,
+    ChosenDataset,
+    check_split_name,
+    chosen_dataset,
+    evaluation_flags,
+    missing_data,
+)
 from wsol_ext.evaluation.settings import mistaken_settings
 
-if TYPE_CHECKING:
-    from wsol_ext.models import LocalizationModel
-
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
 
 HELP = "evaluate a model by the published protocols"
 DESCRIPTION = (
@@ -84,37 +91,70 @@ def check(options: Any, problems: Problems) -> None:
     for mistake in mistaken_settings(options.threshold, options.interval, options.gallery, flag_of):
         problems.add(mistake)
     check_hardware(options, problems)
-    if options.checkpoint is None:  # which is said already
-        return
-    with problems.collected():
-        folder, out = _places(options)
+    check_clusters(options, problems)
+    options.run_config, there = {}, False
+    if options.checkpoint is not None:  # else that is said already
         with problems.collected():
-            for missing in _chosen_dataset(options, _run_config(folder)).missing_paths():
-                problems.add(missing)
-        if int(os.environ.get("RANK", 0)) == 0:  # the one that writes
-            with problems.collected():
-                require_writable(out)
+            folder = _folder(options)
+            options.run_config = _run_config(folder)
+            there = True
+    values = _data_values(options, options.run_config)
+    if values.get("data") is not None:
+        with problems.collected():
+            options.chosen = chosen_dataset(values, options.split, evaluation=True)
+    elif there:
+        problems.add(f"--data is missing, it should be one of {', '.join(DATASETS)}")
+    else:  # the run's config.yaml would say
+        with problems.collected():
+            check_split_name(options.split, options.root)
+    for missing in missing_data(values):
+        problems.add(missing)
+    if (there or options.out) and of_torchrun().rank == 0:  # the one that writes
+        check_out(_out(options), problems)
+
+
+def check_further(options: Any, problems: Problems) -> None:
+    """Collect the mistakes that take torch to find, among the options that were given."""
+    if options.device != "auto" and not problems.about("device"):
+        check_device(options.device, problems)
+    if options.data_options and "chosen" in options:
+        with problems.collected():
+            options.chosen.check_options()
+    of_model = (options.clusters, options.cluster_cache)
+    if of_model != (None, None) and not problems.about("checkpoint", "clusters"):
+        from wsol_ext.checkpoints import load_model
+
+        with problems.collected():
+            set_clusters(load_model(options.checkpoint), options, _out(options))
 
 
 def run(options: Any) -> int:
     """Evaluate."""
-    folder, out = _places(options)
-    config = _run_config(folder)
-    chosen = _chosen_dataset(options, config)
-    device = usable_device(options.device)
-    from wsol_ext.checkpoints import find_checkpoint, load_model
+    chosen, config, problems = options.chosen, options.run_config, Problems()
+    folder, out = _folder(options), _out(options)
+    device = check_device(options.device, problems)
+    from wsol_ext.checkpoints import find_checkpoint, load_model, require_same_classes
     from wsol_ext.data.class_names import are_numbers
     from wsol_ext.evaluation import evaluate, transform_for
     from wsol_ext.report.results import write_results
 
-    checkpoint = find_checkpoint(options.checkpoint)
-    model = load_model(checkpoint)
-    dataset = chosen.open(transform_for(options.protocols, model.config["img_size"]))
+    model = dataset = None
+    with problems.collected():
+        checkpoint = find_checkpoint(options.checkpoint)
+        model = load_model(checkpoint)
+        with problems.collected():
+            set_clusters(model, options, out)
+    with problems.collected():
+        size = 224 if model is None else model.config["img_size"]
+        dataset = chosen.open(transform_for(options.protocols, size))
+        if model is not None:
+            require_same_classes(model, dataset.class_names, checkpoint)
+    problems.raise_any()
+    assert model is not None  # else there was a problem
+    assert dataset is not None
     _warn_of_training_images(chosen, config)
-    _check_classes(checkpoint, model, dataset.class_names)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
-    set_clusters(model, options, out)
     with _processes(device) as rank:
         evaluation = evaluate(
             model,
@@ -135,17 +175,21 @@ def run(options: Any) -> int:
     return 0
 
 
-def _places(options: Any) -> tuple[Path, Path]:
-    """The checkpoint's folder, and that of the results.
+def _folder(options: Any) -> Path:
+    """The checkpoint's folder.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
     """
     path = Path(options.checkpoint).expanduser()
     if not path.exists():  # before its run's options are missed
-        raise FileNotFoundError(f"{path}: there is no such checkpoint or run folder")
-    folder = path if path.is_dir() else path.parent
-    return folder, Path(options.out or folder / "evaluation").expanduser()
+        raise FileNotFoundError(f"CHECKPOINT is {path}: there is no such checkpoint or run folder")
+    return path if path.is_dir() else path.parent
+
+
+def _out(options: Any) -> Path:
+    """The folder of the results."""
+    return Path(options.out or _folder(options) / "evaluation").expanduser()
 
 
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:
@@ -161,24 +205,14 @@ def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> N
         )
 
 
-def _check_classes(checkpoint: Path, model: "LocalizationModel", class_names: list[str]) -> None:
-    """Refuse data whose labels mean other classes than the model's: its numbers would be silently wrong."""
-    from wsol_ext.data.class_names import class_mismatch
-
-    knows = model.class_names or [str(label) for label in range(model.num_classes)]
-    mismatch = class_mismatch(knows, class_names, "the images it was trained on", "those here")
-    if mismatch is not None:
-        raise ValueError(f"{checkpoint} knows other classes: {mismatch}")
-
-
 def _run_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").exists():
         return {}
     return read_yaml(folder / "config.yaml")
 
 
-def _chosen_dataset(options: Any, config: dict[str, Any]) -> ChosenDataset:
-    """The data set that the flags name, what they leave out taken from the run that was trained on it."""
+def _data_values(options: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """What names the data set: flags, and what they leave out as the run has it that was trained on it."""
     names = ("data", "root", *FLAGS, "data_options")
     given = {name: options[name] for name in names if options[name] is not None}
     if given.get("data", config.get("data")) == config.get("data"):
@@ -186,21 +220,19 @@ def _chosen_dataset(options: Any, config: dict[str, Any]) -> ChosenDataset:
         if options.split != "test":  # its boxes name pictures below the test folder
             of_run |= dict.fromkeys(evaluation_flags(config.get("data")))
         given = {**of_run, **given}
-    if given.get("data") is None:
-        raise ValueError(f"--data is missing, it should be one of {', '.join(DATASETS)}")
-    return chosen_dataset(given, options.split, evaluation=True)
+    return given
 
 
 @contextmanager
 def _processes(device: str) -> Iterator[int]:
     """Under `torchrun`, join the other processes and leave them in the end; gives this one's rank."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if of_torchrun().total == 1:
         yield 0
         return
     import torch
 
     if device.startswith("cuda"):
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(rank_on_machine())
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield torch.distributed.get_rank()

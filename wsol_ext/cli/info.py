@@ -7,7 +7,7 @@ from typing import Any
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "describe", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "describe", "run"]
 
 HELP = "what is installed and usable here"
 DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them."
@@ -18,6 +18,10 @@ def add_options(parser: Parser) -> None:
 
 
 def check(options: Any, problems: Problems) -> None:
+    """Nothing can be mistaken."""
+
+
+def check_further(options: Any, problems: Problems) -> None:
     """Nothing can be mistaken."""
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsol_ext._boxes_folder import BoxesFolder
-from wsol_ext._devices import usable_device
 from wsol_ext._files import atomic_path, make_results_folder, missing_paths, named
-from wsol_ext._names import printable, unknown
+from wsol_ext._names import printable, registered_names, unknown
 from wsol_ext._problems import Problems
+from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext._progress import watch
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import (
@@ -25,7 +25,10 @@ from wsol_ext.cli.options import (
     add_config,
     add_device,
     add_switch,
+    check_clusters,
+    check_device,
     check_hardware,
+    check_out,
     set_clusters,
 )
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from wsol_ext.localize import ImageResult
     from wsol_ext.models import LocalizationModel
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
 
 HELP = "boxes for your own images"
 DESCRIPTION = (
@@ -94,7 +97,8 @@ def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
     if str(options.overlays).lower() not in _OVERLAYS:
         problems.add(unknown("--overlays", options.overlays, ["jpg", "png", "false"]))
-    if options.overwrite and _processes()[1] > 1:
+    process = of_torchrun()
+    if options.overwrite and process.total > 1:
         problems.add(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
         )
@@ -103,6 +107,12 @@ def check(options: Any, problems: Problems) -> None:
     if options.top_k < 1:
         problems.add(f"--top-k is {options.top_k}, it should be at least 1")
     check_hardware(options, problems)
+    check_clusters(options, problems)
+    methods = registered_names("wsol_ext.models", "METHODS", "register_method")
+    if options.model is not None and options.model not in methods:
+        problems.add(unknown("--model", options.model, methods))
+    if process.rank == 0:
+        check_out(named(options.out), problems)
     labels = None if options.labels == "folder" else options.labels
     for missing in missing_paths({"CHECKPOINT": options.checkpoint, "--labels": labels}):
         problems.add(missing)
@@ -111,25 +121,59 @@ def check(options: Any, problems: Problems) -> None:
             problems.add(f"IMAGES: {path}: no such file or folder")
 
 
+def check_further(options: Any, problems: Problems) -> None:
+    """Collect the mistakes that take torch to find, among the options that were given."""
+    if options.device != "auto" and not problems.about("device"):
+        check_device(options.device, problems)
+    of_model = (options.model, options.clusters, options.cluster_cache)
+    if not problems.about("checkpoint") and (of_model != (None, None, None) or options.top_k > 1):
+        _load(options, None if problems.about("model") else options.model, problems)
+
+
+def _load(
+    options: Any, method: str | None, problems: Problems
+) -> "tuple[Path, LocalizationModel] | None":
+    """The checkpoint and its model, held against the flags that are for some models only."""
+    from wsol_ext.checkpoints import find_checkpoint, load_model
+    from wsol_ext.localize import check_settings
+
+    with problems.collected():
+        checkpoint = find_checkpoint(options.checkpoint)
+        model = load_model(checkpoint, method)
+        if not problems.about("clusters"):
+            with problems.collected():
+                set_clusters(model, options, named(options.out))
+        if not problems.about("threshold", "top_k"):
+            with problems.collected():
+                check_settings(model, options.threshold, options.top_k)
+        return checkpoint, model
+    return None
+
+
 def run(options: Any) -> int:
     """Localize."""
+    problems = Problems()
     overlays = _OVERLAYS[str(options.overlays).lower()]
-    process, processes = _processes()
-    device = _own_device(usable_device(options.device))
-    from wsol_ext.checkpoints import find_checkpoint, load_model
+    process, processes = of_torchrun()
+    device = _own_device(check_device(options.device, problems))
     from wsol_ext.coco import CocoResults, file_name
     from wsol_ext.data.labels import read_labels
-    from wsol_ext.localize import check_settings, list_images
+    from wsol_ext.localize import list_images
 
-    paths = list_images(options.images)
-    checkpoint = find_checkpoint(options.checkpoint)
-    model = load_model(checkpoint, options.model)
-    names = model.class_names or [f"class {k}" for k in range(model.num_classes)]
-    known = read_labels(options.labels, paths, names) if options.labels else None
+    paths = known = None
+    with problems.collected():
+        paths = list_images(options.images)
+    loaded = _load(options, options.model, problems)
+    if paths and loaded and options.labels:
+        with problems.collected():
+            known = read_labels(options.labels, paths, _names(loaded[1]))
+    problems.raise_any()
+    assert paths is not None  # else there was a problem
+    assert loaded is not None
+    checkpoint, model = loaded
+    names = _names(model)
     labels = None if known is None else [known[path] for path in paths]
     out = named(options.out)
-    set_clusters(model, options, out)
-    check_settings(model, options.threshold, options.top_k)
     results = CocoResults(names, _common_folder(paths))
     request = {
         "checkpoint": _digest(checkpoint),
@@ -150,6 +194,10 @@ def run(options: Any) -> int:
             return _tell(folder, found)
         _localize(folder, model, names, paths, labels, device, options)
         return _finish(folder, results, options.threshold)
+
+
+def _names(model: "LocalizationModel") -> list[str]:
+    return model.class_names or [f"class {k}" for k in range(model.num_classes)]
 
 
 def _localize(
@@ -259,19 +307,14 @@ def _in_threads(
             each.result()
 
 
-def _processes() -> tuple[int, int]:
-    """Which of how many processes this one is, as torchrun says."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    return (int(os.environ["RANK"]) if processes > 1 else 0), processes
-
-
 def _own_device(device: str) -> str:
     """Under torchrun each process of a machine has a GPU of its own, as far as there are so many."""
-    if device != "cuda" or "LOCAL_RANK" not in os.environ:
+    rank = rank_on_machine()
+    if device != "cuda" or rank is None:
         return device
     import torch
 
-    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return f"cuda:{rank % torch.cuda.device_count()}"
 
 
 def _digest(checkpoint: Path) -> str:

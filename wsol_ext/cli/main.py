@@ -41,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    said: list[str] = []
     arguments = [argument for argument in arguments if argument != "--debug"]
     with warnings.catch_warnings(), _termination_as_interruption() as terminated:
         if not debug:
             warnings.showwarning = _show_warning
         try:
-            return _run(arguments)
+            return _run(arguments, None if debug else said)
         except KeyboardInterrupt:
             return _fail("interrupted", _TERMINATED if terminated else _INTERRUPTED)
         except SystemExit as stop:  # --help and --version
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(detail, file=sys.stderr)
             if terminated:  # whatever else came of it, such as workers that were told to end too
                 return _fail("interrupted", _TERMINATED)
-            return _fail(*_explain(error))
+            return _fail(*_explain(error), said)
 
 
 @contextmanager
@@ -81,7 +82,16 @@ def _termination_as_interruption() -> Iterator[list[int]]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], said: list[str] | None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: its name and what it is given.
+        said: takes in the mistakes that were said at once, before others are looked for; None: say none before the end.
+
+    Raises:
+        Mistakes: all of them.
+    """
     _import_plugins()
     if not arguments or arguments[0].startswith("-"):
         _program().parse_args(arguments or ["--help"])
@@ -97,8 +107,16 @@ def _run(arguments: list[str]) -> int:
     options = parser.read(rest, problems)
     options.command_line = shlex.join(["wsol", *arguments])
     command.check(options, problems)
+    if not problems.found:
+        with problems.named():
+            return int(command.run(options) or 0)
+    if said is not None:
+        said += problems.found
+        _fail("\n".join(said), _USAGE_ERROR)
+    with suppress(Exception):  # no mistake: what else fails there, the next try will say
+        command.check_further(options, problems)
     problems.raise_any()
-    return int(command.run(options) or 0)
+    return _USAGE_ERROR
 
 
 def _import_plugins() -> None:
@@ -149,9 +167,11 @@ def _message(error: Exception) -> str:
     return text
 
 
-def _fail(text: str, status: int) -> int:
+def _fail(text: str, status: int, said: Sequence[str] = ()) -> int:
+    """Say what is wrong, a line each but those that are `said` already; gives the exit status."""
     for line in text.splitlines():
-        print(f"wsol: error: {line}", file=sys.stderr)
+        if line not in said:
+            print(f"wsol: error: {line}", file=sys.stderr, flush=True)
     return status
 
 

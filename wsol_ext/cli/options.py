@@ -1,13 +1,16 @@
 """Flags that are YAML keys too, and those that several commands share."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from wsol_ext._devices import check_device_name
+from wsol_ext._devices import check_device_name, usable_device
+from wsol_ext._files import require_writable
 from wsol_ext._names import flag_of
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
+from wsol_ext.clustering.settings import settings_of
 from wsol_ext.data.factory import FLAGS, data_help, flag_help
 
 __all__ = [
@@ -17,7 +20,10 @@ __all__ = [
     "add_dataclass",
     "add_device",
     "add_switch",
+    "check_clusters",
+    "check_device",
     "check_hardware",
+    "check_out",
     "set_clusters",
 ]
 
@@ -93,6 +99,13 @@ def add_clusters(parser: Parser) -> None:
     )
 
 
+def check_clusters(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with the flags of `add_clusters` whatever the model is."""
+    if options.clusters is not None and options.clusters != "none":
+        with problems.collected():
+            settings_of(options.clusters, "--clusters")
+
+
 def set_clusters(model: Any, options: Any, out: Path) -> None:
     """Let a molt model refine its maps as the flags say.
 
@@ -104,11 +117,11 @@ def set_clusters(model: Any, options: Any, out: Path) -> None:
 
     if not model.refines:
         refining = " and ".join(name for name, method in METHODS.items() if method.refines)
+        problems, method = Problems(), model.config["method"]
         for name in ("clusters", "cluster_cache"):
             if options[name] is not None:
-                raise ValueError(
-                    f"{flag_of(name)} is for {refining}, the checkpoint is of {model.config['method']}"
-                )
+                problems.add(f"{flag_of(name)} is for {refining}, the checkpoint is of {method}")
+        problems.raise_any()
         return
     if options.clusters is not None:
         model.set_clusters(None if options.clusters == "none" else options.clusters)
@@ -126,6 +139,22 @@ def add_device(parser: Parser, batch_size: int) -> None:
         "--device", "--accelerator", type=str, default="auto", help="auto, cpu, cuda, cuda:1, …"
     )
     group.add_argument("--workers", type=int, default=2, help="processes that read images")
+
+
+def check_out(folder: str | os.PathLike[str], problems: Problems) -> None:
+    """Collect that `--out` cannot be written to."""
+    try:
+        require_writable(folder)
+    except OSError as error:
+        what = ", which" if error.filename == str(folder) else f": {error.filename}"
+        problems.add(f"--out is {folder}{what} {error.strerror}")
+
+
+def check_device(device: str, problems: Problems) -> str:
+    """The device of that name as torch calls it; where this machine lacks it, collect that, and give the CPU."""
+    with problems.collected():
+        return usable_device(device)
+    return "cpu"
 
 
 def check_hardware(options: Any, problems: Problems) -> None:

@@ -1,9 +1,15 @@
 """What deep image clustering can be told, and the two settings that have names."""
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-__all__ = ["PRESETS", "ClusteringSettings"]
+from wsol_ext._names import nearest
+from wsol_ext._options import check_options, signature_of
+from wsol_ext._problems import Mistakes, Problems
+
+__all__ = ["PRESETS", "ClusteringSettings", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class ClusteringSettings:
         seed: of the first weights, which are the same for every image.
 
     Raises:
-        TypeError, ValueError: a field that is no number of its kind, or out of its range; the message names it.
+        TypeError: a field that is no number of its kind; the message names it.
+        ValueError: fields out of their ranges, a line for each.
 
     Example:
         >>> ClusteringSettings(size=96, segments=100, compactness=10.0, width=16).max_steps
@@ -33,7 +40,7 @@ class ClusteringSettings:
         >>> ClusteringSettings(size=2, segments=100, compactness=10.0)
         Traceback (most recent call last):
         ...
-        ValueError: ClusteringSettings: size is 2, it should be at least 4
+        wsol_ext._problems.Mistakes: ClusteringSettings: size is 2, it should be at least 4
     """
 
     size: int
@@ -50,6 +57,13 @@ class ClusteringSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        problems = Problems()
+
+        def require(name: str, holds: bool, wanted: str) -> None:
+            if not holds:
+                value = getattr(self, name)
+                problems.add(f"ClusteringSettings: {name} is {value!r}, it should be {wanted}")
+
         for field in fields(self):
             value = getattr(self, field.name)
             kinds = (int,) if field.type is int else (int, float)
@@ -58,22 +72,14 @@ class ClusteringSettings:
                 raise TypeError(
                     f"ClusteringSettings: {field.name} is {value!r}, it should be {wanted}"
                 )
-            if field.name in _LEAST and not value >= _LEAST[field.name]:
-                self._refuse(field.name, f"at least {_LEAST[field.name]}")
-        if self.channels > 65536:
-            self._refuse("channels", "at most 65536")
-        if not 0 < self.compactness < math.inf:
-            self._refuse("compactness", "positive and finite")
-        if not 0 < self.learning_rate < math.inf:
-            self._refuse("learning_rate", "positive and finite")
-        if not 0 <= self.momentum < 1:
-            self._refuse("momentum", "at least 0 and less than 1")
-        if not self.seed < 2**63:
-            self._refuse("seed", "below 2**63")
-
-    def _refuse(self, field: str, wanted: str) -> None:
-        value = getattr(self, field)
-        raise ValueError(f"ClusteringSettings: {field} is {value!r}, it should be {wanted}")
+            if field.name in _LEAST:
+                require(field.name, value >= _LEAST[field.name], f"at least {_LEAST[field.name]}")
+        require("channels", self.channels <= 65536, "at most 65536")
+        require("compactness", 0 < self.compactness < math.inf, "positive and finite")
+        require("learning_rate", 0 < self.learning_rate < math.inf, "positive and finite")
+        require("momentum", 0 <= self.momentum < 1, "at least 0 and less than 1")
+        require("seed", self.seed < 2**63, "below 2**63")
+        problems.raise_any()
 
 
 # Batch statistics need two pixels on the second level of a grid that is one pixel high: a size of 4.
@@ -96,3 +102,29 @@ PRESETS = {
     ),
 }
 """`published`: the paper's network and steps. `light`: for the CPU."""
+
+
+def settings_of(clusters: str | Mapping[str, Any], named: str = "clusters") -> ClusteringSettings:
+    """The settings that a name, or some fields and the published rest, stand for.
+
+    Args:
+        clusters: one of `PRESETS`, or fields by name.
+        named: how messages call them.
+
+    Raises:
+        ValueError: another name, or all that is wrong with the fields, a line each.
+
+    Example:
+        >>> settings_of({"max_steps": 7}).max_steps
+        7
+    """
+    if isinstance(clusters, str):
+        if clusters not in PRESETS:
+            wanted = f"{' or '.join(PRESETS)}{nearest(clusters, PRESETS)}"
+            raise ValueError(f"{named} is {clusters!r}, it should be {wanted}")
+        return PRESETS[clusters]
+    check_options(named, clusters, signature_of(ClusteringSettings))
+    try:
+        return replace(PRESETS["published"], **clusters)
+    except Mistakes as error:
+        raise Mistakes(str(error).replace("ClusteringSettings:", f"{named}:")) from error

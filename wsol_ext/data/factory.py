@@ -1,5 +1,6 @@
 """The data sets by name: all there is to know of each, and opening one."""
 
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import missing_paths
-from wsol_ext._names import flag_of, unknown
+from wsol_ext._names import flag_of, nearest, unknown
+from wsol_ext._options import check_options, signature_of
 from wsol_ext._problems import Problems
 from wsol_ext.data.splits import split_folders
 
@@ -20,10 +22,12 @@ __all__ = [
     "ChosenDataset",
     "DatasetEntry",
     "DatasetFlag",
+    "check_split_name",
     "chosen_dataset",
     "data_help",
     "evaluation_flags",
     "flag_help",
+    "missing_data",
     "open_dataset",
     "register_dataset",
 ]
@@ -58,8 +62,19 @@ class DatasetEntry:
 
     def open(self, *arguments: Any, **options: Any) -> "LocalizationDataset":
         """Call the class, imported on first use: it brings torch along."""
-        opens = pkgutil.resolve_name(self.opens) if isinstance(self.opens, str) else self.opens
-        return opens(*arguments, **options)
+        return self._class()(*arguments, **options)
+
+    def options(self) -> dict[str, inspect.Parameter] | None:
+        """What the class takes beside root, split and transform, by name; None where it does not say."""
+        opens = self._class()
+        parameters = list(inspect.signature(opens).parameters.values())
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return None
+        given = {"root", "split", "transform"} | {p.name for p in parameters[: self.needs_root]}
+        return {name: p for name, p in signature_of(opens).items() if name not in given}
+
+    def _class(self) -> "Callable[..., LocalizationDataset]":
+        return pkgutil.resolve_name(self.opens) if isinstance(self.opens, str) else self.opens
 
 
 DATASETS: dict[str, DatasetEntry] = {
@@ -228,17 +243,21 @@ class ChosenDataset:
         Raises:
             ValueError: `--data-options` has one that the data set does not take; or as `open_dataset`.
         """
+        self.check_options()
         try:
             return open_dataset(self.name, self.root, self.split, transform, **self.options)
         except TypeError as error:
             raise ValueError(f"--data-options do not suit --data {self.name}: {error}") from error
 
-    def missing_paths(self) -> list[str]:
-        """A sentence for each path given by a flag that leads to nothing."""
-        given = {"root": self.root, **{name: self.options.get(name) for name in FLAGS}}
-        return missing_paths(
-            {flag_of(name): path for name, path in given.items() if isinstance(path, str)}
-        )
+    def check_options(self) -> None:
+        """Refuse options that the data set's class does not take, or not of such a type: it is imported.
+
+        Raises:
+            ValueError: all of them, one a line.
+        """
+        taken = DATASETS[self.name].options()
+        if taken is not None:
+            check_options(f"--data-options: the {self.name} data set", self.options, taken)
 
     @property
     def is_of_training(self) -> bool:
@@ -293,6 +312,32 @@ def chosen_dataset(
             _check_split(entry, root, split)
     problems.raise_any()
     return ChosenDataset(name, root, split, options)
+
+
+def missing_data(values: Mapping[str, Any]) -> list[str]:
+    """A sentence for each path to a data set's files that leads to nothing.
+
+    Args:
+        values: as `chosen_dataset` takes them. Of a known data set, the paths that it has a use for are looked at.
+    """
+    entry = DATASETS.get(values.get("data") or "")
+    given = {**values, **(values.get("data_options") or {})}
+    names = ["root"] if entry is None or entry.needs_root else []
+    names += FLAGS if entry is None else entry.flags
+    paths = {flag_of(name): given.get(name) for name in names}
+    return missing_paths({flag: path for flag, path in paths.items() if isinstance(path, str)})
+
+
+def check_split_name(split: str, root: str | None) -> None:
+    """Refuse a split whose name is a misspelt one, where the data set is not known yet.
+
+    Raises:
+        ValueError: it is called nearly as one that every data set may have, and is no folder of root.
+    """
+    known = DatasetEntry.splits
+    is_folder = root is not None and Path(root, split).expanduser().is_dir()
+    if split not in known and not is_folder and nearest(split, known):
+        raise ValueError(unknown("--split", split, known))
 
 
 def _check_split(entry: DatasetEntry, root: str | None, split: str) -> None:

@@ -4,8 +4,10 @@ from inspect import Parameter, signature
 from typing import Any
 
 from wsol_ext._names import unknown
+from wsol_ext._options import check_options, signature_of
+from wsol_ext._problems import Problems
 from wsol_ext.data.transforms import ImageSize, height_width
-from wsol_ext.models.backbones import named_backbone
+from wsol_ext.models.backbones import NamedBackbone, named_backbone
 from wsol_ext.models.base import (
     METHODS,
     LocalizationModel,
@@ -15,12 +17,11 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.molt import MOLT
-from wsol_ext.models.options import check_options, signature_of
 from wsol_ext.models.sat import SAT
 from wsol_ext.models.scm import SCM
 from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import Backbone, check_vit_options, without_values
 
 __all__ = [
     "METHODS",
@@ -34,6 +35,7 @@ __all__ = [
     "Localized",
     "Parts",
     "SingleBackboneModel",
+    "check_model",
     "create_model",
     "register_method",
 ]
@@ -71,17 +73,22 @@ def create_model(
         >>> logits.shape, maps.shape
         (torch.Size([2, 3]), torch.Size([2, 1, 4, 6]))
     """
-    if method not in METHODS:
-        raise ValueError(unknown("method", method, METHODS))
+    problems = Problems()
+    with problems.collected():
+        _check_method(method, options)
     if not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(
-            f"num_classes is {num_classes!r}, it should be a whole number of at least 1"
-        )
-    _check_method_options(method, options)
-    img_size = METHODS[method].usual_img_size if img_size is None else img_size
-    height_width("create_model", img_size)
-    found = named_backbone(backbone)
+        problems.add(f"num_classes is {num_classes!r}, it should be a whole number of at least 1")
+    if img_size is not None:
+        with problems.collected():
+            height_width("create_model", img_size)
+    found = NamedBackbone(backbone, {})
+    with problems.collected():
+        found = named_backbone(backbone)
     backbone_options = {**found.options, **(backbone_options or {})}
+    with problems.collected():
+        check_vit_options(f"backbone {backbone!r}", backbone_options)
+    problems.raise_any()
+    img_size = METHODS[method].usual_img_size if img_size is None else img_size
 
     def make_backbone(size: ImageSize) -> Backbone:
         return Backbone(backbone, pretrained=pretrained, img_size=size, **backbone_options)
@@ -102,7 +109,93 @@ def create_model(
     return model
 
 
-def _check_method_options(method: str, options: dict[str, Any]) -> None:
+def check_model(
+    method: str | None,
+    backbone: str,
+    img_size: ImageSize | None,
+    backbone_options: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Refuse what `create_model` refuses, all of it at once, and as fast as a model without values is made.
+
+    Args:
+        method: the method's name; None where it is mistaken, as somebody has said.
+        backbone: the backbone's name.
+        img_size: the image size; None where it is mistaken or not known: what depends on it is not looked at.
+        backbone_options: passed to timm.
+        options: the method's own.
+
+    Raises:
+        ValueError: all that is mistaken, a line each.
+        ConnectionError: the backbone is one of a hub that cannot be reached.
+
+    Example:
+        >>> check_model("sat", "vit_tiny_patch16_22", 224, {"depth": 0}, {"area": 2.0})
+        Traceback (most recent call last):
+        wsol_ext._problems.Mistakes: area is 2.0, it should be between 0 and 1
+        backbone 'vit_tiny_patch16_22' is not a model that timm knows; did you mean vit_tiny_patch16_224? See \
+timm.list_models('*vit*')
+        backbone 'vit_tiny_patch16_22': depth is 0, it should be at least 1
+    """
+    problems = Problems()
+    with problems.collected(), without_values():
+        _check_backbone(backbone, img_size, backbone_options)
+    backbone_holds = not problems.found
+    known = method if method in METHODS else None
+    if method is not None:
+        with problems.collected():
+            _check_method(method, options)
+    if known is None or img_size is None:
+        problems.raise_any()
+        return
+    sound = {name: value for name, value in options.items() if _is_option(known, name, value)}
+
+    def make_backbone(size: ImageSize) -> Backbone:
+        if backbone_holds:
+            return Backbone(backbone, pretrained=False, img_size=size, **backbone_options)
+        # One that suits every method and size: what else is mistaken has nothing to do with the backbone.
+        return Backbone(
+            "vit_tiny_patch16_224", pretrained=False, img_size=size, depth=2, patch_size=1
+        )
+
+    with problems.collected(), without_values():
+        try:
+            METHODS[known].build(make_backbone, 2, img_size, **sound)
+        except TypeError as error:
+            if len(sound) == len(options):
+                raise ValueError(f"method {method!r} with options {options}: {error}") from error
+    problems.raise_any()
+
+
+def _check_backbone(name: str, img_size: ImageSize | None, options: dict[str, Any]) -> None:
+    problems, taker = Problems(), f"backbone {name!r}"
+    with problems.collected():
+        check_vit_options(taker, options)
+    if problems.found:  # else they are looked at together, and with those of the name
+        patch = {name: value for name, value in options.items() if name == "patch_size"}
+        try:
+            check_vit_options(taker, patch)
+        except ValueError:
+            img_size = None
+        options = patch
+    if img_size is None:  # every size suits a patch of one pixel
+        img_size, options = 1, {**options, "patch_size": 1}
+    with problems.collected():
+        Backbone(name, pretrained=False, img_size=img_size, **options)
+    problems.raise_any()
+
+
+def _is_option(method: str, name: str, value: Any) -> bool:
+    try:
+        _check_method(method, {name: value})
+    except ValueError:
+        return False
+    return True
+
+
+def _check_method(method: str, options: dict[str, Any]) -> None:
+    if method not in METHODS:
+        raise ValueError(unknown("method", method, METHODS))
     init, build = METHODS[method].__init__, METHODS[method].build
     if any(p.kind is Parameter.VAR_KEYWORD for p in signature(init).parameters.values()):
         return  # it has to know itself

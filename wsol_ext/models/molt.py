@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -10,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext import ops
-from wsol_ext.clustering import PRESETS, ClusterCache, ClusteringSettings, deep_clusters
+from wsol_ext._problems import Problems
+from wsol_ext.clustering import ClusterCache, deep_clusters
 from wsol_ext.clustering.clusters import clustered_grid
+from wsol_ext.clustering.settings import settings_of
 from wsol_ext.data.transforms import ImageSize, denormalize, height_width
 from wsol_ext.models.base import (
     LocalizationModel,
@@ -81,13 +82,16 @@ class MOLT(LocalizationModel):
         clusters: str | Mapping[str, Any] | None = "light",
     ) -> None:
         super().__init__(transformers[0].num_classes)
+        problems = Problems()
         if not 0 <= beta <= 1:
-            raise ValueError(f"beta is {beta}, it should be in [0, 1]")
+            problems.add(f"beta is {beta}, it should be in [0, 1]")
         self.transformers = nn.ModuleList(transformers)
         self.levels = list(levels)
         self.beta = beta
         self.cluster_cache: ClusterCache | None = None
-        self.set_clusters(clusters)
+        with problems.collected():
+            self.set_clusters(clusters)
+        problems.raise_any()
 
     @classmethod
     def build(
@@ -122,9 +126,13 @@ class MOLT(LocalizationModel):
             pyramid = sorted({level for level, _ in usual})
         levels = [int(level) for level in pyramid]
         if not levels or levels[-1] != height or sorted(set(levels)) != levels or levels[0] < 1:
-            raise ValueError(
+            problems = Problems()
+            problems.add(
                 f"pyramid is {list(pyramid)}, it should ascend to the height of the images, img_size, {height}"
             )
+            with problems.collected():  # what is wrong beside it
+                cls([TSCAM(finest, num_classes)], [height], **options)
+            problems.raise_any()
         sizes = [level_size((height, width), level / height, patch) for level in levels]
         if share_weights:
             backbones = [make_backbone(sizes[0]) if len(sizes) > 1 else finest]
@@ -238,7 +246,7 @@ class MOLT(LocalizationModel):
         Raises:
             ValueError: unknown settings.
         """
-        self.clustering = _settings(clusters) if clusters is not None else None
+        self.clustering = settings_of(clusters) if clusters is not None else None
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See `LocalizationModel.set_grad_checkpointing`."""
@@ -322,14 +330,3 @@ def _resized(images: Tensor, size: tuple[int, ...], antialias: bool = False) -> 
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=antialias)
-
-
-def _settings(clusters: str | Mapping[str, Any]) -> ClusteringSettings:
-    if isinstance(clusters, str):
-        if clusters not in PRESETS:
-            raise ValueError(f"clusters is {clusters!r}, it should be {' or '.join(PRESETS)}")
-        return PRESETS[clusters]
-    try:
-        return replace(PRESETS["published"], **clusters)
-    except TypeError as error:
-        raise ValueError(f"clusters is {dict(clusters)}: {error}") from error

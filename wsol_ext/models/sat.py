@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext import ops
+from wsol_ext._problems import Problems
 from wsol_ext.models.base import (
     Localized,
     SingleBackboneModel,
@@ -56,10 +57,12 @@ class SAT(SingleBackboneModel):
         self, backbone: Backbone, num_classes: int, area: float = 0.25, gated_blocks: int = 3
     ) -> None:
         super().__init__(backbone, num_classes)
+        problems = Problems()
         if not 0 < area < 1:
-            raise ValueError(f"area is {area}, it should be between 0 and 1")
+            problems.add(f"area is {area}, it should be between 0 and 1")
         if gated_blocks < 1:
-            raise ValueError(f"gated_blocks is {gated_blocks}, it should be at least 1")
+            problems.add(f"gated_blocks is {gated_blocks}, it should be at least 1")
+        problems.raise_any()
         self.area = area
         self.gated_blocks = min(gated_blocks, backbone.depth)
         self.spatial_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from wsol_ext import ops
+from wsol_ext._problems import Problems
 from wsol_ext.models.base import (
     LocalizationModel,
     Localized,
@@ -65,18 +66,18 @@ class TRT(SingleBackboneModel):
         self, backbone: Backbone, num_classes: int, stage: int = 1, mass: float = 0.65
     ) -> None:
         super().__init__(backbone, num_classes)
+        problems = Problems()
         if stage not in (1, 2):
-            raise ValueError(f"stage is {stage}, it should be 1 or 2")
+            problems.add(f"stage is {stage}, it should be 1 or 2")
         if not 0 < mass <= 1:
-            raise ValueError(f"mass is {mass}, it should be in (0, 1]")
+            problems.add(f"mass is {mass}, it should be in (0, 1]")
         if backbone.depth < 2:
-            raise ValueError(f"backbone has {backbone.depth} block, trt needs at least 2")
+            problems.add(f"backbone has {backbone.depth} block, trt needs at least 2")
         last, norm = cast(Block, backbone.vit.blocks[-1]), backbone.final_norm
         dropout = cast(Attention, last.attn).attn_drop.p
         if dropout > 0:
-            raise ValueError(
-                f"backbone has an attention dropout of {dropout}, it should be 0 for trt"
-            )
+            problems.add(f"backbone has an attention dropout of {dropout}, it should be 0 for trt")
+        problems.raise_any()
         self.stage = stage
         self.mass = mass
         self.score_block = copy.deepcopy(last)

@@ -4,7 +4,8 @@ Blocks whose class-attention row nobody asks for run as timm wrote them; the oth
 hand out the row beside it, both through fused attention: no (N, N) matrix is formed anywhere.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,14 +20,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from wsol_ext import ops
+from wsol_ext._options import check_options, signature_of
+from wsol_ext._problems import Problems
 from wsol_ext.data.transforms import MEAN, STD, ImageSize
 from wsol_ext.models.backbones import named_backbone, pretrained_arguments
-from wsol_ext.models.options import check_options, signature_of
 
 __all__ = [
     "Backbone",
     "attend",
     "block_around",
+    "check_vit_options",
     "expect_imagenet_pixels",
     "fused_attention",
     "patch_attention",
@@ -191,6 +194,19 @@ _VIT_OPTIONS = {
     if name not in ("self", "img_size", "num_classes", "dynamic_img_size", "device", "dtype")
 }
 
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        ("depth", "embed_dim", "in_chans", "num_heads", "patch_size"),
+        (lambda value: value >= 1, "at least 1"),
+    ),
+    **dict.fromkeys(
+        [name for name in _VIT_OPTIONS if name.endswith("_rate")],
+        (lambda value: 0 <= value <= 1, "in [0, 1]"),
+    ),
+    "mlp_ratio": (lambda value: 0 < value < math.inf, "a positive number"),
+    "reg_tokens": (lambda value: value >= 0, "0 or more"),
+}
+
 
 def _create_vit(
     name: str, pretrained: bool, img_size: ImageSize, options: dict[str, Any]
@@ -199,9 +215,7 @@ def _create_vit(
     if _is_of_another_family(found.architecture):
         raise ValueError(f"backbone {name!r} {_FAMILY}")
     options = {**found.options, **options}
-    check_options(f"backbone {name!r}", options, _VIT_OPTIONS)
-    if options.get("depth", 1) < 1:
-        raise ValueError(f"backbone {name!r}: depth is {options['depth']}, it should be at least 1")
+    check_vit_options(f"backbone {name!r}", options)
     anew = {"model_name": found.architecture}
     if not pretrained:
         return _build_vit(name, img_size, options, anew)
@@ -212,6 +226,29 @@ def _create_vit(
     if vit.patch_embed.proj.in_channels == len(MEAN):
         expect_imagenet_pixels(vit)
     return vit
+
+
+def check_vit_options(taker: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that no timm VisionTransformer takes, or that make none.
+
+    Args:
+        taker: whose options they are, as the messages start.
+        options: values by name.
+
+    Raises:
+        ValueError: all that is mistaken, a line each.
+    """
+    problems = Problems()
+    with problems.collected():
+        check_options(taker, options, _VIT_OPTIONS)
+    for name, value in options.items():
+        sides = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(side, int | float) for side in sides):
+            continue  # a choice, or said already
+        holds, wanted = _RANGES.get(name, (lambda _: True, ""))
+        if not all(holds(side) for side in sides):
+            problems.add(f"{taker}: {name} is {value}, it should be {wanted}")
+    problems.raise_any()
 
 
 def _is_of_another_family(architecture: str) -> bool:

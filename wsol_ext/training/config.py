@@ -13,7 +13,8 @@ from wsol_ext._devices import check_device_name
 from wsol_ext._files import missing_paths
 from wsol_ext._names import flag_of, unknown
 from wsol_ext._problems import Problems
-from wsol_ext.data.factory import DATASETS, ChosenDataset, chosen_dataset, data_help, flag_help
+from wsol_ext._seeds import check_seed
+from wsol_ext.data.factory import ChosenDataset, chosen_dataset, data_help, flag_help, missing_data
 
 __all__ = [
     "USUAL_BATCH_SIZE",
@@ -130,7 +131,9 @@ class TrainingConfig:
 
         for name in ("epochs", "devices", "nodes"):
             require(name, getattr(self, name) >= 1, "at least 1")
-        whole = ("seed", "img_size", "batch_size", "workers", "validate_every", "stage2_epochs")
+        with problems.collected():
+            check_seed(self.seed)
+        whole = ("img_size", "batch_size", "workers", "validate_every", "stage2_epochs")
         for name in (*whole, "weight_decay", "min_lr", "clip_grad"):
             require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("lr", "lr_factor"):
@@ -186,11 +189,10 @@ def check_files(values: Mapping[str, Any]) -> None:
     problems = Problems()
     with problems.collected():
         chosen_dataset(values, "train")
-    names = []
-    if entry := DATASETS.get(values["data"]):
-        names += ["root", *entry.flags] if entry.needs_root else list(entry.flags)
+    missing = missing_data(values)
     if not (Path(values["out"]).expanduser() / "checkpoints" / "last.ckpt").exists():
-        names.append("init_from")  # a run that is continued has no need of it
-    for missing in missing_paths({flag_of(name): values[name] for name in names}):
-        problems.add(missing)
+        # A run that is continued has no need of it.
+        missing += missing_paths({"--init-from": values["init_from"]})
+    for each in missing:
+        problems.add(each)
     problems.raise_any()

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wsol_ext._names import some
+from wsol_ext._problems import Problems
 from wsol_ext._seeds import mix_seed
 from wsol_ext.data import UnpaddedDistributedSampler, collate, eval_transform
 from wsol_ext.data.base import LocalizationDataset, Sample
@@ -103,26 +104,36 @@ class Splits(NamedTuple):
     left_out: int = 0  # training images that could not be read
 
 
-def open_splits(config: TrainingConfig) -> Splits:
+def open_splits(config: TrainingConfig, look_over: bool = True) -> Splits:
     """Open a configuration's data sets, and check that they are of use to it.
 
     Args:
         config: the run's configuration, with its image size.
+        look_over: whether to look for training images that cannot be read, which takes its time.
 
     Raises:
         ValueError: as `TrainingData`.
     """
     chosen = config.dataset("train")
     train = chosen.open(AUGMENTATIONS[config.augmentation](config.img_size))
-    require_classes(train, chosen.root)
+    problems, test = Problems(), None
+    with problems.collected():
+        require_classes(train, chosen.root)
     if config.batch_size > len(train):
-        raise ValueError(
+        problems.add(
             f"--batch-size is {config.batch_size}, it should be at most the number of training images, {len(train)}"
         )
-    _open_evaluation(config)
-    train, left_out = _readable(train, config)
-    if not config.validate_every:
-        return Splits(train, None, left_out)
+    with problems.collected():
+        _open_evaluation(config)
+    if config.validate_every:
+        with problems.collected():
+            test = _open_test(config, train)
+    problems.raise_any()
+    train, left_out = _readable(train, config) if look_over else (train, 0)
+    return Splits(train, test, left_out)
+
+
+def _open_test(config: TrainingConfig, train: LocalizationDataset) -> LocalizationDataset:
     chosen = config.dataset("test")
     test = chosen.open(eval_transform(config.img_size))
     if chosen.is_of_training:
@@ -135,7 +146,7 @@ def open_splits(config: TrainingConfig) -> Splits:
     )
     if mismatch is not None:
         raise ValueError(mismatch)
-    return Splits(train, test, left_out)
+    return test
 
 
 def _open_evaluation(config: TrainingConfig) -> None:

@@ -16,6 +16,7 @@ from wsol_ext._devices import usable_device
 from wsol_ext._files import move_aside, write_json
 from wsol_ext._names import flag_of
 from wsol_ext._problems import Problems
+from wsol_ext._processes import is_launched, rank_in_training
 from wsol_ext.checkpoints import initialize_from, load_model, save_model
 from wsol_ext.data.factory import evaluation_flags
 from wsol_ext.models import LocalizationModel
@@ -29,10 +30,10 @@ from wsol_ext.training.callbacks import (
     StopOnNaN,
 )
 from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
-from wsol_ext.training.data import TrainingData
+from wsol_ext.training.data import TrainingData, open_splits
 from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import Localizer
-from wsol_ext.training.stages import Stage, resolved, stages_of
+from wsol_ext.training.stages import Stage, check_model_of, resolved, stages_of
 
 __all__ = ["quiet_lightning", "train"]
 
@@ -59,11 +60,10 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     """
     quiet_lightning()
     config = resolved(config)
-    stages_of(config)
     folder = RunFolder(config.out)
-    first = _rank() == 0
+    first = rank_in_training() == 0
     console = Console(quiet=not (config.progress and first), stderr=True)
-    if first and overwrite and _is_launched():
+    if first and overwrite and is_launched():
         raise ValueError(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
         )
@@ -74,7 +74,7 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
         return folder
     with folder.locked() if first else nullcontext():
         # Before the folder is made: most mistakes are about data or model.
-        data = _open_data(config)
+        data = _open_data(config, begins=overwrite or not folder.checkpoint.exists())
         if first and not overwrite:
             folder.require_same_data(data.splits.train)
         start = _start(folder, stages_of(data.config), data, console, overwrite)
@@ -87,25 +87,26 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     return folder
 
 
-def _open_data(config: TrainingConfig) -> TrainingData:
-    """The run's data; where it is not to be had, what is wrong with the model is said too.
+def _open_data(config: TrainingConfig, begins: bool) -> TrainingData:
+    """The run's data; what is wrong with device and model is said with what is wrong with it.
 
     Raises:
         ValueError: all that is mistaken, a line each.
         OSError: an image cannot be read.
     """
     problems = Problems()
-    data = None
     with problems.collected():
         usable_device(config.device)
     with problems.collected():
-        data = TrainingData(config)
-    if data is None:
+        check_model_of(config)
+    if begins and config.init_from is not None:
         with problems.collected():
-            _model(stages_of(config)[0], ["any"])
-    problems.raise_any()
-    assert data is not None  # else there was a problem
-    return data
+            load_model(config.init_from)
+    if problems.found:  # every picture is looked at where nothing else is left to be mended
+        with problems.collected():
+            open_splits(config, look_over=False)
+        problems.raise_any()
+    return TrainingData(config)
 
 
 def _say_what_was_decided(asked: TrainingConfig, data: TrainingData, console: Console) -> None:
@@ -121,23 +122,6 @@ def _say_what_was_decided(asked: TrainingConfig, data: TrainingData, console: Co
             f"--devices is {decided.devices}: so many processes share the {cores} cores of this machine",
             stacklevel=2,
         )
-
-
-def _rank() -> int:
-    """This process's rank, as torchrun, SLURM or Lightning's own launcher tell it; 0 for the first one alone.
-
-    Not Lightning's `rank_zero_only.rank`: before there is a trainer, it takes the rank on its machine for the rank.
-    """
-    if "RANK" in os.environ:
-        return int(os.environ["RANK"])
-    if "LOCAL_RANK" in os.environ:  # before SLURM, in whose jobs Lightning may start processes too
-        return int(os.environ["LOCAL_RANK"]) + int(os.environ.get("NODE_RANK", 0))
-    return int(os.environ.get("SLURM_PROCID", os.environ.get("NODE_RANK", 0)))
-
-
-def _is_launched() -> bool:
-    """Whether another program has started this process among others."""
-    return any(int(os.environ.get(name, 1)) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 
 class _Start(NamedTuple):

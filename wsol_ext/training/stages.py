@@ -1,12 +1,14 @@
 """The stages of a method's training, and the configuration that each runs under."""
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
+from wsol_ext._problems import Problems
 from wsol_ext._seeds import mix_seed
-from wsol_ext.models import METHODS, LocalizationModel
+from wsol_ext.models import METHODS, LocalizationModel, check_model
 from wsol_ext.training.config import TrainingConfig
 
-__all__ = ["Stage", "resolved", "stages_of"]
+__all__ = ["Stage", "check_model_of", "resolved", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,47 @@ def stages_of(config: TrainingConfig) -> list[Stage]:
         ValueError: the configuration chooses a stage, which training does, or sets options of stages that the method
             does not have.
     """
+    problems = Problems()
     if "stage" in config.model_options:
-        raise ValueError(
-            "--model-options has a stage; leave it out, training goes through all of them"
-        )
+        problems.add("--model-options has a stage; leave it out, training goes through all of them")
     count = METHODS.get(config.model, LocalizationModel).stages
+    if count == 1 and config.stage2_epochs:
+        problems.add(
+            f"--stage2-epochs is {config.stage2_epochs}, it should be 0: {config.model} trains in one stage"
+        )
+    problems.raise_any()
     if count == 1:
-        if config.stage2_epochs:
-            raise ValueError(
-                f"--stage2-epochs is {config.stage2_epochs}, it should be 0: {config.model} trains in one stage"
-            )
         return [Stage(1, 1, config)]
     return [Stage(number, count, _of_stage(config, number)) for number in range(1, count + 1)]
+
+
+def check_model_of(config: TrainingConfig, mistaken: Container[str] = ()) -> None:
+    """Refuse a configuration whose model cannot be made, or whose method does not train so.
+
+    Args:
+        config: the configuration.
+        mistaken: options whose values were so, and whose defaults stand there: what depends on them is not looked at.
+
+    Raises:
+        ValueError: all that is mistaken, a line each.
+        ConnectionError: as `create_model`.
+    """
+    problems = Problems()
+    if "model" not in mistaken:
+        with problems.collected():
+            stages_of(config)
+    size_is_known = "img_size" not in mistaken and (config.img_size or "model" not in mistaken)
+    with problems.collected():
+        check_model(
+            None if "model" in mistaken else config.model,
+            config.backbone,
+            resolved(config).img_size
+            if size_is_known and "backbone_options" not in mistaken
+            else None,
+            config.backbone_options,
+            {name: value for name, value in config.model_options.items() if name != "stage"},
+        )
+    problems.raise_any()
 
 
 def _of_stage(config: TrainingConfig, number: int) -> TrainingConfig:

@@ -6,6 +6,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from wsol_ext._names import nearest, unknown
+from wsol_ext._problems import Problems
 
 __all__ = ["check_options", "signature_of"]
 
@@ -39,20 +40,24 @@ def check_options(
             are not looked at.
 
     Raises:
-        ValueError: an option that is not there, or of another type.
+        ValueError: options that are not there, or of another type; a line for each.
 
     Example:
         >>> def draw(width: int = 3): ...
         >>> check_options("draw", {"widht": 4}, signature_of(draw))
         Traceback (most recent call last):
-        ValueError: draw takes no option widht; did you mean width? It takes width
+        wsol_ext._problems.Mistakes: draw takes no option widht; did you mean width? It takes width
     """
+    problems = Problems()
     for name, value in options.items():
         if name not in parameters:
             takes = ", ".join(sorted(parameters)) or "none"
             hint = nearest(name, parameters) or "."
-            raise ValueError(f"{taker} takes no option {name}{hint} It takes {takes}")
-        _check_type(f"{taker}: {name}", value, parameters[name].annotation)
+            problems.add(f"{taker} takes no option {name}{hint} It takes {takes}")
+            continue
+        with problems.collected():
+            _check_type(f"{taker}: {name}", value, parameters[name].annotation)
+    problems.raise_any()
 
 
 def _check_type(what: str, value: Any, annotation: Any) -> None:
