@@ -56,7 +56,7 @@ def test_data_set_of_another_package_is_trained_on_and_evaluated(install, tmp_pa
     [
         (["--root", "birds"], ["root is 'birds'", "canaries data set has none"]),
         (["--boxes", "boxes.csv"], ["--boxes is for --data folder, --data is canaries"]),
-        (["--data-options", '{"length": 3}'], ["--data-options do not suit --data canaries"]),
+        (["--data-options", '{"length": 3}'], ["the canaries data set takes no option length"]),
     ],
 )
 def test_its_rules_are_those_it_was_registered_with(install, tmp_path, fails, flags, words):

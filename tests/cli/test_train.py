@@ -361,7 +361,10 @@ def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
         (["--data", "imagenet"], ["--data", "'imagenet'", "cub"]),
         (["--data", "cub"], ["--root is missing"]),
         (["--data", "folder", "--root", "/nowhere", "--data-options", "{}"], ["/nowhere: no such"]),
-        (["--data", "folder", "--root", "/tmp"], ["--data-options", "no option length"]),
+        (
+            ["--data", "folder", "--root", "/tmp", "--data-options", '{"length": 3}'],
+            ["--data-options", "no option length"],
+        ),
         (["--model", "resnet"], ["'resnet'", "tscam"]),
         (["--backbone", "resnet50"], ["resnet50"]),
         (["--lr", "-1"], ["--lr is -1.0"]),

@@ -125,6 +125,14 @@ def test_flags_are_passed_on_as_registered(registered):
         chosen_dataset({"data": "mine", "root": "a"}, "train")
 
 
+def test_options_that_a_data_set_refuses_itself_are_a_mistake_of_the_flag(registered):
+    registered("mine", lambda root, **given: SyntheticDataset(**given))
+    chosen = chosen_dataset({"data": "mine", "root": "a", "data_options": {"lenght": 3}}, "test")
+    chosen.check_options()  # which it does not say
+    with pytest.raises(ValueError, match="--data-options do not suit --data mine: .*'lenght'"):
+        chosen.open(None)
+
+
 def test_name_is_registered_once_and_with_flags_that_there_are(registered):
     with pytest.raises(ValueError, match="there is a data set 'cub' already"):
         registered("cub", dict)
