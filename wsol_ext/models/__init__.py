@@ -130,12 +130,10 @@ def check_model(
         ConnectionError: the backbone is one of a hub that cannot be reached.
 
     Example:
-        >>> check_model("sat", "vit_tiny_patch16_22", 224, {"depth": 0}, {"area": 2.0})
+        >>> check_model("sat", "vit_tiny_patch16_224", 224, {"depth": 0}, {"area": 2.0})
         Traceback (most recent call last):
-        wsol_ext._problems.Mistakes: area is 2.0, it should be between 0 and 1
-        backbone 'vit_tiny_patch16_22' is not a model that timm knows; did you mean vit_tiny_patch16_224? See \
-timm.list_models('*vit*')
-        backbone 'vit_tiny_patch16_22': depth is 0, it should be at least 1
+        wsol_ext._problems.Mistakes: backbone 'vit_tiny_patch16_224': depth is 0, it should be at least 1
+        area is 2.0, it should be between 0 and 1
     """
     problems = Problems()
     with problems.collected(), without_values():
