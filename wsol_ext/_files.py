@@ -2,8 +2,10 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -61,10 +63,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder, which only this one writes to."""
+def remove_leftovers(folder: Path, older_than: float = math.inf) -> None:
+    """Remove the temporary files that a killed process left in a folder.
+
+    Args:
+        folder: one that only this process writes to, or those of others are told by their age.
+        older_than: only what was last written to before this time, in seconds since the epoch.
+    """
     for left in folder.glob(".*"):
-        if _TEMPORARY.fullmatch(left.name):
+        if _TEMPORARY.fullmatch(left.name) and left.stat().st_mtime < older_than:
             left.unlink(missing_ok=True)
 
 
@@ -186,6 +193,15 @@ def named(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     return path.resolve() if path.name in ("", "..") else path
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

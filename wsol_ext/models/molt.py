@@ -23,8 +23,8 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.class_maps import min_max
+from wsol_ext.models.misfits import MisfitError
 from wsol_ext.models.transfer import (
-    MisfitError,
     backbone_differences,
     differences,
     differing_heads,

@@ -1,29 +1,13 @@
 """From the weights of one model to another: what fits, and what keeps the rest from fitting."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from wsol_ext.models.misfits import differences
 from wsol_ext.models.vit import Backbone
 
-__all__ = ["MisfitError", "backbone_differences", "differences", "differing_heads", "whole_layers"]
-
-_SHOWN = 3
-
-
-class MisfitError(ValueError):
-    """Weights that do not fit: the message has the first of what keeps them from it, `details` all of it.
-
-    Args:
-        beginning: what the message says before.
-        problems: as `differences` gives them.
-    """
-
-    def __init__(self, beginning: str, problems: Iterable[str]) -> None:
-        self.details = list(problems)
-        more = len(self.details) - _SHOWN
-        rest = f"; and {more} more (--debug lists them)" if more > 0 else ""
-        super().__init__(f"{beginning}: {'; '.join(self.details[:_SHOWN])}{rest}")
+__all__ = ["backbone_differences", "differing_heads", "whole_layers"]
 
 
 def whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,18 +19,6 @@ def whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> di
 
 def _layer(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """What keeps weights from fitting a model's own one to one, an entry for each of them."""
-    missing = [f"missing: {name}" for name in sorted(own.keys() - weights.keys())]
-    unexpected = [f"unexpected: {name}" for name in sorted(weights.keys() - own.keys())]
-    reshaped = [
-        f"of another shape: {name} {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and own[name].shape != weights[name].shape
-    ]
-    return missing + unexpected + reshaped
 
 
 def backbone_differences(

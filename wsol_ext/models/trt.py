@@ -19,7 +19,7 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.class_maps import ClassMapHead
-from wsol_ext.models.transfer import MisfitError
+from wsol_ext.models.misfits import MisfitError
 from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
 
 __all__ = ["TRT"]

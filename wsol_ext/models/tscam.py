@@ -1,6 +1,6 @@
 """TS-CAM: token semantic coupled attention map (Gao et al., ICCV 2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from wsol_ext.models.base import (
     Localized,
     SingleBackboneModel,
     asked_classes,
+    classification_loss,
     register_method,
 )
 from wsol_ext.models.class_maps import ClassMapHead
@@ -30,6 +31,7 @@ class TSCAM(SingleBackboneModel):
         num_classes: number of classes.
     """
 
+    caches_features = True
     published_names: ClassVar[Sequence[tuple[str, str]]] = ((r"head\.(weight|bias)", r"head.\1"),)
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
@@ -38,8 +40,19 @@ class TSCAM(SingleBackboneModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, height, width)."""
+        return self.head.logits(self._patches(images))
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The patch tokens on their grid, (B, h, w, C)."""
+        return {"patches": self._patches(images)}
+
+    def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy."""
+        return classification_loss(self.head.logits(features["patches"]), labels)
+
+    def _patches(self, images: Tensor) -> Tensor:
         tokens, _ = self.backbone(images)
-        return self.head.logits(self.backbone.patches(tokens, self.backbone.grid(images)))
+        return self.backbone.patches(tokens, self.backbone.grid(images))
 
     def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`."""

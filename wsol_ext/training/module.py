@@ -1,7 +1,7 @@
 """The training step around any localization model, its optimizer and its learning rate."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wsol_ext.training.callbacks import ADVICE, TrainingError
 from wsol_ext.training.config import TrainingConfig
 
-__all__ = ["Localizer", "learning_rate", "parameter_groups"]
+__all__ = ["Localizer", "learning_rate", "parameter_groups", "with_learning_rates"]
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -55,6 +55,9 @@ class Localizer(pl.LightningModule):
 
     def _loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         try:
+            if "features" in batch:
+                features = {name: values.float() for name, values in batch["features"].items()}
+                return dict(self.model.loss_of_features(features, batch["labels"]))
             return dict(self.model.training_loss(batch["images"], batch["labels"]))
         except ValueError as error:
             if self.global_step == 0:
@@ -63,6 +66,21 @@ class Localizer(pl.LightningModule):
             raise TrainingError(
                 f"{error}; it is step {self.global_step + 1}, those before went well: training has diverged. {ADVICE}"
             ) from error
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave a frozen backbone out: it is what the run began with, and is made again from there."""
+        for name in self._frozen():
+            del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put it in again."""
+        own = self.state_dict()
+        checkpoint["state_dict"] |= {name: own[name] for name in self._frozen()}
+
+    def _frozen(self) -> set[str]:
+        if not getattr(self.model, "backbone_is_frozen", False):
+            return set()
+        return {f"model.{name}" for name in self.model.backbone_weights()}
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Accuracy on the test images."""
@@ -77,6 +95,7 @@ class Localizer(pl.LightningModule):
         """The optimizer, and a schedule that moves every step."""
         config = self.config
         groups = parameter_groups(self.model, config.weight_decay, config.selective_decay)
+        groups = with_learning_rates(self.model, groups, config.lr)
         optimizer = _OPTIMIZERS[config.optimizer](
             groups, lr=config.lr, weight_decay=config.weight_decay
         )
@@ -112,6 +131,23 @@ def parameter_groups(
     groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=listed)
     # The decayed first, as the optimizers' states in checkpoints have them.
     return [group for group in reversed(groups) if group["params"]]
+
+
+def with_learning_rates(
+    model: nn.Module, groups: Sequence[dict[str, Any]], lr: float
+) -> list[dict[str, Any]]:
+    """Parameter groups divided by the learning rates that the model's `learning_rates` asks for; `lr`'s own first."""
+    wanted: Mapping[str, float] = getattr(model, "learning_rates", dict)()
+    factors = {
+        parameter: next((f for start, f in wanted.items() if name.startswith(start)), 1.0)
+        for name, parameter in model.named_parameters()
+    }
+    divided = [
+        {**group, "params": [p for p in group["params"] if factors[p] == factor], "lr": lr * factor}
+        for factor in sorted({1.0, *factors.values()}, key=lambda factor: factor != 1)
+        for group in groups
+    ]
+    return [group for group in divided if group["params"]]
 
 
 def learning_rate(config: TrainingConfig, epoch: float) -> float:
