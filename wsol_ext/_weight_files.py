@@ -145,8 +145,9 @@ def _read(path: Path, source: str) -> Mapping[str, Any]:
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_WRAPPINGS = ("state_dict", "model", "state", "teacher", "student", "module")
-_ON_REQUEST = ("model_ema", "state_dict_ema", "ema", "net", "network")
+# The first that is there; averaged weights only where there are no others, or they are asked for.
+_WRAPPINGS = ("state_dict", "model", "state", "teacher", "student", "module", "net", "network")
+_WRAPPINGS += ("model_ema", "state_dict_ema", "ema")
 _WRAPPED = re.compile(r"((module|_orig_mod)\.)+")
 
 
@@ -156,7 +157,7 @@ def unwrapped(found: Mapping[str, Any], source: str, entry: str | None = None) -
     Args:
         found: what a file holds.
         source: its name, for errors.
-        entry: the outer key to look under, such as ``model_ema``; by default those that are usual.
+        entry: the outer key to look under, such as ``model_ema``; by default the first of those that are usual.
 
     Raises:
         CheckpointError: no names with a tensor each; the message has the keys that are there.
@@ -172,10 +173,8 @@ def unwrapped(found: Mapping[str, Any], source: str, entry: str | None = None) -
             break
         found = found[inner]
     if not isinstance(found, Mapping) or not _is_state(found):
-        others = [k for k in _ON_REQUEST if isinstance(outer, Mapping) and k in outer]
-        hint = f"; entry={others[0]!r} takes those" if others else ""
         raise CheckpointError(
-            f"{source} holds no state dict, names with a tensor each; it has {_keys(outer)}{hint}"
+            f"{source} holds no state dict, names with a tensor each; it has {_keys(outer)}"
         )
     return {
         _WRAPPED.sub("", name, count=1) if _WRAPPED.match(name) else name: t

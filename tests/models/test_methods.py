@@ -14,6 +14,7 @@ MODELS = {
     "trt, stage 2": ("trt", {"stage": 2}),
     "scm": ("scm", {}),
     "sat": ("sat", {}),
+    "trilite": ("trilite", {"class_dropout": 0.0, "region_dropout": 0.0}),
     "molt": ("molt", {"clusters": None}),
     "molt, shared weights": ("molt", {"clusters": None, "share_weights": True}),
 }
