@@ -180,12 +180,22 @@ def test_nan_loss_names_the_stage_and_keeps_the_first(tmp_path, fails, monkeypat
     assert load_model(tmp_path / "run" / "stage1.safetensors").stage == 1
 
 
-def test_second_stage_without_the_first_ones_model_is_one_line(unbroken, tmp_path, fails):
-    shutil.copytree(unbroken, tmp_path / "run")
-    for name in ("model", "stage1"):
-        (tmp_path / "run" / f"{name}.safetensors").unlink()
-    message = fails(*trt_run(tmp_path / "run"))
-    assert "run/stage1.safetensors does not exist" in message
+def test_second_stage_goes_on_without_the_first_ones_file(unbroken, tmp_path, monkeypatch):
+    real, seen = TRT.training_loss, []
+
+    def ends(self, images, labels):
+        seen.extend([self.stage] if self.stage == 2 else [])
+        if len(seen) == 4:  # in the stage's second epoch
+            raise KeyboardInterrupt
+        return real(self, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TRT, "training_loss", ends)
+        assert main(trt_run(tmp_path / "run")) == 130
+    (tmp_path / "run" / "stage1.safetensors").unlink()
+    assert main(trt_run(tmp_path / "run")) == 0
+    assert same(weights(tmp_path / "run"), weights(unbroken))
+    assert metrics(tmp_path / "run") == metrics(unbroken)
 
 
 def test_run_folder_of_two_stages_is_evaluated_and_localized(unbroken, pictures, tmp_path, capsys):

@@ -19,8 +19,9 @@ from cli.malice import save_pickle
 from cli.tiny_runs import TINY, has_rows, kill_run, metrics, same, tiny_run, weights
 from rich.console import Console
 
-from wsol_ext._files import write_text
+from wsol_ext._files import is_results_folder, write_text
 from wsol_ext.cli import main
+from wsol_ext.data import open_dataset
 from wsol_ext.models import METHODS, TSCAM, create_model
 from wsol_ext.training import TrainingConfig, runs
 from wsol_ext.training.data import ShuffledSampler, TrainingData
@@ -531,7 +532,30 @@ def test_run_is_not_continued_on_other_images(pictures, tmp_path, fails):
     first.rename(root / "zebra")
     assert f"lost: the class {first.name}" in fails(*folder_run(root, run))
     (root / "zebra").rename(first)
+    kept = picture.read_bytes()
+    picture.write_bytes(kept + b" ")
+    message = fails(*folder_run(root, run))
+    assert f"(images of {first.name} are other files here, whose sizes differ)" in message
+    picture.write_bytes(kept)
+    os.utime(picture, (1, 1))  # as copies have other times
     assert main(folder_run(root, run)) == 0
+
+
+def test_run_that_an_older_version_began_is_continued(pictures, tmp_path, fails):
+    root, run = tmp_path / "root", tmp_path / "run"
+    shutil.copytree(pictures / "train", root)
+    assert main(folder_run(root, run)) == 0
+    (run / ".wsol-results").unlink()
+    noted = json.loads((run / "data.json").read_text())
+    for one in noted["classes"]:
+        del one["sizes"]
+    (run / "data.json").write_text(json.dumps(noted))
+    (run / "model.safetensors").unlink()
+    assert main(folder_run(root, run)) == 0
+    assert json.loads((run / "data.json").read_text()) == noted
+    (run / "model.safetensors").unlink()
+    next(next(root.iterdir()).iterdir()).unlink()
+    assert "begun on other images" in fails(*folder_run(root, run))
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -553,17 +577,51 @@ def test_broken_images_are_named_before_the_first_epoch(pictures, tmp_path, caps
 
 
 def test_folder_that_is_deleted_while_training_is_described_again(tmp_path, monkeypatch):
-    real = TSCAM.training_loss
+    real, seen, run = TSCAM.training_loss, [], tmp_path / "run"
 
     def deletes(self, images, labels):
-        if (tmp_path / "run" / "checkpoints").exists():
-            shutil.rmtree(tmp_path / "run")
+        seen.append({path.name: path.read_bytes() for path in run.iterdir() if path.is_file()})
+        if len(seen) == 3:  # at the start of the second epoch of two steps
+            shutil.rmtree(run)
+            run.mkdir()
         return real(self, images, labels)
 
     monkeypatch.setattr(TSCAM, "training_loss", deletes)
-    assert main(tiny_run(tmp_path / "run")) == 0
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert main(tiny_run(run, epochs=3)) == 0
+    assert seen[3] == {}
+    assert set(seen[4]) == {".wsol-results", "config.yaml", "data.json", "metrics.csv"}
+    described = seen[4].items() - {("metrics.csv", seen[4]["metrics.csv"])}
+    assert described <= seen[0].items()
+    names = {path.name for path in run.iterdir()}
     assert {"config.yaml", "data.json", "model.safetensors", "metrics.csv"} <= names
+
+
+def test_run_among_class_folders_is_no_class_and_no_split(pictures, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(pictures / "train", root)
+    classes = sorted(folder.name for folder in root.iterdir())
+    for name in ("Training", "train", "zoo"):  # each finds those before it
+        assert main(folder_run(root, root / name)) == 0
+        assert open_dataset("folder", root).class_names == classes
+    assert (root / "zoo" / "loss.png").exists()
+
+
+def test_run_folder_is_not_taken_for_one_of_boxes(run_folder, tmp_path, fails, pictures):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    before = everything_in(run)
+    for flags in ([], ["--overwrite"]):
+        message = fails("localize", run, pictures / "test", "--out", run, *flags, "--workers", "0")
+        assert "holds files that are no results of wsol; choose another --out" in message
+    assert everything_in(run) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_folder_of_somebody_elses_is_not_marked_when_a_run_is_begun_in_it(tmp_path):
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "cats").mkdir()
+    RunFolder(tmp_path).prepare(TrainingConfig(out=str(tmp_path)))
+    assert not is_results_folder(tmp_path)
 
 
 def test_way_on_from_a_finished_run_is_named(run_folder, pictures, fails):

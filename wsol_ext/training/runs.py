@@ -16,7 +16,7 @@ from wsol_ext._devices import usable_device
 from wsol_ext._files import move_aside, write_json
 from wsol_ext._names import flag_of, some
 from wsol_ext._problems import Problems
-from wsol_ext.checkpoints import initialize_from, load_model, save_model
+from wsol_ext.checkpoints import initialize_from, save_model
 from wsol_ext.data.factory import evaluation_flags
 from wsol_ext.models import METHODS, LocalizationModel
 from wsol_ext.report.figures import loss_figure, save_figure
@@ -159,14 +159,12 @@ def _start(
     number = None if overwrite else folder.resumable_stage(len(stages))
     if number is None:
         return _Start(stages, _first_model(stages[0], data, console), resume=False)
-    if number == 1:
-        model = _model(stages[0], data.class_names)
-        if model.backbone_is_frozen:  # which the checkpoint leaves out
-            model = _first_model(stages[0], data, console)
-        return _Start(stages, model, resume=True)
-    stage, before = stages[number - 1], stages[number - 2]
-    model = _next_model(stage, data, load_model(folder.trained(before)))
-    return _Start(stages[number - 1 :], model, resume=True)
+    # The checkpoint has all weights, those of the stage before too, whose own file may be gone.
+    left = stages[number - 1 :]
+    model = _model(left[0], data.class_names)
+    if model.backbone_is_frozen:  # all but these
+        model = _first_model(left[0], data, console)
+    return _Start(left, model, resume=True)
 
 
 def _model(stage: Stage, class_names: list[str], with_weights: bool = False) -> LocalizationModel:
@@ -289,7 +287,7 @@ def _trainer(folder: RunFolder, console: Console, history: History) -> pl.Traine
         StopOnNaN(folder.checkpoint, stage),
         history,
         EpochProgress(console, history),
-        SaveEachEpoch(folder.checkpoint, stage),
+        SaveEachEpoch(folder.checkpoint, stage, folder.restore),
     ]
     return pl.Trainer(
         default_root_dir=folder.path,
