@@ -69,7 +69,7 @@ def run(options: Any) -> int:
         model,
         dataset,
         ("toploc", "maxboxacc", "maxboxaccv2", "pxap"),
-        threshold=METHODS[config.model].demo_threshold,
+        threshold=METHODS[config.model].published_threshold or 0.1,
         gallery=6,
     )
     evaluation.about = {"data": "drawn birds", "split": "test"}

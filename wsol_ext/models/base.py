@@ -70,7 +70,7 @@ class LocalizationModel(nn.Module):
         published_names: patterns over the names that its authors gave to parameters, and ours, "" where we keep none.
             The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
             there is no published program.
-        demo_threshold: where `wsol demo` cuts its maps: as its paper does on CUB, not chosen for the demo's data.
+        published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum; None: it does not say.
         demo_options: its options in `wsol demo`.
         config: the arguments of `create_model`, without `pretrained`.
         options: those of them that are the method's own.
@@ -81,7 +81,7 @@ class LocalizationModel(nn.Module):
     usual_img_size: ClassVar[int] = 224
     refines: ClassVar[bool] = False
     published_names: ClassVar[Sequence[tuple[str, str]] | None] = None
-    demo_threshold: ClassVar[float] = 0.1
+    published_threshold: ClassVar[float | None] = None
     demo_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, num_classes: int) -> None:
