@@ -61,7 +61,7 @@ def filling(score_maps, thresholds):
 
 
 def measure(kept, published):
-    """A row's shares: those of `FIXED`, published, mean, otsu, best and where that is, boxes that fill at 0.1, at otsu."""
+    """The shares of a row by its columns' names, where the best is, and the number of pictures."""
     metric, count = MaxBoxAcc(0.001), sum(len(batch["labels"]) for _, batch in kept)
     for maps, batch in kept:
         boxes = scale_boxes(batch["boxes"], batch["sizes"], "maxboxacc")

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -186,6 +187,15 @@ def named(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     return path.resolve() if path.name in ("", "..") else path
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """What tells a file from others: 16 hexadecimal digits of its contents' SHA-256."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()[:16]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

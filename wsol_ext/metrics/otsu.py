@@ -40,9 +40,7 @@ def otsu_thresholds(score_maps: Tensor) -> Tensor:
             f"otsu_thresholds: score_maps has shape {tuple(score_maps.shape)}, it should be (..., h, w) with h, w >= 1"
         )
     if not ((score_maps >= 0) & (score_maps <= 1)).all():
-        raise ValueError(
-            "otsu_thresholds: score_maps has values that are NaN or outside of [0, 1]"
-        )
+        raise ValueError("otsu_thresholds: score_maps has values that are NaN or outside of [0, 1]")
     levels = (255 * score_maps.double()).floor().long().flatten(-2)
     maps = levels.reshape(-1, levels.size(-1))
     level = torch.arange(_LEVELS, device=maps.device)
