@@ -72,8 +72,8 @@ def add_options(parser: Parser) -> None:
         "--threshold",
         type=float | str,
         default="auto",
-        help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run; otsu: what separates "
-        "each map's pixels best; auto: the best where there is one, else the method's own",
+        help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run; otsu: what "
+        "separates each map's pixels best; auto: the best where there is one, else the method's own",
     )
     parser.add_argument("--top-k", type=int, default=1, help="how many classes get a box an image")
     parser.add_argument(
@@ -282,8 +282,8 @@ def _finish(folder: BoxesFolder, results: "CocoResults", threshold: "Threshold")
     if 2 * results.filling > results.boxes:
         other = "another" if threshold == "otsu" else f"otsu, or a higher one than {threshold},"
         warnings.warn(
-            f"{results.filling} of {results.boxes} boxes cover nearly all of their image: as --threshold, {other} may fit "
-            "this model's maps; `wsol evaluate` stores the best where boxes are known",
+            f"{results.filling} of {results.boxes} boxes cover nearly all of their image: as --threshold, {other} may "
+            "fit this model's maps; `wsol evaluate` stores the best where boxes are known",
             stacklevel=2,
         )
     return _tell(folder, results.seen - results.broken)
