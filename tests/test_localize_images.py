@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from wsol_ext import create_model
-from wsol_ext.localize import localize_images
+from wsol_ext.localize import boxes_of_maps, default_threshold, localize_images
 from wsol_ext.report.drawing import fit, overlay
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "patch_size": 8}
@@ -145,6 +145,8 @@ def test_what_is_no_picture_is_refused_at_once(model, wrong, error, words):
     ("options", "words"),
     [
         ({"threshold": 1.0}, "threshold is 1.0"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": "best"}, "threshold is 'best', it should be a number or 'otsu'"),
         ({"top_k": 5}, "top_k is 5, it should be 1 to the number of classes, 4"),
         ({"labels": [0]}, "labels are 1, there should be 7"),
         ({"labels": [0, 1, 2, 3, 4, 0, 0]}, "labels has 4, it should be in [0, 4)"),
@@ -157,6 +159,32 @@ def test_options_out_of_range_are_refused_at_once(model, pictures, options, word
 
 def test_no_pictures_give_no_results(model):
     assert list(localize_images(model, [])) == []
+
+
+def test_without_a_threshold_it_is_the_methods(model, pictures, monkeypatch):
+    for published, prefers, threshold in (
+        (0.3, False, 0.3),
+        (0.3, True, "otsu"),
+        (None, False, "otsu"),
+    ):
+        monkeypatch.setattr(type(model), "published_threshold", published)
+        monkeypatch.setattr(type(model), "prefers_otsu", prefers)
+        assert default_threshold(model) == threshold
+        given = list(localize_images(model, pictures, threshold=threshold))
+        assert torch.equal(boxes(localize_images(model, pictures)), boxes(given))
+    other = list(localize_images(model, pictures, threshold=0.3))
+    assert not torch.equal(boxes(given), boxes(other))
+
+
+def test_otsu_cuts_each_map_where_its_pixels_fall_apart():
+    maps = torch.full((3, 14, 14), 0.45)
+    maps[0, 3:6, 7:12] = 1
+    maps[1, 3:6, 7:12], maps[1, 0, 0], maps[2] = 0.6, 0.0, 7.0
+    sizes = torch.tensor([[280, 140]] * 3)
+    found = boxes_of_maps(maps, sizes, "otsu")
+    assert torch.allclose(found[0], torch.tensor([140.0, 30.0, 240.0, 60.0]), atol=10)
+    assert torch.equal(found[0], boxes_of_maps(maps[:1], sizes[:1], "otsu")[0])
+    assert found[2].tolist() == [0, 0, 280, 140]  # constant
 
 
 def test_known_classes_are_those_that_get_boxes(model, pictures):

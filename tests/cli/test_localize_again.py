@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_later(
         assert localize(run_folder, album, *SIZE, "--out", out) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    stopped, error = capsys.readouterr().err.splitlines()
+    _, stopped, error = capsys.readouterr().err.splitlines()
     assert "stopped after 6 of 12 images" in stopped
     assert error == f"wsol: error: {kept}: File too large"
     assert kept.stat().st_size == room

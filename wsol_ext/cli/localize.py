@@ -1,7 +1,6 @@
 """`wsol localize`."""
 
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from wsol_ext._files import (
     mark_results_folder,
     missing_paths,
     named,
+    sha256_of,
 )
 from wsol_ext._names import printable, unknown
 from wsol_ext._problems import Problems
@@ -35,12 +35,13 @@ from wsol_ext.cli.options import (
     check_hardware,
     set_clusters,
 )
+from wsol_ext.thresholds import stored_threshold
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from wsol_ext.coco import CocoResults
-    from wsol_ext.localize import ImageResult
+    from wsol_ext.localize import ImageResult, Threshold
     from wsol_ext.models import LocalizationModel
 
 __all__ = ["DESCRIPTION", "HELP", "add_options", "check", "run"]
@@ -53,6 +54,7 @@ DESCRIPTION = (
     "leaves a finished result alone. Under torchrun each process does its share."
 )
 
+_THRESHOLDS = ("best", "auto", "otsu")
 _OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "false": ""}
 
 _T = TypeVar("_T")
@@ -75,7 +77,11 @@ def add_options(parser: Parser) -> None:
         parser, "--overwrite", False, "move a result that --out holds to OUT.old-1 and start anew"
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.1, help="where maps are cut, in [0, 1)"
+        "--threshold",
+        type=float | str,
+        default="auto",
+        help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run; otsu: what "
+        "separates each map's pixels best; auto: the best where there is one, else the method's own",
     )
     parser.add_argument("--top-k", type=int, default=1, help="how many classes get a box an image")
     parser.add_argument(
@@ -105,8 +111,7 @@ def check(options: Any, problems: Problems) -> None:
         problems.add(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
         )
-    if not 0 <= options.threshold < 1:
-        problems.add(f"--threshold is {options.threshold}, it should be in [0, 1)")
+    _check_threshold(options, problems)
     if options.top_k < 1:
         problems.add(f"--top-k is {options.top_k}, it should be at least 1")
     check_hardware(options, problems)
@@ -116,6 +121,23 @@ def check(options: Any, problems: Problems) -> None:
     for path in options.images or []:
         if not Path(path).expanduser().exists():
             problems.add(f"IMAGES: {path}: no such file or folder")
+
+
+def _check_threshold(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with `--threshold`, and with the file of the run that it is taken from."""
+    threshold, checkpoint = options.threshold, options.checkpoint
+    if not isinstance(threshold, str):
+        if not 0 <= threshold < 1:
+            problems.add(f"--threshold is {threshold}, it should be in [0, 1)")
+    elif threshold not in _THRESHOLDS:
+        problems.add(unknown("--threshold", threshold, ["a number in [0, 1)", *_THRESHOLDS]))
+    elif threshold != "otsu" and checkpoint is not None and Path(checkpoint).expanduser().exists():
+        with problems.collected():
+            if stored_threshold(checkpoint) is None and threshold == "best":
+                problems.add(
+                    f"--threshold is best, but none is stored for {checkpoint}: `wsol evaluate RUN`, of the folder of "
+                    "its run and with boxes, stores it"
+                )
 
 
 def run(options: Any) -> int:
@@ -136,11 +158,13 @@ def run(options: Any) -> int:
     labels = None if known is None else [known[path] for path in paths]
     out = named(options.out)
     set_clusters(model, options, out)
-    check_settings(model, options.threshold, options.top_k)
+    checkpoint_digest = sha256_of(checkpoint)
+    threshold, reason = _threshold(options, model, checkpoint_digest)
+    check_settings(model, threshold, options.top_k)
     results = CocoResults(names, _common_folder(paths))
     request = {
-        "checkpoint": _digest(checkpoint),
-        "threshold": options.threshold,
+        "checkpoint": checkpoint_digest,
+        "threshold": threshold,
         "top_k": options.top_k,
         "clusters": _settings_of_clusters(model),
         "overlays": overlays,
@@ -155,8 +179,44 @@ def run(options: Any) -> int:
             print(f"{folder.path} is finished: nothing to localize")
             found = len(json.loads(folder.dataset.read_text(encoding="utf-8"))["images"])
             return _tell(folder, found)
-        _localize(folder, model, names, paths, labels, device, options)
-        return _finish(folder, results, options.threshold)
+        if process == 0:
+            print(f"wsol: threshold {threshold}: {reason}", file=sys.stderr)
+        _localize(folder, model, names, paths, labels, threshold, device, options)
+        return _finish(folder, results, threshold)
+
+
+def _threshold(
+    options: Any, model: "LocalizationModel", checkpoint_digest: str
+) -> tuple["Threshold", str]:
+    """Where maps are cut, and why there.
+
+    Raises:
+        ValueError: the best is asked for, and what is stored is another model's.
+    """
+    from wsol_ext.localize import default_threshold
+
+    if not isinstance(options.threshold, str):
+        return options.threshold, "as given"
+    if options.threshold == "otsu":
+        return "otsu", "what separates each map's pixels best, as given"
+    stored = stored_threshold(options.checkpoint)
+    if stored is not None and stored.checkpoint == checkpoint_digest:
+        return stored.threshold, str(stored)
+    if stored is not None:
+        text = f"the threshold stored for {options.checkpoint} was chosen for another model: evaluate this one"
+        if options.threshold == "best":
+            raise ValueError(f"--threshold is best, but {text}")
+        warnings.warn(text, stacklevel=2)
+    threshold, method = default_threshold(model), model.config["method"]
+    why = (
+        f"{method}'s published one"
+        if threshold != "otsu"
+        else "what separates each map's pixels best"
+    )
+    return (
+        threshold,
+        f"{why}; none was measured for this model, `wsol evaluate` does where boxes are known",
+    )
 
 
 def _localize(
@@ -165,6 +225,7 @@ def _localize(
     names: Sequence[str],
     paths: Sequence[Path],
     labels: Sequence[int] | None,
+    threshold: "Threshold",
     device: str,
     options: Any,
 ) -> None:
@@ -181,7 +242,7 @@ def _localize(
     results = localize_images(
         model,
         [paths[index] for index in share],
-        threshold=options.threshold,
+        threshold=threshold,
         top_k=options.top_k,
         labels=None if labels is None else [labels[index] for index in share],
         batch_size=options.batch_size,
@@ -216,7 +277,7 @@ def _localize(
         raise
 
 
-def _finish(folder: BoxesFolder, results: "CocoResults", threshold: float) -> int:
+def _finish(folder: BoxesFolder, results: "CocoResults", threshold: "Threshold") -> int:
     """Write what was found, if nothing is left that other processes are to find; gives the exit status."""
     if not folder.complete():
         share = f"{len(folder.share)} of {folder.count} images are this process's share, and done"
@@ -227,9 +288,10 @@ def _finish(folder: BoxesFolder, results: "CocoResults", threshold: float) -> in
     results.write(folder.path)
     folder.end()
     if 2 * results.filling > results.boxes:
+        other = "another" if threshold == "otsu" else f"otsu, or a higher one than {threshold},"
         warnings.warn(
-            f"{results.filling} of {results.boxes} boxes cover nearly all of their image: a higher --threshold than "
-            f"{threshold} may fit this model's maps; wsol evaluate --threshold best finds one where boxes are known",
+            f"{results.filling} of {results.boxes} boxes cover nearly all of their image: as --threshold, {other} may "
+            "fit this model's maps; `wsol evaluate` stores the best where boxes are known",
             stacklevel=2,
         )
     return _tell(folder, results.seen - results.broken)
@@ -279,15 +341,6 @@ def _own_device(device: str) -> str:
     import torch
 
     return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-
-
-def _digest(checkpoint: Path) -> str:
-    """What tells a checkpoint from others."""
-    digest = hashlib.sha256()
-    with open(checkpoint, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()[:16]
 
 
 def _settings_of_clusters(model: "LocalizationModel") -> dict[str, Any] | None:

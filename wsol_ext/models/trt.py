@@ -60,6 +60,7 @@ class TRT(SingleBackboneModel):
         (r"camfuse_block\.cam_tr\.(.+)", r"cam_block.\1"),
         (r"camfuse_block\.(cam_norm|cam_head)\.(.+)", r"\1.\2"),
     )
+    published_threshold = 0.1
 
     def __init__(
         self, backbone: Backbone, num_classes: int, stage: int = 1, mass: float = 0.65

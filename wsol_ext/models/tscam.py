@@ -33,6 +33,7 @@ class TSCAM(SingleBackboneModel):
 
     caches_features = True
     published_names: ClassVar[Sequence[tuple[str, str]]] = ((r"head\.(weight|bias)", r"head.\1"),)
+    published_threshold: ClassVar[float | None] = 0.1
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)

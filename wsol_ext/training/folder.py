@@ -43,6 +43,7 @@ class RunFolder:
     | `stage1.safetensors`, … | the model that a stage which is not the last has trained |
     | `model.safetensors` | the trained model, once training has ended |
     | `metrics.json` | the last epoch's row, once training has ended |
+    | `threshold.json` | the model's best threshold, once it was evaluated with boxes: `wsol_ext.thresholds` |
 
     Args:
         path: the folder.
