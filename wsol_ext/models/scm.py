@@ -86,7 +86,7 @@ class SCM(TSCAM):
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the calibrated maps' mean; see `LocalizationModel.training_loss`."""
         logits = self.calibrate(images)[-1].semantics.mean(dim=(2, 3))
-        return classification_loss(logits, labels)
+        return classification_loss(logits, labels, self.label_smoothing)
 
     def calibrate(self, images: Tensor) -> list[CalibrationStep]:
         """The maps that training sees: before the layers, then after each."""

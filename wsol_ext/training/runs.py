@@ -19,6 +19,7 @@ from wsol_ext._problems import Problems
 from wsol_ext.checkpoints import initialize_from, load_model, save_model
 from wsol_ext.data.factory import evaluation_flags
 from wsol_ext.models import LocalizationModel
+from wsol_ext.models.vit import pretrained_classifier
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
     AtomicCheckpoints,
@@ -190,6 +191,11 @@ def _first_model(stage: Stage, data: TrainingData, console: Console) -> Localiza
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in anew)) or "nothing"
         taken = len(model.state_dict()) - len(anew)
         console.out(f"{taken} weights from {source}; anew: {parts}", highlight=False)
+    if stage.config.keep_classifier:
+        try:
+            model.take_classifier(*pretrained_classifier(stage.config.backbone))
+        except ValueError as error:
+            raise ValueError(f"--keep-classifier: {error}") from error
     return model
 
 
