@@ -146,8 +146,10 @@ def _read(path: Path, source: str) -> Mapping[str, Any]:
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # The first that is there; averaged weights only where there are no others, or they are asked for.
-_WRAPPINGS = ("state_dict", "model", "state", "teacher", "student", "module", "net", "network")
-_WRAPPINGS += ("model_ema", "state_dict_ema", "ema")
+_WRAPPINGS = (
+    *("state_dict", "model", "state", "teacher", "student", "module", "net", "network"),
+    *("model_ema", "state_dict_ema", "ema"),
+)
 _WRAPPED = re.compile(r"((module|_orig_mod)\.)+")
 
 

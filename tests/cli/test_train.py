@@ -5,12 +5,15 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +29,7 @@ from wsol_ext.models import METHODS, TSCAM, create_model
 from wsol_ext.training import TrainingConfig, runs
 from wsol_ext.training.data import ShuffledSampler, TrainingData
 from wsol_ext.training.folder import RunFolder
-from wsol_ext.training.module import learning_rate, parameter_groups
+from wsol_ext.training.module import Localizer, learning_rate, parameter_groups
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -106,6 +109,30 @@ def test_run_from_python_is_continued_whatever_kind_of_sequence_its_options_are(
         folder.prepare(config)
 
 
+def test_options_that_a_run_knew_nothing_of_had_their_defaults(tmp_path):
+    later = {
+        "keep_classifier": True,
+        "drop_last": False,
+        "decay_tokens": True,
+        "stage2_milestones": [2],
+        "label_smoothing": 0.1,
+    }
+    config = TrainingConfig(out=str(tmp_path / "run"), data="synthetic", milestones=[3])
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(config)
+    options = yaml.safe_load(folder.config.read_text())
+    known = {name: value for name, value in options.items() if name not in later}
+    assert len(known) == len(options) - len(later)
+    write_text(folder.config, yaml.safe_dump(known))
+    write_text(folder.checkpoint, "an epoch has ended")
+    folder.require_same(config)
+    for name, value in later.items():
+        with pytest.raises(
+            FileExistsError, match=f"{name} .* there, {re.escape(repr(value))} here"
+        ):
+            folder.require_same(replace(config, **{name: value}))
+
+
 def test_flags_and_yaml_mean_the_same(tmp_path):
     arguments = tiny_run(tmp_path / "flags", "--milestones", "1", "2", "--selective-decay")
     assert main(arguments) == 0
@@ -120,9 +147,10 @@ def test_flags_and_yaml_mean_the_same(tmp_path):
     assert {**again, "out": ""} == {**options, "out": ""}
 
 
-def test_number_of_workers_changes_nothing(tmp_path):
+@pytest.mark.parametrize("augmentation", ["strong", "randaugment"])
+def test_number_of_workers_changes_nothing(tmp_path, augmentation):
     for workers in ("0", "2"):
-        arguments = tiny_run(tmp_path / workers, "--augmentation", "strong", epochs=1)
+        arguments = tiny_run(tmp_path / workers, "--augmentation", augmentation, epochs=1)
         assert main([*arguments, "--workers", workers]) == 0
     assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
 
@@ -370,6 +398,8 @@ def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
         (["--no-such-flag", "1"], ["no-such-flag"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--precision", "8"], ["precision"]),
+        (["--label-smoothing", "1"], ["--label-smoothing is 1.0", "at least 0 and below 1"]),
+        (["--keep-classifier"], ["--keep-classifier is True", "--pretrained is false"]),
         (["--boxes", "boxes.csv"], ["--boxes is for --data folder"]),
         (["--image-root", "images"], ["--image-root is for --data wsol"]),
     ],
@@ -680,6 +710,20 @@ def test_selective_decay_spares_biases_norms_and_tokens():
         assert len(everything["params"]) == len(names)
 
 
+def test_tokens_and_embeddings_are_decayed_as_asked():
+    options = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = create_model("sat", "vit_tiny_patch16_224", 3, False, 32, options)
+    config = TrainingConfig(weight_decay=0.05, selective_decay=True, decay_tokens=True)
+    optimizer = Localizer(model, config, steps_per_epoch=1).configure_optimizers()["optimizer"]
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    tokens = {"spatial_token", "spatial_embed", "backbone.vit.cls_token", "backbone.vit.pos_embed"}
+    assert tokens <= {names[id(p)] for p in decayed["params"]}
+    assert all(p.dim() <= 1 for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_selective_decay_groups_the_parameters_of_every_method(method):
     options = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
@@ -716,6 +760,39 @@ def test_processes_share_an_epoch_without_overlap():
         assert len({*shares[0], *shares[1]}) == 10
         epochs.append(shares)
     assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize(("images", "processes"), [(20, 1), (16, 1), (21, 2), (17, 2), (16, 2)])
+def test_processes_take_equally_many_steps_with_the_last_batch_or_without(
+    images, processes, drop_last
+):
+    config = TrainingConfig(
+        data="synthetic",
+        data_options={"length": images, "img_size": 32},
+        img_size=32,
+        batch_size=8,
+        devices=processes,
+        drop_last=drop_last,
+        workers=0,
+    )
+    share, size = images // processes, 8 // processes
+    rest = [share % size] if share % size and not drop_last else []
+    seen = set()
+    for rank in range(processes):
+        data = TrainingData(config)
+        progress = SimpleNamespace(current=SimpleNamespace(processed=0))
+        data.trainer = SimpleNamespace(
+            world_size=processes,
+            global_rank=rank,
+            fit_loop=SimpleNamespace(epoch_progress=progress),
+        )
+        loader = data.train_dataloader()
+        sizes = [len(batch["labels"]) for batch in loader]
+        assert sizes == [size] * (share // size) + rest
+        assert len(loader) == data.steps_per_epoch == len(sizes)
+        seen |= {draw.sample for draw in loader.sampler}
+    assert len(seen) == share * processes
 
 
 def test_augmentation_differs_between_epochs_and_not_between_readings(tmp_path):

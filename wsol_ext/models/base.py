@@ -106,6 +106,8 @@ class LocalizationModel(nn.Module):
         class_names: a name for each class, where they are known.
         backbone_file: the file of weights that it was made with, if any.
         backbone_is_frozen: see `freeze_backbone`.
+        label_smoothing: the share of a label that the cross-entropy of `training_loss` gives to all classes alike, in
+            [0, 1). Training sets it, and it is no part of the model: 0 until then.
     """
 
     stages: ClassVar[int] = 1
@@ -129,6 +131,7 @@ class LocalizationModel(nn.Module):
         self.class_names: list[str] | None = None
         self.backbone_file: BackboneFile | None = None
         self.backbone_is_frozen = False
+        self.label_smoothing = 0.0
 
     @classmethod
     def build(
@@ -206,7 +209,7 @@ class LocalizationModel(nn.Module):
         """
         if self.caches_features:
             return self.loss_of_features(self.features(images), labels)
-        return classification_loss(self(images), labels)
+        return classification_loss(self(images), labels, self.label_smoothing)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """All that training reads of the backbone, (B, …) each, of images (B, 3, height, width).
@@ -258,6 +261,18 @@ class LocalizationModel(nn.Module):
         """
         method, source = self.config["method"], other.config["method"]
         raise ValueError(f"holds a {source} model, which a {method} cannot start from")
+
+    def take_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """Start from a classifier of the same classes in the same order, that of pretrained weights, as far as it fits.
+
+        Args:
+            weight: (classes, C), of the class token after the final norm.
+            bias: (classes,).
+
+        Raises:
+            ValueError: it is of other classes or another width, or the method has no place for one.
+        """
+        raise ValueError(f"{self.config['method']} has no place for a pretrained classifier")
 
     @classmethod
     def published_options(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -371,9 +386,14 @@ def register_method(name: str) -> Callable[[_M], _M]:
     return register
 
 
-def classification_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of logits (B, classes) and labels (B,) int64, as `LocalizationModel.training_loss` gives it."""
-    loss = F.cross_entropy(logits, labels)
+def classification_loss(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
+) -> dict[str, Tensor]:
+    """Cross-entropy of logits (B, classes) and labels (B,) int64, as `LocalizationModel.training_loss` gives it.
+
+    Label smoothing is that of Szegedy et al., CVPR 2016: a share of each label is given to all classes alike.
+    """
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
 
 

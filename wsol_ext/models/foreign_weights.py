@@ -26,6 +26,7 @@ __all__ = [
     "load_backbone",
     "read_backbone",
     "resample_by_scale",
+    "stored_classifier",
 ]
 
 
@@ -107,6 +108,18 @@ def read_backbone(path: str | Path, option: str = "backbone_weights") -> Foreign
     elif _is_facebooks(given):
         layout, normalization = "Facebook", IMAGENET
     return ForeignWeights(path, sha256_of(path), tensors, layout, normalization)
+
+
+def stored_classifier(weights: ForeignWeights) -> tuple[Tensor, Tensor]:
+    """The classifier beside a backbone in a file: weight (classes, C) and bias (classes,).
+
+    Raises:
+        ValueError: the file has none.
+    """
+    try:
+        return weights.tensors["head.weight"], weights.tensors["head.bias"]
+    except KeyError as error:
+        raise ValueError(f"{weights.path} has no classifier, {error.args[0]}") from error
 
 
 def _rank(prefix: str) -> int:

@@ -92,7 +92,9 @@ class SCM(TSCAM):
     def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the calibrated maps' mean."""
         steps = self._calibrated(features["patches"], features["attention"])
-        return classification_loss(steps[-1].semantics.mean(dim=(2, 3)), labels)
+        return classification_loss(
+            steps[-1].semantics.mean(dim=(2, 3)), labels, self.label_smoothing
+        )
 
     def calibrate(self, images: Tensor) -> list[CalibrationStep]:
         """The maps that training sees: before the layers, then after each."""

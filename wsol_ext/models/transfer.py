@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from wsol_ext.models.misfits import differences
 from wsol_ext.models.vit import Backbone
 
-__all__ = ["backbone_differences", "differing_heads", "whole_layers"]
+__all__ = ["backbone_differences", "copy_classifier", "differing_heads", "whole_layers"]
 
 
 def whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -34,3 +35,22 @@ def differing_heads(own: Backbone, other: Backbone) -> list[str]:
     if own.num_heads == other.num_heads:
         return []
     return [f"{other.num_heads} attention heads, not {own.num_heads}"]
+
+
+@torch.no_grad()
+def copy_classifier(
+    weight: Tensor, bias: Tensor, own_weight: Tensor, own_bias: Tensor, bias_alone: bool = False
+) -> None:
+    """A classifier's weight (classes, C) and bias (classes,), or its bias alone, into a model's own.
+
+    Raises:
+        ValueError: it is of other classes, or of another width.
+    """
+    if weight.shape != own_weight.shape or bias.shape != own_bias.shape:
+        (theirs, width), (ours, own_width) = weight.shape, own_weight.shape
+        raise ValueError(
+            f"the pretrained classifier is of {theirs} classes and width {width}, the model of {ours} and {own_width}"
+        )
+    own_bias.copy_(bias)
+    if not bias_alone:
+        own_weight.copy_(weight)

@@ -139,10 +139,13 @@ class TriLite(SingleBackboneModel):
     def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of class token and foreground, and the background's term, weighed."""
         found = self.regions(features)
+        smoothing = self.label_smoothing
         leaks = found.background_logits.softmax(dim=1).gather(1, labels[:, None])
         terms = {
-            "cross_entropy": F.cross_entropy(found.logits, labels),
-            "foreground": F.cross_entropy(found.foreground_logits, labels),
+            "cross_entropy": F.cross_entropy(found.logits, labels, label_smoothing=smoothing),
+            "foreground": F.cross_entropy(
+                found.foreground_logits, labels, label_smoothing=smoothing
+            ),
             "background": self.alpha * -torch.log(1 - leaks + 1e-7).mean(),
         }
         return {

@@ -13,6 +13,7 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.class_maps import ClassMapHead
+from wsol_ext.models.transfer import copy_classifier
 from wsol_ext.models.vit import Backbone, patch_attention
 
 __all__ = ["TSCAM"]
@@ -49,7 +50,8 @@ class TSCAM(SingleBackboneModel):
 
     def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy."""
-        return classification_loss(self.head.logits(features["patches"]), labels)
+        logits = self.head.logits(features["patches"])
+        return classification_loss(logits, labels, self.label_smoothing)
 
     def _patches(self, images: Tensor) -> Tensor:
         tokens, _ = self.backbone(images)
@@ -61,6 +63,10 @@ class TSCAM(SingleBackboneModel):
         logits = self.head.logits(patches)
         classes = asked_classes(logits, classes)
         return Localized(logits, self.coupled_maps(patches, attention, classes))
+
+    def take_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """Its bias: the weight is of one token, a class map's of nine."""
+        copy_classifier(weight, bias, self.head.weight[:, :, 1, 1], self.head.bias, bias_alone=True)
 
     def attended_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens on their grid (B, h, w, C), and the class token's attention to them (B, h, w) float32."""

@@ -37,6 +37,7 @@ __all__ = [
     "fused_attention",
     "is_dinov2",
     "patch_attention",
+    "pretrained_classifier",
     "project_in",
     "project_out",
     "without_values",
@@ -323,6 +324,25 @@ def _expect(vit: VisionTransformer, normalization: Normalization | None) -> None
         trained = cast("dict[str, Any]", vit.pretrained_cfg)
         trained.update(mean=normalization.mean, std=normalization.std)
     expect_imagenet_pixels(vit)
+
+
+def pretrained_classifier(name: str) -> tuple[Tensor, Tensor]:
+    """The classifier of a backbone's pretrained weights: weight (classes, C) and bias (classes,), float32.
+
+    It is read anew, since a `Backbone` has none: a second or two.
+
+    Args:
+        name: as `Backbone` takes it.
+
+    Raises:
+        ValueError: the weights have none, or one that is no linear layer of one token.
+        ConnectionError: as `Backbone`.
+    """
+    trained: Any = timm.create_model(pretrained=True, **pretrained_arguments(name))
+    classifier = trained.get_classifier()
+    if not isinstance(classifier, nn.Linear) or classifier.bias is None:
+        raise ValueError(f"backbone {name!r}: its pretrained weights have no linear classifier")
+    return classifier.weight.detach(), classifier.bias.detach()
 
 
 def _is_of_another_family(architecture: str) -> bool:

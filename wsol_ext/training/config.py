@@ -28,7 +28,7 @@ __all__ = [
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "steps", "cosine"]
-Augmentation = Literal["none", "standard", "erasing", "autoaugment", "strong"]
+Augmentation = Literal["none", "standard", "erasing", "autoaugment", "randaugment", "strong"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 # Where and how fast a run computes, not what: a run may be continued under other values of these.
@@ -72,6 +72,9 @@ class TrainingConfig:
     )
     backbone_sha256: str = _option("", "model", "the SHA-256 that this file must have; filled in")
     freeze_backbone: bool = _option(False, "model", "train what the method adds to it alone")
+    keep_classifier: bool = _option(
+        False, "model", "start from the pretrained weights' classifier too: of the same classes"
+    )
     img_size: int = _option(0, "model", "side of the network's input, pixels; 0: the method's own")
     train_img_size: int = _option(
         0, "model", "side of its input while training, pixels; 0: the method's share of --img-size"
@@ -112,19 +115,31 @@ class TrainingConfig:
         "optimization",
         f"images a step, summed over devices; 0: {USUAL_BATCH_SIZE}, or all where there are fewer",
     )
+    drop_last: bool = _option(
+        True, "optimization", "leave out an epoch's last batch where it is incomplete"
+    )
     optimizer: Optimizer = _option("adamw", "optimization", "the optimizer")
     lr: float = _option(5e-5, "optimization", "the highest learning rate")
     weight_decay: float = _option(5e-4, "optimization", "weight decay")
     selective_decay: bool = _option(
         False, "optimization", "no weight decay on biases, norms, embeddings and tokens"
     )
+    decay_tokens: bool = _option(
+        False, "optimization", "selective decay spares biases and norms alone"
+    )
     schedule: Schedule = _option("steps", "optimization", "how the learning rate falls")
     milestones: list[int] = _option(
         [], "optimization", "steps: after these epochs, times --lr-factor"
     )
+    stage2_milestones: list[int] = _option(
+        [], "optimization", "those of a method's second stage; none: --milestones again"
+    )
     lr_factor: float = _option(0.1, "optimization", "steps: the factor at a milestone")
     min_lr: float = _option(0.0, "optimization", "cosine: the learning rate it ends at")
     warmup_epochs: float = _option(0.0, "optimization", "epochs of linear warm-up")
+    label_smoothing: float = _option(
+        0.0, "optimization", "share of a label given to all classes; 0 in a second stage"
+    )
     clip_grad: float = _option(0.0, "optimization", "clip the gradient's norm; 0: never")
     validate_every: int = _option(
         0, "optimization", "epochs between measurements of test accuracy; 0: never"
@@ -155,9 +170,14 @@ class TrainingConfig:
         for name in ("lr", "lr_factor"):
             require(name, 0 < getattr(self, name) < math.inf, "a positive number")
         require("min_lr", not self.min_lr > self.lr > 0, f"at most the learning rate, {self.lr}")
-        rising = [0, *self.milestones]
         wanted = "numbers of epochs, each above the one before"
-        require("milestones", all(a < b for a, b in pairwise(rising)), wanted)
+        for name in ("milestones", "stage2_milestones"):
+            rising = [0, *getattr(self, name)]
+            require(name, all(a < b for a, b in pairwise(rising)), wanted)
+        require("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
+        begins_pretrained = self.pretrained and self.init_from is None
+        wanted = "false where --pretrained is false or --init-from is given"
+        require("keep_classifier", begins_pretrained or not self.keep_classifier, wanted)
         shortest = min(self.epochs, self.stage2_epochs or self.epochs)
         wanted = f"0 to the epochs, {shortest}"
         require("warmup_epochs", 0 <= self.warmup_epochs <= max(shortest, 0), wanted)

@@ -1,6 +1,5 @@
 """Training batches that depend on (seed, epoch, index) alone, so that a resumed run sees what an unbroken one would."""
 
-import random
 import warnings
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import replace
@@ -18,7 +17,7 @@ from wsol_ext.data.class_names import class_mismatch, require_classes
 from wsol_ext.data.factory import chosen_dataset, evaluation_flags
 from wsol_ext.data.images import ImageError
 from wsol_ext.data.inspection import broken_images
-from wsol_ext.data.transforms import AUGMENTATIONS, train_transform
+from wsol_ext.data.transforms import AUGMENTATIONS, drawn_from, train_transform
 from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
 from wsol_ext.training.features import CachedFeatures, collate_features
 from wsol_ext.training.stages import Stage, resolved
@@ -87,13 +86,8 @@ class Augmented(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw.seed)
-            random.seed(draw.seed)
-            sample = self.dataset[draw.sample]
-        random.setstate(state)
-        return sample
+        with drawn_from(draw.seed):
+            return self.dataset[draw.sample]
 
 
 class Splits(NamedTuple):
@@ -223,8 +217,10 @@ class TrainingData(pl.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch: the last, incomplete batch is left out."""
-        return len(self.splits.train) // self.config.processes // self._batch_size
+        """Optimizer steps an epoch, the same in every process; a last, incomplete batch is one unless it is dropped."""
+        share = len(self.splits.train) // self.config.processes
+        steps, left_over = divmod(share, self._batch_size)
+        return steps + (left_over > 0 and not self.config.drop_last)
 
     @property
     def _batch_size(self) -> int:
@@ -239,7 +235,7 @@ class TrainingData(pl.LightningDataModule):
         loading = self._loading()
         if self.features is not None:
             loading["collate_fn"] = collate_features
-        return DataLoader(dataset, sampler=sampler, drop_last=True, **loading)
+        return DataLoader(dataset, sampler=sampler, drop_last=self.config.drop_last, **loading)
 
     def _epoch(self) -> int:
         """The epoch to read for. `trainer.current_epoch` is the one before still as a resumed run's workers begin."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from wsol_ext._progress import bar
 from wsol_ext._seeds import mix_seed
 from wsol_ext._weight_files import read_header, write_safetensors
 from wsol_ext.data.base import LocalizationDataset
+from wsol_ext.data.transforms import drawn_from
 from wsol_ext.models import LocalizationModel
 from wsol_ext.training.config import TrainingConfig
 
@@ -212,12 +212,8 @@ class _Views(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         # By the picture, not by its place: the picture before it may be removed.
         own = mix_seed(self.seed, int(self.digests[index][:15], 16), self.shard.view)
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(own)
-            random.seed(own)
+        with drawn_from(own):
             image: Tensor = self.dataset[self.shard.images[index]]["image"]
-        random.setstate(state)
         return image
 
 

@@ -27,14 +27,16 @@ class Localizer(pl.LightningModule):
     """A localization model in training.
 
     Args:
-        model: has `training_loss(images, labels)`, as every model of `wsol_ext.create_model`.
-        config: optimizer, learning rate and its schedule.
+        model: has `training_loss(images, labels)`, as every model of `wsol_ext.create_model`, which smooths labels by
+            the model's `label_smoothing`.
+        config: optimizer, learning rate and its schedule, label smoothing.
         steps_per_epoch: optimizer steps an epoch, by which the schedule counts epochs.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, steps_per_epoch: int) -> None:
         super().__init__()
         self.model: Any = model  # nn.Module's attributes are typed as tensors
+        model.label_smoothing = config.label_smoothing  # type: ignore[assignment]
         self.config = config
         self.steps_per_epoch = steps_per_epoch
 
@@ -94,7 +96,9 @@ class Localizer(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and a schedule that moves every step."""
         config = self.config
-        groups = parameter_groups(self.model, config.weight_decay, config.selective_decay)
+        groups = parameter_groups(
+            self.model, config.weight_decay, config.selective_decay, config.decay_tokens
+        )
         groups = with_learning_rates(self.model, groups, config.lr)
         optimizer = _OPTIMIZERS[config.optimizer](
             groups, lr=config.lr, weight_decay=config.weight_decay
@@ -109,7 +113,7 @@ class Localizer(pl.LightningModule):
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, selective: bool
+    model: nn.Module, weight_decay: float, selective: bool, decay_tokens: bool = False
 ) -> list[dict[str, Any]]:
     """The parameters to train, as an optimizer takes them.
 
@@ -118,6 +122,7 @@ def parameter_groups(
         weight_decay: the weight decay of those that get one.
         selective: none on biases, norms (all that have one dimension) and on what the model's
             `no_weight_decay()` names, its embeddings and tokens.
+        decay_tokens: selective spares biases and norms alone.
 
     Raises:
         ValueError: nothing to train.
@@ -127,7 +132,7 @@ def parameter_groups(
         raise ValueError("the model has no parameter to train: all are frozen")
     if not selective:
         return [{"params": trained, "weight_decay": weight_decay}]
-    listed: Collection[str] = getattr(model, "no_weight_decay", set)()
+    listed: Collection[str] = set() if decay_tokens else getattr(model, "no_weight_decay", set)()
     groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=listed)
     # The decayed first, as the optimizers' states in checkpoints have them.
     return [group for group in reversed(groups) if group["params"]]

@@ -19,6 +19,8 @@ from wsol_ext._problems import Problems
 from wsol_ext.checkpoints import initialize_from, save_model
 from wsol_ext.data.factory import evaluation_flags
 from wsol_ext.models import METHODS, LocalizationModel
+from wsol_ext.models.foreign_weights import read_backbone, stored_classifier
+from wsol_ext.models.vit import pretrained_classifier
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
     AtomicCheckpoints,
@@ -207,7 +209,18 @@ def _first_model(stage: Stage, data: TrainingData, console: Console) -> Localiza
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in anew)) or "nothing"
         taken = len(model.state_dict()) - len(anew)
         console.out(f"{taken} weights from {source}; anew: {parts}", highlight=False)
+    if stage.config.keep_classifier:
+        try:
+            model.take_classifier(*_classifier(stage.config))
+        except ValueError as error:
+            raise ValueError(f"--keep-classifier: {error}") from error
     return model
+
+
+def _classifier(config: TrainingConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    if config.backbone_weights is not None:
+        return stored_classifier(read_backbone(config.backbone_weights, "--backbone-weights"))
+    return pretrained_classifier(config.backbone)
 
 
 def _next_model(stage: Stage, data: TrainingData, previous: LocalizationModel) -> LocalizationModel:

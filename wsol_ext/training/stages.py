@@ -17,7 +17,7 @@ class Stage:
 
     number: int  # counted from 1
     count: int  # how many the method has
-    config: TrainingConfig  # the run's, with this stage's epochs, model and seed
+    config: TrainingConfig  # the run's, with this stage's epochs, milestones, label smoothing, model and seed
 
     @property
     def is_last(self) -> bool:
@@ -74,6 +74,11 @@ def stages_of(config: TrainingConfig) -> list[Stage]:
             raise ValueError(
                 f"--stage2-epochs is {config.stage2_epochs}, it should be 0: {config.model} trains in one stage"
             )
+        if config.stage2_milestones:
+            raise ValueError(
+                f"--stage2-milestones is {config.stage2_milestones}, there should be none: {config.model} trains in "
+                "one stage"
+            )
         return [Stage(1, 1, config)]
     return [Stage(number, count, _of_stage(config, number)) for number in range(1, count + 1)]
 
@@ -86,6 +91,8 @@ def _of_stage(config: TrainingConfig, number: int) -> TrainingConfig:
         config,
         model_options=options,
         epochs=config.stage2_epochs or config.epochs,
+        milestones=config.stage2_milestones or config.milestones,
+        label_smoothing=0.0,  # as in TRT's program: a second stage learns maps
         # Its own, or its epochs would repeat the first stage's order of the images and augmentation.
         seed=mix_seed(config.seed, number) & 0xFFFFFFFF,
     )
