@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from wsol_ext import create_model
-from wsol_ext.localize import localize_images
+from wsol_ext.localize import boxes_of_maps, default_threshold, localize_images
 from wsol_ext.report.drawing import fit, overlay
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "patch_size": 8}
@@ -62,6 +62,67 @@ def test_pillow_images_of_other_modes_are_taken(model):
         assert result.error is None
 
 
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+GREY = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+COLOURS = Image.effect_noise((40, 30), 80).convert("RGB")
+CLEAR = COLOURS.copy()
+CLEAR.putalpha(Image.effect_noise((40, 30), 80))
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "options"),
+    [
+        (Image.fromarray(GREY), "sixteen.png", {}),
+        (Image.fromarray(GREY), "inverted.tif", {"tiffinfo": {262: 0}}),
+        (Image.fromarray((GREY / 65535).astype(np.float32)), "floats.tif", {}),
+        (CLEAR, "transparent.png", {}),
+        (CLEAR.convert("P"), "palette.png", {}),
+        (COLOURS.convert("P"), "palette.gif", {"transparency": 3}),
+        (COLOURS.convert("L"), "value.png", {"transparency": 128}),
+        (COLOURS.convert("CMYK"), "print.jpg", {}),
+        (COLOURS, "turned.jpg", {"exif": turned(6)}),
+        (COLOURS, "mirrored.png", {"exif": turned(5)}),
+        (COLOURS, "turned.tif", {"exif": turned(6)}),
+    ],
+)
+def test_pillow_image_is_taken_as_its_file_is(model, tmp_path, image, name, options):
+    path = tmp_path / name
+    image.save(path, **options)
+    opened, read = Image.open(path), Image.open(path)
+    read.load()
+    views = [preview_of(model, picture) for picture in (path, opened, read)]
+    assert views[0].size == ((30, 40) if "exif" in options else (40, 30))
+    assert views[0].mode == "RGB"
+    for view in views[1:]:
+        assert view.size == views[0].size
+        assert view.tobytes() == views[0].tobytes()
+
+
+def preview_of(model, picture):
+    """The very image that a picture is turned to."""
+    (result,) = localize_images(model, picture, preview=Image.Image.copy)
+    assert (result.error, result.size) == (None, result.preview.size)
+    return result.preview
+
+
+def test_pillow_image_without_a_range_is_refused_as_its_file_is(model, tmp_path):
+    Image.fromarray(np.float32([[0, 3]])).save(tmp_path / "floats.tif")
+    results = localize_images(model, [tmp_path / "floats.tif", Image.open(tmp_path / "floats.tif")])
+    for result in results:
+        assert "its pixels are floats from 0 to 3, and nothing tells which" in result.error
+
+
+def test_pillow_image_that_was_made_upright_is_not_turned_again(model, tmp_path):
+    COLOURS.save(tmp_path / "turned.jpg", exif=turned(6))
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "turned.jpg"))
+    assert preview_of(model, upright).tobytes() == upright.tobytes()
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "words"),
     [
@@ -84,6 +145,8 @@ def test_what_is_no_picture_is_refused_at_once(model, wrong, error, words):
     ("options", "words"),
     [
         ({"threshold": 1.0}, "threshold is 1.0"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": "best"}, "threshold is 'best', it should be a number or 'otsu'"),
         ({"top_k": 5}, "top_k is 5, it should be 1 to the number of classes, 4"),
         ({"labels": [0]}, "labels are 1, there should be 7"),
         ({"labels": [0, 1, 2, 3, 4, 0, 0]}, "labels has 4, it should be in [0, 4)"),
@@ -96,6 +159,32 @@ def test_options_out_of_range_are_refused_at_once(model, pictures, options, word
 
 def test_no_pictures_give_no_results(model):
     assert list(localize_images(model, [])) == []
+
+
+def test_without_a_threshold_it_is_the_methods(model, pictures, monkeypatch):
+    for published, prefers, threshold in (
+        (0.3, False, 0.3),
+        (0.3, True, "otsu"),
+        (None, False, "otsu"),
+    ):
+        monkeypatch.setattr(type(model), "published_threshold", published)
+        monkeypatch.setattr(type(model), "prefers_otsu", prefers)
+        assert default_threshold(model) == threshold
+        given = list(localize_images(model, pictures, threshold=threshold))
+        assert torch.equal(boxes(localize_images(model, pictures)), boxes(given))
+    other = list(localize_images(model, pictures, threshold=0.3))
+    assert not torch.equal(boxes(given), boxes(other))
+
+
+def test_otsu_cuts_each_map_where_its_pixels_fall_apart():
+    maps = torch.full((3, 14, 14), 0.45)
+    maps[0, 3:6, 7:12] = 1
+    maps[1, 3:6, 7:12], maps[1, 0, 0], maps[2] = 0.6, 0.0, 7.0
+    sizes = torch.tensor([[280, 140]] * 3)
+    found = boxes_of_maps(maps, sizes, "otsu")
+    assert torch.allclose(found[0], torch.tensor([140.0, 30.0, 240.0, 60.0]), atol=10)
+    assert torch.equal(found[0], boxes_of_maps(maps[:1], sizes[:1], "otsu")[0])
+    assert found[2].tolist() == [0, 0, 280, 140]  # constant
 
 
 def test_known_classes_are_those_that_get_boxes(model, pictures):

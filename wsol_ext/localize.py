@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from wsol_ext._names import printable
 from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform
 from wsol_ext.data.base import LocalizationDataset, Sample
-from wsol_ext.data.finding import find_images
+from wsol_ext.data.finding import find_images, no_image
+from wsol_ext.data.images import to_rgb
 from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
-from wsol_ext.metrics import EVALUATED, single_boxes, to_score_maps
+from wsol_ext.metrics import EVALUATED, otsu_thresholds, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "Localization",
     "Picture",
     "Preview",
+    "Threshold",
     "boxes_of_maps",
     "check_settings",
+    "default_threshold",
     "list_images",
     "localize_images",
 ]
@@ -34,6 +37,9 @@ Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A picture to localize in: a file; a Pillow image; uint8 pixels, an array (h, w, 3) or a tensor (3, h, w)."""
 
 Preview = Callable[[Image.Image], Image.Image]
+
+Threshold: TypeAlias = float | Literal["otsu"]
+"""Where maps are cut: at a share of each one's maximum, in [0, 1), or at `wsol_ext.metrics.otsu_thresholds` of it."""
 
 
 @dataclass
@@ -78,35 +84,39 @@ class ImageResult:
     error: str | None = None
 
 
-def _check_threshold(threshold: float) -> None:
-    if not 0 <= threshold < 1:
+def _check_threshold(threshold: Threshold) -> None:
+    if isinstance(threshold, str):
+        if threshold != "otsu":
+            raise ValueError(f"threshold is {threshold!r}, it should be a number or 'otsu'")
+    elif not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, it should be in [0, 1)")
 
 
-def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: float) -> Tensor:
+def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: Threshold) -> Tensor:
     """The box of each map's largest contour, in pixels of its image.
 
     Args:
         maps: (B, h, w), any finite values on any grid; resized bilinearly to 224 x 224, normalized, cut there.
         sizes: (B, 2), the images' width and height.
-        threshold: a share of each map's maximum, in [0, 1).
+        threshold: a share of each map's maximum, in [0, 1); or "otsu": what separates the pixels of each map best.
 
     Returns:
         (B, 4) float32 x0, y0, x1, y1; the whole image where a map is constant.
 
     Raises:
-        ValueError: a threshold outside [0, 1).
+        ValueError: a threshold outside [0, 1), or another word.
     """
     _check_threshold(threshold)
     upsampled = to_score_maps(maps.float(), EVALUATED, "bilinear")
-    boxes = single_boxes(upsampled, threshold).float()
+    cut = otsu_thresholds(upsampled) if isinstance(threshold, str) else threshold
+    boxes = single_boxes(upsampled, cut).float()
     constant = upsampled.flatten(1).amax(dim=1, keepdim=True) == 0
     boxes = torch.where(constant, boxes.new_tensor([0.0, 0.0, EVALUATED, EVALUATED]), boxes)
     return boxes * sizes.to(boxes).repeat(1, 2) / EVALUATED
 
 
 def list_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """The images that files and folders name; folders are searched at any depth, but for pictures that `wsol` drew.
+    """The images that files and folders name; folders are searched at any depth, but for what `wsol` made.
 
     Args:
         inputs: files and folders.
@@ -121,7 +131,7 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
         if path.is_dir():
             inside = find_images(path)
             if not inside:
-                raise ValueError(f"{path}: the folder has no image")
+                raise ValueError(no_image(path))
             found += inside
         elif path.exists():
             found.append(path)
@@ -132,11 +142,20 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def check_settings(model: LocalizationModel, threshold: float, top_k: int) -> None:
+def default_threshold(model: LocalizationModel) -> Threshold:
+    """Where to cut a model's maps if nobody measured: at its method's published threshold, or "otsu".
+
+    "otsu" is for methods that have none, and those that `prefers_otsu` says it of.
+    """
+    published = model.published_threshold
+    return "otsu" if published is None or model.prefers_otsu else published
+
+
+def check_settings(model: LocalizationModel, threshold: Threshold, top_k: int) -> None:
     """Refuse what `localize_images` cannot do with a model.
 
     Raises:
-        ValueError: a threshold outside [0, 1), or a top_k that is not 1 to the number of classes.
+        ValueError: a threshold outside [0, 1) that is not "otsu", or a top_k that is not 1 to the number of classes.
     """
     _check_threshold(threshold)
     if not 1 <= top_k <= model.num_classes:
@@ -149,7 +168,7 @@ def localize_images(
     model: LocalizationModel,
     inputs: Picture | Sequence[Picture],
     *,
-    threshold: float = 0.1,
+    threshold: Threshold | None = None,
     top_k: int = 1,
     labels: Sequence[int] | None = None,
     batch_size: int = 32,
@@ -163,8 +182,10 @@ def localize_images(
     Args:
         model: a localization model, as `wsol_ext.checkpoints.load_model` gives it.
         inputs: pictures, or one: files, Pillow images, or uint8 pixels, as arrays (h, w, 3) or tensors (3, h, w). One
-            that cannot be read, or that the model fails on, gives a result with an `error`.
-        threshold: a share of each map's maximum, in [0, 1).
+            that cannot be read, or that the model fails on, gives a result with an `error`. A Pillow image is taken as
+            its file would be: of any mode, and turned by its EXIF orientation.
+        threshold: a share of each map's maximum, in [0, 1), such as `wsol_ext.thresholds.stored_threshold` has of a run
+            that was evaluated; "otsu"; or None for the method's `default_threshold`.
         top_k: how many of the best classes get a box each.
         labels: the class of each picture, where known; boxes are then of that class alone.
         batch_size: images at a time.
@@ -190,6 +211,7 @@ def localize_images(
         >>> result.size, result.objects[0].box.shape
         ((640, 480), torch.Size([4]))
     """
+    threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k)
     pictures = [inputs] if isinstance(inputs, Picture) else _list_of(inputs)
     for index, picture in enumerate(pictures):
@@ -262,8 +284,10 @@ class _Pictures(LocalizationDataset):
         if isinstance(picture, np.ndarray):
             return Image.fromarray(np.ascontiguousarray(picture))
         try:
-            return picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # it was not read yet
+            return to_rgb(picture, self.upright)
+        except (
+            Exception
+        ) as error:  # formats differ in what a broken file raises, that was not read yet
             raise ImageError(f"{self.image_names[index]}: cannot be read: {error}") from error
 
 
@@ -291,7 +315,7 @@ class _Job:
 
     model: LocalizationModel
     dataset: _Pictures
-    threshold: float
+    threshold: Threshold
     top_k: int
     labels: Sequence[int] | None
     device: str | torch.device

@@ -112,7 +112,8 @@ def test_broken_images_are_named_and_the_rest_is_done(run_folder, album, tmp_pat
     (album / "truncated.png").write_bytes(data[: len(data) // 2])
     (album / "letter.jpg").write_text("dear all")
     assert localize(run_folder, album, "--out", tmp_path / "out", "--threshold", "0.9") == 1
-    errors = capsys.readouterr().err.strip().splitlines()
+    threshold, *errors = capsys.readouterr().err.strip().splitlines()
+    assert threshold == "wsol: threshold 0.9: as given"
     assert len(errors) == 3
     assert all(line.startswith("wsol: error: ") for line in errors)
     assert any("truncated.png" in line for line in errors)
@@ -226,9 +227,9 @@ def test_boxes_that_fill_their_images_are_said_with_the_flag_to_change(
     assert localize(run_folder, album, "--out", tmp_path / "low", "--threshold", "0") == 0
     said = capsys.readouterr().err
     assert "wsol: warning: 12 of 12 boxes cover nearly all of their image" in said
-    assert "a higher --threshold than 0.0" in said
+    assert "as --threshold, otsu, or a higher one than 0.0, may fit this model's maps" in said
     assert localize(run_folder, album, "--out", tmp_path / "high", "--threshold", "0.9") == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "wsol: threshold 0.9: as given\n"
 
 
 def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
@@ -248,6 +249,12 @@ def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
     ("flags", "words"),
     [
         (["--threshold", "-0.1"], ["threshold is -0.1"]),
+        (["--threshold", "nan"], ["threshold is nan, it should be in [0, 1)"]),
+        (
+            ["--threshold", "otus"],
+            ["--threshold is 'otus'", "best, auto, otsu; did you mean otsu?"],
+        ),
+        (["--threshold", "best"], ["none is stored for", "`wsol evaluate RUN`"]),
         (["--top-k", "9"], ["top_k is 9", "4"]),
         (["--labels", "/nowhere.csv"], ["--labels is /nowhere.csv: no such file"]),
         (["/nowhere.jpg"], ["/nowhere.jpg: no such file or folder"]),

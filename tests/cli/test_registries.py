@@ -23,7 +23,7 @@ QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
 class Shifted(TSCAM):
     """TS-CAM, its maps moved up by an option of its own."""
 
-    demo_threshold = 0.2
+    published_threshold = 0.2
     published_names = None
 
     def __init__(self, backbone, num_classes, shift=0.0):

@@ -8,6 +8,7 @@ from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._seeds import check_seed
 from wsol_ext.cli.arguments import Parser
+from wsol_ext.cli.evaluate import keep_threshold
 from wsol_ext.cli.options import add_switch, check_out
 
 if TYPE_CHECKING:
@@ -74,16 +75,18 @@ def run(options: Any) -> int:
         split="test",
         transform=eval_transform(config.img_size),
     )
+    published = METHODS[config.model].published_threshold
     evaluation = evaluate(
         model,
         dataset,
         ("toploc", "maxboxacc", "maxboxaccv2", "pxap"),
-        threshold=METHODS[config.model].demo_threshold,
+        threshold=0.1 if published is None else published,
         gallery=6,
     )
     evaluation.about = {"data": "drawn birds", "split": "test"}
     values = config.as_dict()
     write_results(evaluation, dataset, folder.path, folder.path, values, options.command_line)
+    keep_threshold(evaluation, folder.model)
     print(f"{time.perf_counter() - started:.0f} s in all")
     return 0
 

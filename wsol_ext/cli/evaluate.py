@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import read_yaml
 from wsol_ext._names import flag_of, registered_names, unknown
@@ -33,13 +33,26 @@ from wsol_ext.data.factory import (
     missing_data,
 )
 from wsol_ext.evaluation.settings import mistaken_settings
+from wsol_ext.thresholds import best_threshold, run_folder, store_threshold
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
+if TYPE_CHECKING:
+    from wsol_ext.evaluation import Evaluation
+
+__all__ = [
+    "DESCRIPTION",
+    "HELP",
+    "add_options",
+    "check",
+    "check_further",
+    "keep_threshold",
+    "run",
+]
 
 HELP = "evaluate a model by the published protocols"
 DESCRIPTION = (
     "Evaluate a model by the published protocols, the centre baseline beside it, and write tables, curves and an "
-    "HTML report."
+    "HTML report. The best threshold by maxboxacc, or else maxboxaccv2, is stored in the run's folder: `wsol localize` "
+    "cuts there."
 )
 
 
@@ -172,7 +185,31 @@ def run(options: Any) -> int:
         about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
         evaluation.about = about
         write_results(evaluation, dataset, out, folder, config, options.command_line)
+        keep_threshold(evaluation, checkpoint)
     return 0
+
+
+def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:
+    """Store the best threshold that was found beside the run's model, for `wsol localize`, and say so."""
+    best = best_threshold(evaluation, checkpoint)
+    if best is None:
+        return
+    folder = run_folder(checkpoint)
+    if folder is None:
+        print(
+            f"threshold {best.threshold:g} is {best}; it is not stored, as {checkpoint} is no trained model in a run's "
+            f"folder: `wsol localize … --threshold {best.threshold:g}`"
+        )
+        return
+    try:
+        path = store_threshold(folder, best)
+    except OSError as error:
+        warnings.warn(
+            f"{error.filename}: {error.strerror}: the best threshold, {best.threshold:g}, is not stored",
+            stacklevel=2,
+        )
+        return
+    print(f"threshold {best.threshold:g} is {best}; `wsol localize` uses it: {path}")
 
 
 def _folder(options: Any) -> Path:

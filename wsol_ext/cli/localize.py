@@ -1,7 +1,6 @@
 """`wsol localize`."""
 
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -11,10 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from wsol_ext._boxes_folder import BoxesFolder
-from wsol_ext._files import atomic_path, make_results_folder, missing_paths, named
+from wsol_ext._files import (
+    atomic_path,
+    file_size,
+    make_results_folder,
+    mark_results_folder,
+    missing_paths,
+    named,
+    sha256_of,
+)
 from wsol_ext._names import printable, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
@@ -31,12 +38,13 @@ from wsol_ext.cli.options import (
     check_out,
     set_clusters,
 )
+from wsol_ext.thresholds import stored_threshold
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from wsol_ext.coco import CocoResults
-    from wsol_ext.localize import ImageResult
+    from wsol_ext.localize import ImageResult, Threshold
     from wsol_ext.models import LocalizationModel
 
 __all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
@@ -49,6 +57,7 @@ DESCRIPTION = (
     "leaves a finished result alone. Under torchrun each process does its share."
 )
 
+_THRESHOLDS = ("best", "auto", "otsu")
 _OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "false": ""}
 
 _T = TypeVar("_T")
@@ -71,7 +80,11 @@ def add_options(parser: Parser) -> None:
         parser, "--overwrite", False, "move a result that --out holds to OUT.old-1 and start anew"
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.1, help="where maps are cut, in [0, 1)"
+        "--threshold",
+        type=float | str,
+        default="auto",
+        help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run; otsu: what "
+        "separates each map's pixels best; auto: the best where there is one, else the method's own",
     )
     parser.add_argument("--top-k", type=int, default=1, help="how many classes get a box an image")
     parser.add_argument(
@@ -102,8 +115,7 @@ def check(options: Any, problems: Problems) -> None:
         problems.add(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
         )
-    if not 0 <= options.threshold < 1:
-        problems.add(f"--threshold is {options.threshold}, it should be in [0, 1)")
+    _check_threshold(options, problems)
     if options.top_k < 1:
         problems.add(f"--top-k is {options.top_k}, it should be at least 1")
     check_hardware(options, problems)
@@ -121,6 +133,23 @@ def check(options: Any, problems: Problems) -> None:
             problems.add(f"IMAGES: {path}: no such file or folder")
 
 
+def _check_threshold(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with `--threshold`, and with the file of the run that it is taken from."""
+    threshold, checkpoint = options.threshold, options.checkpoint
+    if not isinstance(threshold, str):
+        if not 0 <= threshold < 1:
+            problems.add(f"--threshold is {threshold}, it should be in [0, 1)")
+    elif threshold not in _THRESHOLDS:
+        problems.add(unknown("--threshold", threshold, ["a number in [0, 1)", *_THRESHOLDS]))
+    elif threshold != "otsu" and checkpoint is not None and Path(checkpoint).expanduser().exists():
+        with problems.collected():
+            if stored_threshold(checkpoint) is None and threshold == "best":
+                problems.add(
+                    f"--threshold is best, but none is stored for {checkpoint}: `wsol evaluate RUN`, of the folder of "
+                    "its run and with boxes, stores it"
+                )
+
+
 def check_further(options: Any, problems: Problems) -> None:
     """Collect the mistakes that take torch to find, among the options that were given."""
     if options.device != "auto" and not problems.about("device"):
@@ -130,24 +159,35 @@ def check_further(options: Any, problems: Problems) -> None:
         _load(options, None if problems.about("model") else options.model, problems)
 
 
-def _load(
-    options: Any, method: str | None, problems: Problems
-) -> "tuple[Path, LocalizationModel] | None":
-    """The checkpoint and its model, held against the flags that are for some models only."""
+class _Loaded(NamedTuple):
+    """A checkpoint, and how it is used."""
+
+    model: "LocalizationModel"
+    digest: str
+    threshold: "Threshold"
+    reason: str  # for the threshold
+
+
+def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | None:
+    """The checkpoint, held against the flags that hang on its model; None where it cannot be loaded."""
     from wsol_ext.checkpoints import find_checkpoint, load_model
     from wsol_ext.localize import check_settings
 
+    loaded = None
     with problems.collected():
         checkpoint = find_checkpoint(options.checkpoint)
         model = load_model(checkpoint, method)
         if not problems.about("clusters"):
             with problems.collected():
                 set_clusters(model, options, named(options.out))
+        digest = sha256_of(checkpoint)
+        loaded = _Loaded(model, digest, "otsu", "")
         if not problems.about("threshold", "top_k"):
             with problems.collected():
-                check_settings(model, options.threshold, options.top_k)
-        return checkpoint, model
-    return None
+                threshold, reason = _threshold(options, model, digest)
+                loaded = _Loaded(model, digest, threshold, reason)
+                check_settings(model, threshold, options.top_k)
+    return loaded
 
 
 def run(options: Any) -> int:
@@ -166,23 +206,23 @@ def run(options: Any) -> int:
     loaded = _load(options, options.model, problems)
     if paths and loaded and options.labels:
         with problems.collected():
-            known = read_labels(options.labels, paths, _names(loaded[1]))
+            known = read_labels(options.labels, paths, _names(loaded.model))
     problems.raise_any()
     assert paths is not None  # else there was a problem
     assert loaded is not None
-    checkpoint, model = loaded
+    model, digest, threshold, reason = loaded
     names = _names(model)
     labels = None if known is None else [known[path] for path in paths]
     out = named(options.out)
     results = CocoResults(names, _common_folder(paths))
     request = {
-        "checkpoint": _digest(checkpoint),
-        "threshold": options.threshold,
+        "checkpoint": digest,
+        "threshold": threshold,
         "top_k": options.top_k,
         "clusters": _settings_of_clusters(model),
         "overlays": overlays,
         "folder": printable(results.root),
-        "images": [[file_name(path, results.root), _size(path)] for path in paths],
+        "images": [[file_name(path, results.root), file_size(path)] for path in paths],
         "labels": labels,
     }
     folder = BoxesFolder(out, request, process, processes)
@@ -192,8 +232,44 @@ def run(options: Any) -> int:
             print(f"{folder.path} is finished: nothing to localize")
             found = len(json.loads(folder.dataset.read_text(encoding="utf-8"))["images"])
             return _tell(folder, found)
-        _localize(folder, model, names, paths, labels, device, options)
-        return _finish(folder, results, options.threshold)
+        if process == 0:
+            print(f"wsol: threshold {threshold}: {reason}", file=sys.stderr)
+        _localize(folder, model, names, paths, labels, threshold, device, options)
+        return _finish(folder, results, threshold)
+
+
+def _threshold(
+    options: Any, model: "LocalizationModel", checkpoint_digest: str
+) -> tuple["Threshold", str]:
+    """Where maps are cut, and why there.
+
+    Raises:
+        ValueError: the best is asked for, and what is stored is another model's.
+    """
+    from wsol_ext.localize import default_threshold
+
+    if not isinstance(options.threshold, str):
+        return options.threshold, "as given"
+    if options.threshold == "otsu":
+        return "otsu", "what separates each map's pixels best, as given"
+    stored = stored_threshold(options.checkpoint)
+    if stored is not None and stored.checkpoint == checkpoint_digest:
+        return stored.threshold, str(stored)
+    if stored is not None:
+        text = f"the threshold stored for {options.checkpoint} was chosen for another model: evaluate this one"
+        if options.threshold == "best":
+            raise ValueError(f"--threshold is best, but {text}")
+        warnings.warn(text, stacklevel=2)
+    threshold, method = default_threshold(model), model.config["method"]
+    why = (
+        f"{method}'s published one"
+        if threshold != "otsu"
+        else "what separates each map's pixels best"
+    )
+    return (
+        threshold,
+        f"{why}; none was measured for this model, `wsol evaluate` does where boxes are known",
+    )
 
 
 def _names(model: "LocalizationModel") -> list[str]:
@@ -206,6 +282,7 @@ def _localize(
     names: Sequence[str],
     paths: Sequence[Path],
     labels: Sequence[int] | None,
+    threshold: "Threshold",
     device: str,
     options: Any,
 ) -> None:
@@ -222,7 +299,7 @@ def _localize(
     results = localize_images(
         model,
         [paths[index] for index in share],
-        threshold=options.threshold,
+        threshold=threshold,
         top_k=options.top_k,
         labels=None if labels is None else [labels[index] for index in share],
         batch_size=options.batch_size,
@@ -245,8 +322,8 @@ def _localize(
             yield result
 
     try:
-        with folder.journal():
-            _in_threads(keep, watched(), max(1, options.workers), most=2 * options.batch_size)
+        folder.begin()
+        _in_threads(keep, watched(), max(1, options.workers), most=2 * options.batch_size)
     except BaseException:
         ready = sum(index in folder.found for index in share)
         if ready:
@@ -257,7 +334,7 @@ def _localize(
         raise
 
 
-def _finish(folder: BoxesFolder, results: "CocoResults", threshold: float) -> int:
+def _finish(folder: BoxesFolder, results: "CocoResults", threshold: "Threshold") -> int:
     """Write what was found, if nothing is left that other processes are to find; gives the exit status."""
     if not folder.complete():
         share = f"{len(folder.share)} of {folder.count} images are this process's share, and done"
@@ -268,9 +345,10 @@ def _finish(folder: BoxesFolder, results: "CocoResults", threshold: float) -> in
     results.write(folder.path)
     folder.end()
     if 2 * results.filling > results.boxes:
+        other = "another" if threshold == "otsu" else f"otsu, or a higher one than {threshold},"
         warnings.warn(
-            f"{results.filling} of {results.boxes} boxes cover nearly all of their image: a higher --threshold than "
-            f"{threshold} may fit this model's maps; wsol evaluate --threshold best finds one where boxes are known",
+            f"{results.filling} of {results.boxes} boxes cover nearly all of their image: as --threshold, {other} may "
+            "fit this model's maps; `wsol evaluate` stores the best where boxes are known",
             stacklevel=2,
         )
     return _tell(folder, results.seen - results.broken)
@@ -317,26 +395,9 @@ def _own_device(device: str) -> str:
     return f"cuda:{rank % torch.cuda.device_count()}"
 
 
-def _digest(checkpoint: Path) -> str:
-    """What tells a checkpoint from others."""
-    digest = hashlib.sha256()
-    with open(checkpoint, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()[:16]
-
-
 def _settings_of_clusters(model: "LocalizationModel") -> dict[str, Any] | None:
     clustering = getattr(model, "clustering", None)
     return None if clustering is None else json.loads(json.dumps(asdict(clustering)))
-
-
-def _size(path: Path) -> int | None:
-    """How many bytes a file has: one that was replaced rarely has as many."""
-    try:
-        return path.stat().st_size
-    except OSError:  # as reading it will say
-        return None
 
 
 def _picture_folders(out: Path, parts: bool) -> dict[str, Path]:
@@ -368,11 +429,11 @@ def _write_pictures(
     texts = [f"{names[one.category]} {one.score:.0%}" for one in result.objects]
     overlay = drawing.draw_boxes(overlay, boxes, drawing.RED, result.size)
     overlay = drawing.caption(overlay, texts, boxes, result.size)
-    with atomic_path(folders["overlays"] / name) as temporary:
+    with atomic_path(mark_results_folder(folders["overlays"]) / name) as temporary:
         overlay.save(temporary, quality=90)
     if result.parts:
         sheet = drawing.parts_sheet(image, result.parts, result.segments, best.score_map, overlay)
-        with atomic_path(folders["parts"] / name) as temporary:
+        with atomic_path(mark_results_folder(folders["parts"]) / name) as temporary:
             sheet.save(temporary, quality=90)
 
 

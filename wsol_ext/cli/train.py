@@ -48,7 +48,14 @@ def check_further(options: Any, problems: Problems) -> None:
     if options.device != "auto" and not problems.about("device"):
         check_device(options.device, problems)
     usual = TrainingConfig()
-    of_model = ("backbone", "backbone_options", "img_size", "model_options", "stage2_epochs")
+    of_model = (
+        "backbone",
+        "backbone_options",
+        "img_size",
+        "model_options",
+        "stage2_epochs",
+        "stage2_milestones",
+    )
     mistaken = [name for name in ("model", *of_model) if problems.about(name)]
     given = {n: options[n] for n in ("model", *of_model) if n not in mistaken}
     if any(given.get(name, getattr(usual, name)) != getattr(usual, name) for name in of_model):

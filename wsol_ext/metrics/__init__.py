@@ -9,6 +9,7 @@ from wsol_ext.metrics.max_box_acc import (
     count_right_boxes,
     score_thresholds,
 )
+from wsol_ext.metrics.otsu import otsu_thresholds
 from wsol_ext.metrics.protocols import TopLoc  # and with it, all of them are registered
 from wsol_ext.metrics.pxap import PxAP, PxCurve, pixel_histograms
 from wsol_ext.metrics.registry import (
@@ -67,6 +68,7 @@ __all__ = [
     "explained_variation",
     "localization_outcomes",
     "normalize_maps",
+    "otsu_thresholds",
     "pad_boxes",
     "pixel_histograms",
     "register_protocol",

@@ -28,19 +28,21 @@ SHARES = ("cls_top1", "cls_top5", "loc_top1", "loc_top5", "gt_known", *OUTCOMES)
 """What `LocalizationAccuracy` reports."""
 
 
-def single_boxes(score_maps: Tensor, threshold: float) -> Tensor:
+def single_boxes(score_maps: Tensor, threshold: float | Tensor) -> Tensor:
     """The one box of each score map, as TS-CAM's program (Gao et al., ICCV 2021) cuts it.
 
     Args:
         score_maps: (B, h, w) in [0, 1].
-        threshold: share of the quantized map's maximum above which a pixel is foreground, in [0, 1).
+        threshold: share of the quantized map's maximum above which a pixel is foreground, in [0, 1); or (B,) float64,
+            each map's own, such as `otsu_thresholds` gives.
 
     Returns:
         (B, 4) int32: x0, y0, x1, y1 of the largest contour, x1 and y1 one past its last pixel and not clipped; [0, 0,
         1, 1] where nothing is foreground.
 
     Raises:
-        ValueError: scores that are NaN or outside of [0, 1], or a threshold outside of [0, 1).
+        ValueError: scores that are NaN or outside of [0, 1], a threshold outside of [0, 1), or another number of them
+            than of maps.
 
     Example:
         >>> score_map = torch.zeros(2, 8, 8)
@@ -48,9 +50,27 @@ def single_boxes(score_maps: Tensor, threshold: float) -> Tensor:
         >>> single_boxes(score_map, 0.1).tolist()
         [[1, 2, 6, 5], [0, 0, 1, 1]]
     """
+    if isinstance(threshold, Tensor):
+        score_maps, threshold = _foreground(score_maps, threshold), 0.5
     thresholds = torch.tensor([threshold], dtype=torch.float64, device=score_maps.device)
     boxes = ops.extract_boxes(score_maps, thresholds)[:, 0]
     return torch.where((boxes == 0).all(dim=1, keepdim=True), boxes.new_tensor([0, 0, 1, 1]), boxes)
+
+
+def _foreground(score_maps: Tensor, thresholds: Tensor) -> Tensor:
+    """What `ops.extract_boxes` takes for foreground, (B, h, w) float16 of 0 and 1, at a threshold (B,) a map."""
+    name = "single_boxes"
+    if thresholds.shape != score_maps.shape[:1]:
+        raise ValueError(
+            f"{name}: threshold has shape {tuple(thresholds.shape)}, it should be a number or ({len(score_maps)},)"
+        )
+    if not ((thresholds >= 0) & (thresholds < 1)).all():
+        raise ValueError(f"{name}: threshold has values outside of [0, 1)")
+    if not ((score_maps >= 0) & (score_maps <= 1)).all():
+        raise ValueError(f"{name}: score_maps has values that are NaN or outside of [0, 1]")
+    levels = (255 * score_maps.double()).floor()
+    cuts = (thresholds.to(levels) * levels.amax(dim=(1, 2))).floor()
+    return (levels > cuts[:, None, None]).half()
 
 
 def true_class_maps(class_maps: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
