@@ -220,12 +220,14 @@ def test_arguments_that_no_model_has_are_refused_in_words(method, options, messa
 
 def test_labels_are_smoothed_as_asked(small_model):
     model, images, labels = small_model().eval(), torch.randn(2, 3, 64, 64), torch.tensor([1, 3])
+    if hasattr(model, "alpha"):
+        model.alpha = 0.0  # trilite's third term is about the label that is not to be seen
     plain = model.training_loss(images, labels)["loss"]
     classes = [torch.full((2,), each) for each in range(5)]
     every = [model.training_loss(images, each)["loss"] for each in classes]
     model.label_smoothing = 0.4
     smoothed = model.training_loss(images, labels)["loss"]
-    # Cross-entropy is linear in the target, and what else a method optimizes does not see the labels.
+    # Cross-entropy is linear in the target, and what else these optimize does not see the labels.
     torch.testing.assert_close(smoothed, 0.6 * plain + 0.4 * torch.stack(every).mean())
 
 
