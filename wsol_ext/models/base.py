@@ -70,9 +70,9 @@ class LocalizationModel(nn.Module):
         published_names: patterns over the names that its authors gave to parameters, and ours, "" where we keep none.
             The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
             there is no published program.
-        published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum; None: it does not say.
-        prefers_otsu: whether its maps are cut at Otsu's threshold all the same where nobody measured a model's own: a
-            method's for which that was clearly better, on drawn birds and on photographs.
+        published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum; None: it does not say,
+            and `wsol localize` cuts at Otsu's threshold. Where nobody measured a model's best, it is the default: Otsu's
+            was not better on drawn birds and photographs both (benchmarks/results/thresholds.md).
         demo_options: its options in `wsol demo`.
         config: the arguments of `create_model`, without `pretrained`.
         options: those of them that are the method's own.
@@ -84,7 +84,6 @@ class LocalizationModel(nn.Module):
     refines: ClassVar[bool] = False
     published_names: ClassVar[Sequence[tuple[str, str]] | None] = None
     published_threshold: ClassVar[float | None] = None
-    prefers_otsu: ClassVar[bool] = False
     demo_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, num_classes: int) -> None:
