@@ -71,8 +71,8 @@ class LocalizationModel(nn.Module):
             The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
             there is no published program.
         published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum; None: it does not say,
-            and `wsol localize` cuts at Otsu's threshold. Where nobody measured a model's best, it is the default: Otsu's
-            was not better on drawn birds and photographs both (benchmarks/results/thresholds.md).
+            and the default is Otsu's. It is the default where nobody measured a model's best one: Otsu's was not better on
+            drawn birds and photographs both (benchmarks/results/thresholds.md).
         demo_options: its options in `wsol demo`.
         config: the arguments of `create_model`, without `pretrained`.
         options: those of them that are the method's own.
