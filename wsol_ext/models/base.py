@@ -70,9 +70,9 @@ class LocalizationModel(nn.Module):
         published_names: patterns over the names that its authors gave to parameters, and ours, "" where we keep none.
             The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
             there is no published program.
-        published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum; None: it does not say,
-            and the default is Otsu's. It is the default where nobody measured a model's best one: Otsu's was not better on
-            drawn birds and photographs both (benchmarks/results/thresholds.md).
+        published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum, and `wsol localize` by
+            default: Otsu's was better in no method on drawn birds and on photographs both
+            (benchmarks/results/thresholds.md). None: it does not say; the default is Otsu's.
         demo_options: its options in `wsol demo`.
         config: the arguments of `create_model`, without `pretrained`.
         options: those of them that are the method's own.
