@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from wsol_ext import create_model
 from wsol_ext.localize import boxes_of_maps, default_threshold, localize_images
@@ -60,6 +60,67 @@ def test_pillow_images_of_other_modes_are_taken(model):
     for mode in ("L", "RGBA", "P", "1"):
         (result,) = localize_images(model, Image.new(mode, (50, 40)))
         assert result.error is None
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+GREY = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+COLOURS = Image.effect_noise((40, 30), 80).convert("RGB")
+CLEAR = COLOURS.copy()
+CLEAR.putalpha(Image.effect_noise((40, 30), 80))
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "options"),
+    [
+        (Image.fromarray(GREY), "sixteen.png", {}),
+        (Image.fromarray(GREY), "inverted.tif", {"tiffinfo": {262: 0}}),
+        (Image.fromarray((GREY / 65535).astype(np.float32)), "floats.tif", {}),
+        (CLEAR, "transparent.png", {}),
+        (CLEAR.convert("P"), "palette.png", {}),
+        (COLOURS.convert("P"), "palette.gif", {"transparency": 3}),
+        (COLOURS.convert("L"), "value.png", {"transparency": 128}),
+        (COLOURS.convert("CMYK"), "print.jpg", {}),
+        (COLOURS, "turned.jpg", {"exif": turned(6)}),
+        (COLOURS, "mirrored.png", {"exif": turned(5)}),
+        (COLOURS, "turned.tif", {"exif": turned(6)}),
+    ],
+)
+def test_pillow_image_is_taken_as_its_file_is(model, tmp_path, image, name, options):
+    path = tmp_path / name
+    image.save(path, **options)
+    opened, read = Image.open(path), Image.open(path)
+    read.load()
+    views = [preview_of(model, picture) for picture in (path, opened, read)]
+    assert views[0].size == ((30, 40) if "exif" in options else (40, 30))
+    assert views[0].mode == "RGB"
+    for view in views[1:]:
+        assert view.size == views[0].size
+        assert view.tobytes() == views[0].tobytes()
+
+
+def preview_of(model, picture):
+    """The very image that a picture is turned to."""
+    (result,) = localize_images(model, picture, preview=Image.Image.copy)
+    assert (result.error, result.size) == (None, result.preview.size)
+    return result.preview
+
+
+def test_pillow_image_without_a_range_is_refused_as_its_file_is(model, tmp_path):
+    Image.fromarray(np.float32([[0, 3]])).save(tmp_path / "floats.tif")
+    results = localize_images(model, [tmp_path / "floats.tif", Image.open(tmp_path / "floats.tif")])
+    for result in results:
+        assert "its pixels are floats from 0 to 3, and nothing tells which" in result.error
+
+
+def test_pillow_image_that_was_made_upright_is_not_turned_again(model, tmp_path):
+    COLOURS.save(tmp_path / "turned.jpg", exif=turned(6))
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "turned.jpg"))
+    assert preview_of(model, upright).tobytes() == upright.tobytes()
 
 
 @pytest.mark.parametrize(

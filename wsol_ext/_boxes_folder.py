@@ -11,6 +11,7 @@ from wsol_ext._files import (
     hold,
     is_results_folder,
     make_results_folder,
+    mark_results_folder,
     move_aside,
     named,
     remove_leftovers,
@@ -77,24 +78,21 @@ class BoxesFolder:
         """
         taken = LocalizeError(f"--out {self.path} is in use by another wsol")
         with hold(self.path, taken, part=f".{self.process}" if self.process else ""):
-            if overwrite and is_results_folder(self.path):
+            if overwrite and is_results_folder(self.path, kind=""):
                 move_aside(self.path)
             make_results_folder(self.path)
             self._require_same()
-            if not self._request.exists():
-                write_json(self._request, self.request)
+            self._describe()
             if self.processes == 1:  # else they may be another's, who is at work
                 for folder in (self.path, self.path / "overlays", self.path / "parts"):
                     remove_leftovers(folder)
             self.found = {} if self.finished else self._read()
             yield
 
-    @contextmanager
-    def journal(self) -> Iterator[None]:
-        """While it lasts, `keep` adds to `found`."""
-        with open(self._journal, "ab+", buffering=0) as self._file:
-            _cut_torn_line(self._file)
-            yield
+    def begin(self) -> None:
+        """Be ready to `keep`."""
+        with open(self._journal, "ab+", buffering=0) as file:
+            _cut_torn_line(file)
 
     def keep(self, index: int, found: dict[str, Any]) -> None:
         """Keep what was found in an image, come what may; any thread may call it.
@@ -102,11 +100,16 @@ class BoxesFolder:
         Raises:
             OSError: the disk is full.
         """
-        line = memoryview((json.dumps({"index": index, **found}, allow_nan=False) + "\n").encode())
         with self._appending:
+            kept = {index: found}
+            if not self._journal.exists():  # somebody removed the folder
+                self._describe()
+                kept = {**self.found, **kept}
+            left = memoryview(b"".join(_line(*each) for each in kept.items()))
             try:
-                while line:
-                    line = line[self._file.write(line) :]
+                with open(self._journal, "ab", buffering=0) as file:
+                    while left:
+                        left = left[file.write(left) :]
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self._journal)) from error
             self.found[index] = found
@@ -118,8 +121,14 @@ class BoxesFolder:
 
     def end(self) -> None:
         """Remove the journals: all is written."""
+        self._describe()
         for journal in self._journals():
             journal.unlink(missing_ok=True)
+
+    def _describe(self) -> None:
+        mark_results_folder(self.path)
+        if not self._request.exists():
+            write_json(self._request, self.request)
 
     def _require_same(self) -> None:
         if not self._request.exists():
@@ -160,6 +169,10 @@ class BoxesFolder:
                 except (ValueError, KeyError, AttributeError):  # torn by a kill or a full disk
                     continue
         return found
+
+
+def _line(index: int, found: Mapping[str, Any]) -> bytes:
+    return (json.dumps({"index": index, **found}, allow_nan=False) + "\n").encode()
 
 
 def _lines(journal: Path) -> list[bytes]:

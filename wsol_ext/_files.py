@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -62,10 +63,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder, which only this one writes to."""
+def remove_leftovers(folder: Path, older_than: float = math.inf) -> None:
+    """Remove the temporary files that a killed process left in a folder.
+
+    Args:
+        folder: one that only this process writes to, or those of others are told by their age.
+        older_than: only what was last written to before this time, in seconds since the epoch.
+    """
     for left in folder.glob(".*"):
-        if _TEMPORARY.fullmatch(left.name):
+        if _TEMPORARY.fullmatch(left.name) and left.stat().st_mtime < older_than:
             left.unlink(missing_ok=True)
 
 
@@ -81,6 +87,14 @@ def missing_paths(paths: Mapping[str, str | None]) -> list[str]:
         for flag, path in paths.items()
         if path is not None and not Path(path).expanduser().exists()
     ]
+
+
+def file_size(path: str | os.PathLike[str]) -> int | None:
+    """How many bytes a file has, since one that was replaced rarely has as many; None where reading it will fail."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
 def require_writable(folder: str | os.PathLike[str]) -> None:
@@ -116,25 +130,58 @@ _RESULTS_MARKER = ".wsol-results"
 
 
 def make_results_folder(folder: Path) -> Path:
-    """Make a folder for pictures that we draw, marked so that nobody takes them for pictures to work on.
+    """Make a folder for boxes or pictures that we draw, marked so that nobody takes them for pictures to work on.
 
     Raises:
-        FileExistsError: it holds files of somebody else's.
+        FileExistsError: it holds files of somebody else's, or results of another kind.
         OSError: it cannot be made.
     """
     # In this order: what another process of ours puts there comes after the mark.
-    if folder.is_dir() and any(folder.iterdir()) and not is_results_folder(folder):
+    if (
+        folder.is_dir()
+        and any(path.name != _RESULTS_MARKER for path in folder.iterdir())
+        and not is_results_folder(folder, kind="")
+    ):
         raise FileExistsError(
             f"{folder} holds files that are no results of wsol; choose another --out"
         )
+    return mark_results_folder(folder)
+
+
+def mark_results_folder(folder: Path, kind: str = "") -> Path:
+    """Make a folder and mark it, whatever is in it; "" is the kind of `make_results_folder`.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    if is_results_folder(folder, kind):
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _RESULTS_MARKER).touch()
+    if kind:
+        write_text(folder / _RESULTS_MARKER, f"{kind}\n")
+    else:  # of which several processes may make one: no other file, not for a moment
+        open(folder / _RESULTS_MARKER, "w").close()
     return folder
 
 
-def is_results_folder(folder: Path) -> bool:
-    """Whether `make_results_folder` made it."""
-    return (folder / _RESULTS_MARKER).exists()
+def is_results_folder(folder: Path, kind: str | None = None) -> bool:
+    """Whether it is marked as one that wsol made, of that kind where one is given."""
+    marker = folder / _RESULTS_MARKER
+    if kind is None:
+        return marker.exists()
+    with suppress(OSError):
+        return marker.read_text(encoding="utf-8", errors="replace").strip() == kind
+    return False
+
+
+def holds_others(folder: Path) -> bool:
+    """Whether there are things in a folder that no mark, its own or theirs, says to be ours; hidden files are none.
+
+    Such a folder is not to be marked: it may be somebody's pictures, which would be passed over from then on.
+    """
+    if is_results_folder(folder) or not folder.is_dir():
+        return False
+    return any(not p.name.startswith(".") and not is_results_folder(p) for p in folder.iterdir())
 
 
 def move_aside(folder: Path) -> Path:
@@ -189,13 +236,13 @@ def named(path: str | Path) -> Path:
     return path.resolve() if path.name in ("", "..") else path
 
 
-def digest(path: str | os.PathLike[str]) -> str:
-    """What tells a file from others: 16 hexadecimal digits of its contents' SHA-256."""
-    found = hashlib.sha256()
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()[:16]
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -1,18 +1,33 @@
 """Files of weights: the same bytes for the same weights, headers read before tensors, and what else a file may be."""
 
+import argparse
 import json
+import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from wsol_ext._files import atomic_path
+from wsol_ext._names import some
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or is not what was asked for.
+
+    Attributes:
+        details: all of what the message gives the first of; empty where it gives all.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = list(details)
 
 
 class Header(NamedTuple):
@@ -99,3 +114,83 @@ def _kind_of_archive(path: Path) -> str:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError):
         return "a torch file or zip archive, and a damaged one"
     return LIGHTNING if b"pytorch-lightning_version" in start else TORCH
+
+
+def read_tensors(path: Path, source: str, entry: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file by name, as `unwrapped` finds them. No pickle is run.
+
+    Raises:
+        CheckpointError: the file cannot be read safely, or as `unwrapped`.
+    """
+    return unwrapped(_read(path, source), source, entry)
+
+
+def _read(path: Path, source: str) -> Mapping[str, Any]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        if path.suffix == ".safetensors" and other_kind(path) is None:
+            raise CheckpointError(f"{source} is corrupt: {error}") from error
+    try:
+        # What timm's and Facebook's programs keep beside weights: the arguments they were started with.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
+        kind = other_kind(path)
+        if kind not in (None, TORCH, LIGHTNING):
+            raise CheckpointError(f"{source} is {kind}") from error
+        text = _COLOURS.sub("", str(error)).strip()
+        reason = text.splitlines()[0] if text else repr(error)
+        raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# The first that is there; averaged weights only where there are no others, or they are asked for.
+_WRAPPINGS = (
+    *("state_dict", "model", "state", "teacher", "student", "module", "net", "network"),
+    *("model_ema", "state_dict_ema", "ema"),
+)
+_WRAPPED = re.compile(r"((module|_orig_mod)\.)+")
+
+
+def unwrapped(found: Mapping[str, Any], source: str, entry: str | None = None) -> dict[str, Tensor]:
+    """A state dict without what programs wrap it in: outer keys, and `module.` and `_orig_mod.` before its names.
+
+    Args:
+        found: what a file holds.
+        source: its name, for errors.
+        entry: the outer key to look under, such as ``model_ema``; by default the first of those that are usual.
+
+    Raises:
+        CheckpointError: no names with a tensor each; the message has the keys that are there.
+    """
+    outer = found
+    if entry is not None:
+        if not isinstance(found, Mapping) or not isinstance(found.get(entry), Mapping):
+            raise CheckpointError(f"{source} has no entry {entry!r}; it has {_keys(found)}")
+        found = found[entry]
+    while isinstance(found, Mapping) and not _is_state(found):
+        inner = next((k for k in _WRAPPINGS if isinstance(found.get(k), Mapping)), None)
+        if inner is None:
+            break
+        found = found[inner]
+    if not isinstance(found, Mapping) or not _is_state(found):
+        raise CheckpointError(
+            f"{source} holds no state dict, names with a tensor each; it has {_keys(outer)}"
+        )
+    return {
+        _WRAPPED.sub("", name, count=1) if _WRAPPED.match(name) else name: t
+        for name, t in found.items()
+    }
+
+
+def _is_state(found: Mapping[str, Any]) -> bool:
+    return bool(found) and all(
+        isinstance(n, str) and isinstance(t, Tensor) for n, t in found.items()
+    )
+
+
+def _keys(found: Any) -> str:
+    if not isinstance(found, Mapping):
+        return f"a {type(found).__name__}"
+    return f"the keys {some([str(key) for key in found])}" if found else "nothing"

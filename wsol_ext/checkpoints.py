@@ -1,32 +1,38 @@
 """Weights in and out: our own files, and the checkpoints the methods' authors released. No pickle is ever run."""
 
 import json
+import math
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from wsol_ext import __version__
+from wsol_ext._files import sha256_of
+from wsol_ext._names import some
 from wsol_ext._weight_files import (
     LIGHTNING,
     TORCH,
+    CheckpointError,
     Header,
     other_kind,
     read_header,
+    read_tensors,
+    unwrapped,
     write_safetensors,
 )
 from wsol_ext.data.class_names import differing_classes
-from wsol_ext.models import METHODS, LocalizationModel, create_model
-from wsol_ext.models.transfer import MisfitError, differences
-from wsol_ext.models.vit import without_values
+from wsol_ext.data.transforms import MEAN
+from wsol_ext.models import METHODS, BackboneFile, LocalizationModel, create_model
+from wsol_ext.models.misfits import MisfitError, differences
+from wsol_ext.models.vit import is_dinov2, without_values
 
 __all__ = [
     "CheckpointError",
@@ -41,24 +47,13 @@ _FORMAT = "wsol_ext"
 _HEAD_WIDTH = 64  # channels of an attention head, in every DeiT and nearly every ViT
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or is not what was asked for.
-
-    Attributes:
-        details: all of what the message gives the first of; empty where it gives all.
-    """
-
-    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.details = list(details)
-
-
 def save_model(
     model: LocalizationModel, path: str | Path, class_names: Sequence[str] | None = None
 ) -> None:
     """Write a model's weights, configuration and class names to one safetensors file, or leave what was there.
 
-    Equal models make equal files, byte for byte.
+    Equal models make equal files, byte for byte. The weights of a frozen backbone that came from a file are not written
+    again: the file is named, with its hash, and `load_model` looks for it.
 
     Args:
         model: made by `create_model`.
@@ -79,13 +74,31 @@ def save_model(
         "config": json.dumps(model.config),
         "class_names": json.dumps(class_names),
     }
+    elsewhere: set[str] = set()
+    if model.backbone_is_frozen and model.backbone_file is not None:
+        metadata["backbone_file"] = json.dumps(_described(model.backbone_file))
+        elsewhere = model.backbone_weights()
     weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if name not in elsewhere
     }
     write_safetensors(Path(path), weights, metadata)
 
 
-def load_model(path: str | Path, method: str | None = None) -> LocalizationModel:
+def _described(file: BackboneFile) -> dict[str, Any]:
+    mean, std = file.normalization
+    return {
+        "path": str(file.path.absolute()),
+        "sha256": file.sha256,
+        "mean": list(mean),
+        "std": list(std),
+    }
+
+
+def load_model(
+    path: str | Path, method: str | None = None, backbone_weights: str | Path | None = None
+) -> LocalizationModel:
     """A model that `save_model` wrote, in evaluation mode on the CPU, its ``class_names`` set where they were saved.
 
     Nothing is built before the file's header was found to hold the tensors of the model that it describes: what a
@@ -94,10 +107,12 @@ def load_model(path: str | Path, method: str | None = None) -> LocalizationModel
     Args:
         path: the file, or the folder of a run of `wsol train`.
         method: where given, the method the file has to hold.
+        backbone_weights: the file of its frozen backbone, where that is no longer where it was, nor beside the model.
 
     Raises:
-        FileNotFoundError: no such file, or a folder without a model.
-        CheckpointError: a corrupt file, one that `save_model` did not write, or another method's.
+        FileNotFoundError: no such file, or a folder without a model; or its frozen backbone's file is not to be found.
+        CheckpointError: a corrupt file, one that `save_model` did not write, or another method's; or a file of another
+            backbone.
     """
     path = find_checkpoint(path)
     if not path.is_file():
@@ -110,9 +125,16 @@ def load_model(path: str | Path, method: str | None = None) -> LocalizationModel
     if method is not None and config["method"] != method:
         raise CheckpointError(f"checkpoint {path} holds a {config['method']} model, not {method}")
     _require_tensors_of(config, header, path)
+    where = _backbone_file(header.metadata, path, backbone_weights)
     try:
-        model = create_model(**config, pretrained=False)
-        model.load_state_dict(load_file(path))
+        model = create_model(**_with_file(config, where), pretrained=False)
+        weights = load_file(path)
+        if where is not None:
+            own = model.state_dict()
+            weights = {**{name: own[name] for name in model.backbone_weights()}, **weights}
+        model.load_state_dict(weights)
+    except MisfitError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}", error.details) from error
     except (
         SafetensorError,
         AttributeError,
@@ -124,6 +146,76 @@ def load_model(path: str | Path, method: str | None = None) -> LocalizationModel
         raise CheckpointError(f"checkpoint {path} cannot be read: {error!r}") from error
     model.class_names = class_names
     return model.eval()
+
+
+class _Where(NamedTuple):
+    """A frozen backbone's file, and what its weights expect."""
+
+    path: Path
+    overlay: dict[str, Any]
+
+
+def _with_file(config: dict[str, Any], where: _Where | None) -> dict[str, Any]:
+    if where is None:
+        return config
+    options = {**config["backbone_options"], "pretrained_cfg_overlay": where.overlay}
+    return {**config, "backbone_options": options, "backbone_weights": where.path}
+
+
+def _backbone_file(
+    metadata: Mapping[str, str], path: Path, given: str | Path | None
+) -> _Where | None:
+    """Where the frozen backbone is that a file does not hold; None where it holds it."""
+    if "backbone_file" not in metadata:
+        return None
+    described = _read_backbone_file(metadata, path)
+    recorded = Path(described["path"])
+    wanted = described["sha256"]
+    overlay = {"mean": described["mean"], "std": described["std"]}
+    places = (
+        [Path(given).expanduser()] if given is not None else [recorded, path.parent / recorded.name]
+    )
+    there = [place for place in places if place.is_file()]
+    for place in there:
+        if sha256_of(place) == wanted:
+            return _Where(place, overlay)
+    if there:
+        raise CheckpointError(
+            f"{there[0]} is not the frozen backbone of {path}: its SHA-256 is {sha256_of(there[0])}, not {wanted}"
+        )
+    raise FileNotFoundError(
+        f"{path} leaves its frozen backbone to {recorded} (SHA-256 {wanted}), which is not at "
+        f"{' or '.join(map(str, places))}: give it as backbone_weights (--backbone-weights)"
+    )
+
+
+def _read_backbone_file(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(metadata["backbone_file"])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint {path} has damaged metadata: {error!r}") from error
+    wanted: dict[str, Callable[[Any], bool]] = {
+        "path": _is_text,
+        "sha256": lambda value: bool(_is_text(value) and re.fullmatch("[0-9a-f]{64}", value)),
+        "mean": _is_pixel,
+        "std": lambda value: _is_pixel(value) and all(v > 0 for v in value),
+    }
+    wrong = [
+        n for n, holds in wanted.items() if not isinstance(found, dict) or not holds(found.get(n))
+    ]
+    if wrong or "\0" in found["path"]:
+        raise CheckpointError(
+            f"checkpoint {path} has damaged metadata: backbone_file is {reprlib.repr(found)}"
+        )
+    return found
+
+
+def _is_pixel(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == len(MEAN)
+        and all(isinstance(v, float | int) and math.isfinite(v) for v in value)
+    )
 
 
 def _no_model(path: Path, error: SafetensorError) -> str:
@@ -176,6 +268,14 @@ def _config_problem(config: Any) -> str | None:
             return f"config has no {name}"
         if not holds(config[name]):
             return f"config's {name} is {reprlib.repr(config[name])}, it should be {wanted}"
+    named_files = {"backbone_weights"} & config.keys()
+    named_files |= {"pretrained_cfg_overlay"} & config["backbone_options"].keys()
+    if named_files:  # a file would make this program read others
+        return f"config has {named_files.pop()}, which save_model does not write"
+    if not isinstance(config.get("freeze_backbone", True), bool):
+        return (
+            f"config's freeze_backbone is {config['freeze_backbone']!r}, it should be true or false"
+        )
     return None
 
 
@@ -233,7 +333,12 @@ def _require_tensors_of(config: dict[str, Any], header: Header, path: Path) -> N
             model = create_model(**config, pretrained=False)
     except Exception as error:  # of a configuration's values, and there is nothing else here
         raise CheckpointError(f"checkpoint {path} cannot be rebuilt: {error}") from error
-    _require_fit(model, header.tensors, f"checkpoint {path}")
+    tensors = header.tensors
+    if "backbone_file" in header.metadata:
+        elsewhere = model.backbone_weights()
+        own = model.state_dict()
+        tensors = {**{name: own[name] for name in elsewhere}, **tensors}
+    _require_fit(model, tensors, f"checkpoint {path}")
 
 
 def find_checkpoint(given: str | Path) -> Path:
@@ -308,20 +413,26 @@ def _require_same_classes(model: LocalizationModel, other: LocalizationModel, so
 def load_published(
     method: str,
     weights: str | Path | Mapping[str, Tensor],
-    num_heads: int,
+    num_heads: int | None = None,
+    *,
+    entry: str | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> LocalizationModel:
     """A model with weights under the names that the method's authors gave them.
 
     Sizes (width, depth, patch, image, classes) are read from the weights' shapes; only the number of heads leaves
-    no trace there. A leading ``module.`` and a wrapping ``state_dict``, ``model`` or ``state`` key are looked
-    through.
+    no trace there. Leading ``module.`` and ``_orig_mod.``, however often, and a wrapping ``state_dict``, ``model`` or
+    ``state`` key are looked through.
 
     Args:
-        method: a method with `published_names`: ``tscam``, ``trt`` (of either stage), ``scm`` and ``sat`` have some.
+        method: a method with `published_names`: ``tscam``, ``trt`` (of either stage), ``scm``, ``sat`` and ``trilite``
+            have some.
         weights: a ``.pth`` or ``.safetensors`` file, or a state dict. Files are read with ``weights_only=True``: a
             pickle that would run code is refused.
-        num_heads: attention heads of a block (DeiT-T 3, DeiT-S 6, DeiT-B 12).
+        num_heads: attention heads of a block (DeiT-T 3, DeiT-S 6, DeiT-B 12); None: width // 64, as all of these have.
+        entry: the key to look under, where that is none of those above: ``model_ema``, ``net``.
+        backbone_options: passed to timm beside the sizes, such as ``{"drop_path_rate": 0.1}`` to train on.
         options: the method's own, as for `create_model`.
 
     Returns:
@@ -340,97 +451,99 @@ def load_published(
         names = [name for name, of_method in published.items() if of_method is not None]
         raise ValueError(f"method is {method!r}, it should be one of {', '.join(names)}")
     source = "the state dict" if isinstance(weights, Mapping) else f"checkpoint {weights}"
-    state = _unwrap(weights if isinstance(weights, Mapping) else _read_state(weights), source)
+    state = (
+        unwrapped(weights, source, entry)
+        if isinstance(weights, Mapping)
+        else _read_published(Path(weights).expanduser(), source, entry)
+    )
+    renamed = {ours: state[theirs] for theirs, ours in _renamed(state, patterns).items() if ours}
     try:
-        sizes = _sizes(state, num_heads)
+        sizes = _sizes(renamed, METHODS[method], num_heads)
     except KeyError as error:
         raise CheckpointError(
-            f"{source} is no {method} model: {error.args[0]} is missing"
+            f"{source} is no {method} model: {error.args[0]} is missing; it has {some(list(state))}"
         ) from error
     options = {**METHODS[method].published_options(state), **options}
-    ours = {name: _rename(name, patterns) for name in state}
-    renamed = {ours[name]: weight for name, weight in state.items() if ours[name]}
-    model = create_model(
-        method,
-        "vit_tiny_patch16_224",
-        pretrained=False,
-        **sizes,
-        **options,
-    )
+    sizes["backbone_options"] |= dict(backbone_options or {})
+    model = create_model(method, pretrained=False, **sizes, **options)
     _require_fit(model, renamed, source)
     model.load_state_dict(renamed)
     return model.eval()
+
+
+def _read_published(path: Path, source: str, entry: str | None) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    return read_tensors(path, source, entry)
+
+
+def _renamed(names: Iterable[str], patterns: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Our names by the authors' ones; "" where we have no use for it."""
+    return {name: _rename(name, patterns) for name in names}
 
 
 def _rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
     for pattern, replacement in patterns:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, replacement, name)
-    return f"backbone.vit.{name}"
+    return f"{_BACKBONE}{name}"
 
 
-def _read_state(given: str | Path) -> Mapping[str, Any]:
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"checkpoint {path} is corrupt: {error}") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
-        kind = other_kind(path)
-        if kind not in (None, TORCH, LIGHTNING):
-            raise CheckpointError(f"checkpoint {path} is {kind}") from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read as plain weights: {reason}"
-        ) from error
+_BACKBONE = "backbone.vit."
 
 
-def _unwrap(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    for key in ("state_dict", "model", "state"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(v, Tensor) for v in state.values())
-    ):
-        raise CheckpointError(f"{source} holds no state dict: names with a tensor each")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+def _sizes(
+    state: Mapping[str, Tensor], method: type[LocalizationModel], num_heads: int | None
+) -> dict[str, Any]:
+    """The number of classes and the backbone with its sizes, as `create_model` takes them.
 
-
-def _sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
-    """The number of classes and the backbone's sizes, as `create_model` takes them."""
-    width, _, patch_height, patch_width = state["patch_embed.proj.weight"].shape
+    Raises:
+        KeyError: the name of a weight that tells them, and is not there.
+    """
+    classes = state[f"{method.published_classifier}.weight"].size(0)
+    vit = {n.removeprefix(_BACKBONE): t for n, t in state.items() if n.startswith(_BACKBONE)}
+    width, _, patch_height, patch_width = vit["patch_embed.proj.weight"].shape
     depth = 1 + max(
-        (int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1
+        (int(m[1]) for name in vit if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1
     )
-    side = round((state["pos_embed"].size(1) - 1) ** 0.5)
-    if not _is_count(num_heads) or width % num_heads:
+    side = round((vit["pos_embed"].size(1) - 1) ** 0.5)
+    usual = width // _HEAD_WIDTH if width % _HEAD_WIDTH == 0 else None
+    if num_heads is None and usual is None:
+        raise ValueError(
+            f"num_heads is not given, and a width of {width} does not tell it: it is no multiple of {_HEAD_WIDTH}"
+        )
+    num_heads = usual if num_heads is None else num_heads
+    if num_heads is None or not _is_count(num_heads) or width % num_heads:
         raise ValueError(f"num_heads is {num_heads!r}, it should divide the width, {width}")
-    if width % _HEAD_WIDTH == 0 and num_heads != width // _HEAD_WIDTH:
+    if usual is not None and num_heads != usual:
         warnings.warn(
             f"load_published: num_heads is {num_heads}; DeiTs and ViTs of this width, {width}, have "
-            f"{width // _HEAD_WIDTH}, and with another number the weights mean something else",
+            f"{usual}, and with another number the weights mean something else",
             stacklevel=3,
         )
-    return {
-        "num_classes": state["head.weight"].size(0),
-        "img_size": (side * patch_height, side * patch_width)
+    size = (
+        (side * patch_height, side * patch_width)
         if patch_height != patch_width
-        else side * patch_height,
-        "backbone_options": {
-            "embed_dim": width,
-            "depth": depth,
-            "num_heads": num_heads,
-            "patch_size": patch_height,
-            "mlp_ratio": state["blocks.0.mlp.fc1.weight"].size(0) / width,
-            "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-        },
+        else side * patch_height
+    )
+    options: dict[str, Any] = {
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": num_heads,
+        "patch_size": patch_height,
+        "mlp_ratio": vit["blocks.0.mlp.fc1.weight"].size(0) / width,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in vit,
+    }
+    if is_dinov2(
+        method.published_backbone
+    ):  # whose positions are stored for one size, whatever the images'
+        options["position_size"] = size
+        size = method.usual_img_size
+    return {
+        "backbone": method.published_backbone,
+        "num_classes": classes,
+        "img_size": size,
+        "backbone_options": options,
     }
 
 

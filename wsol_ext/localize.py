@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from wsol_ext._names import printable
 from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform
 from wsol_ext.data.base import LocalizationDataset, Sample
-from wsol_ext.data.finding import find_images
+from wsol_ext.data.finding import find_images, no_image
+from wsol_ext.data.images import to_rgb
 from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
 from wsol_ext.metrics import EVALUATED, otsu_thresholds, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
@@ -115,7 +116,7 @@ def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: Threshold) -> Tensor:
 
 
 def list_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """The images that files and folders name; folders are searched at any depth, but for pictures that `wsol` drew.
+    """The images that files and folders name; folders are searched at any depth, but for what `wsol` made.
 
     Args:
         inputs: files and folders.
@@ -130,7 +131,7 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
         if path.is_dir():
             inside = find_images(path)
             if not inside:
-                raise ValueError(f"{path}: the folder has no image")
+                raise ValueError(no_image(path))
             found += inside
         elif path.exists():
             found.append(path)
@@ -177,7 +178,8 @@ def localize_images(
     Args:
         model: a localization model, as `wsol_ext.checkpoints.load_model` gives it.
         inputs: pictures, or one: files, Pillow images, or uint8 pixels, as arrays (h, w, 3) or tensors (3, h, w). One
-            that cannot be read, or that the model fails on, gives a result with an `error`.
+            that cannot be read, or that the model fails on, gives a result with an `error`. A Pillow image is taken as
+            its file would be: of any mode, and turned by its EXIF orientation.
         threshold: a share of each map's maximum, in [0, 1), such as `wsol_ext.thresholds.stored_threshold` has of a run
             that was evaluated; "otsu"; or None for the method's `default_threshold`.
         top_k: how many of the best classes get a box each.
@@ -278,8 +280,10 @@ class _Pictures(LocalizationDataset):
         if isinstance(picture, np.ndarray):
             return Image.fromarray(np.ascontiguousarray(picture))
         try:
-            return picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # it was not read yet
+            return to_rgb(picture, self.upright)
+        except (
+            Exception
+        ) as error:  # formats differ in what a broken file raises, that was not read yet
             raise ImageError(f"{self.image_names[index]}: cannot be read: {error}") from error
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import digest, write_json
+from wsol_ext._files import sha256_of, write_json
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation import Evaluation
@@ -38,7 +38,7 @@ class StoredThreshold:
         data: the data set.
         split: the split of it.
         images: how many pictures it was chosen on.
-        checkpoint: the `_files.digest` of the model's file.
+        checkpoint: the SHA-256 of the model's file.
         version: that of `wsol_ext`.
     """
 
@@ -104,7 +104,7 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
             data=evaluation.about["data"],
             split=evaluation.about["split"],
             images=evaluation.images,
-            checkpoint=digest(checkpoint),
+            checkpoint=sha256_of(checkpoint),
             version=wsol_ext.__version__,
         )
     return None

@@ -19,8 +19,9 @@ from torchvision.transforms import v2
 from wsol_ext import metrics
 from wsol_ext.checkpoints import load_model
 from wsol_ext.cli import main
-from wsol_ext.data import SyntheticDataset, collate, eval_transform, ten_crops
+from wsol_ext.data import FolderDataset, SyntheticDataset, collate, eval_transform, ten_crops
 from wsol_ext.evaluation import CENTER, evaluate, transform_for
+from wsol_ext.localize import list_images
 
 PROTOCOLS = [
     *("--protocols", "maxboxacc", "maxboxaccv2", "toploc", "sat"),
@@ -53,6 +54,37 @@ def results(run_folder, tmp_path_factory):
     arguments = [*PROTOCOLS, "--out", str(out), *QUIET]
     assert main(["evaluate", str(run_folder), *arguments]) == 0
     return out
+
+
+def evaluate_to(out, run_folder):
+    flags = ["--protocols", "toploc", "--gallery", "1", "--out", str(out)]
+    return main(["evaluate", str(run_folder), *flags, *QUIET])
+
+
+def test_results_among_class_folders_are_no_class(run_folder, pictures, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(pictures / "test", root)
+    classes = sorted(folder.name for folder in root.iterdir())
+    for _ in range(2):
+        assert evaluate_to(root / "results", run_folder) == 0
+        assert FolderDataset(root).class_names == classes
+    assert (root / "results" / "report.html").exists()
+
+
+def test_folder_of_ones_own_files_is_not_marked_as_one_of_results(run_folder, pictures, tmp_path):
+    shutil.copytree(pictures / "test" / "parrot", tmp_path / "album")
+    before = list_images([tmp_path / "album"])
+    assert evaluate_to(tmp_path / "album", run_folder) == 0
+    assert list_images([tmp_path / "album"]) == before
+
+
+def test_folder_of_results_is_not_taken_for_one_of_boxes(run_folder, pictures, results, fails):
+    for flags in ([], ["--overwrite"]):
+        message = fails(
+            *("localize", run_folder, pictures / "test", "--out", results, *flags, *QUIET)
+        )
+        assert "holds files that are no results of wsol; choose another --out" in message
+    assert (results / "report.html").exists()
 
 
 def test_one_pass_gives_what_each_metric_gives_alone(model, dataset):

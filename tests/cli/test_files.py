@@ -1,9 +1,15 @@
-"""A folder is tried before the work whose results it is to hold."""
+"""A folder is tried before the work whose results it is to hold, and marked as one of results."""
 
 import pytest
 
 from wsol_ext import _files
-from wsol_ext._files import require_writable
+from wsol_ext._files import (
+    holds_others,
+    is_results_folder,
+    make_results_folder,
+    mark_results_folder,
+    require_writable,
+)
 
 
 def test_folder_that_can_be_written_to_is_left_as_it_was(tmp_path):
@@ -31,3 +37,28 @@ def test_folder_that_lets_nobody_write_is_named(tmp_path, monkeypatch):
         require_writable(tmp_path / "new")
     assert caught.value.filename == str(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_marks_say_of_what_kind_a_folder_is(tmp_path):
+    boxes, run = make_results_folder(tmp_path / "boxes"), tmp_path / "run"
+    mark_results_folder(run, "train")
+    assert is_results_folder(boxes, kind="")
+    assert is_results_folder(run, kind="train")
+    assert is_results_folder(run)
+    assert not is_results_folder(run, kind="")
+    (run / "config.yaml").touch()
+    (boxes / "boxes.json").touch()
+    assert make_results_folder(boxes) == boxes
+    with pytest.raises(FileExistsError, match="run holds files that are no results of wsol"):
+        make_results_folder(run)
+
+
+def test_folder_holds_others_unless_all_in_it_is_marked_or_hidden(tmp_path):
+    assert not holds_others(tmp_path / "new")
+    make_results_folder(tmp_path / "clusters")
+    (tmp_path / ".hidden").touch()
+    assert not holds_others(tmp_path)
+    (tmp_path / "cats").mkdir()
+    assert holds_others(tmp_path)
+    mark_results_folder(tmp_path)
+    assert not holds_others(tmp_path)

@@ -13,6 +13,8 @@ import pytest
 from cli.test_localize import QUIET, localize
 from filelock import FileLock
 
+from wsol_ext._boxes_folder import BoxesFolder
+from wsol_ext._files import is_results_folder
 from wsol_ext.checkpoints import load_model, save_model
 from wsol_ext.models import TSCAM
 from wsol_ext.report import drawing
@@ -143,6 +145,30 @@ def test_a_kill_loses_nothing_that_was_kept(run_folder, album, tmp_path, unbroke
     process.wait()
     assert not (out / "boxes.json").exists()
     assert localize(run_folder, album, *SIZE, "--out", out) == 0
+    assert contents(out) == unbroken
+
+
+def test_a_folder_that_is_removed_while_pictures_come_is_described_again(
+    run_folder, album, tmp_path, monkeypatch, unbroken, counted
+):
+    out, keep, kept = tmp_path / "out", BoxesFolder.keep, []
+
+    def removing(self, index, found):
+        kept.append(index)
+        if len(kept) == 7:
+            shutil.rmtree(out)
+        keep(self, index, found)
+        if len(kept) == 9:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BoxesFolder, "keep", removing)
+        assert localize(run_folder, album, "--batch-size", "5", "--out", out) == 130
+    assert set(kept) <= set(journal(out))
+    assert json.loads((out / "request.json").read_text())["images"]
+    assert is_results_folder(out)
+    assert is_results_folder(out / "overlays")
+    assert localize(run_folder, album, "--batch-size", "5", "--out", out) == 0
     assert contents(out) == unbroken
 
 

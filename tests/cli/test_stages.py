@@ -6,18 +6,21 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from cli.tiny_runs import kill_run, metrics, same, tiny_run, weights
 from safetensors.torch import load_file
+from timm.models import save_for_hf
 
 from wsol_ext import create_model
 from wsol_ext.checkpoints import load_model
 from wsol_ext.cli import main
-from wsol_ext.models import TRT
+from wsol_ext.models import METHODS, TRT
 from wsol_ext.report.figures import loss_figure
 from wsol_ext.training import TrainingConfig
 from wsol_ext.training.module import parameter_groups
@@ -120,6 +123,89 @@ def test_run_that_stops_at_a_stage_border_continues_there(
     assert metrics(tmp_path / "run") == metrics(unbroken)
 
 
+def test_run_under_the_published_programs_options_ends_at_the_weights_of_an_unbroken_one(
+    tmp_path, fails, monkeypatch
+):
+    real, started = TRT.training_loss, {}
+
+    def watched(self, images, labels):
+        block = self.cam_block if self.stage == 2 else self.backbone.vit.blocks[-1]
+        weights = {name: weight.clone() for name, weight in block.state_dict().items()}
+        started.setdefault((self.stage, self.label_smoothing), weights)
+        return real(self, images, labels)
+
+    monkeypatch.setattr(TRT, "training_loss", watched)
+    flags = [
+        *("--augmentation", "randaugment", "--batch-size", "24", "--drop-last", "false"),
+        *("--milestones", "1", "--stage2-milestones", "2", "--label-smoothing", "0.1"),
+        *("--selective-decay", "--decay-tokens", "--workers", "1"),
+        *("--model-options", '{"branch_from": "pretrained"}'),
+    ]
+    assert main(trt_run(tmp_path / "unbroken", *flags)) == 0
+    rates = [float(row["lr"]) for row in metrics(tmp_path / "unbroken")]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-3, 1e-4])  # as each epoch leaves it
+    assert started.keys() == {(1, 0.1), (2, 0.0)}
+    assert same(started[1, 0.1], started[2, 0.0])
+    for _ in range(3):  # the second time in stage 2, before it has a checkpoint
+        with full_disk("last.ckpt", 2):
+            assert "No space left" in fails(*trt_run(tmp_path / "broken", *flags), status=1)
+    assert main(trt_run(tmp_path / "broken", *flags)) == 0
+    assert same(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "unbroken")
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """A folder of weights that timm saved, with a classifier of the four classes of the drawn data."""
+    options = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 32}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=4, **options)
+    torch.nn.init.normal_(vit.head.bias)
+    save_for_hf(vit, str(tmp_path / "vit"), model_args=options, safe_serialization=True)
+    return tmp_path / "vit", vit
+
+
+@pytest.mark.parametrize("method", ["tscam", "scm", "trt"])
+def test_run_starts_from_the_pretrained_classifier_and_resumes_without_it(
+    pretrained, tmp_path, fails, monkeypatch, method
+):
+    folder, vit = pretrained
+    real, heads = METHODS[method].training_loss, []
+
+    def watched(self, images, labels):
+        heads.append({name: weight.clone() for name, weight in self.head.state_dict().items()})
+        return real(self, images, labels)
+
+    monkeypatch.setattr(METHODS[method], "training_loss", watched)
+    flags = ["--model", method, "--backbone", f"local-dir:{folder}", "--backbone-options", "{}"]
+    flags += ["--pretrained", "true", "--keep-classifier"]
+    assert main(tiny_run(tmp_path / "unbroken", *flags)) == 0
+    kept = [name for name, w in vit.head.state_dict().items() if torch.equal(heads[0][name], w)]
+    assert kept == (["weight", "bias"] if method == "trt" else ["bias"])
+    with full_disk("last.ckpt", 2):
+        fails(*tiny_run(tmp_path / "broken", *flags), status=1)
+    (folder / "model.safetensors").unlink()
+    assert main(tiny_run(tmp_path / "broken", *flags)) == 0
+    assert same(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "sat"], "--keep-classifier: sat has no place"),
+        (
+            ["--data-options", '{"length": 64, "img_size": 32, "num_classes": 3}'],
+            "of 4 classes and width 32, the model of 3 and 32",
+        ),
+    ],
+)
+def test_classifier_that_does_not_fit_is_one_line(pretrained, tmp_path, fails, flags, words):
+    folder, _ = pretrained
+    given = ["--backbone", f"local-dir:{folder}", "--backbone-options", "{}"]
+    given += ["--pretrained", "true", "--keep-classifier", *flags]
+    assert words in fails(*tiny_run(tmp_path / "run", *given))
+    assert not (tmp_path / "run").exists()
+
+
 def test_second_stage_trains_its_own_part_and_leaves_the_first_as_it_was(tmp_path, monkeypatch):
     real, seen = TRT.training_loss, {1: [], 2: []}
 
@@ -160,7 +246,9 @@ def test_optimizer_gets_no_frozen_parameter():
 
 
 def test_two_processes_train_both_stages(tmp_path):
-    arguments = [*trt_run(tmp_path / "run"), "--devices", "2", "--epochs", "1"]
+    # Each process's epoch ends with a batch that is not full.
+    flags = ["--devices", "2", "--epochs", "1", "--batch-size", "24", "--drop-last", "false"]
+    arguments = [*trt_run(tmp_path / "run"), *flags]
     subprocess.run([sys.executable, "-m", "wsol_ext.cli", *arguments], check=True, timeout=120)
     first, last = load_file(tmp_path / "run" / "stage1.safetensors"), weights(tmp_path / "run")
     assert same(first, {name: last[name] for name in first})
@@ -180,12 +268,22 @@ def test_nan_loss_names_the_stage_and_keeps_the_first(tmp_path, fails, monkeypat
     assert load_model(tmp_path / "run" / "stage1.safetensors").stage == 1
 
 
-def test_second_stage_without_the_first_ones_model_is_one_line(unbroken, tmp_path, fails):
-    shutil.copytree(unbroken, tmp_path / "run")
-    for name in ("model", "stage1"):
-        (tmp_path / "run" / f"{name}.safetensors").unlink()
-    message = fails(*trt_run(tmp_path / "run"))
-    assert "run/stage1.safetensors does not exist" in message
+def test_second_stage_goes_on_without_the_first_ones_file(unbroken, tmp_path, monkeypatch):
+    real, seen = TRT.training_loss, []
+
+    def ends(self, images, labels):
+        seen.extend([self.stage] if self.stage == 2 else [])
+        if len(seen) == 4:  # in the stage's second epoch
+            raise KeyboardInterrupt
+        return real(self, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TRT, "training_loss", ends)
+        assert main(trt_run(tmp_path / "run")) == 130
+    (tmp_path / "run" / "stage1.safetensors").unlink()
+    assert main(trt_run(tmp_path / "run")) == 0
+    assert same(weights(tmp_path / "run"), weights(unbroken))
+    assert metrics(tmp_path / "run") == metrics(unbroken)
 
 
 def test_run_folder_of_two_stages_is_evaluated_and_localized(unbroken, pictures, tmp_path, capsys):
@@ -203,6 +301,8 @@ def test_run_folder_of_two_stages_is_evaluated_and_localized(unbroken, pictures,
     [
         (["--model", "trt", "--model-options", '{"stage": 2}'], ["--model-options has a stage"]),
         (["--stage2-epochs", "3"], ["--stage2-epochs is 3", "tscam trains in one stage"]),
+        (["--stage2-milestones", "3"], ["--stage2-milestones is [3]", "trains in one stage"]),
+        (["--model", "trt", "--stage2-milestones", "3", "2"], ["--stage2-milestones is [3, 2]"]),
         (["--model", "trt", "--stage2-epochs", "-1"], ["--stage2-epochs is -1"]),
         (
             ["--model", "trt", "--epochs", "9", "--stage2-epochs", "2", "--warmup-epochs", "3"],
@@ -277,6 +377,14 @@ def test_stages_last_as_many_epochs_as_asked():
         stages = stages_of(TrainingConfig(model="trt", epochs=7, stage2_epochs=asked))
         assert [stage.config.epochs for stage in stages] == epochs
         assert [stage.config.model_options for stage in stages] == [{"stage": 1}, {"stage": 2}]
+
+
+def test_second_stage_has_milestones_of_its_own_and_plain_labels():
+    config = TrainingConfig(model="trt", milestones=[2], label_smoothing=0.1)
+    for own, milestones in (([], [2]), ([1, 4], [1, 4])):
+        first, second = stages_of(replace(config, stage2_milestones=own))
+        assert (first.config.milestones, second.config.milestones) == ([2], milestones)
+        assert (first.config.label_smoothing, second.config.label_smoothing) == (0.1, 0.0)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

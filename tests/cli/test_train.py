@@ -5,12 +5,15 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,13 +22,14 @@ from cli.malice import save_pickle
 from cli.tiny_runs import TINY, has_rows, kill_run, metrics, same, tiny_run, weights
 from rich.console import Console
 
-from wsol_ext._files import write_text
+from wsol_ext._files import is_results_folder, write_text
 from wsol_ext.cli import main
+from wsol_ext.data import open_dataset
 from wsol_ext.models import METHODS, TSCAM, create_model
 from wsol_ext.training import TrainingConfig, runs
 from wsol_ext.training.data import ShuffledSampler, TrainingData
 from wsol_ext.training.folder import RunFolder
-from wsol_ext.training.module import learning_rate, parameter_groups
+from wsol_ext.training.module import Localizer, learning_rate, parameter_groups
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -105,6 +109,30 @@ def test_run_from_python_is_continued_whatever_kind_of_sequence_its_options_are(
         folder.prepare(config)
 
 
+def test_options_that_a_run_knew_nothing_of_had_their_defaults(tmp_path):
+    later = {
+        "keep_classifier": True,
+        "drop_last": False,
+        "decay_tokens": True,
+        "stage2_milestones": [2],
+        "label_smoothing": 0.1,
+    }
+    config = TrainingConfig(out=str(tmp_path / "run"), data="synthetic", milestones=[3])
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(config)
+    options = yaml.safe_load(folder.config.read_text())
+    known = {name: value for name, value in options.items() if name not in later}
+    assert len(known) == len(options) - len(later)
+    write_text(folder.config, yaml.safe_dump(known))
+    write_text(folder.checkpoint, "an epoch has ended")
+    folder.require_same(config)
+    for name, value in later.items():
+        with pytest.raises(
+            FileExistsError, match=f"{name} .* there, {re.escape(repr(value))} here"
+        ):
+            folder.require_same(replace(config, **{name: value}))
+
+
 def test_flags_and_yaml_mean_the_same(tmp_path):
     arguments = tiny_run(tmp_path / "flags", "--milestones", "1", "2", "--selective-decay")
     assert main(arguments) == 0
@@ -119,9 +147,10 @@ def test_flags_and_yaml_mean_the_same(tmp_path):
     assert {**again, "out": ""} == {**options, "out": ""}
 
 
-def test_number_of_workers_changes_nothing(tmp_path):
+@pytest.mark.parametrize("augmentation", ["strong", "randaugment"])
+def test_number_of_workers_changes_nothing(tmp_path, augmentation):
     for workers in ("0", "2"):
-        arguments = tiny_run(tmp_path / workers, "--augmentation", "strong", epochs=1)
+        arguments = tiny_run(tmp_path / workers, "--augmentation", augmentation, epochs=1)
         assert main([*arguments, "--workers", workers]) == 0
     assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
 
@@ -369,6 +398,8 @@ def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
         (["--no-such-flag", "1"], ["no-such-flag"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--precision", "8"], ["precision"]),
+        (["--label-smoothing", "1"], ["--label-smoothing is 1.0", "at least 0 and below 1"]),
+        (["--keep-classifier"], ["--keep-classifier is True", "--pretrained is false"]),
         (["--boxes", "boxes.csv"], ["--boxes is for --data folder"]),
         (["--image-root", "images"], ["--image-root is for --data wsol"]),
     ],
@@ -531,7 +562,30 @@ def test_run_is_not_continued_on_other_images(pictures, tmp_path, fails):
     first.rename(root / "zebra")
     assert f"lost: the class {first.name}" in fails(*folder_run(root, run))
     (root / "zebra").rename(first)
+    kept = picture.read_bytes()
+    picture.write_bytes(kept + b" ")
+    message = fails(*folder_run(root, run))
+    assert f"(images of {first.name} are other files here, whose sizes differ)" in message
+    picture.write_bytes(kept)
+    os.utime(picture, (1, 1))  # as copies have other times
     assert main(folder_run(root, run)) == 0
+
+
+def test_run_that_an_older_version_began_is_continued(pictures, tmp_path, fails):
+    root, run = tmp_path / "root", tmp_path / "run"
+    shutil.copytree(pictures / "train", root)
+    assert main(folder_run(root, run)) == 0
+    (run / ".wsol-results").unlink()
+    noted = json.loads((run / "data.json").read_text())
+    for one in noted["classes"]:
+        del one["sizes"]
+    (run / "data.json").write_text(json.dumps(noted))
+    (run / "model.safetensors").unlink()
+    assert main(folder_run(root, run)) == 0
+    assert json.loads((run / "data.json").read_text()) == noted
+    (run / "model.safetensors").unlink()
+    next(next(root.iterdir()).iterdir()).unlink()
+    assert "begun on other images" in fails(*folder_run(root, run))
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -553,17 +607,51 @@ def test_broken_images_are_named_before_the_first_epoch(pictures, tmp_path, caps
 
 
 def test_folder_that_is_deleted_while_training_is_described_again(tmp_path, monkeypatch):
-    real = TSCAM.training_loss
+    real, seen, run = TSCAM.training_loss, [], tmp_path / "run"
 
     def deletes(self, images, labels):
-        if (tmp_path / "run" / "checkpoints").exists():
-            shutil.rmtree(tmp_path / "run")
+        seen.append({path.name: path.read_bytes() for path in run.iterdir() if path.is_file()})
+        if len(seen) == 3:  # at the start of the second epoch of two steps
+            shutil.rmtree(run)
+            run.mkdir()
         return real(self, images, labels)
 
     monkeypatch.setattr(TSCAM, "training_loss", deletes)
-    assert main(tiny_run(tmp_path / "run")) == 0
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert main(tiny_run(run, epochs=3)) == 0
+    assert seen[3] == {}
+    assert set(seen[4]) == {".wsol-results", "config.yaml", "data.json", "metrics.csv"}
+    described = seen[4].items() - {("metrics.csv", seen[4]["metrics.csv"])}
+    assert described <= seen[0].items()
+    names = {path.name for path in run.iterdir()}
     assert {"config.yaml", "data.json", "model.safetensors", "metrics.csv"} <= names
+
+
+def test_run_among_class_folders_is_no_class_and_no_split(pictures, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(pictures / "train", root)
+    classes = sorted(folder.name for folder in root.iterdir())
+    for name in ("Training", "train", "zoo"):  # each finds those before it
+        assert main(folder_run(root, root / name)) == 0
+        assert open_dataset("folder", root).class_names == classes
+    assert (root / "zoo" / "loss.png").exists()
+
+
+def test_run_folder_is_not_taken_for_one_of_boxes(run_folder, tmp_path, fails, pictures):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    before = everything_in(run)
+    for flags in ([], ["--overwrite"]):
+        message = fails("localize", run, pictures / "test", "--out", run, *flags, "--workers", "0")
+        assert "holds files that are no results of wsol; choose another --out" in message
+    assert everything_in(run) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_folder_of_somebody_elses_is_not_marked_when_a_run_is_begun_in_it(tmp_path):
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "cats").mkdir()
+    RunFolder(tmp_path).prepare(TrainingConfig(out=str(tmp_path)))
+    assert not is_results_folder(tmp_path)
 
 
 def test_way_on_from_a_finished_run_is_named(run_folder, pictures, fails):
@@ -622,6 +710,20 @@ def test_selective_decay_spares_biases_norms_and_tokens():
         assert len(everything["params"]) == len(names)
 
 
+def test_tokens_and_embeddings_are_decayed_as_asked():
+    options = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = create_model("sat", "vit_tiny_patch16_224", 3, False, 32, options)
+    config = TrainingConfig(weight_decay=0.05, selective_decay=True, decay_tokens=True)
+    optimizer = Localizer(model, config, steps_per_epoch=1).configure_optimizers()["optimizer"]
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    tokens = {"spatial_token", "spatial_embed", "backbone.vit.cls_token", "backbone.vit.pos_embed"}
+    assert tokens <= {names[id(p)] for p in decayed["params"]}
+    assert all(p.dim() <= 1 for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_selective_decay_groups_the_parameters_of_every_method(method):
     options = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
@@ -658,6 +760,39 @@ def test_processes_share_an_epoch_without_overlap():
         assert len({*shares[0], *shares[1]}) == 10
         epochs.append(shares)
     assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize(("images", "processes"), [(20, 1), (16, 1), (21, 2), (17, 2), (16, 2)])
+def test_processes_take_equally_many_steps_with_the_last_batch_or_without(
+    images, processes, drop_last
+):
+    config = TrainingConfig(
+        data="synthetic",
+        data_options={"length": images, "img_size": 32},
+        img_size=32,
+        batch_size=8,
+        devices=processes,
+        drop_last=drop_last,
+        workers=0,
+    )
+    share, size = images // processes, 8 // processes
+    rest = [share % size] if share % size and not drop_last else []
+    seen = set()
+    for rank in range(processes):
+        data = TrainingData(config)
+        progress = SimpleNamespace(current=SimpleNamespace(processed=0))
+        data.trainer = SimpleNamespace(
+            world_size=processes,
+            global_rank=rank,
+            fit_loop=SimpleNamespace(epoch_progress=progress),
+        )
+        loader = data.train_dataloader()
+        sizes = [len(batch["labels"]) for batch in loader]
+        assert sizes == [size] * (share // size) + rest
+        assert len(loader) == data.steps_per_epoch == len(sizes)
+        seen |= {draw.sample for draw in loader.sampler}
+    assert len(seen) == share * processes
 
 
 def test_augmentation_differs_between_epochs_and_not_between_readings(tmp_path):

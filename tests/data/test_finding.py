@@ -8,6 +8,7 @@ from wsol_ext._files import make_results_folder
 from wsol_ext.data import AnnotationError, FolderDataset, ImageListDataset
 from wsol_ext.data import images as reading
 from wsol_ext.data.finding import find_images, search
+from wsol_ext.localize import list_images
 
 
 def fill(root, *names):
@@ -36,6 +37,67 @@ def test_other_and_hidden_files_are_passed_over_in_silence(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert names(tmp_path, find_images(tmp_path)) == ["a.png"]
+
+
+def save_as(path, kind="PNG"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6)).save(path, format=kind)
+
+
+def test_pictures_without_a_suffix_are_taken_and_other_files_without_one_are_not(tmp_path):
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"):
+        save_as(tmp_path / kind.lower(), kind)
+    for name, content in {"LICENSE": b"BM, a licence", "empty": b"", "P6": b"P6 2 1 255\n"}.items():
+        (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = find_images(tmp_path)
+    assert names(tmp_path, found) == ["bmp", "gif", "jpeg", "png", "tiff", "webp"]
+
+
+def test_pictures_under_other_names_are_counted_and_named_in_the_same_warning(tmp_path):
+    fill(tmp_path, "a.png", "b.heic", "notes.txt")
+    save_as(tmp_path / "c" / "d.txt")
+    save_as(tmp_path / "e.jpg_original", "JPEG")
+    (tmp_path / "phone").write_bytes(b"\0\0\0\x18ftypheic" + bytes(12))
+    with pytest.warns(
+        UserWarning,
+        match=r"2 files passed over \(cannot be read here; pillow-heif reads HEIC\): b\.heic, phone; "
+        r"2 files passed over \(images by their content, but not by their names; rename them to use them\): "
+        r"c/d\.txt, e\.jpg_original$",
+    ) as caught:
+        assert names(tmp_path, find_images(tmp_path)) == ["a.png"]
+    assert len(caught) == 1
+
+
+def test_class_folders_are_searched_for_pictures_without_a_suffix_too(tmp_path):
+    for name in ("stray", "cats/1", "dogs/2.png", "dogs/3.dat"):
+        save_as(tmp_path / name)
+    with pytest.warns(
+        UserWarning,
+        match=r"1 file passed over \(in no class folder\): stray; "
+        r"1 file passed over \(images by their content, .*\): dogs/3\.dat$",
+    ):
+        dataset = FolderDataset(tmp_path)
+    assert dataset.image_names == ["cats/1", "dogs/2.png"]
+    assert dataset[0]["size"].tolist() == [8, 6]
+    (tmp_path / "dogs" / "2.png").unlink()
+    with pytest.raises(
+        AnnotationError, match=r"dogs: .* no image; 1 file .* by their content, .*: 3\.dat$"
+    ):
+        FolderDataset(tmp_path)
+
+
+def test_folder_that_wsol_made_says_why_it_has_no_image(tmp_path):
+    fill(make_results_folder(tmp_path / "overlays"), "a.png")
+    (tmp_path / "empty").mkdir()
+    for search_in in (ImageListDataset, lambda folder: list_images([folder])):
+        with pytest.raises(ValueError, match="no image: wsol made it, and what wsol draws is"):
+            search_in(tmp_path / "overlays")
+        with pytest.raises(ValueError, match="empty: the folder has no image$"):
+            search_in(tmp_path / "empty")
 
 
 def test_pictures_that_wsol_drew_are_passed_over_in_silence(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from wsol_ext.data import ImageError, ImageListDataset, Tolerant, collate, read_image
-from wsol_ext.data.images import check_image, image_suffixes, read_grey
+from wsol_ext.data.images import check_image, format_by_content, image_suffixes, read_grey
 
 
 @pytest.fixture
@@ -222,6 +222,24 @@ def test_every_suffix_that_is_taken_for_a_picture_is_read(tmp_path, suffix):
         mode, white = "1", 1
     Image.new(mode, (16, 12), white).save(tmp_path / f"white{suffix}")
     assert read_image(tmp_path / f"white{suffix}").getpixel((2, 2)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("suffix", sorted(image_suffixes()))
+def test_format_is_known_by_the_first_bytes_wherever_they_say_it(tmp_path, suffix):
+    path = tmp_path / f"picture{suffix}"
+    form = Image.registered_extensions()[suffix]
+    Image.new({".pfm": "F", ".pbm": "1"}.get(suffix, "RGB"), (16, 12)).save(path)
+    expected = None if form in ("PPM", "DIB") else "JPEG" if form == "MPO" else form
+    assert format_by_content(path) == expected
+
+
+def test_what_is_no_picture_file_has_no_format(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which would be waited for
+    (tmp_path / "video").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(12))
+    (tmp_path / "text").write_bytes(b"BMW and other cars, a letter")
+    (tmp_path / "sound").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
+    for name in ("pipe", "video", "text", "sound", "nowhere", "."):
+        assert format_by_content(tmp_path / name) is None
 
 
 def test_suffixes_are_those_of_pictures_alone():

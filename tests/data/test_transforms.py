@@ -1,3 +1,4 @@
+import random
 from typing import get_args
 
 import numpy as np
@@ -15,7 +16,7 @@ from wsol_ext.data import (
     ten_crops,
     train_transform,
 )
-from wsol_ext.data.transforms import AUGMENTATIONS
+from wsol_ext.data.transforms import AUGMENTATIONS, drawn_from
 from wsol_ext.training.config import Augmentation
 
 
@@ -134,8 +135,8 @@ def test_augmentations_give_the_size_and_are_drawn_from_the_seed(picture, name, 
     augment = AUGMENTATIONS[name](size)
     drawn = []
     for seed in (0, 0, *range(1, 9)):
-        torch.manual_seed(seed)
-        drawn.append(augment(picture))
+        with drawn_from(seed):
+            drawn.append(augment(picture))
     assert {image.shape for image in drawn} == {shape}
     assert torch.equal(drawn[0], drawn[1])
     assert any(not torch.equal(drawn[0], image) for image in drawn[2:]) == (name != "none")
@@ -143,3 +144,52 @@ def test_augmentations_give_the_size_and_are_drawn_from_the_seed(picture, name, 
 
 def test_augmentations_are_those_that_training_offers():
     assert set(AUGMENTATIONS) == set(get_args(Augmentation))
+
+
+def draw():
+    return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+
+def draws_and_breaks():
+    with drawn_from(7):
+        draw()
+        raise OSError("broken")
+
+
+def test_drawing_from_a_seed_leaves_every_generator_as_it_was():
+    with drawn_from(5):  # known generators
+        expected = [draw(), draw()]
+    with drawn_from(5):
+        found = [draw()]
+        with drawn_from(2**63 - 1):
+            inner = draw()
+        with pytest.raises(OSError, match="broken"):
+            draws_and_breaks()
+        found.append(draw())
+    assert found == expected
+    assert not set(inner) & {number for numbers in expected for number in numbers}
+
+
+def test_randaugment_is_the_recipe_of_the_published_program(picture):
+    _, recipe = AUGMENTATIONS["randaugment"](224).transforms
+    crop, flip, policy, _, normalize, erasing = recipe.transforms
+    assert (tuple(crop.size), tuple(crop.scale), crop.interpolation) == (
+        (224, 224),
+        (0.8, 1.0),
+        v2.InterpolationMode.BICUBIC,
+    )
+    assert flip.p == 0.5
+    # Two of the ops of timm's increasing set, each half of the time, at magnitude 9 +- 0.5. No colour jitter beside it.
+    assert (policy.num_layers, len(policy.ops)) == (2, 15)
+    assert {(op.prob, op.magnitude, op.magnitude_std) for op in policy.ops} == {(0.5, 9, 0.5)}
+    assert {"PosterizeIncreasing", "SolarizeAdd"} <= {op.name for op in policy.ops}
+    assert normalize.mean.tolist() == pytest.approx(MEAN)
+    assert normalize.std.tolist() == pytest.approx(STD)
+    assert (erasing.probability, erasing.per_pixel, erasing.max_count) == (0.25, True, 1)
+    tensor = v2.functional.pil_to_tensor(picture)
+    augment = AUGMENTATIONS["randaugment"](24)
+    seen = []
+    for each in (picture, tensor):
+        with drawn_from(3):
+            seen.append(augment(each))
+    assert torch.equal(*seen)

@@ -5,7 +5,7 @@ import torch
 from golden_arrays import relative_error
 
 from wsol_ext.checkpoints import load_model, save_model
-from wsol_ext.models import METHODS, create_model
+from wsol_ext.models import METHODS, TRT, TSCAM, create_model
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3}
 MODELS = {
@@ -14,6 +14,7 @@ MODELS = {
     "trt, stage 2": ("trt", {"stage": 2}),
     "scm": ("scm", {}),
     "sat": ("sat", {}),
+    "trilite": ("trilite", {"class_dropout": 0.0, "region_dropout": 0.0}),
     "molt": ("molt", {"clusters": None}),
     "molt, shared weights": ("molt", {"clusters": None, "share_weights": True}),
 }
@@ -215,3 +216,31 @@ def test_arguments_that_no_model_has_are_refused_in_words(method, options, messa
     arguments = {"num_classes": 3, "pretrained": False, "img_size": 64, **options}
     with pytest.raises(ValueError, match=message):
         create_model(method, "vit_tiny_patch16_224", **arguments)
+
+
+def test_labels_are_smoothed_as_asked(small_model):
+    model, images, labels = small_model().eval(), torch.randn(2, 3, 64, 64), torch.tensor([1, 3])
+    plain = model.training_loss(images, labels)["loss"]
+    classes = [torch.full((2,), each) for each in range(5)]
+    every = [model.training_loss(images, each)["loss"] for each in classes]
+    model.label_smoothing = 0.4
+    smoothed = model.training_loss(images, labels)["loss"]
+    # Cross-entropy is linear in the target, and what else a method optimizes does not see the labels.
+    torch.testing.assert_close(smoothed, 0.6 * plain + 0.4 * torch.stack(every).mean())
+
+
+def test_a_classifier_is_taken_over_as_far_as_it_fits_or_refused(small_model):
+    model = small_model()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    weight, bias = torch.randn(5, 24), torch.randn(5)
+    if not isinstance(model, TSCAM | TRT):
+        with pytest.raises(ValueError, match="has no place for a pretrained classifier"):
+            model.take_classifier(weight, bias)
+        return
+    for other in ((torch.randn(6, 24), torch.randn(6)), (torch.randn(5, 32), bias)):
+        with pytest.raises(ValueError, match=r"of \d classes and width \d+, the model of 5 and 24"):
+            model.take_classifier(*other)
+    model.take_classifier(weight, bias)
+    taken = {"head.bias": bias, **({"head.weight": weight} if isinstance(model, TRT) else {})}
+    for name, found in model.state_dict().items():
+        assert torch.equal(found, taken.get(name, before[name])), name

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from wsol_ext import create_model
+from wsol_ext.checkpoints import initialize_from, load_model, save_model
 
 SMALL = {"embed_dim": 24, "depth": 4, "num_heads": 3, "drop_path_rate": 0.1}
 
@@ -34,6 +35,33 @@ def test_stage_2_takes_over_stage_1_and_starts_its_branch_from_the_last_block():
         assert torch.equal(weights[f"cam_norm.{name}"], weight), name
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(second.eval()(images), first.eval()(images))
+
+
+def test_the_branch_can_start_from_what_stage_1_began_with(tmp_path):
+    first = trt(1, branch_from="pretrained")
+    begun = {name: w.clone() for name, w in first.backbone.vit.blocks[-1].state_dict().items()}
+    trained = [p for p in first.parameters() if p.requires_grad]
+    first.training_loss(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))["loss"].backward()
+    assert {id(p) for p in trained} == {id(p) for p in first.parameters() if p.grad is not None}
+    torch.optim.AdamW(trained, lr=0.1).step()
+    save_model(first, tmp_path / "stage1.safetensors")
+
+    second = trt(2, branch_from="pretrained")
+    second.continue_from(load_model(tmp_path / "stage1.safetensors"))
+    for name, weight in second.cam_block.state_dict().items():
+        assert torch.equal(weight, begun[name]), name
+        assert not torch.equal(weight, first.backbone.vit.blocks[-1].state_dict()[name]), name
+    assert torch.equal(second.cam_norm.weight, torch.ones(24))
+    assert not torch.equal(first.backbone.vit.norm.weight, torch.ones(24))
+    assert all(p.requires_grad for n, p in second.named_parameters() if n.startswith("cam_"))
+
+
+def test_weights_to_start_from_are_those_that_the_branch_starts_from(tmp_path):
+    save_model(trt(1), tmp_path / "other.safetensors")
+    model = trt(1, branch_from="pretrained")
+    initialize_from(model, tmp_path / "other.safetensors")
+    for name, weight in model.backbone.vit.blocks[-1].state_dict().items():
+        assert torch.equal(model.cam_block.state_dict()[name], weight), name
 
 
 def test_the_score_block_starts_from_the_last_backbone_block():
@@ -83,13 +111,13 @@ def test_the_map_keeps_the_attention_mass_and_hands_out_what_the_kept_patches_ho
 
 
 def test_where_one_patch_holds_more_than_the_mass_nothing_is_kept_and_the_map_is_the_attention():
-    model = trt(1, mass=1e-3)
+    model = trt(1, mass=1e-3).eval()  # in training, each pass drops paths of its own
     images = torch.randn(2, 3, 64, 64)
     first = model._classify(images)
     assert not first.keep.any()
     _, maps = model.localize(images)
     torch.testing.assert_close(maps[:, 0].flatten(1), first.attention)
-    loss = model.training_loss(images, torch.tensor([0, 1]))["loss"]
+    loss = model.train().training_loss(images, torch.tensor([0, 1]))["loss"]
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
@@ -112,6 +140,7 @@ def test_stage_2_loss_is_the_cross_entropy_of_the_mean_class_maps():
         ({"stage": 3}, "stage is 3, it should be 1 or 2"),
         ({"stage": 1, "mass": 0.0}, r"mass is 0.0, it should be in \(0, 1\]"),
         ({"stage": 1, "mass": 1.5}, "mass is 1.5"),
+        ({"stage": 1, "branch_from": "pretraind"}, "branch_from is 'pretraind'.*pretrained"),
         ({"stage": 1, "backbone_options": {"depth": 1}}, "has 1 block, trt needs at least 2"),
         (
             {"stage": 1, "backbone_options": {"attn_drop_rate": 0.1}},
@@ -129,5 +158,7 @@ def test_a_stage_continues_only_from_the_one_before_and_of_its_sizes():
         trt(1).continue_from(trt(1))
     with pytest.raises(ValueError, match="stage 2 continues from one of stage 1"):
         trt(2).continue_from(trt(2))
+    with pytest.raises(ValueError, match="branch_from is 'pretrained', it should be 'stage1', as"):
+        trt(2, branch_from="pretrained").continue_from(trt(1))
     with pytest.raises(ValueError, match="of other sizes: head.bias; head.weight"):
         trt(2).continue_from(trt(1, num_classes=6))

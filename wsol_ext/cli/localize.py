@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._devices import usable_device
-from wsol_ext._files import atomic_path, digest, make_results_folder, missing_paths, named
+from wsol_ext._files import (
+    atomic_path,
+    file_size,
+    make_results_folder,
+    mark_results_folder,
+    missing_paths,
+    named,
+    sha256_of,
+)
 from wsol_ext._names import printable, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._progress import watch
@@ -150,7 +158,7 @@ def run(options: Any) -> int:
     labels = None if known is None else [known[path] for path in paths]
     out = named(options.out)
     set_clusters(model, options, out)
-    checkpoint_digest = digest(checkpoint)
+    checkpoint_digest = sha256_of(checkpoint)
     threshold, reason = _threshold(options, model, checkpoint_digest)
     check_settings(model, threshold, options.top_k)
     results = CocoResults(names, _common_folder(paths))
@@ -161,7 +169,7 @@ def run(options: Any) -> int:
         "clusters": _settings_of_clusters(model),
         "overlays": overlays,
         "folder": printable(results.root),
-        "images": [[file_name(path, results.root), _size(path)] for path in paths],
+        "images": [[file_name(path, results.root), file_size(path)] for path in paths],
         "labels": labels,
     }
     folder = BoxesFolder(out, request, process, processes)
@@ -257,8 +265,8 @@ def _localize(
             yield result
 
     try:
-        with folder.journal():
-            _in_threads(keep, watched(), max(1, options.workers), most=2 * options.batch_size)
+        folder.begin()
+        _in_threads(keep, watched(), max(1, options.workers), most=2 * options.batch_size)
     except BaseException:
         ready = sum(index in folder.found for index in share)
         if ready:
@@ -340,14 +348,6 @@ def _settings_of_clusters(model: "LocalizationModel") -> dict[str, Any] | None:
     return None if clustering is None else json.loads(json.dumps(asdict(clustering)))
 
 
-def _size(path: Path) -> int | None:
-    """How many bytes a file has: one that was replaced rarely has as many."""
-    try:
-        return path.stat().st_size
-    except OSError:  # as reading it will say
-        return None
-
-
 def _picture_folders(out: Path, parts: bool) -> dict[str, Path]:
     """Where overlays go and, of a method that has parts, the pictures of those."""
     kinds = ("overlays", "parts") if parts else ("overlays",)
@@ -377,11 +377,11 @@ def _write_pictures(
     texts = [f"{names[one.category]} {one.score:.0%}" for one in result.objects]
     overlay = drawing.draw_boxes(overlay, boxes, drawing.RED, result.size)
     overlay = drawing.caption(overlay, texts, boxes, result.size)
-    with atomic_path(folders["overlays"] / name) as temporary:
+    with atomic_path(mark_results_folder(folders["overlays"]) / name) as temporary:
         overlay.save(temporary, quality=90)
     if result.parts:
         sheet = drawing.parts_sheet(image, result.parts, result.segments, best.score_map, overlay)
-        with atomic_path(folders["parts"] / name) as temporary:
+        with atomic_path(mark_results_folder(folders["parts"]) / name) as temporary:
             sheet.save(temporary, quality=90)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import missing_paths
+from wsol_ext._files import is_results_folder, missing_paths
 from wsol_ext._names import flag_of, unknown
 from wsol_ext._problems import Problems
 from wsol_ext.data.splits import split_folders
@@ -196,7 +196,7 @@ def open_dataset(
 
 
 def _split_folder(root: Path, split: str, splits: tuple[str, ...]) -> Path:
-    if (root / split).is_dir():
+    if _is_split(root / split):
         return root / split
     folders = split_folders(root, splits)
     if folders and split not in folders:
@@ -302,9 +302,13 @@ def _check_split(entry: DatasetEntry, root: str | None, split: str) -> None:
         return
     # An undivided folder serves whatever training and evaluation ask for, but no misspelt split.
     known = dict.fromkeys((*entry.splits, *DatasetEntry.splits))
-    if split not in known and not Path(root, split).is_dir():
+    if split not in known and not _is_split(Path(root, split)):
         raise ValueError(unknown("--split", split, known))
     _split_folder(Path(root), split, entry.splits)
+
+
+def _is_split(folder: Path) -> bool:
+    return folder.is_dir() and not is_results_folder(folder)
 
 
 def evaluation_flags(name: str | None) -> list[str]:

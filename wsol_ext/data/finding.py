@@ -8,9 +8,15 @@ from pathlib import Path
 
 from wsol_ext._files import is_results_folder
 from wsol_ext._names import printable, some
-from wsol_ext.data.images import heif_hint, is_like_image, is_readable_name
+from wsol_ext.data.images import (
+    format_by_content,
+    heif_hint,
+    is_like_image,
+    is_readable_format,
+    is_readable_name,
+)
 
-__all__ = ["Found", "find_images", "passed_over", "search"]
+__all__ = ["Found", "find_images", "is_image", "no_image", "passed_over", "search"]
 
 
 @dataclass
@@ -20,14 +26,31 @@ class Found:
     Attributes:
         images: the picture files, sorted.
         passed_over: files named like pictures that are none or cannot be read here, and folders that cannot be opened.
+        misnamed: pictures by their content whose names are those of something else.
     """
 
     images: list[Path] = field(default_factory=list)
     passed_over: list[Path] = field(default_factory=list)
+    misnamed: list[Path] = field(default_factory=list)
+
+    def add(self, other: "Found") -> None:
+        """Add what another folder holds."""
+        self.images += other.images
+        self.passed_over += other.passed_over
+        self.misnamed += other.misnamed
+
+    def news(self, root: Path) -> str:
+        """What to say of the files that are no `images`, their names being those below `root`; "" without any."""
+        misnamed = "images by their content, but not by their names; rename them to use them"
+        said = [passed_over(self.passed_over, root)] if self.passed_over else []
+        said += [passed_over(self.misnamed, root, misnamed)] if self.misnamed else []
+        return "; ".join(said)
 
 
 def search(folder: Path) -> Found:
-    """The picture files at any depth below a folder, without hidden ones and those that `wsol` drew.
+    """The picture files at any depth below a folder, without hidden ones and those in folders that `wsol` made.
+
+    A file whose name has no suffix is a picture if its first bytes are those of one.
 
     Linked folders are followed; what is one folder on the disk is searched once, so that links that lead back to where
     they are do not matter.
@@ -54,22 +77,41 @@ def search(folder: Path) -> Found:
             linked = entry.is_symlink()
             if os.path.isdir(entry.path) if linked else entry.is_dir():
                 (links if linked else folders).append(here / entry.name)
-            elif is_like_image(entry.name):
-                is_image = is_readable_name(entry.name) and os.path.isfile(entry.path)
-                (found.images if is_image else found.passed_over).append(here / entry.name)
-    found.images.sort()
-    found.passed_over.sort()
+            else:
+                _add_file(found, here / entry.name)
+    for paths in (found.images, found.passed_over, found.misnamed):
+        paths.sort()
     return found
+
+
+def _add_file(found: Found, path: Path) -> None:
+    if is_like_image(path.name):
+        is_readable = is_readable_name(path.name) and os.path.isfile(path)
+        (found.images if is_readable else found.passed_over).append(path)
+    elif form := format_by_content(path):
+        if os.path.splitext(path)[1]:
+            found.misnamed.append(path)
+        else:
+            (found.images if is_readable_format(form) else found.passed_over).append(path)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is named like a picture, or is one by its first bytes."""
+    return is_like_image(path.name) or format_by_content(path) is not None
 
 
 def find_images(folder: Path) -> list[Path]:
     """The picture files below a folder, as `search` finds them; with a warning of those that are passed over."""
     found = search(folder)
-    if found.passed_over:
-        warnings.warn(
-            f"{printable(folder)}: {passed_over(found.passed_over, folder)}", stacklevel=2
-        )
+    if news := found.news(folder):
+        warnings.warn(f"{printable(folder)}: {news}", stacklevel=2)
     return found.images
+
+
+def no_image(folder: Path) -> str:
+    """What to say of a folder in which `find_images` finds none."""
+    why = ": wsol made it, and what wsol draws is passed over" if is_results_folder(folder) else ""
+    return f"{printable(folder)}: the folder has no image{why}"
 
 
 def passed_over(files: Sequence[Path], root: Path, why: str = "cannot be read here") -> str:

@@ -12,8 +12,7 @@ from torch import Tensor
 from wsol_ext._files import is_results_folder
 from wsol_ext._names import printable, some
 from wsol_ext.data.base import LocalizationDataset, Transform
-from wsol_ext.data.finding import find_images, passed_over, search
-from wsol_ext.data.images import is_like_image
+from wsol_ext.data.finding import Found, find_images, is_image, no_image, passed_over, search
 from wsol_ext.data.splits import split_of
 from wsol_ext.data.tables import AnnotationError, check_pixels, read_csv
 
@@ -24,8 +23,9 @@ class FolderDataset(LocalizationDataset):
     """Pictures in one folder a class, `root/CLASS/…/picture.jpg`, with their boxes in a CSV file if there are any.
 
     Classes are the folders of `root` in alphabetical order, pictures are found at any depth below, and in folders that
-    are linked there. Names that start with a dot, other files, and folders that `wsol` drew pictures in are passed
-    over; pictures that cannot be read here or lie beside the class folders are too, with one warning.
+    are linked there; a file without a suffix is one if its content is. Names that start with a dot, other files, and
+    folders that `wsol` made are passed over; pictures that cannot be read here, that have another file's suffix or lie
+    beside the class folders are too, with one warning.
 
     The CSV file starts with the line `image,x0,y0,x1,y1`; a picture's name is its path below `root` with forward
     slashes, the box is in pixels of the picture as it is shown (turned by its EXIF orientation, as samples are), and a
@@ -72,7 +72,7 @@ class FolderDataset(LocalizationDataset):
             )
         self.root = Path(root)
         folders, beside = _class_folders(self.root)
-        not_read: list[Path] = []
+        others = Found()
         files: list[str] = []
         labels: list[int] = []
         for label, folder in enumerate(folders):
@@ -80,13 +80,13 @@ class FolderDataset(LocalizationDataset):
             if not found.images:
                 raise AnnotationError(
                     f"{printable(folder)}: the class folder has no image"
-                    + (f"; {passed_over(found.passed_over, folder)}" if found.passed_over else "")
+                    + "; ".join(["", *filter(None, [found.news(folder)])])
                 )
             files += [path.relative_to(self.root).as_posix() for path in found.images]
             labels += [label] * len(found.images)
-            not_read += found.passed_over
+            others.add(found)
         news = [passed_over(beside, self.root, "in no class folder")] if beside else []
-        news += [passed_over(not_read, self.root)] if not_read else []
+        news += filter(None, [others.news(self.root)])
         if news:
             warnings.warn(f"{printable(self.root)}: {'; '.join(news)}", stacklevel=2)
         names = [printable(file) for file in files]
@@ -139,7 +139,7 @@ class ImageListDataset(LocalizationDataset):
             folder = Path(paths)
             files: Sequence[str | Path] = find_images(folder) if folder.is_dir() else [folder]
             if not files:
-                raise ValueError(f"{folder}: the folder has no image")
+                raise ValueError(no_image(folder))
         else:
             files = paths
         self._files = [str(path) for path in files]
@@ -159,7 +159,7 @@ def _class_folders(root: Path) -> tuple[list[Path], list[Path]]:
         )
     shown = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     folders = [path for path in shown if path.is_dir() and not is_results_folder(path)]
-    beside = [path for path in shown if not path.is_dir() and is_like_image(path.name)]
+    beside = [path for path in shown if not path.is_dir() and is_image(path)]
     if not folders:
         raise AnnotationError(
             f"{root}: has no class folders; it should hold one folder of images a class"

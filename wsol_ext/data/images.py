@@ -1,6 +1,7 @@
 """Reading picture files, with errors that name the file."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
@@ -14,12 +15,15 @@ from wsol_ext._names import printable
 __all__ = [
     "ImageError",
     "check_image",
+    "format_by_content",
     "heif_hint",
     "image_suffixes",
     "is_like_image",
+    "is_readable_format",
     "is_readable_name",
     "read_grey",
     "read_image",
+    "to_rgb",
 ]
 
 # A file is read as what it is, whatever its name; and Pillow knows formats that start other programs (EPS), or take
@@ -28,6 +32,22 @@ _FORMATS = (
     *("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF"),
     *("DIB", "JPEG2000", "AVIF", "QOI", "HEIF"),
 )
+# What files of those begin with, where it says enough: two letters of PPM do not.
+_BEGINNINGS = {
+    name: re.compile(beginning, re.DOTALL)
+    for name, beginning in {
+        "JPEG": rb"\xff\xd8\xff",
+        "PNG": rb"\x89PNG\r\n\x1a\n",
+        "GIF": rb"GIF8[79]a",
+        "WEBP": rb"RIFF....WEBP",
+        "TIFF": rb"II[*+]\0|MM\0[*+]",
+        "BMP": rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0",
+        "JPEG2000": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+        "AVIF": rb".{4}ftypavi[fs]",
+        "HEIF": rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
+        "QOI": rb"qoif",
+    }.items()
+}
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 # Of pictures in formats that are not read here, so that they are not passed over in silence.
 _OTHER_SUFFIXES = frozenset(
@@ -72,7 +92,7 @@ def read_image(path: str | Path, upright: bool = False) -> Image.Image:
         >>> image.mode, image.size, image.getpixel((0, 0))
         ('RGB', (4, 3), (255, 255, 255))
     """
-    return _read(path, partial(_to_rgb, upright=upright))
+    return _read(path, partial(to_rgb, upright=upright))
 
 
 def read_grey(path: str | Path) -> Image.Image:
@@ -127,9 +147,38 @@ def is_like_image(name: str) -> bool:
     return is_readable_name(name) or os.path.splitext(name)[1].lower() in _OTHER_SUFFIXES
 
 
+def format_by_content(path: str | Path) -> str | None:
+    """The format of a picture, as Pillow calls it, by the first bytes of the file; None where it is none.
+
+    None too where the file cannot be read, or is no file of its own but a folder, a pipe or a device. PPM files, whose
+    first bytes may be those of a text, count as none.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     Image.new("L", (4, 3)).save(file, "PNG")
+        ...     format_by_content(file.name)
+        'PNG'
+    """
+    try:
+        if not os.path.isfile(path):
+            return None
+        with open(path, "rb", buffering=0) as file:
+            start = file.read(16)
+    except OSError:
+        return None
+    return next((name for name, pattern in _BEGINNINGS.items() if pattern.match(start)), None)
+
+
+def is_readable_format(name: str) -> bool:
+    """Whether pictures of a format, as `format_by_content` names it, are read here."""
+    return name in _formats()
+
+
 def heif_hint(path: str | Path) -> str:
     """What to add to the news that a file was passed over, if it is one of HEIF and what reads those is missing."""
-    is_heif = os.path.splitext(path)[1].lower() in _HEIF_SUFFIXES
+    suffix = os.path.splitext(path)[1].lower()
+    is_heif = suffix in _HEIF_SUFFIXES or (not suffix and format_by_content(path) == "HEIF")
     return "; pillow-heif reads HEIC" if is_heif and "HEIF" not in _formats() else ""
 
 
@@ -164,7 +213,25 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise ImageError(f"{printable(path)}: cannot be read as an image: {error}") from error
 
 
-def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
+def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
+    """A Pillow image of any mode as RGB, by the rules of `read_image`.
+
+    Args:
+        image: the image; one that was opened and not read yet is read.
+        upright: as of `read_image`. An image that was made from another one has its EXIF orientation still, unless
+            `PIL.ImageOps.exif_transpose` made it.
+
+    Returns:
+        Another image, of mode RGB.
+
+    Raises:
+        ValueError: its pixels are integers or floats of which nothing tells which is white.
+        Exception: whatever Pillow raises where it cannot read the rest of a broken file.
+
+    Example:
+        >>> to_rgb(Image.new("I;16", (4, 3), 65535)).getpixel((0, 0))
+        (255, 255, 255)
+    """
     turn = _turn_of(image) if upright else None
     if _is_deep(image):
         rgb = _scaled_to_8_bits(image).convert("RGB")

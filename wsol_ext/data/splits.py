@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from wsol_ext._files import is_results_folder
+
 __all__ = ["split_folders", "split_of"]
 
 _SPELLINGS = {"train": "train(ing)?", "val": "val(id(ation)?)?", "test": "test(ing)?"}
@@ -23,7 +25,7 @@ def split_of(name: str) -> str | None:
 
 
 def split_folders(root: Path, splits: Iterable[str]) -> dict[str, Path]:
-    """The folders in `root` that are a data set's splits, by split.
+    """The folders in `root` that are a data set's splits, by split; one that `wsol` made, such as a run's, is none.
 
     Args:
         root: the folder.
@@ -34,7 +36,7 @@ def split_folders(root: Path, splits: Iterable[str]) -> dict[str, Path]:
     """
     if not root.is_dir():
         return {}
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_results_folder(p))
     found = {}
     for split in splits:
         alike = [

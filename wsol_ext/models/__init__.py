@@ -1,6 +1,7 @@
 """The localization methods, each a thin model composed of the operators on a timm backbone."""
 
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 from wsol_ext._names import unknown
@@ -8,16 +9,19 @@ from wsol_ext.data.transforms import ImageSize, height_width
 from wsol_ext.models.backbones import named_backbone
 from wsol_ext.models.base import (
     METHODS,
+    BackboneFile,
     LocalizationModel,
     Localized,
     Parts,
     SingleBackboneModel,
     register_method,
 )
+from wsol_ext.models.foreign_weights import read_backbone
 from wsol_ext.models.molt import MOLT
 from wsol_ext.models.options import check_options, signature_of
 from wsol_ext.models.sat import SAT
 from wsol_ext.models.scm import SCM
+from wsol_ext.models.trilite import TriLite
 from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
 from wsol_ext.models.vit import Backbone
@@ -30,10 +34,12 @@ __all__ = [
     "TRT",
     "TSCAM",
     "Backbone",
+    "BackboneFile",
     "LocalizationModel",
     "Localized",
     "Parts",
     "SingleBackboneModel",
+    "TriLite",
     "create_model",
     "register_method",
 ]
@@ -46,6 +52,8 @@ def create_model(
     pretrained: bool = True,
     img_size: ImageSize | None = None,
     backbone_options: dict[str, Any] | None = None,
+    backbone_weights: str | Path | None = None,
+    freeze_backbone: bool | None = None,
     **options: Any,
 ) -> LocalizationModel:
     """A localization model by name.
@@ -57,11 +65,19 @@ def create_model(
         pretrained: start from timm's weights for that backbone (downloaded on first use).
         img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch; None: the
             method's `usual_img_size`.
-        backbone_options: passed to timm, such as ``{"drop_path_rate": 0.1}``.
+        backbone_options: passed to timm, such as ``{"drop_path_rate": 0.1}``; its ``pretrained_cfg_overlay`` says what
+            timm should know of the weights instead, ``{"file": FILE}`` being another way to say `backbone_weights`.
+        backbone_weights: a file with the backbone's weights, in place of timm's, so that no network is needed: timm's,
+            or of Facebook's DINO, DINOv2, DeiT or MAE, or of Hugging Face's `ViTModel`, `DeiTModel`, `Dinov2Model` or
+            `DINOv3ViTModel`; ``.safetensors``, or torch's, read with ``weights_only=True``. What it has beside the
+            backbone (`model.backbone_file.left_out`) is not used.
+        freeze_backbone: train nothing of the backbone; None: as the method does.
         options: the method's own.
 
     Raises:
-        ValueError: an unknown method, backbone or option, one of a wrong type, or a number of classes below 1.
+        ValueError: an unknown method, backbone or option, one of a wrong type, or a number of classes below 1; as
+            `MisfitError`, weights that do not fit the backbone one to one, all that differs in its `details`.
+        FileNotFoundError, CheckpointError: a file of weights that is not there, or cannot be read safely.
         ConnectionError: pretrained weights that are not in the cache, and cannot be downloaded.
 
     Example:
@@ -82,9 +98,22 @@ def create_model(
     height_width("create_model", img_size)
     found = named_backbone(backbone)
     backbone_options = {**found.options, **(backbone_options or {})}
+    overlay = _checked_overlay(backbone, backbone_options.pop("pretrained_cfg_overlay", None))
+    weights = None
+    if backbone_weights is not None:
+        weights = read_backbone(backbone_weights)
+    elif "file" in overlay:
+        weights = read_backbone(overlay["file"], "pretrained_cfg_overlay: file")
 
     def make_backbone(size: ImageSize) -> Backbone:
-        return Backbone(backbone, pretrained=pretrained, img_size=size, **backbone_options)
+        return Backbone(
+            backbone,
+            pretrained=pretrained,
+            img_size=size,
+            weights=weights,
+            pretrained_cfg_overlay=overlay,
+            **backbone_options,
+        )
 
     try:
         model = METHODS[method].build(make_backbone, num_classes, img_size, **options)
@@ -99,6 +128,15 @@ def create_model(
         **options,
     }
     model.options = options
+    if weights is not None:
+        first = model.backbones()[0]
+        model.backbone_file = BackboneFile(
+            weights.path, weights.sha256, weights.layout, first.normalization, first.left_out
+        )
+    if freeze_backbone is not None:
+        model.config["freeze_backbone"] = freeze_backbone
+    if METHODS[method].freezes_backbone if freeze_backbone is None else freeze_backbone:
+        model.freeze_backbone()
     return model
 
 
@@ -109,3 +147,21 @@ def _check_method_options(method: str, options: dict[str, Any]) -> None:
     given = {"self", "backbone", *signature(LocalizationModel.build).parameters}
     taken = {name: p for name, p in signature_of(init, build).items() if name not in given}
     check_options(f"method {method!r}", options, taken)
+
+
+def _checked_overlay(backbone: str, overlay: Any) -> dict[str, Any]:
+    """What is said of a backbone's weights, of the types that it has."""
+    if overlay is None:
+        return {}
+    what = f"backbone {backbone!r}: pretrained_cfg_overlay"
+    if not isinstance(overlay, dict):
+        raise ValueError(f"{what} is {overlay!r}, it should be names with values")
+    for name in ("mean", "std"):
+        value = overlay.get(name, (0.5, 0.5, 0.5))
+        if not isinstance(value, list | tuple) or not all(
+            isinstance(v, float | int) for v in value
+        ):
+            raise ValueError(f"{what}'s {name} is {value!r}, it should be a number a channel")
+    if not isinstance(overlay.get("file", ""), str | Path):
+        raise ValueError(f"{what}'s file is {overlay['file']!r}, it should be a path")
+    return overlay

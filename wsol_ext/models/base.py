@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext.data.transforms import ImageSize
-from wsol_ext.models.transfer import MisfitError, backbone_differences, whole_layers
+from wsol_ext.models.misfits import MisfitError
+from wsol_ext.models.transfer import backbone_differences, whole_layers
 from wsol_ext.models.vit import Backbone
 
 __all__ = [
     "METHODS",
+    "BackboneFile",
     "LocalizationModel",
     "Localized",
     "Parts",
@@ -53,6 +56,24 @@ class Parts:
     segments: Tensor | None = None
 
 
+class BackboneFile(NamedTuple):
+    """The file that a model's backbones took their weights from.
+
+    Attributes:
+        path: where it was.
+        sha256: its hash, in hexadecimal: by this a model is put together again.
+        layout: whose names it has.
+        normalization: mean and deviation of the pixels that its weights expect, a value a channel.
+        left_out: the names of what it has beside a backbone.
+    """
+
+    path: Path
+    sha256: str
+    layout: str
+    normalization: tuple[Sequence[float], Sequence[float]]
+    left_out: Sequence[str] = ()
+
+
 class LocalizationModel(nn.Module):
     """Backbones and what a method adds to them.
 
@@ -66,10 +87,16 @@ class LocalizationModel(nn.Module):
         stages: in how many stages the method trains. Where there are several, its option `stage` (counted from 1)
             builds the model of each, and `continue_from` hands a stage's model on to the next.
         usual_img_size: the image size where none is asked for.
+        trains_at: the share of its image size that it is trained at.
+        freezes_backbone: whether the method trains nothing of its backbone.
+        caches_features: whether training reads nothing but what `features` gives, so that a frozen backbone need not
+            run in every epoch.
         refines: whether its maps are drawn to clusters, which `set_clusters` chooses and `cluster_cache` keeps.
         published_names: patterns over the names that its authors gave to parameters, and ours, "" where we keep none.
             The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
             there is no published program.
+        published_classifier: the layer of ours whose outputs are the classes.
+        published_backbone: timm's model that its authors' backbones are of, whatever their sizes.
         published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum, and `wsol localize` by
             default: Otsu's was better in no method on drawn birds and on photographs both
             (benchmarks/results/thresholds.md). None: it does not say; the default is Otsu's.
@@ -77,12 +104,21 @@ class LocalizationModel(nn.Module):
         config: the arguments of `create_model`, without `pretrained`.
         options: those of them that are the method's own.
         class_names: a name for each class, where they are known.
+        backbone_file: the file of weights that it was made with, if any.
+        backbone_is_frozen: see `freeze_backbone`.
+        label_smoothing: the share of a label that the cross-entropy of `training_loss` gives to all classes alike, in
+            [0, 1). Training sets it, and it is no part of the model: 0 until then.
     """
 
     stages: ClassVar[int] = 1
     usual_img_size: ClassVar[int] = 224
+    trains_at: ClassVar[float] = 1.0
+    freezes_backbone: ClassVar[bool] = False
+    caches_features: ClassVar[bool] = False
     refines: ClassVar[bool] = False
     published_names: ClassVar[Sequence[tuple[str, str]] | None] = None
+    published_classifier: ClassVar[str] = "head"
+    published_backbone: ClassVar[str] = "vit_tiny_patch16_224"
     published_threshold: ClassVar[float | None] = None
     demo_options: ClassVar[Mapping[str, Any]] = {}
 
@@ -92,6 +128,9 @@ class LocalizationModel(nn.Module):
         self.config: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
         self.class_names: list[str] | None = None
+        self.backbone_file: BackboneFile | None = None
+        self.backbone_is_frozen = False
+        self.label_smoothing = 0.0
 
     @classmethod
     def build(
@@ -167,7 +206,47 @@ class LocalizationModel(nn.Module):
         Returns:
             loss terms by name; `loss` is their sum. `logits` (B, classes), detached, ride along for the accuracy.
         """
-        return classification_loss(self(images), labels)
+        if self.caches_features:
+            return self.loss_of_features(self.features(images), labels)
+        return classification_loss(self(images), labels, self.label_smoothing)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """All that training reads of the backbone, (B, …) each, of images (B, 3, height, width).
+
+        Of a method that `caches_features`. `loss_of_features` takes them.
+        """
+        raise NotImplementedError
+
+    def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """What `training_loss` gives, of what `features` gave and labels (B,) int64."""
+        raise NotImplementedError
+
+    def freeze_backbone(self) -> None:
+        """Train nothing of the backbone: no gradient, and evaluation mode whatever mode the model is in."""
+        self.backbone_is_frozen = True
+        for backbone in self.backbones():
+            backbone.requires_grad_(False).eval()
+
+    def backbones(self) -> list[Backbone]:
+        """The backbones it is made of."""
+        return [module for module in self.modules() if isinstance(module, Backbone)]
+
+    def backbone_weights(self) -> set[str]:
+        """The names of those weights that are the backbones'."""
+        owners = tuple(f"{n}." for n, m in self.named_modules() if isinstance(m, Backbone))
+        return {name for name in self.state_dict() if name.startswith(owners)}
+
+    def learning_rates(self) -> dict[str, float]:
+        """What the learning rate is multiplied by, by the beginning of parameters' names; 1 for the others."""
+        return {}
+
+    def train(self, mode: bool = True) -> "LocalizationModel":
+        """Training mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.backbone_is_frozen:
+            for backbone in self.backbones():
+                backbone.eval()
+        return self
 
     def initialize_from(self, other: "LocalizationModel") -> list[str]:
         """Start from the weights of a model for the same classes, of any method: see `checkpoints.initialize_from`.
@@ -181,6 +260,18 @@ class LocalizationModel(nn.Module):
         """
         method, source = self.config["method"], other.config["method"]
         raise ValueError(f"holds a {source} model, which a {method} cannot start from")
+
+    def take_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """Start from a classifier of the same classes in the same order, that of pretrained weights, as far as it fits.
+
+        Args:
+            weight: (classes, C), of the class token after the final norm.
+            bias: (classes,).
+
+        Raises:
+            ValueError: it is of other classes or another width, or the method has no place for one.
+        """
+        raise ValueError(f"{self.config['method']} has no place for a pretrained classifier")
 
     @classmethod
     def published_options(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -294,9 +385,14 @@ def register_method(name: str) -> Callable[[_M], _M]:
     return register
 
 
-def classification_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of logits (B, classes) and labels (B,) int64, as `LocalizationModel.training_loss` gives it."""
-    loss = F.cross_entropy(logits, labels)
+def classification_loss(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
+) -> dict[str, Tensor]:
+    """Cross-entropy of logits (B, classes) and labels (B,) int64, as `LocalizationModel.training_loss` gives it.
+
+    Label smoothing is that of Szegedy et al., CVPR 2016: a share of each label is given to all classes alike.
+    """
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
 
 

@@ -23,8 +23,8 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.class_maps import min_max
+from wsol_ext.models.misfits import MisfitError
 from wsol_ext.models.transfer import (
-    MisfitError,
     backbone_differences,
     differences,
     differing_heads,
@@ -196,7 +196,8 @@ class MOLT(LocalizationModel):
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The sum of each transformer's own cross-entropy; see `LocalizationModel.training_loss`."""
         logits = self._logits_by_level(images)
-        losses = [F.cross_entropy(each, labels) for each in logits]
+        smoothing = self.label_smoothing
+        losses = [F.cross_entropy(each, labels, label_smoothing=smoothing) for each in logits]
         named = zip(self.levels, losses, strict=True)
         return {
             "loss": torch.stack(losses).sum(),

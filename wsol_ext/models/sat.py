@@ -88,7 +88,7 @@ class SAT(SingleBackboneModel):
         logits = self.head.logits(patches)
         blurred = F.conv2d(gates.unsqueeze(1), self.blur.to(gates.dtype), padding=1)
         terms = {
-            "cross_entropy": F.cross_entropy(logits, labels),
+            "cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing),
             "area": (gates.mean() - self.area).abs(),
             "normalization": (blurred * (1 - blurred)).mean(),
         }

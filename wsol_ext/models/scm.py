@@ -1,5 +1,6 @@
 """SCM: spatial calibration module (Bai et al., ECCV 2022)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -83,14 +84,23 @@ class SCM(TSCAM):
             raise ValueError(f"iterations is {iterations}, it should have an entry for each layer")
         self.layers = nn.ModuleList(CalibrationLayer(count) for count in iterations)
 
-    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the calibrated maps' mean; see `LocalizationModel.training_loss`."""
-        logits = self.calibrate(images)[-1].semantics.mean(dim=(2, 3))
-        return classification_loss(logits, labels)
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The patch tokens on their grid (B, h, w, C), and F^0 (B, h, w) float32."""
+        patches, attention = self.attended_patches(images)
+        return {"patches": patches, "attention": attention}
+
+    def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of the calibrated maps' mean."""
+        steps = self._calibrated(features["patches"], features["attention"])
+        return classification_loss(
+            steps[-1].semantics.mean(dim=(2, 3)), labels, self.label_smoothing
+        )
 
     def calibrate(self, images: Tensor) -> list[CalibrationStep]:
         """The maps that training sees: before the layers, then after each."""
-        patches, attention = self.attended_patches(images)
+        return self._calibrated(*self.attended_patches(images))
+
+    def _calibrated(self, patches: Tensor, attention: Tensor) -> list[CalibrationStep]:
         steps = [CalibrationStep(attention, self.head(patches.permute(0, 3, 1, 2)))]
         for layer in self.layers:
             steps.append(layer(*steps[-1]))

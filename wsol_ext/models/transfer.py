@@ -1,29 +1,14 @@
 """From the weights of one model to another: what fits, and what keeps the rest from fitting."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
+from wsol_ext.models.misfits import differences
 from wsol_ext.models.vit import Backbone
 
-__all__ = ["MisfitError", "backbone_differences", "differences", "differing_heads", "whole_layers"]
-
-_SHOWN = 3
-
-
-class MisfitError(ValueError):
-    """Weights that do not fit: the message has the first of what keeps them from it, `details` all of it.
-
-    Args:
-        beginning: what the message says before.
-        problems: as `differences` gives them.
-    """
-
-    def __init__(self, beginning: str, problems: Iterable[str]) -> None:
-        self.details = list(problems)
-        more = len(self.details) - _SHOWN
-        rest = f"; and {more} more (--debug lists them)" if more > 0 else ""
-        super().__init__(f"{beginning}: {'; '.join(self.details[:_SHOWN])}{rest}")
+__all__ = ["backbone_differences", "copy_classifier", "differing_heads", "whole_layers"]
 
 
 def whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,18 +20,6 @@ def whole_layers(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> di
 
 def _layer(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """What keeps weights from fitting a model's own one to one, an entry for each of them."""
-    missing = [f"missing: {name}" for name in sorted(own.keys() - weights.keys())]
-    unexpected = [f"unexpected: {name}" for name in sorted(weights.keys() - own.keys())]
-    reshaped = [
-        f"of another shape: {name} {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and own[name].shape != weights[name].shape
-    ]
-    return missing + unexpected + reshaped
 
 
 def backbone_differences(
@@ -62,3 +35,22 @@ def differing_heads(own: Backbone, other: Backbone) -> list[str]:
     if own.num_heads == other.num_heads:
         return []
     return [f"{other.num_heads} attention heads, not {own.num_heads}"]
+
+
+@torch.no_grad()
+def copy_classifier(
+    weight: Tensor, bias: Tensor, own_weight: Tensor, own_bias: Tensor, bias_alone: bool = False
+) -> None:
+    """A classifier's weight (classes, C) and bias (classes,), or its bias alone, into a model's own.
+
+    Raises:
+        ValueError: it is of other classes, or of another width.
+    """
+    if weight.shape != own_weight.shape or bias.shape != own_bias.shape:
+        (theirs, width), (ours, own_width) = weight.shape, own_weight.shape
+        raise ValueError(
+            f"the pretrained classifier is of {theirs} classes and width {width}, the model of {ours} and {own_width}"
+        )
+    own_bias.copy_(bias)
+    if not bias_alone:
+        own_weight.copy_(weight)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from timm.layers import Attention
@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from wsol_ext import ops
+from wsol_ext._names import unknown
 from wsol_ext.models.base import (
     LocalizationModel,
     Localized,
@@ -19,10 +20,13 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.class_maps import ClassMapHead
-from wsol_ext.models.transfer import MisfitError
+from wsol_ext.models.misfits import MisfitError
+from wsol_ext.models.transfer import copy_classifier
 from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
 
 __all__ = ["TRT"]
+
+_Beginning = Literal["stage1", "pretrained"]
 
 
 class _FirstStage(NamedTuple):
@@ -51,6 +55,9 @@ class TRT(SingleBackboneModel):
         num_classes: number of classes.
         stage: 1, or 2 for the model with the class-map branch.
         mass: u, the part of the attention that patches are kept up to, in (0, 1].
+        branch_from: whose last block and final norm the class-map branch starts from: `stage1`, those that stage 1 has
+            trained, or `pretrained`, those that stage 1 began with, as the authors' program does it. Then the model of
+            stage 1 holds them frozen, in all its files, so that stage 2 needs nothing beside it.
     """
 
     stages = 2
@@ -63,13 +70,20 @@ class TRT(SingleBackboneModel):
     published_threshold = 0.1
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, stage: int = 1, mass: float = 0.65
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        stage: int = 1,
+        mass: float = 0.65,
+        branch_from: _Beginning = "stage1",
     ) -> None:
         super().__init__(backbone, num_classes)
         if stage not in (1, 2):
             raise ValueError(f"stage is {stage}, it should be 1 or 2")
         if not 0 < mass <= 1:
             raise ValueError(f"mass is {mass}, it should be in (0, 1]")
+        if branch_from not in get_args(_Beginning):
+            raise ValueError(unknown("branch_from", branch_from, get_args(_Beginning)))
         if backbone.depth < 2:
             raise ValueError(f"backbone has {backbone.depth} block, trt needs at least 2")
         last, norm = cast(Block, backbone.vit.blocks[-1]), backbone.final_norm
@@ -80,13 +94,15 @@ class TRT(SingleBackboneModel):
             )
         self.stage = stage
         self.mass = mass
+        self.branch_from = branch_from
         self.score_block = copy.deepcopy(last)
         self.score_norm = copy.deepcopy(norm)
         self.score_head = nn.Linear(backbone.embed_dim, 1)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
+        if stage == 2 or branch_from == "pretrained":
+            self.cam_block = copy.deepcopy(last).requires_grad_(stage == 2)
+            self.cam_norm = copy.deepcopy(norm).requires_grad_(stage == 2)
         if stage == 2:
-            self.cam_block = copy.deepcopy(last)
-            self.cam_norm = copy.deepcopy(norm)
             self.cam_head = ClassMapHead(backbone.embed_dim, num_classes)
             for module in self._first_stage():
                 module.requires_grad_(False)
@@ -123,7 +139,8 @@ class TRT(SingleBackboneModel):
         tokens = self.backbone.embed(images)
         for index in range(self.backbone.depth - 2):
             tokens = self.backbone.run_block(index, tokens)
-        return classification_loss(self.cam_head.logits(self._branch(tokens, grid)), labels)
+        logits = self.cam_head.logits(self._branch(tokens, grid))
+        return classification_loss(logits, labels, self.label_smoothing)
 
     @classmethod
     def published_options(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -131,16 +148,25 @@ class TRT(SingleBackboneModel):
         return {"stage": 2 if any(name.startswith("camfuse_block.") for name in weights) else 1}
 
     def continue_from(self, previous: LocalizationModel) -> None:
-        """Take over stage 1; the class-map branch starts from its last block and final norm."""
+        """Take over stage 1; the class-map branch starts from its last block and final norm, or from those it kept."""
         if self.stage != 2 or not isinstance(previous, TRT) or previous.stage != 1:
             raise ValueError("a trt model of stage 2 continues from one of stage 1")
+        if self.branch_from != previous.branch_from:
+            raise ValueError(
+                f"branch_from is {self.branch_from!r}, it should be {previous.branch_from!r}, as in stage 1"
+            )
         own, weights = self.state_dict(), previous.state_dict()
         differing = sorted(n for n in weights if n not in own or own[n].shape != weights[n].shape)
         if differing:
             raise MisfitError("the model of stage 1 is of other sizes", differing)
         self.load_state_dict(weights, strict=False)
-        self.cam_block.load_state_dict(self.backbone.vit.blocks[-1].state_dict())
-        self.cam_norm.load_state_dict(self.backbone.final_norm.state_dict())
+        if self.branch_from == "stage1":
+            self.cam_block.load_state_dict(self.backbone.vit.blocks[-1].state_dict())
+            self.cam_norm.load_state_dict(self.backbone.final_norm.state_dict())
+
+    def take_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """All of it: the model classifies by the class token, as the backbone did."""
+        copy_classifier(weight, bias, self.head.weight, self.head.bias)
 
     def train(self, mode: bool = True) -> "TRT":
         """Training mode; in stage 2 what is frozen stays in evaluation mode."""

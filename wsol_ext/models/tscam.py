@@ -1,6 +1,6 @@
 """TS-CAM: token semantic coupled attention map (Gao et al., ICCV 2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -9,9 +9,11 @@ from wsol_ext.models.base import (
     Localized,
     SingleBackboneModel,
     asked_classes,
+    classification_loss,
     register_method,
 )
 from wsol_ext.models.class_maps import ClassMapHead
+from wsol_ext.models.transfer import copy_classifier
 from wsol_ext.models.vit import Backbone, patch_attention
 
 __all__ = ["TSCAM"]
@@ -30,6 +32,7 @@ class TSCAM(SingleBackboneModel):
         num_classes: number of classes.
     """
 
+    caches_features = True
     published_names: ClassVar[Sequence[tuple[str, str]]] = ((r"head\.(weight|bias)", r"head.\1"),)
     published_threshold: ClassVar[float | None] = 0.1
 
@@ -39,8 +42,20 @@ class TSCAM(SingleBackboneModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, height, width)."""
+        return self.head.logits(self._patches(images))
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The patch tokens on their grid, (B, h, w, C)."""
+        return {"patches": self._patches(images)}
+
+    def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy."""
+        logits = self.head.logits(features["patches"])
+        return classification_loss(logits, labels, self.label_smoothing)
+
+    def _patches(self, images: Tensor) -> Tensor:
         tokens, _ = self.backbone(images)
-        return self.head.logits(self.backbone.patches(tokens, self.backbone.grid(images)))
+        return self.backbone.patches(tokens, self.backbone.grid(images))
 
     def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits (B, classes) and the asked classes' maps (B, K, h, w); see `LocalizationModel.localize`."""
@@ -48,6 +63,10 @@ class TSCAM(SingleBackboneModel):
         logits = self.head.logits(patches)
         classes = asked_classes(logits, classes)
         return Localized(logits, self.coupled_maps(patches, attention, classes))
+
+    def take_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """Its bias: the weight is of one token, a class map's of nine."""
+        copy_classifier(weight, bias, self.head.weight[:, :, 1, 1], self.head.bias, bias_alone=True)
 
     def attended_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens on their grid (B, h, w, C), and the class token's attention to them (B, h, w) float32."""

@@ -4,13 +4,13 @@ Blocks whose class-attention row nobody asks for run as timm wrote them; the oth
 hand out the row beside it, both through fused attention: no (N, N) matrix is formed anywhere.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
-from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed
+from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed, to_2tuple
 from timm.models import is_model_in_modules
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -21,6 +21,12 @@ from torch.utils.checkpoint import checkpoint
 from wsol_ext import ops
 from wsol_ext.data.transforms import MEAN, STD, ImageSize
 from wsol_ext.models.backbones import named_backbone, pretrained_arguments
+from wsol_ext.models.foreign_weights import (
+    ForeignWeights,
+    Normalization,
+    load_backbone,
+    resample_by_scale,
+)
 from wsol_ext.models.options import check_options, signature_of
 
 __all__ = [
@@ -29,7 +35,9 @@ __all__ = [
     "block_around",
     "expect_imagenet_pixels",
     "fused_attention",
+    "is_dinov2",
     "patch_attention",
+    "pretrained_classifier",
     "project_in",
     "project_out",
     "without_values",
@@ -45,13 +53,20 @@ class Backbone(nn.Module):
         pretrained: load timm's weights for that name. Weights that expect pixels normalized otherwise than by
             ImageNet's mean and standard deviation are changed to expect just that.
         img_size: the usual image size, an int or (height, width); position embeddings are stored for it and
-            interpolated for others.
+            interpolated for others. Those of DINOv2 without registers stay on the grid that they were trained on, and
+            are resampled from there to any size, as DINOv2's own program does.
+        weights: of a file, in place of timm's; see `foreign_weights.read_backbone`.
+        pretrained_cfg_overlay: what to tell timm of the weights instead, such as `mean` and `std` of the pixels that
+            they expect.
+        position_size: side in pixels of the image that position embeddings are stored for, where that is not what
+            `img_size` says (DINOv2 without registers): by default that of timm's pretrained weights.
         options: passed to timm, such as ``drop_path_rate`` or, for a network of another size, ``embed_dim`` and
             ``depth``.
 
     Raises:
         ValueError: the name is no timm VisionTransformer with a class token and standard blocks, or an option is
-            unknown, or of a value that timm refuses.
+            unknown, or of a value that timm refuses. `MisfitError`: weights of a file that do not fit, all that differs
+            in its `details`.
         ConnectionError: the weights are not in the cache, and where they are kept cannot be reached.
     """
 
@@ -60,10 +75,16 @@ class Backbone(nn.Module):
         name: str,
         pretrained: bool = True,
         img_size: ImageSize = 224,
+        weights: ForeignWeights | None = None,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
+        position_size: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
-        self.vit = _create_vit(name, pretrained, img_size, options)
+        self.resamples_by_scale = is_dinov2(name, options)
+        source = _Source(pretrained, weights, pretrained_cfg_overlay or {})
+        self.left_out: list[str] = []  # of a file of weights
+        self.vit = _create_vit(name, source, img_size, position_size, options, self.left_out)
         self.embed_dim: int = self.vit.embed_dim
         self.depth = len(self.vit.blocks)
         self.num_heads: int = cast(Attention, cast(Block, self.vit.blocks[0]).attn).num_heads
@@ -112,7 +133,20 @@ class Backbone(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, height, width) to tokens (B, N, C): prefix tokens, the class token first, then patches."""
         vit = self.vit
-        return vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
+        patches = vit.patch_embed(images)
+        if self.resamples_by_scale:
+            return vit.norm_pre(self._with_positions(patches))
+        return vit.norm_pre(vit._pos_embed(patches))
+
+    def _with_positions(self, patches: Tensor) -> Tensor:
+        """Tokens of DINOv2 from its patches (B, h, w, C); timm would resample positions by size, from `img_size`."""
+        vit, prefix = self.vit, 1
+        positions, class_token = cast(Tensor, vit.pos_embed), cast(Tensor, vit.cls_token)
+        grid = (patches.size(1), patches.size(2))
+        stored = round((positions.size(1) - prefix) ** 0.5)
+        resampled = resample_by_scale(positions[:, prefix:], (stored, stored), grid)
+        classes = (class_token + positions[:, :prefix]).expand(patches.size(0), -1, -1)
+        return vit.pos_drop(torch.cat((classes, patches.flatten(1, 2) + resampled), dim=1))
 
     def run_block(self, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) after one block."""
@@ -148,6 +182,20 @@ class Backbone(nn.Module):
                 tokens = self.run_block(index, tokens)
         return self.final_norm(tokens), rows
 
+    def before_norm(self, images: Tensor) -> Tensor:
+        """Tokens (B, N, C) after all blocks, without the final norm, of images (B, 3, height, width)."""
+        self.grid(images)
+        tokens = self.embed(images)
+        for index in range(self.depth):
+            tokens = self.run_block(index, tokens)
+        return tokens
+
+    @property
+    def normalization(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and deviation of the pixels that its weights were trained on, a value a channel."""
+        trained = cast("dict[str, Any]", self.vit.pretrained_cfg)
+        return tuple(trained["mean"]), tuple(trained["std"])
+
     @property
     def final_norm(self) -> nn.Module:
         """The norm after the last block, which some backbones keep behind their pooling."""
@@ -160,6 +208,8 @@ class Backbone(nn.Module):
     def resampled_positions(self, other: "Backbone") -> dict[str, Tensor]:
         """The other's position embeddings on this backbone's grid, by their name; none where they fit as they are."""
         own, given = self.vit.pos_embed, other.vit.pos_embed
+        if self.resamples_by_scale:  # stored for one size, whatever the images'
+            return {}
         if own is None or given is None or own.shape == given.shape or own.size(2) != given.size(2):
             return {}
         rows, columns = self.vit.patch_embed.grid_size
@@ -192,8 +242,28 @@ _VIT_OPTIONS = {
 }
 
 
+class _Source(NamedTuple):
+    """Where a backbone's weights come from."""
+
+    pretrained: bool
+    weights: ForeignWeights | None
+    overlay: dict[str, Any]  # of timm's own description of them
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """What the overlay says of pixels."""
+        if not {"mean", "std"} <= self.overlay.keys():
+            return None
+        return Normalization(tuple(self.overlay["mean"]), tuple(self.overlay["std"]))
+
+
 def _create_vit(
-    name: str, pretrained: bool, img_size: ImageSize, options: dict[str, Any]
+    name: str,
+    source: _Source,
+    img_size: ImageSize,
+    position_size: int | None,
+    options: dict[str, Any],
+    left_out: list[str],
 ) -> VisionTransformer:
     found = named_backbone(name)
     if _is_of_another_family(found.architecture):
@@ -202,16 +272,77 @@ def _create_vit(
     check_options(f"backbone {name!r}", options, _VIT_OPTIONS)
     if options.get("depth", 1) < 1:
         raise ValueError(f"backbone {name!r}: depth is {options['depth']}, it should be at least 1")
+    by_scale = is_dinov2(name, options)
+    stored_size = _position_size(name, position_size) if by_scale else img_size
     anew = {"model_name": found.architecture}
-    if not pretrained:
-        return _build_vit(name, img_size, options, anew)
-    with without_values():  # mistakes are answered before a download
-        _build_vit(name, img_size, options, anew)
-    trained = {"pretrained": True, **pretrained_arguments(name)}
-    vit = _build_vit(name, img_size, options, trained)
-    if vit.patch_embed.proj.in_channels == len(MEAN):
-        expect_imagenet_pixels(vit)
+    if source.weights is not None:
+        vit = _build_vit(name, stored_size, options, anew)
+        left_out += load_backbone(vit, source.weights, name, by_scale, "backbone_weights")
+        _expect(vit, source.normalization or source.weights.normalization)
+    elif source.pretrained:
+        with without_values():  # mistakes are answered before a download
+            _build_vit(name, stored_size, options, anew)
+        elsewhere = source.overlay.keys() & {"file", "url", "hf_hub_id", "state_dict"}
+        trained: dict[str, Any] = {"model_name": name} if elsewhere else pretrained_arguments(name)
+        trained["pretrained"] = True
+        overlay = {**trained.get("pretrained_cfg_overlay", {}), **source.overlay}
+        if overlay:
+            trained["pretrained_cfg_overlay"] = overlay
+        vit = _build_vit(name, stored_size, options, trained)
+        _expect(vit, source.normalization)
+    else:
+        vit = _build_vit(name, stored_size, options, anew)
+    if by_scale:
+        vit.patch_embed.set_input_size(to_2tuple(img_size))
     return vit
+
+
+def is_dinov2(name: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether it is of DINOv2, whose positions are resampled by scale; with registers they are not."""
+    architecture = named_backbone(name).architecture.partition(".")[0]
+    changes = ("reg_tokens", "no_embed_class", "class_token", "pos_embed")
+    as_published = not any(change in (options or {}) for change in changes)
+    return "dinov2" in architecture and "reg" not in architecture and as_published
+
+
+def _position_size(name: str, given: int | None) -> int:
+    if given is None:
+        trained = timm.get_pretrained_cfg(named_backbone(name).architecture)
+        return 518 if trained is None else int(trained.input_size[-1])
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise ValueError(
+            f"backbone {name!r}: position_size is {given!r}, it should be pixels, at least 1"
+        )
+    return given
+
+
+def _expect(vit: VisionTransformer, normalization: Normalization | None) -> None:
+    """Make weights take ImageNet's pixels, whichever they were trained on: those given, else what timm says."""
+    if vit.patch_embed.proj.in_channels != len(MEAN):
+        return
+    if normalization is not None:
+        trained = cast("dict[str, Any]", vit.pretrained_cfg)
+        trained.update(mean=normalization.mean, std=normalization.std)
+    expect_imagenet_pixels(vit)
+
+
+def pretrained_classifier(name: str) -> tuple[Tensor, Tensor]:
+    """The classifier of a backbone's pretrained weights: weight (classes, C) and bias (classes,), float32.
+
+    It is read anew, since a `Backbone` has none: a second or two.
+
+    Args:
+        name: as `Backbone` takes it.
+
+    Raises:
+        ValueError: the weights have none, or one that is no linear layer of one token.
+        ConnectionError: as `Backbone`.
+    """
+    trained: Any = timm.create_model(pretrained=True, **pretrained_arguments(name))
+    classifier = trained.get_classifier()
+    if not isinstance(classifier, nn.Linear) or classifier.bias is None:
+        raise ValueError(f"backbone {name!r}: its pretrained weights have no linear classifier")
+    return classifier.weight.detach(), classifier.bias.detach()
 
 
 def _is_of_another_family(architecture: str) -> bool:

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from wsol_ext._files import holds_others, is_results_folder, mark_results_folder
 from wsol_ext._versions import versions
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import Evaluation
@@ -25,6 +26,8 @@ def write_results(
 ) -> None:
     """Write an evaluation's files and the report, and print its tables.
 
+    A new folder is marked as one of results, so that it may lie among folders of pictures.
+
     Args:
         evaluation: what was found; `about` says on which data.
         dataset: the data set the examples' pictures are read from.
@@ -33,6 +36,8 @@ def write_results(
         config: the run's options, to list.
         command: the command line, for the report to name.
     """
+    if not is_results_folder(out) and not holds_others(out):
+        mark_results_folder(out, "evaluate")
     evaluation.save(out)
     title = f"{evaluation.method} on {evaluation.about['data']}"
     history = _history(run_folder / "metrics.csv")

@@ -168,14 +168,22 @@ class SaveEachEpoch(Checkpoint):
     """`checkpoints/last.ckpt` after every epoch: what a killed run continues from.
 
     A `Checkpoint`, since Lightning calls these after all other callbacks, whose state they save.
+
+    Args:
+        path: the checkpoint's.
+        stage: the stage that is trained.
+        describe: writes what else belongs beside the checkpoint, where somebody removed it.
     """
 
-    def __init__(self, path: Path, stage: Stage) -> None:
+    def __init__(self, path: Path, stage: Stage, describe: Callable[[], None]) -> None:
         self.path = path
         self.stage = stage
+        self.describe = describe
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save everything the next epoch needs."""
+        if trainer.is_global_zero:  # before: a checkpoint that does not say of what is no run
+            self.describe()
         trainer.save_checkpoint(self.path)
 
     def on_save_checkpoint(

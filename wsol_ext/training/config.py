@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009  (`_option` makes a dataclass field)
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -27,11 +28,11 @@ __all__ = [
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "steps", "cosine"]
-Augmentation = Literal["none", "standard", "erasing", "autoaugment", "strong"]
+Augmentation = Literal["none", "standard", "erasing", "autoaugment", "randaugment", "strong"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 # Where and how fast a run computes, not what: a run may be continued under other values of these.
-_NOT_PART_OF_A_RUN = ("out", "workers", "device", "progress")
+_NOT_PART_OF_A_RUN = ("out", "workers", "device", "progress", "backbone_weights")
 
 
 # The batch where none is asked for: the published programs', if there are as many images.
@@ -66,7 +67,18 @@ class TrainingConfig:
     init_from: str | None = _option(
         None, "model", "start from another run's weights instead: its folder or .safetensors file"
     )
+    backbone_weights: str | None = _option(
+        None, "model", "a file with the backbone's weights (timm's, Facebook's, Hugging Face's)"
+    )
+    backbone_sha256: str = _option("", "model", "the SHA-256 that this file must have; filled in")
+    freeze_backbone: bool = _option(False, "model", "train what the method adds to it alone")
+    keep_classifier: bool = _option(
+        False, "model", "start from the pretrained weights' classifier too: of the same classes"
+    )
     img_size: int = _option(0, "model", "side of the network's input, pixels; 0: the method's own")
+    train_img_size: int = _option(
+        0, "model", "side of its input while training, pixels; 0: the method's share of --img-size"
+    )
     backbone_options: dict[str, Any] = _option(
         {}, "model", "passed to timm: depth, drop_path_rate, …"
     )
@@ -81,6 +93,15 @@ class TrainingConfig:
     augmentation: Augmentation = _option(
         "standard", "data", "standard is resize, random crop, flip"
     )
+    resize: int = _option(
+        0, "data", "standard: side that images are resized to before the crop; 0: 8/7 of the crop's"
+    )
+    cache_tokens: str | None = _option(
+        None, "data", "folder that keeps what a frozen backbone makes of the images"
+    )
+    cached_views: int = _option(
+        1, "data", "with --cache-tokens: augmented views of each image, one of which an epoch sees"
+    )
     skip_broken: bool = _option(
         False, "data", "leave out training images that cannot be read, instead of ending"
     )
@@ -94,19 +115,31 @@ class TrainingConfig:
         "optimization",
         f"images a step, summed over devices; 0: {USUAL_BATCH_SIZE}, or all where there are fewer",
     )
+    drop_last: bool = _option(
+        True, "optimization", "leave out an epoch's last batch where it is incomplete"
+    )
     optimizer: Optimizer = _option("adamw", "optimization", "the optimizer")
     lr: float = _option(5e-5, "optimization", "the highest learning rate")
     weight_decay: float = _option(5e-4, "optimization", "weight decay")
     selective_decay: bool = _option(
         False, "optimization", "no weight decay on biases, norms, embeddings and tokens"
     )
+    decay_tokens: bool = _option(
+        False, "optimization", "selective decay spares biases and norms alone"
+    )
     schedule: Schedule = _option("steps", "optimization", "how the learning rate falls")
     milestones: list[int] = _option(
         [], "optimization", "steps: after these epochs, times --lr-factor"
     )
+    stage2_milestones: list[int] = _option(
+        [], "optimization", "those of a method's second stage; none: --milestones again"
+    )
     lr_factor: float = _option(0.1, "optimization", "steps: the factor at a milestone")
     min_lr: float = _option(0.0, "optimization", "cosine: the learning rate it ends at")
     warmup_epochs: float = _option(0.0, "optimization", "epochs of linear warm-up")
+    label_smoothing: float = _option(
+        0.0, "optimization", "share of a label given to all classes; 0 in a second stage"
+    )
     clip_grad: float = _option(0.0, "optimization", "clip the gradient's norm; 0: never")
     validate_every: int = _option(
         0, "optimization", "epochs between measurements of test accuracy; 0: never"
@@ -128,22 +161,46 @@ class TrainingConfig:
             if not holds:
                 problems.add(f"{flag_of(name)} is {getattr(self, name)}, it should be {wanted}")
 
-        for name in ("epochs", "devices", "nodes"):
+        for name in ("epochs", "devices", "nodes", "cached_views"):
             require(name, getattr(self, name) >= 1, "at least 1")
         whole = ("seed", "img_size", "batch_size", "workers", "validate_every", "stage2_epochs")
-        for name in (*whole, "weight_decay", "min_lr", "clip_grad"):
+        sizes = ("train_img_size", "resize")
+        for name in (*whole, *sizes, "weight_decay", "min_lr", "clip_grad"):
             require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("lr", "lr_factor"):
             require(name, 0 < getattr(self, name) < math.inf, "a positive number")
         require("min_lr", not self.min_lr > self.lr > 0, f"at most the learning rate, {self.lr}")
-        rising = [0, *self.milestones]
         wanted = "numbers of epochs, each above the one before"
-        require("milestones", all(a < b for a, b in pairwise(rising)), wanted)
+        for name in ("milestones", "stage2_milestones"):
+            rising = [0, *getattr(self, name)]
+            require(name, all(a < b for a, b in pairwise(rising)), wanted)
+        require("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
+        begins_pretrained = self.pretrained and self.init_from is None
+        wanted = "false where --pretrained is false or --init-from is given"
+        require("keep_classifier", begins_pretrained or not self.keep_classifier, wanted)
         shortest = min(self.epochs, self.stage2_epochs or self.epochs)
         wanted = f"0 to the epochs, {shortest}"
         require("warmup_epochs", 0 <= self.warmup_epochs <= max(shortest, 0), wanted)
         divides = self.processes < 1 or self.batch_size % self.processes == 0
         require("batch_size", divides, "a multiple of the devices")
+        wanted = "64 hexadecimal digits"
+        digest = re.fullmatch("([0-9a-f]{64})?", self.backbone_sha256)
+        require("backbone_sha256", digest is not None, wanted)
+        several = self.cached_views > 1
+        if several and self.cache_tokens is None:
+            problems.add(
+                f"--cached-views is {self.cached_views}, without --cache-tokens it should be 1"
+            )
+        elif several and self.augmentation == "none":
+            problems.add(
+                f"--cached-views is {self.cached_views}, it should be 1: --augmentation none gives one view"
+            )
+        if self.init_from is not None and self.backbone_weights is not None:
+            problems.add(
+                "--backbone-weights and --init-from both give the backbone's weights: one of them"
+            )
+        if self.resize and self.augmentation != "standard":
+            problems.add("--resize is for --augmentation standard")
         with problems.collected():
             check_device_name(self.device)
         one_of_several = ":" in self.device and self.devices > 1
@@ -161,9 +218,11 @@ class TrainingConfig:
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what comes out: two runs that agree on them are the same run."""
-        return {
+        values = {
             name: value for name, value in asdict(self).items() if name not in _NOT_PART_OF_A_RUN
         }
+        # Whether, not where.
+        return values | {"cache_tokens": self.cache_tokens is not None}
 
     def dataset(self, split: str) -> ChosenDataset:
         """A split of the data set.
@@ -186,7 +245,7 @@ def check_files(values: Mapping[str, Any]) -> None:
     problems = Problems()
     with problems.collected():
         chosen_dataset(values, "train")
-    names = []
+    names = ["backbone_weights"]
     if entry := DATASETS.get(values["data"]):
         names += ["root", *entry.flags] if entry.needs_root else list(entry.flags)
     if not (Path(values["out"]).expanduser() / "checkpoints" / "last.ckpt").exists():

@@ -1,6 +1,5 @@
 """Training batches that depend on (seed, epoch, index) alone, so that a resumed run sees what an unbroken one would."""
 
-import random
 import warnings
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import replace
@@ -13,13 +12,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from wsol_ext._names import some
 from wsol_ext._seeds import mix_seed
 from wsol_ext.data import UnpaddedDistributedSampler, collate, eval_transform
-from wsol_ext.data.base import LocalizationDataset, Sample
+from wsol_ext.data.base import LocalizationDataset, Sample, Transform
 from wsol_ext.data.class_names import class_mismatch, require_classes
 from wsol_ext.data.factory import chosen_dataset, evaluation_flags
 from wsol_ext.data.images import ImageError
 from wsol_ext.data.inspection import broken_images
-from wsol_ext.data.transforms import AUGMENTATIONS
+from wsol_ext.data.transforms import AUGMENTATIONS, drawn_from, train_transform
 from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
+from wsol_ext.training.features import CachedFeatures, collate_features
 from wsol_ext.training.stages import Stage, resolved
 
 __all__ = [
@@ -86,13 +86,8 @@ class Augmented(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw.seed)
-            random.seed(draw.seed)
-            sample = self.dataset[draw.sample]
-        random.setstate(state)
-        return sample
+        with drawn_from(draw.seed):
+            return self.dataset[draw.sample]
 
 
 class Splits(NamedTuple):
@@ -113,7 +108,7 @@ def open_splits(config: TrainingConfig) -> Splits:
         ValueError: as `TrainingData`.
     """
     chosen = config.dataset("train")
-    train = chosen.open(AUGMENTATIONS[config.augmentation](config.img_size))
+    train = chosen.open(_augmentation(config))
     require_classes(train, chosen.root)
     if config.batch_size > len(train):
         raise ValueError(
@@ -136,6 +131,12 @@ def open_splits(config: TrainingConfig) -> Splits:
     if mismatch is not None:
         raise ValueError(mismatch)
     return Splits(train, test, left_out)
+
+
+def _augmentation(config: TrainingConfig) -> Transform:
+    if config.resize:
+        return train_transform(config.train_img_size, config.resize)
+    return AUGMENTATIONS[config.augmentation](config.train_img_size)
 
 
 def _open_evaluation(config: TrainingConfig) -> None:
@@ -191,6 +192,7 @@ class TrainingData(pl.LightningDataModule):
 
     Attributes:
         config: the configuration, its image and batch size decided.
+        features: what stands in the place of the training images, where a frozen backbone's tokens are cached.
 
     Raises:
         ValueError: fewer training images than a batch holds, test images that are the training images or of other
@@ -201,6 +203,7 @@ class TrainingData(pl.LightningDataModule):
         super().__init__()
         config = resolved(config)
         self.splits = splits or open_splits(config)
+        self.features: CachedFeatures | None = None
         self.config = fitted(config, len(self.splits.train))
 
     def for_stage(self, stage: Stage) -> "TrainingData":
@@ -214,8 +217,10 @@ class TrainingData(pl.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch: the last, incomplete batch is left out."""
-        return len(self.splits.train) // self.config.processes // self._batch_size
+        """Optimizer steps an epoch, the same in every process; a last, incomplete batch is one unless it is dropped."""
+        share = len(self.splits.train) // self.config.processes
+        steps, left_over = divmod(share, self._batch_size)
+        return steps + (left_over > 0 and not self.config.drop_last)
 
     @property
     def _batch_size(self) -> int:
@@ -224,9 +229,13 @@ class TrainingData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of the training images."""
         train, trainer = self.splits.train, self.trainer
+        dataset: Dataset[Any] = Augmented(train) if self.features is None else self.features
         replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         sampler = ShuffledSampler(train, self.config.seed, self._epoch, replicas, rank)
-        return DataLoader(Augmented(train), sampler=sampler, drop_last=True, **self._loading())
+        loading = self._loading()
+        if self.features is not None:
+            loading["collate_fn"] = collate_features
+        return DataLoader(dataset, sampler=sampler, drop_last=self.config.drop_last, **loading)
 
     def _epoch(self) -> int:
         """The epoch to read for. `trainer.current_epoch` is the one before still as a resumed run's workers begin."""

@@ -11,7 +11,16 @@ from typing import Any
 import torch
 import yaml
 
-from wsol_ext._files import hold, named, read_yaml, remove_leftovers, write_text
+from wsol_ext._files import (
+    file_size,
+    hold,
+    holds_others,
+    mark_results_folder,
+    named,
+    read_yaml,
+    remove_leftovers,
+    write_text,
+)
 from wsol_ext._names import some
 from wsol_ext.checkpoints import CheckpointError
 from wsol_ext.data.base import LocalizationDataset
@@ -28,7 +37,7 @@ class RunFolder:
     | file | what |
     | --- | --- |
     | `config.yaml` | every option, resolved |
-    | `data.json` | what it was begun on: the number of images and their names' hash, by class; how many were left out |
+    | `data.json` | what it was begun on: by class how many images, a hash of their names, one of their sizes in bytes |
     | `metrics.csv`, `loss.png` | loss, accuracy and learning rate by epoch |
     | `checkpoints/last.ckpt` | everything the next epoch needs |
     | `stage1.safetensors`, … | the model that a stage which is not the last has trained |
@@ -48,6 +57,7 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.metrics = self.path / "metrics.json"
         self._descriptions: dict[Path, str] = {}
+        self._is_marked = False
 
     @property
     def finished(self) -> bool:
@@ -136,6 +146,9 @@ class RunFolder:
         if not self.begun or not self.data.exists():
             return
         there, here = json.loads(self.data.read_text(encoding="utf-8")), _contents(dataset)
+        if not all("sizes" in one for one in there["classes"]):  # an older version's
+            for one in here["classes"]:
+                del one["sizes"]
         if there["classes"] == here["classes"]:
             return
         raise FileExistsError(
@@ -157,7 +170,7 @@ class RunFolder:
             OSError: the folder cannot be made or written; or as `require_same`.
         """
         self.require_same(config)
-        begun = self.begun
+        begun, self._is_marked = self.begun, not holds_others(self.path)
         self._descriptions = {self.config: yaml.safe_dump(config.as_dict(), sort_keys=False)}
         if dataset is not None:
             contents = {**_contents(dataset), "left_out": left_out}
@@ -166,6 +179,8 @@ class RunFolder:
 
     def restore(self, all_of_them: bool = False) -> None:
         """Write what describes the run, where somebody removed it, or all of it."""
+        if self._is_marked:
+            mark_results_folder(self.path, "train")
         for path, text in self._descriptions.items():
             if all_of_them or not path.exists():
                 write_text(path, text)
@@ -186,17 +201,29 @@ class RunFolder:
 
 
 def _contents(dataset: LocalizationDataset) -> dict[str, Any]:
-    """How many images each class has, and a hash of their names: little to keep, however many there are."""
-    counts = [0] * len(dataset.class_names)
-    hashes = [hashlib.sha256() for _ in counts]
-    for name, label in zip(dataset.image_names, dataset.labels, strict=True):
-        counts[label] += 1
-        hashes[label].update(os.fsencode(name) + b"\0")
-    classes = [
-        {"name": name, "images": count, "names": names.hexdigest()}
-        for name, count, names in zip(dataset.class_names, counts, hashes, strict=True)
-    ]
-    return {"images": len(dataset), "classes": classes}
+    """How many images each class has, and hashes of their names and sizes: little to keep, however many there are."""
+    classes = [_Images(name) for name in dataset.class_names]
+    for index, (name, label) in enumerate(zip(dataset.image_names, dataset.labels, strict=True)):
+        classes[label].add(name, dataset.image_path(index))
+    return {"images": len(dataset), "classes": [one.as_dict() for one in classes]}
+
+
+class _Images:
+    """The images of a class: what tells them from others. No time stamps, which copies do not keep."""
+
+    def __init__(self, class_name: str) -> None:
+        self.class_name = class_name
+        self.count = 0
+        self.names, self.sizes = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, name: str, path: Path | None) -> None:
+        self.count += 1
+        self.names.update(os.fsencode(name) + b"\0")
+        self.sizes.update(f"{path and file_size(path)} ".encode())
+
+    def as_dict(self) -> dict[str, Any]:
+        hashes = {"names": self.names.hexdigest(), "sizes": self.sizes.hexdigest()}
+        return {"name": self.class_name, "images": self.count, **hashes}
 
 
 def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
@@ -215,5 +242,8 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
     ]
     if counts:
         return some(counts, separator="; ")
-    renamed = [name for name in old if old[name] != new[name]]
-    return f"images of {some(renamed)} have other names here"
+    renamed = [name for name in old if old[name]["names"] != new[name]["names"]]
+    if renamed:
+        return f"images of {some(renamed)} have other names here"
+    replaced = [name for name in old if old[name] != new[name]]
+    return f"images of {some(replaced)} are other files here, whose sizes differ"

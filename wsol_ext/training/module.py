@@ -1,7 +1,7 @@
 """The training step around any localization model, its optimizer and its learning rate."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wsol_ext.training.callbacks import ADVICE, TrainingError
 from wsol_ext.training.config import TrainingConfig
 
-__all__ = ["Localizer", "learning_rate", "parameter_groups"]
+__all__ = ["Localizer", "learning_rate", "parameter_groups", "with_learning_rates"]
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -27,14 +27,16 @@ class Localizer(pl.LightningModule):
     """A localization model in training.
 
     Args:
-        model: has `training_loss(images, labels)`, as every model of `wsol_ext.create_model`.
-        config: optimizer, learning rate and its schedule.
+        model: has `training_loss(images, labels)`, as every model of `wsol_ext.create_model`, which smooths labels by
+            the model's `label_smoothing`.
+        config: optimizer, learning rate and its schedule, label smoothing.
         steps_per_epoch: optimizer steps an epoch, by which the schedule counts epochs.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, steps_per_epoch: int) -> None:
         super().__init__()
         self.model: Any = model  # nn.Module's attributes are typed as tensors
+        model.label_smoothing = config.label_smoothing  # type: ignore[assignment]
         self.config = config
         self.steps_per_epoch = steps_per_epoch
 
@@ -55,6 +57,9 @@ class Localizer(pl.LightningModule):
 
     def _loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         try:
+            if "features" in batch:
+                features = {name: values.float() for name, values in batch["features"].items()}
+                return dict(self.model.loss_of_features(features, batch["labels"]))
             return dict(self.model.training_loss(batch["images"], batch["labels"]))
         except ValueError as error:
             if self.global_step == 0:
@@ -63,6 +68,21 @@ class Localizer(pl.LightningModule):
             raise TrainingError(
                 f"{error}; it is step {self.global_step + 1}, those before went well: training has diverged. {ADVICE}"
             ) from error
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave a frozen backbone out: it is what the run began with, and is made again from there."""
+        for name in self._frozen():
+            del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put it in again."""
+        own = self.state_dict()
+        checkpoint["state_dict"] |= {name: own[name] for name in self._frozen()}
+
+    def _frozen(self) -> set[str]:
+        if not getattr(self.model, "backbone_is_frozen", False):
+            return set()
+        return {f"model.{name}" for name in self.model.backbone_weights()}
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Accuracy on the test images."""
@@ -76,7 +96,10 @@ class Localizer(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and a schedule that moves every step."""
         config = self.config
-        groups = parameter_groups(self.model, config.weight_decay, config.selective_decay)
+        groups = parameter_groups(
+            self.model, config.weight_decay, config.selective_decay, config.decay_tokens
+        )
+        groups = with_learning_rates(self.model, groups, config.lr)
         optimizer = _OPTIMIZERS[config.optimizer](
             groups, lr=config.lr, weight_decay=config.weight_decay
         )
@@ -90,7 +113,7 @@ class Localizer(pl.LightningModule):
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, selective: bool
+    model: nn.Module, weight_decay: float, selective: bool, decay_tokens: bool = False
 ) -> list[dict[str, Any]]:
     """The parameters to train, as an optimizer takes them.
 
@@ -99,6 +122,7 @@ def parameter_groups(
         weight_decay: the weight decay of those that get one.
         selective: none on biases, norms (all that have one dimension) and on what the model's
             `no_weight_decay()` names, its embeddings and tokens.
+        decay_tokens: selective spares biases and norms alone.
 
     Raises:
         ValueError: nothing to train.
@@ -108,10 +132,27 @@ def parameter_groups(
         raise ValueError("the model has no parameter to train: all are frozen")
     if not selective:
         return [{"params": trained, "weight_decay": weight_decay}]
-    listed: Collection[str] = getattr(model, "no_weight_decay", set)()
+    listed: Collection[str] = set() if decay_tokens else getattr(model, "no_weight_decay", set)()
     groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=listed)
     # The decayed first, as the optimizers' states in checkpoints have them.
     return [group for group in reversed(groups) if group["params"]]
+
+
+def with_learning_rates(
+    model: nn.Module, groups: Sequence[dict[str, Any]], lr: float
+) -> list[dict[str, Any]]:
+    """Parameter groups divided by the learning rates that the model's `learning_rates` asks for; `lr`'s own first."""
+    wanted: Mapping[str, float] = getattr(model, "learning_rates", dict)()
+    factors = {
+        parameter: next((f for start, f in wanted.items() if name.startswith(start)), 1.0)
+        for name, parameter in model.named_parameters()
+    }
+    divided = [
+        {**group, "params": [p for p in group["params"] if factors[p] == factor], "lr": lr * factor}
+        for factor in sorted({1.0, *factors.values()}, key=lambda factor: factor != 1)
+        for group in groups
+    ]
+    return [group for group in divided if group["params"]]
 
 
 def learning_rate(config: TrainingConfig, epoch: float) -> float:

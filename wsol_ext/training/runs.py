@@ -14,11 +14,13 @@ from rich.console import Console
 import wsol_ext
 from wsol_ext._devices import usable_device
 from wsol_ext._files import move_aside, write_json
-from wsol_ext._names import flag_of
+from wsol_ext._names import flag_of, some
 from wsol_ext._problems import Problems
-from wsol_ext.checkpoints import initialize_from, load_model, save_model
+from wsol_ext.checkpoints import initialize_from, save_model
 from wsol_ext.data.factory import evaluation_flags
-from wsol_ext.models import LocalizationModel
+from wsol_ext.models import METHODS, LocalizationModel
+from wsol_ext.models.foreign_weights import read_backbone, stored_classifier
+from wsol_ext.models.vit import pretrained_classifier
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
     AtomicCheckpoints,
@@ -30,6 +32,7 @@ from wsol_ext.training.callbacks import (
 )
 from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
 from wsol_ext.training.data import TrainingData
+from wsol_ext.training.features import FeatureCache
 from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import Localizer
 from wsol_ext.training.stages import Stage, resolved, stages_of
@@ -158,45 +161,73 @@ def _start(
     number = None if overwrite else folder.resumable_stage(len(stages))
     if number is None:
         return _Start(stages, _first_model(stages[0], data, console), resume=False)
-    if number == 1:
-        return _Start(stages, _model(stages[0], data.class_names), resume=True)
-    stage, before = stages[number - 1], stages[number - 2]
-    model = _next_model(stage, data, load_model(folder.trained(before)))
-    return _Start(stages[number - 1 :], model, resume=True)
+    # The checkpoint has all weights, those of the stage before too, whose own file may be gone.
+    left = stages[number - 1 :]
+    model = _model(left[0], data.class_names)
+    if model.backbone_is_frozen:  # all but these
+        model = _first_model(left[0], data, console)
+    return _Start(left, model, resume=True)
 
 
-def _model(stage: Stage, class_names: list[str], pretrained: bool = False) -> LocalizationModel:
+def _model(stage: Stage, class_names: list[str], with_weights: bool = False) -> LocalizationModel:
     config = stage.config
     pl.seed_everything(config.seed, verbose=False)
     model = wsol_ext.create_model(
         config.model,
         backbone=config.backbone,
         num_classes=len(class_names),
-        pretrained=pretrained,
+        pretrained=with_weights and config.pretrained,
         img_size=config.img_size,
         backbone_options=config.backbone_options,
+        backbone_weights=config.backbone_weights if with_weights else None,
+        freeze_backbone=config.freeze_backbone or None,
         **config.model_options,
     )
     model.class_names = class_names
+    file = model.backbone_file
+    if file is not None and file.sha256 != config.backbone_sha256:
+        raise ValueError(
+            f"--backbone-weights {file.path} has the SHA-256 {file.sha256}, not {config.backbone_sha256}"
+        )
+    if config.cache_tokens is not None and not (model.caches_features and model.backbone_is_frozen):
+        caching = [name for name, method in METHODS.items() if method.caches_features]
+        raise ValueError(
+            f"--cache-tokens is for {', '.join(caching)} with --freeze-backbone: what they read of it stays the same"
+        )
     return model
 
 
 def _first_model(stage: Stage, data: TrainingData, console: Console) -> LocalizationModel:
     """The model that a run begins with."""
     source = stage.config.init_from
-    model = _model(stage, data.class_names, stage.config.pretrained and source is None)
+    model = _model(stage, data.class_names, with_weights=source is None)
+    if (file := model.backbone_file) is not None:
+        unused = f"; left out: {some(list(file.left_out))}" if file.left_out else ""
+        console.out(f"backbone from {file.path}, {file.layout}'s names{unused}", highlight=False)
     if source is not None:
         anew = initialize_from(model, source)
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in anew)) or "nothing"
         taken = len(model.state_dict()) - len(anew)
         console.out(f"{taken} weights from {source}; anew: {parts}", highlight=False)
+    if stage.config.keep_classifier:
+        try:
+            model.take_classifier(*_classifier(stage.config))
+        except ValueError as error:
+            raise ValueError(f"--keep-classifier: {error}") from error
     return model
+
+
+def _classifier(config: TrainingConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    if config.backbone_weights is not None:
+        return stored_classifier(read_backbone(config.backbone_weights, "--backbone-weights"))
+    return pretrained_classifier(config.backbone)
 
 
 def _next_model(stage: Stage, data: TrainingData, previous: LocalizationModel) -> LocalizationModel:
     """The model of a stage after the first."""
     model = _model(stage, data.class_names)
     model.continue_from(previous)
+    model.backbone_file = previous.backbone_file
     return model
 
 
@@ -211,12 +242,24 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
         history = History(folder.path, stage, rows)
         checkpoint = folder.checkpoint if first and start.resume else None
         trainer = _trainer(folder, console, history)
-        _fit(trainer, model, data.for_stage(stage), stage, checkpoint)
+        _fit(
+            trainer, model, _with_features(data.for_stage(stage), model, console), stage, checkpoint
+        )
         if trainer.is_global_zero:
             folder.restore()
             save_model(model, folder.trained(stage))
             if stage.is_last:
                 _finish(folder, data, rows, console)
+
+
+def _with_features(data: TrainingData, model: LocalizationModel, console: Console) -> TrainingData:
+    """The data with a frozen backbone's tokens in the place of images, where they are to be cached."""
+    config = data.config
+    if config.cache_tokens is not None:
+        cache = FeatureCache(config.cache_tokens, model, data.splits.train, config)
+        device = torch.device(usable_device(config.device))
+        data.features = cache.fill(device, config.workers, console, first=_rank())
+    return data
 
 
 def _fit(
@@ -257,7 +300,7 @@ def _trainer(folder: RunFolder, console: Console, history: History) -> pl.Traine
         StopOnNaN(folder.checkpoint, stage),
         history,
         EpochProgress(console, history),
-        SaveEachEpoch(folder.checkpoint, stage),
+        SaveEachEpoch(folder.checkpoint, stage, folder.restore),
     ]
     return pl.Trainer(
         default_root_dir=folder.path,

@@ -1,7 +1,9 @@
 """The stages of a method's training, and the configuration that each runs under."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from wsol_ext._files import sha256_of
 from wsol_ext._seeds import mix_seed
 from wsol_ext.models import METHODS, LocalizationModel
 from wsol_ext.training.config import TrainingConfig
@@ -15,7 +17,7 @@ class Stage:
 
     number: int  # counted from 1
     count: int  # how many the method has
-    config: TrainingConfig  # the run's, with this stage's epochs, model and seed
+    config: TrainingConfig  # the run's, with this stage's epochs, milestones, label smoothing, model and seed
 
     @property
     def is_last(self) -> bool:
@@ -34,15 +36,25 @@ class Stage:
 
 
 def resolved(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the image size that its method usually has, where it asks for none.
+    """The configuration with the image sizes that its method usually has, where it asks for none, and its file's hash.
 
     Example:
         >>> resolved(TrainingConfig(model="molt")).img_size, resolved(TrainingConfig(img_size=96)).img_size
         (448, 96)
     """
     # Of an unknown method `create_model` complains.
-    usual = METHODS.get(config.model, LocalizationModel).usual_img_size
-    return replace(config, img_size=config.img_size or usual)
+    method = METHODS.get(config.model, LocalizationModel)
+    img_size = config.img_size or method.usual_img_size
+    digest = config.backbone_sha256
+    if config.backbone_weights is not None and not digest:
+        file = Path(config.backbone_weights).expanduser()
+        digest = sha256_of(file) if file.is_file() else ""  # of a missing one the model complains
+    return replace(
+        config,
+        img_size=img_size,
+        train_img_size=config.train_img_size or round(img_size * method.trains_at),
+        backbone_sha256=digest,
+    )
 
 
 def stages_of(config: TrainingConfig) -> list[Stage]:
@@ -62,6 +74,11 @@ def stages_of(config: TrainingConfig) -> list[Stage]:
             raise ValueError(
                 f"--stage2-epochs is {config.stage2_epochs}, it should be 0: {config.model} trains in one stage"
             )
+        if config.stage2_milestones:
+            raise ValueError(
+                f"--stage2-milestones is {config.stage2_milestones}, there should be none: {config.model} trains in "
+                "one stage"
+            )
         return [Stage(1, 1, config)]
     return [Stage(number, count, _of_stage(config, number)) for number in range(1, count + 1)]
 
@@ -74,6 +91,8 @@ def _of_stage(config: TrainingConfig, number: int) -> TrainingConfig:
         config,
         model_options=options,
         epochs=config.stage2_epochs or config.epochs,
+        milestones=config.stage2_milestones or config.milestones,
+        label_smoothing=0.0,  # as in TRT's program: a second stage learns maps
         # Its own, or its epochs would repeat the first stage's order of the images and augmentation.
         seed=mix_seed(config.seed, number) & 0xFFFFFFFF,
     )
