@@ -162,13 +162,8 @@ def test_no_pictures_give_no_results(model):
 
 
 def test_without_a_threshold_it_is_the_methods(model, pictures, monkeypatch):
-    for published, prefers, threshold in (
-        (0.3, False, 0.3),
-        (0.3, True, "otsu"),
-        (None, False, "otsu"),
-    ):
+    for published, threshold in ((0.3, 0.3), (None, "otsu")):
         monkeypatch.setattr(type(model), "published_threshold", published)
-        monkeypatch.setattr(type(model), "prefers_otsu", prefers)
         assert default_threshold(model) == threshold
         given = list(localize_images(model, pictures, threshold=threshold))
         assert torch.equal(boxes(localize_images(model, pictures)), boxes(given))

@@ -143,12 +143,8 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def default_threshold(model: LocalizationModel) -> Threshold:
-    """Where to cut a model's maps if nobody measured: at its method's published threshold, or "otsu".
-
-    "otsu" is for methods that have none, and those that `prefers_otsu` says it of.
-    """
-    published = model.published_threshold
-    return "otsu" if published is None or model.prefers_otsu else published
+    """Where to cut a model's maps if nobody measured: at its method's published threshold, else "otsu"."""
+    return "otsu" if model.published_threshold is None else model.published_threshold
 
 
 def check_settings(model: LocalizationModel, threshold: Threshold, top_k: int) -> None:

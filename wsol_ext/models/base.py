@@ -97,9 +97,9 @@ class LocalizationModel(nn.Module):
             there is no published program.
         published_classifier: the layer of ours whose outputs are the classes.
         published_backbone: timm's model that its authors' backbones are of, whatever their sizes.
-        published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum; None: it does not say.
-        prefers_otsu: whether its maps are cut at Otsu's threshold all the same where nobody measured a model's own: a
-            method's for which that was clearly better, on drawn birds and on photographs.
+        published_threshold: where its paper cuts its maps on CUB, a share of each map's maximum, and `wsol localize` by
+            default: Otsu's was better in no method on drawn birds and on photographs both
+            (benchmarks/results/thresholds.md). None: it does not say; the default is Otsu's.
         demo_options: its options in `wsol demo`.
         config: the arguments of `create_model`, without `pretrained`.
         options: those of them that are the method's own.
@@ -120,7 +120,6 @@ class LocalizationModel(nn.Module):
     published_classifier: ClassVar[str] = "head"
     published_backbone: ClassVar[str] = "vit_tiny_patch16_224"
     published_threshold: ClassVar[float | None] = None
-    prefers_otsu: ClassVar[bool] = False
     demo_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, num_classes: int) -> None:
