@@ -177,7 +177,7 @@ def test_names_of_nothing_are_refused_in_words(name, message):
         ("[]", "is no configuration of a timm model"),
         ("{}", "is no configuration of a timm model"),
         ('{"architecture": "nothing"}', "names an architecture that timm does not know, 'nothing'"),
-        ('{"architecture": "resnet18"}', "should be a timm VisionTransformer"),
+        ('{"architecture": "resnet18"}', "has no patch tokens"),
         (
             json.dumps({"architecture": PLAIN, "model_args": {"checkpoint_path": "evil.pth"}}),
             "takes no option checkpoint_path",

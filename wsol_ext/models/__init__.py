@@ -20,7 +20,7 @@ from wsol_ext.models.sat import SAT
 from wsol_ext.models.scm import SCM
 from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import Backbone, BlocksError, TokenBackbone, any_backbone
 
 __all__ = [
     "METHODS",
@@ -34,6 +34,7 @@ __all__ = [
     "Localized",
     "Parts",
     "SingleBackboneModel",
+    "TokenBackbone",
     "create_model",
     "register_method",
 ]
@@ -52,7 +53,10 @@ def create_model(
 
     Args:
         method: a name in `METHODS`.
-        backbone: a timm VisionTransformer with a class token, see `Backbone`.
+        backbone: a timm transformer with patch tokens, see `TokenBackbone`: the vit, deit, dinov2 and dinov3, eva02,
+            beit, siglip, cait families and others. Methods whose `needs_blocks` is true (trt, sat) take
+            VisionTransformers with standard blocks, see `Backbone`; trt wants a class token. `wsol info --backbones`
+            lists which method takes which.
         num_classes: number of classes, at least 1.
         pretrained: start from timm's weights for that backbone (downloaded on first use).
         img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch; None: the
@@ -83,11 +87,18 @@ def create_model(
     found = named_backbone(backbone)
     backbone_options = {**found.options, **(backbone_options or {})}
 
-    def make_backbone(size: ImageSize) -> Backbone:
-        return Backbone(backbone, pretrained=pretrained, img_size=size, **backbone_options)
+    kind = Backbone if METHODS[method].needs_blocks else any_backbone
+
+    def make_backbone(size: ImageSize) -> TokenBackbone:
+        return kind(backbone, pretrained=pretrained, img_size=size, **backbone_options)
 
     try:
         model = METHODS[method].build(make_backbone, num_classes, img_size, **options)
+    except BlocksError as error:
+        others = ", ".join(name for name, other in METHODS.items() if not other.needs_blocks)
+        raise BlocksError(
+            f"{error}, as {method} does; {others} run such a backbone as a whole"
+        ) from error
     except TypeError as error:
         raise ValueError(f"method {method!r} with options {options}: {error}") from error
     model.config = {

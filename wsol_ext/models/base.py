@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wsol_ext.data.transforms import ImageSize
 from wsol_ext.models.transfer import MisfitError, backbone_differences, whole_layers
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = [
     "METHODS",
@@ -66,6 +66,8 @@ class LocalizationModel(nn.Module):
         stages: in how many stages the method trains. Where there are several, its option `stage` (counted from 1)
             builds the model of each, and `continue_from` hands a stage's model on to the next.
         usual_img_size: the image size where none is asked for.
+        needs_blocks: whether it runs its backbone block by block, so that it takes a `Backbone`; else any
+            `TokenBackbone` will do.
         refines: whether its maps are drawn to clusters, which `set_clusters` chooses and `cluster_cache` keeps.
         published_names: patterns over the names that its authors gave to parameters, and ours, "" where we keep none.
             The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
@@ -79,6 +81,7 @@ class LocalizationModel(nn.Module):
 
     stages: ClassVar[int] = 1
     usual_img_size: ClassVar[int] = 224
+    needs_blocks: ClassVar[bool] = False
     refines: ClassVar[bool] = False
     published_names: ClassVar[Sequence[tuple[str, str]] | None] = None
     demo_threshold: ClassVar[float] = 0.1
@@ -94,7 +97,7 @@ class LocalizationModel(nn.Module):
     @classmethod
     def build(
         cls,
-        make_backbone: Callable[[ImageSize], Backbone],
+        make_backbone: Callable[[ImageSize], TokenBackbone],
         num_classes: int,
         img_size: ImageSize,
         **options: Any,
@@ -206,18 +209,18 @@ class SingleBackboneModel(LocalizationModel):
     """A method on one backbone.
 
     Args:
-        backbone: see `Backbone`.
+        backbone: see `TokenBackbone`.
         num_classes: number of classes.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+    def __init__(self, backbone: TokenBackbone, num_classes: int) -> None:
         super().__init__(num_classes)
         self.backbone = backbone
 
     @classmethod
     def build(
         cls,
-        make_backbone: Callable[[ImageSize], Backbone],
+        make_backbone: Callable[[ImageSize], TokenBackbone],
         num_classes: int,
         img_size: ImageSize,
         **options: Any,
@@ -228,8 +231,7 @@ class SingleBackboneModel(LocalizationModel):
     @property
     def grid(self) -> tuple[int, int]:
         """See `LocalizationModel.grid`."""
-        rows, columns = self.backbone.vit.patch_embed.grid_size
-        return rows, columns
+        return self.backbone.usual_grid
 
     def initialize_from(self, other: LocalizationModel) -> list[str]:
         """Every layer whose weights fit, and anew what the method copies from its backbone: from this one."""

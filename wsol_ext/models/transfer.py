@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = ["MisfitError", "backbone_differences", "differences", "differing_heads", "whole_layers"]
 
@@ -50,14 +50,14 @@ def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> lis
 
 
 def backbone_differences(
-    own: Backbone, other: Backbone, instead: Mapping[str, Tensor] | None = None
+    own: TokenBackbone, other: TokenBackbone, instead: Mapping[str, Tensor] | None = None
 ) -> list[str]:
     """What keeps the other backbone's weights from fitting this one, if some of them were those of `instead`."""
     theirs = {**other.state_dict(), **(instead or {})}
     return differences(own.state_dict(), theirs) + differing_heads(own, other)
 
 
-def differing_heads(own: Backbone, other: Backbone) -> list[str]:
+def differing_heads(own: TokenBackbone, other: TokenBackbone) -> list[str]:
     """What the weights' shapes do not show; nothing where both have as many attention heads."""
     if own.num_heads == other.num_heads:
         return []

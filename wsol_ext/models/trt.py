@@ -20,7 +20,14 @@ from wsol_ext.models.base import (
 )
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.transfer import MisfitError
-from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
+from wsol_ext.models.vit import (
+    Backbone,
+    block_around,
+    has_class_token,
+    patch_attention,
+    project_in,
+    project_out,
+)
 
 __all__ = ["TRT"]
 
@@ -54,6 +61,8 @@ class TRT(SingleBackboneModel):
     """
 
     stages = 2
+    needs_blocks = True
+    backbone: Backbone
     published_names = (
         (r"(head|score_norm|score_head)\.(.+)", r"\1.\2"),
         (r"score_layer\.(.+)", r"score_block.\1"),
@@ -69,6 +78,8 @@ class TRT(SingleBackboneModel):
             raise ValueError(f"stage is {stage}, it should be 1 or 2")
         if not 0 < mass <= 1:
             raise ValueError(f"mass is {mass}, it should be in (0, 1]")
+        if not has_class_token(backbone.vit):
+            raise ValueError("backbone has no class token, by which trt classifies")
         if backbone.depth < 2:
             raise ValueError(f"backbone has {backbone.depth} block, trt needs at least 2")
         last, norm = cast(Block, backbone.vit.blocks[-1]), backbone.final_norm
