@@ -159,7 +159,7 @@ def test_images_that_do_not_fit_are_refused(shape, message):
         (
             "swin_tiny_patch4_window7_224",
             {},
-            "merges its patch tokens from stage to stage .SwinTransformer.",
+            "is not one row of blocks .* .SwinTransformer., as where tokens are merged",
         ),
         ("eva02_tiny_patch14_224", {}, "is no VisionTransformer .Eva., whose blocks"),
         ("no_such_model", {}, "no_such_model.*not a model that timm knows"),

@@ -112,9 +112,6 @@ class TokenBackbone(nn.Module):
         pool = getattr(self.vit, "attn_pool", None)
         if pool is not None:
             pool.requires_grad_(False)  # what the methods train does not pass through it
-        for module in self.vit.modules():
-            if getattr(module, "fused_attn", True) is False:  # by timm's TIMM_FUSED_ATTN
-                module.fused_attn = True
         self.row_of: str | None = "mean patch query" if pool is None else "pooling query"
         if has_class_token(self.vit):
             self.row_of = "class token"
@@ -128,7 +125,9 @@ class TokenBackbone(nn.Module):
     ) -> tuple[int, bool]:
         """`num_rows` and `any_size`, as a network without values answers."""
         with without_values():
-            return _tried(name, _sketch(name, img_size, options).eval(), self)
+            itself = all(weight.is_meta for weight in self.vit.parameters())
+            sketch = self.vit if itself else _sketch(name, img_size, options)
+            return _tried(_named(name, options), sketch, self)
 
     @property
     def usual_grid(self) -> tuple[int, int]:
@@ -406,11 +405,16 @@ def _require_class(name: str, architecture: str, by_blocks: bool) -> type[nn.Mod
 @cache
 def _looked_at(architecture: str) -> tuple[type[nn.Module], str | None, str | None]:
     """The class of one of timm's architectures, why it has no patch tokens, and what keeps `Backbone` from it."""
-    try:
-        with without_values():
-            vit = timm.create_model(architecture, num_classes=0)
-    except Exception as error:  # whatever timm's code for some thousand models comes upon
-        return nn.Module, f"cannot be made by timm without weights: {error!r}", None
+    with without_values():
+        try:
+            vit = timm.create_model(
+                architecture, num_classes=0, depth=1
+            )  # all blocks are of a kind
+        except Exception:  # it knows no depth
+            try:
+                vit = timm.create_model(architecture, num_classes=0)
+            except Exception as error:  # whatever timm's code for a thousand models comes upon
+                return nn.Module, f"cannot be made by timm without weights: {error!r}", None
     return type(vit), _without_patches(vit), _unlike_standard(vit)
 
 
@@ -447,8 +451,7 @@ def _build_vit(
     ) as error:  # whatever timm and torch trip over, the options led there
         own_words = isinstance(error, AssertionError | RuntimeError)
         reason = "; ".join(str(error).splitlines()[:2]) if own_words else repr(error)
-        given = f" with options {options}" if options else ""
-        raise ValueError(f"backbone {name!r}{given}: {reason}") from error
+        raise ValueError(f"{_named(name, options)}: {reason}") from error
     problem = _without_patches(vit)
     if problem is not None:
         raise ValueError(f"backbone {name!r} {problem}")
@@ -459,7 +462,14 @@ def _build_vit(
     unlike = _unlike_standard(vit) if by_blocks else None
     if unlike is not None:
         raise BlocksError(f"backbone {name!r} {unlike}")
+    for module in vit.modules():
+        if getattr(module, "fused_attn", True) is False:  # by timm's TIMM_FUSED_ATTN
+            module.fused_attn = True
     return vit
+
+
+def _named(name: str, options: dict[str, Any]) -> str:
+    return f"backbone {name!r} with options {options}" if options else f"backbone {name!r}"
 
 
 def _without_patches(vit: nn.Module) -> str | None:
@@ -469,10 +479,13 @@ def _without_patches(vit: nn.Module) -> str | None:
         return (
             f"has no patch tokens ({kind}); it should be a transformer with a token for each patch"
         )
-    if not isinstance(getattr(vit, "blocks", None), nn.ModuleList | nn.Sequential):
+    parts = getattr(vit, "blocks", None), getattr(vit, "norm", None)
+    if not isinstance(parts[0], nn.ModuleList | nn.Sequential) or not isinstance(
+        parts[1], nn.Module
+    ):
         return (
-            f"merges its patch tokens from stage to stage ({kind}); it should be a transformer with a token for each "
-            "patch"
+            f"is not one row of blocks and a norm behind its patches ({kind}), as where tokens are merged from stage "
+            "to stage; it should be a transformer with a token for each patch"
         )
     return None
 
@@ -527,7 +540,7 @@ def _keep_unnormed(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 @torch.no_grad()
-def _tried(name: str, vit: Any, backbone: TokenBackbone) -> tuple[int, bool]:
+def _tried(named: str, vit: Any, backbone: TokenBackbone) -> tuple[int, bool]:
     """How many layers give rows, and whether another size than the usual one is taken.
 
     Raises:
@@ -542,12 +555,12 @@ def _tried(name: str, vit: Any, backbone: TokenBackbone) -> tuple[int, bool]:
             tokens = vit.forward_features(torch.zeros(1, channels, height, width))
     except Exception as error:  # whatever timm's code comes upon
         raise ValueError(
-            f"backbone {name!r} cannot be run on images of {height} x {width} pixels: {error!r}"
+            f"{named} cannot be run on images of {height} x {width} pixels: {error!r}"
         ) from error
     if not isinstance(tokens, Tensor) or tokens.dim() != 3 or tokens.size(1) != count:
         given = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
         raise ValueError(
-            f"backbone {name!r} gives {given} of an image ({type(vit).__name__}), it should be a token for each patch, "
+            f"{named} gives {given} of an image ({type(vit).__name__}), it should be a token for each patch, "
             f"(1, {count}, channels)"
         )
     rows = len(seen.shapes)
@@ -557,6 +570,8 @@ def _tried(name: str, vit: Any, backbone: TokenBackbone) -> tuple[int, bool]:
         rows = len(seen.shapes)
     if any(isinstance(module, DiffAttention) for module in vit.modules()):
         rows = 0  # of two matrices that are subtracted, neither is the attention
+    if getattr(vit, "dynamic_img_size", False):
+        return rows, True
     try:
         other = vit.forward_features(torch.zeros(1, channels, height + patch[0], width))
     except Exception:
@@ -564,12 +579,22 @@ def _tried(name: str, vit: Any, backbone: TokenBackbone) -> tuple[int, bool]:
     return rows, other.size(1) == count + backbone.usual_grid[1]
 
 
-class _ReadableLinspace(TorchFunctionMode):
-    """Leaves `torch.linspace` its values, which timm before 1.0.21 reads for the drop path rates."""
+class _Sketching(TorchFunctionMode):
+    """Skips what only gives values: on the meta device it takes most of the time, and there are none.
+
+    `torch.linspace` keeps its own, which timm before 1.0.21 reads for the drop path rates.
+    """
+
+    _gives_values: ClassVar[frozenset[Any]] = frozenset(
+        getattr(Tensor, f"{name}_")
+        for name in ("uniform", "normal", "erfinv", "mul", "add", "div", "clamp", "fill", "zero")
+    )
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if function in self._gives_values and args[0].is_meta:
+            return args[0]
         kwargs = dict(kwargs or {})
         if function is torch.linspace:
             kwargs.setdefault("device", "cpu")
@@ -579,7 +604,7 @@ class _ReadableLinspace(TorchFunctionMode):
 @contextmanager
 def without_values() -> Iterator[None]:
     """Make models of shapes alone, on the meta device: no memory, and no time but that of their modules."""
-    with torch.device("meta"), _ReadableLinspace():
+    with torch.device("meta"), _Sketching():
         yield
 
 
