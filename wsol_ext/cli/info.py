@@ -10,7 +10,7 @@ from wsol_ext.cli.arguments import Parser
 __all__ = ["DESCRIPTION", "HELP", "add_options", "check", "describe", "run"]
 
 HELP = "what is installed and usable here"
-DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them; or which backbones there are."
+DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them; or which backbones exist."
 
 
 def add_options(parser: Parser) -> None:

@@ -4,7 +4,7 @@ import inspect
 import re
 import sys
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import timm
 from torch import nn
@@ -88,13 +88,11 @@ def _refusal(method: str, backbone: TokenBackbone) -> str:
 @cache
 def _could_be(module: str) -> bool:
     """Whether some class in one of timm's modules has both a patch embedding and blocks."""
-    return any(map(_has_patches_and_blocks, vars(sys.modules[module]).values()))
+    kinds = filter(inspect.isclass, vars(sys.modules[module]).values())
+    return any(issubclass(kind, nn.Module) and _has_patches_and_blocks(kind) for kind in kinds)
 
 
-@cache
-def _has_patches_and_blocks(kind: Any) -> bool:
-    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
-        return False
+def _has_patches_and_blocks(kind: type[nn.Module]) -> bool:
     try:
         text = inspect.getsource(kind)
     except (OSError, TypeError):  # without its source nobody knows
