@@ -421,8 +421,9 @@ def test_weights_are_made_to_expect_imagenets_normalization(family):
     torch.testing.assert_close(changed, tokens)
 
 
-def test_patches_that_cannot_be_made_to_expect_it_are_refused():
-    backbone = backbone_of("xcit")
+@pytest.mark.parametrize("family", ["xcit", "hybrid"])
+def test_patches_that_cannot_be_made_to_expect_it_are_refused(family):
+    backbone = backbone_of(family)
     backbone.vit.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     with pytest.raises(ValueError, match="its patches are made by a .*, which cannot be changed"):
         expect_imagenet_pixels(backbone.vit)

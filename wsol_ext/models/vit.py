@@ -407,9 +407,7 @@ def _looked_at(architecture: str) -> tuple[type[nn.Module], str | None, str | No
     """The class of one of timm's architectures, why it has no patch tokens, and what keeps `Backbone` from it."""
     with without_values():
         try:
-            vit = timm.create_model(
-                architecture, num_classes=0, depth=1
-            )  # all blocks are of a kind
+            vit = timm.create_model(architecture, num_classes=0, depth=1)  # blocks are all alike
         except Exception:  # it knows no depth
             try:
                 vit = timm.create_model(architecture, num_classes=0)
@@ -548,8 +546,7 @@ def _tried(named: str, vit: Any, backbone: TokenBackbone) -> tuple[int, bool]:
     """
     (height, width), patch = backbone.img_size, backbone.patch_size
     count = backbone.prefix_tokens + backbone.usual_grid[0] * backbone.usual_grid[1]
-    channels = _channels(vit)
-    mean_from = None if backbone.row_of == "class token" else backbone.prefix_tokens
+    channels, mean_from = _channels(vit), backbone._mean_from
     try:
         with AttentionRows(count, mean_from) as seen:
             tokens = vit.forward_features(torch.zeros(1, channels, height, width))
@@ -628,7 +625,11 @@ def expect_imagenet_pixels(vit: nn.Module) -> None:
         return
     embedding: Any = _patch_embedding(vit)
     projection = getattr(embedding, "proj", None)
-    if not isinstance(projection, nn.Conv2d) or any(projection.padding):
+    if (
+        not isinstance(projection, nn.Conv2d)
+        or projection.in_channels != len(MEAN)  # as a hybrid's, which comes behind others
+        or any(projection.padding)
+    ):
         raise ValueError(
             f"the backbone's weights expect a mean of {trained['mean']}, not {MEAN}, and its patches are made by a "
             f"{type(embedding).__name__}, which cannot be changed to expect another"
