@@ -47,6 +47,8 @@ __all__ = [
 
 _FORMAT = "wsol_ext"
 _MOST_BACKBONE_TENSORS = 1000  # a ViT-g of 40 blocks has 720
+# Options of timm's transformers that say how many modules there are.
+_COUNTS = ("depth", "depth_token_only", "cls_attn_layers", "num_blocks")
 _HEAD_WIDTH = 64  # channels of an attention head, in every DeiT and nearly every ViT
 
 
@@ -327,7 +329,7 @@ def _require_tensors_of(config: dict[str, Any], header: Header, path: Path) -> N
         most += _MOST_BACKBONE_TENSORS
     # Modules take time without their values too, and each has a tensor at least.
     for name, value in {**config, **config["backbone_options"]}.items():
-        count = len(value) if isinstance(value, list | dict) else value if name == "depth" else 0
+        count = len(value) if isinstance(value, list | dict) else value if name in _COUNTS else 0
         if isinstance(count, int) and count > most:
             raise CheckpointError(
                 f"checkpoint {path} has damaged metadata: config's {name} asks for {count} of what the file has "

@@ -64,7 +64,9 @@ class TrainingConfig:
     )
     seed: int = _option(0, "run", "seed of everything random")
     model: str = _option("tscam", "model", "the localization method")
-    backbone: str = _option("deit_small_patch16_224", "model", "a timm VisionTransformer")
+    backbone: str = _option(
+        "deit_small_patch16_224", "model", "a timm transformer (see wsol info --backbones)"
+    )
     pretrained: bool = _option(True, "model", "start from timm's pretrained weights")
     init_from: str | None = _option(
         None, "model", "start from another run's weights instead: its folder or .safetensors file"
