@@ -27,7 +27,13 @@ SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 FAMILIES = {
     "deit": ("deit_tiny_patch16_224", SMALL, 1, "class token"),
     "deit, distilled": ("deit_tiny_distilled_patch16_224", SMALL, 2, "class token"),
-    "dinov2": ("vit_small_patch14_dinov2", SMALL, 1, "class token"),
+    # Positions stored for the very images: from others its program resamples in another way than timm.
+    "dinov2": (
+        "vit_small_patch14_dinov2",
+        {**SMALL, "position_size": 42},
+        1,
+        "class token",
+    ),
     "dinov2, registers": ("vit_small_patch14_reg4_dinov2", SMALL, 5, "class token"),
     "dinov3": ("vit_small_patch16_dinov3", SMALL, 5, "class token"),
     "dinov3, qkv bias": ("vit_small_patch16_dinov3_qkvb", SMALL, 5, "class token"),
@@ -66,7 +72,7 @@ FAMILIES = {
     "cait": ("cait_xxs24_224", SMALL, 1, "class token"),
     "xcit": ("xcit_nano_12_p16_224", SMALL, 1, "class token"),
 }
-BY_BLOCKS = ("deit", "dinov2", "siglip", "no class token", "registers, no class token")
+BY_BLOCKS = ("deit", "siglip", "no class token", "registers, no class token")
 
 
 def backbone_of(family, kind=any_backbone, img_size=None, dtype=torch.float64, **options):
