@@ -186,6 +186,23 @@ def test_randaugment_is_the_recipe_of_the_published_program(picture):
     assert normalize.mean.tolist() == pytest.approx(MEAN)
     assert normalize.std.tolist() == pytest.approx(STD)
     assert (erasing.probability, erasing.per_pixel, erasing.max_count) == (0.25, True, 1)
+
+
+def test_randaugment_does_every_operation_at_every_magnitude(picture):
+    _, recipe = AUGMENTATIONS["randaugment"](24).transforms
+    policy = recipe.transforms[2]
+    posterized = set()
+    for op in policy.ops:
+        op.prob, op.magnitude_std = 1.0, 0.0
+        for op.magnitude in (0, 5, 9, 10):
+            changed = op(picture)
+            assert (changed.mode, changed.size) == (picture.mode, picture.size)
+            if op.name == "PosterizeIncreasing":
+                posterized.add((op.magnitude, changed.getextrema()[0][1]))
+    assert posterized == {(0, 0b11110000), (5, 0b11000000), (9, 0b10000000), (10, 0)}
+
+
+def test_randaugment_takes_pictures_and_tensors(picture):
     tensor = v2.functional.pil_to_tensor(picture)
     augment = AUGMENTATIONS["randaugment"](24)
     seen = []

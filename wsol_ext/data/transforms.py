@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -125,7 +125,15 @@ def _randaugment(img_size: ImageSize) -> v2.Compose:
         re_prob=0.25,
         re_mode="pixel",
     )
+    for op in next(each for each in recipe.transforms if hasattr(each, "ops")).ops:
+        if op.name == "PosterizeIncreasing":
+            op.aug_fn = _posterize
     return v2.Compose([v2.ToPILImage(), recipe])
+
+
+def _posterize(picture: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keep the highest bits of each pixel. At its full magnitude timm asks for none, which newer Pillows refuse."""
+    return ImageOps.posterize(picture, bits) if bits else Image.new(picture.mode, picture.size)
 
 
 def _strong(img_size: ImageSize) -> v2.Compose:
