@@ -20,7 +20,6 @@ from wsol_ext._names import some
 from wsol_ext._weight_files import (
     LIGHTNING,
     TORCH,
-    CheckpointError,
     Header,
     other_kind,
     read_header,
@@ -28,6 +27,7 @@ from wsol_ext._weight_files import (
     unwrapped,
     write_safetensors,
 )
+from wsol_ext._weight_files import CheckpointError as CheckpointError  # where people look for it
 from wsol_ext.data.class_names import class_mismatch
 from wsol_ext.data.transforms import MEAN
 from wsol_ext.models import METHODS, BackboneFile, LocalizationModel, create_model
@@ -35,7 +35,6 @@ from wsol_ext.models.misfits import MisfitError, differences
 from wsol_ext.models.vit import is_dinov2, without_values
 
 __all__ = [
-    "CheckpointError",
     "find_checkpoint",
     "initialize_from",
     "load_model",

@@ -120,6 +120,7 @@ class RunFolder:
             raise ValueError(f"{self.config} is damaged; give --overwrite to start anew") from error
         # An option that came after that run was made had its default's effect.
         there = {**TrainingConfig().as_dict(), **there}
+        there["cache_tokens"] = there["cache_tokens"] is not None  # whether, not where
         here = yaml.safe_load(yaml.safe_dump(config.identity()))  # where tuples are lists
         differing = {
             name: f"{name} {there.get(name)!r} there, {value!r} here"
