@@ -27,7 +27,9 @@ from wsol_ext._weight_files import (
     unwrapped,
     write_safetensors,
 )
-from wsol_ext._weight_files import CheckpointError as CheckpointError  # where people look for it
+from wsol_ext._weight_files import (
+    CheckpointError as CheckpointError,
+)  # here for those who know it from here
 from wsol_ext.data.class_names import class_mismatch
 from wsol_ext.data.transforms import MEAN
 from wsol_ext.models import METHODS, BackboneFile, LocalizationModel, create_model
@@ -44,6 +46,9 @@ __all__ = [
 ]
 
 _FORMAT = "wsol_ext"
+_MOST_BACKBONE_TENSORS = 1000  # a ViT-g of 40 blocks has 720
+# Options of timm's transformers that say how many modules there are.
+_COUNTS = ("depth", "depth_token_only", "cls_attn_layers", "num_blocks")
 _HEAD_WIDTH = 64  # channels of an attention head, in every DeiT and nearly every ViT
 
 
@@ -320,9 +325,11 @@ _CONFIG: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _require_tensors_of(config: dict[str, Any], header: Header, path: Path) -> None:
     """Refuse a file whose tensors are not those of the model that it describes, in a time that the file bounds."""
     most = len(header.tensors)
+    if "backbone_file" in header.metadata:  # has the others
+        most += _MOST_BACKBONE_TENSORS
     # Modules take time without their values too, and each has a tensor at least.
     for name, value in {**config, **config["backbone_options"]}.items():
-        count = len(value) if isinstance(value, list | dict) else value if name == "depth" else 0
+        count = len(value) if isinstance(value, list | dict) else value if name in _COUNTS else 0
         if isinstance(count, int) and count > most:
             raise CheckpointError(
                 f"checkpoint {path} has damaged metadata: config's {name} asks for {count} of what the file has "

@@ -16,6 +16,7 @@ from wsol_ext.checkpoints import CheckpointError
 from wsol_ext.cli import info, main
 from wsol_ext.metrics import PROTOCOLS
 from wsol_ext.models import METHODS
+from wsol_ext.models.catalogue import candidates
 from wsol_ext.ops import _backend
 
 
@@ -96,6 +97,49 @@ def test_registered_names_are_known_by_their_sources_too(
 ):
     monkeypatch.delitem(sys.modules, package)
     assert sorted(registered_names(package, registry, decorator)) == sorted(known)
+
+
+def test_info_lists_which_method_takes_which_backbone(capsys):
+    assert main(["info", "--backbones", "test_*vit*"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    for method in METHODS:
+        assert method in head.split()
+    rows = {line.split()[0]: line for line in lines[:-1]}
+
+    def taken(name):
+        marks = rows[name].split()[1 : 1 + len(METHODS)]
+        return {method for method, mark in zip(METHODS, marks, strict=True) if mark == "yes"}
+
+    assert taken("test_vit") >= {"tscam", "molt", "scm", "sat", "trt"}
+    assert taken("test_vit3") & {"trt", "sat"} == {"sat"}
+    assert taken("test_vit_relpos") & {"tscam", "trt", "sat"} == {"tscam"}
+    assert rows["test_vit"].endswith("class token")
+    assert rows["test_vit3"].endswith("pooling query")
+    assert rows["test_vit_relpos"].endswith("mean patch query")
+    assert lines[-1].startswith("backbone 'test_maxvit' has no patch tokens (MaxxVit)")
+
+
+def test_info_says_where_no_backbone_has_such_a_name(fails):
+    assert "--backbones is 'nonsense', it should be like a name" in fails(
+        "info", "--backbones", "nonsense"
+    )
+
+
+def test_info_survives_a_backbone_that_cannot_be_made(monkeypatch, capsys):
+    def breaks(*arguments, **keywords):
+        raise KeyError("something")
+
+    monkeypatch.setattr("wsol_ext.models.catalogue.any_backbone", breaks)
+    assert main(["info", "--backbones", "test_vit2"]) == 0
+    assert "backbone 'test_vit2': KeyError('something')" in capsys.readouterr().out
+
+
+def test_all_backbones_are_those_whose_code_does_not_rule_them_out():
+    names = candidates()
+    for taken in ("vit_small_patch16_dinov3", "beit_base_patch16_224", "deit_tiny_patch16_224"):
+        assert taken in names
+    for ruled_out in ("resnet18", "swin_tiny_patch4_window7_224", "convnext_tiny"):
+        assert ruled_out not in names
 
 
 def test_debug_shows_the_traceback(capsys):

@@ -10,6 +10,7 @@ import torch
 from timm.models import save_for_hf
 
 from wsol_ext.checkpoints import load_model, save_model
+from wsol_ext.data import MEAN, STD
 from wsol_ext.models import backbones, create_model
 from wsol_ext.models.vit import Backbone, without_values
 
@@ -177,7 +178,7 @@ def test_names_of_nothing_are_refused_in_words(name, message):
         ("[]", "is no configuration of a timm model"),
         ("{}", "is no configuration of a timm model"),
         ('{"architecture": "nothing"}', "names an architecture that timm does not know, 'nothing'"),
-        ('{"architecture": "resnet18"}', "should be a timm VisionTransformer"),
+        ('{"architecture": "resnet18"}', "has no patch tokens"),
         (
             json.dumps({"architecture": PLAIN, "model_args": {"checkpoint_path": "evil.pth"}}),
             "takes no option checkpoint_path",
@@ -194,3 +195,36 @@ def test_models_without_values_may_read_what_timms_older_releases_read():
     with without_values():
         assert torch.empty(3).is_meta
         assert [rate.item() for rate in torch.linspace(0, 1, 3)] == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        ("vit_small_patch16_dinov3", 32, {}),
+        ("vit_small_patch16_dinov3", 48, {}),  # another one than that of the weights
+        ("beit_base_patch16_224", 48, {}),
+        ("cait_xxs24_224", 32, {"init_values": 0.5}),
+    ],
+)
+def test_weights_of_other_transformers_in_a_folder_are_loaded(tmp_path, name, size, options):
+    torch.manual_seed(1)
+    arguments = {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3, **options}
+    vit = timm.create_model(name, num_classes=7, **arguments).eval()
+    save_for_hf(vit, str(tmp_path / "vit"), model_args=arguments, safe_serialization=True)
+    config = json.loads((tmp_path / "vit" / "config.json").read_text())
+    config["pretrained_cfg"] |= {"mean": MEAN, "std": STD}
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(config))
+    model = create_model("tscam", f"local-dir:{tmp_path / 'vit'}", 3, True, size).eval()
+    images = torch.randn(2, 3, size, size)
+    if size == 32:
+        assert torch.equal(
+            model.backbone.vit.forward_features(images), vit.forward_features(images)
+        )
+    for own, trained in zip(
+        model.backbone.vit.blocks.named_parameters(), vit.blocks.named_parameters(), strict=True
+    ):
+        assert own[1].shape != trained[1].shape or torch.equal(own[1], trained[1]), own[0]
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.config["backbone"] == name
+    assert torch.equal(loaded(images), model(images))

@@ -203,7 +203,11 @@ HOSTILE = {  # by what is changed: the configuration, class names or a text inst
     "method is a number": ({"method": 5}, "config's method is 5, it should be a method's name"),
     "method is unknown": ({"method": "tscan"}, "did you mean tscam"),
     "backbone is null": ({"backbone": None}, "config's backbone is None"),
-    "backbone is of another family": ({"backbone": "resnet18"}, "should be a timm VisionTransf"),
+    "backbone is of another family": ({"backbone": "resnet18"}, "has no patch tokens"),
+    "backbone has layers without end": (
+        {"backbone": "xcit_nano_12_p16_224", "backbone_options": {"cls_attn_layers": 10**9}},
+        "config's cls_attn_layers asks for 1000000000",
+    ),
     "num_classes is true": ({"num_classes": True}, "config's num_classes is True"),
     "num_classes is 0": ({"num_classes": 0}, "config's num_classes is 0"),
     "num_classes is huge": ({"num_classes": 2**62}, "cannot be rebuilt"),

@@ -154,15 +154,18 @@ def test_images_that_do_not_fit_are_refused(shape, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet18", {}, "'resnet18' should be a timm VisionTransformer with a class token"),
-        ("resnet18", {"depth": 2}, "'resnet18' should be a timm VisionTransformer"),
-        ("no_such_model", {}, "no_such_model.*not a model that timm knows"),
+        ("resnet18", {}, "'resnet18' has no patch tokens .ResNet.; it should be a transformer"),
+        ("resnet18", {"depth": 2}, "'resnet18' has no patch tokens"),
         (
-            "vit_tiny_patch16_224",
-            {"class_token": False, "global_pool": "avg"},
-            "with a class token",
+            "swin_tiny_patch4_window7_224",
+            {},
+            "is not one row of blocks .* .SwinTransformer., as where tokens are merged",
         ),
-        ("vit_small_r26_s32_224", {}, "with a class token and standard blocks"),
+        ("eva02_tiny_patch14_224", {}, "is no VisionTransformer .Eva., whose blocks"),
+        ("no_such_model", {}, "no_such_model.*not a model that timm knows"),
+        ("vit_small_r26_s32_224", {}, "makes its patches by a HybridEmbed"),
+        ("vit_small_patch16_18x2_224", {}, "has blocks of ParallelThingsBlock, they should be"),
+        ("vit_dlittle_patch16_reg1_gap_256", {}, "has blocks of DiffAttention"),
         ("vit_tiny_patch16_224", {"patch_drop_rate": 0.5}, "patch_drop_rate should be 0"),
         ("vit_tiny_patch16_224", {"embed_dimm": 1}, "no option embed_dimm; did you mean embed_dim"),
         (

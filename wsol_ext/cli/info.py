@@ -10,11 +10,21 @@ from wsol_ext.cli.arguments import Parser
 __all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "describe", "run"]
 
 HELP = "what is installed and usable here"
-DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them."
+DESCRIPTION = "Print versions, the compiled backends and whether this machine can use them; or which backbones exist."
 
 
 def add_options(parser: Parser) -> None:
-    """The command has no flags of its own."""
+    """Add the command's flag."""
+    parser.add_argument(
+        "--backbones",
+        type=str | None,
+        nargs="?",
+        const="",
+        default=None,
+        metavar="FILTER",
+        help="print instead which method takes which of timm's models, tried without weights (all: some minutes); "
+        "FILTER is a part of their names, or all of it with * and ?",
+    )
 
 
 def check(options: Any, problems: Problems) -> None:
@@ -27,6 +37,8 @@ def check_further(options: Any, problems: Problems) -> None:
 
 def run(options: Any) -> int:
     """Print."""
+    if options.backbones is not None:
+        return _print_backbones(options.backbones)
     for name, value in describe().items():
         print(f"{name:<14}{value}")
     return 0
@@ -44,6 +56,39 @@ def describe() -> dict[str, str]:
         "cuda kernels": _cuda(),
         "gpus": _gpus(),
     }
+
+
+def _print_backbones(pattern: str) -> int:
+    """A table of those that a method takes; with a filter, the reasons of the others too.
+
+    Raises:
+        ValueError: none has such a name.
+    """
+    from wsol_ext._progress import watch
+    from wsol_ext.models import METHODS
+    from wsol_ext.models.catalogue import candidates, names_like, try_backbone
+
+    names = names_like(pattern) if pattern else candidates()
+    if not names:
+        raise ValueError(f"--backbones is {pattern!r}, it should be like a name of timm's models")
+    tried = [try_backbone(name) for name in watch(names, "trying backbones")]
+    taken = [each for each in tried if each.methods]
+    width = max((len(each.name) for each in taken), default=0)
+    if taken:
+        head = " ".join(METHODS)
+        print(f"{'backbone':<{width}}  {head}  patch  prefix tokens  attention of")
+    for each in taken:
+        marks = " ".join(
+            f"{'yes' if method in each.methods else '-':<{len(method)}}" for method in METHODS
+        )
+        patch = "x".join(map(str, dict.fromkeys(each.patch_size)))
+        prefix, row_of = each.prefix_tokens, each.row_of or "-"
+        print(f"{each.name:<{width}}  {marks}  {patch:<5}  {prefix:<13}  {row_of}")
+    if pattern:
+        for each in tried:
+            if not each.methods:
+                print(each.refusal)
+    return 0
 
 
 def _cpu() -> str:

@@ -1,8 +1,11 @@
 """The localization methods, each a thin model composed of the operators on a timm backbone."""
 
+from collections.abc import Callable
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
+
+from timm import get_pretrained_cfg
 
 from wsol_ext._names import unknown
 from wsol_ext._options import check_options, signature_of
@@ -25,7 +28,14 @@ from wsol_ext.models.scm import SCM
 from wsol_ext.models.trilite import TriLite
 from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
-from wsol_ext.models.vit import Backbone, check_vit_options, without_values
+from wsol_ext.models.vit import (
+    Backbone,
+    BlocksError,
+    TokenBackbone,
+    any_backbone,
+    check_vit_options,
+    without_values,
+)
 
 __all__ = [
     "METHODS",
@@ -40,6 +50,7 @@ __all__ = [
     "Localized",
     "Parts",
     "SingleBackboneModel",
+    "TokenBackbone",
     "TriLite",
     "check_model",
     "create_model",
@@ -62,7 +73,10 @@ def create_model(
 
     Args:
         method: a name in `METHODS`.
-        backbone: a timm VisionTransformer with a class token, see `Backbone`.
+        backbone: a timm transformer with patch tokens, see `TokenBackbone`: the vit, deit, dinov2 and dinov3, eva02,
+            beit, siglip, cait families and others. Methods whose `needs_blocks` is true (trt, sat) take
+            VisionTransformers with standard blocks, see `Backbone`; trt wants a class token. `wsol info --backbones`
+            lists which method takes which.
         num_classes: number of classes, at least 1.
         pretrained: start from timm's weights for that backbone (downloaded on first use).
         img_size: the usual image size, an int or (height, width), a multiple of the backbone's patch; None: the
@@ -97,15 +111,16 @@ def create_model(
     if img_size is not None:
         with problems.collected():
             height_width("create_model", img_size)
-    found = NamedBackbone(backbone, {})
+    found = NamedBackbone("", {})
     with problems.collected():
         found = named_backbone(backbone)
     backbone_options = {**found.options, **(backbone_options or {})}
     overlay: dict[str, Any] = {}
     with problems.collected():
         overlay = _checked_overlay(backbone, backbone_options.pop("pretrained_cfg_overlay", None))
-    with problems.collected():
-        check_vit_options(f"backbone {backbone!r}", backbone_options)
+    if found.architecture:
+        with problems.collected():
+            check_vit_options(backbone, backbone_options)
     problems.raise_any()
     img_size = METHODS[method].usual_img_size if img_size is None else img_size
     weights = None
@@ -114,8 +129,10 @@ def create_model(
     elif "file" in overlay:
         weights = read_backbone(overlay["file"], "pretrained_cfg_overlay: file")
 
-    def make_backbone(size: ImageSize) -> Backbone:
-        return Backbone(
+    kind = _kind_of(method)
+
+    def make_backbone(size: ImageSize) -> TokenBackbone:
+        return kind(
             backbone,
             pretrained=pretrained,
             img_size=size,
@@ -126,6 +143,8 @@ def create_model(
 
     try:
         model = METHODS[method].build(make_backbone, num_classes, img_size, **options)
+    except BlocksError as error:
+        raise BlocksError(_with_others(error, method)) from error
     except TypeError as error:
         raise ValueError(f"method {method!r} with options {options}: {error}") from error
     model.config = {
@@ -176,10 +195,10 @@ def check_model(
         area is 2.0, it should be between 0 and 1
     """
     problems = Problems()
-    with problems.collected(), without_values():
-        _check_backbone(backbone, img_size, backbone_options)
-    backbone_holds = not problems.found
     known = method if method in METHODS else None
+    with problems.collected(), without_values():
+        _check_backbone(backbone, known, img_size, backbone_options)
+    backbone_holds = not problems.found
     if method is not None:
         with problems.collected():
             _check_method(method, options)
@@ -188,10 +207,10 @@ def check_model(
         return
     sound = {name: value for name, value in options.items() if _is_option(known, name, value)}
 
-    def make_backbone(size: ImageSize) -> Backbone:
+    def make_backbone(size: ImageSize) -> TokenBackbone:
         if backbone_holds:
             held = {n: v for n, v in backbone_options.items() if n != "pretrained_cfg_overlay"}
-            return Backbone(backbone, pretrained=False, img_size=size, **held)
+            return _kind_of(known)(backbone, pretrained=False, img_size=size, **held)
         # One that suits every method and size: what else is mistaken has nothing to do with the backbone.
         return Backbone(
             "vit_tiny_patch16_224", pretrained=False, img_size=size, depth=2, patch_size=1
@@ -206,24 +225,45 @@ def check_model(
     problems.raise_any()
 
 
-def _check_backbone(name: str, img_size: ImageSize | None, options: dict[str, Any]) -> None:
-    problems, taker = Problems(), f"backbone {name!r}"
+def _kind_of(method: str | None) -> Callable[..., TokenBackbone]:
+    """What makes the backbones of a method."""
+    return Backbone if method is not None and METHODS[method].needs_blocks else any_backbone
+
+
+def _with_others(error: BlocksError, method: str) -> str:
+    others = ", ".join(name for name, other in METHODS.items() if not other.needs_blocks)
+    return f"{error}, as {method} does; {others} run such a backbone as a whole"
+
+
+def _check_backbone(
+    name: str, method: str | None, img_size: ImageSize | None, options: dict[str, Any]
+) -> None:
+    problems = Problems()
     options = dict(options)
     with problems.collected():
         _checked_overlay(name, options.pop("pretrained_cfg_overlay", None))
+    found = NamedBackbone("", {})
     with problems.collected():
-        check_vit_options(taker, options)
+        found = named_backbone(name)
+    if not found.architecture:
+        problems.raise_any()
+    with problems.collected():
+        check_vit_options(name, options)
     if problems.found:  # else they are looked at together, and with those of the name
-        patch = {name: value for name, value in options.items() if name == "patch_size"}
+        patch = {option: value for option, value in options.items() if option == "patch_size"}
         try:
-            check_vit_options(taker, patch)
+            check_vit_options(name, patch)
         except ValueError:
             img_size = None
         options = patch
-    if img_size is None:  # every size suits a patch of one pixel
-        img_size, options = 1, {**options, "patch_size": 1}
+    if img_size is None:  # one that suits it
+        trained = get_pretrained_cfg(found.architecture)
+        img_size, options = (trained.input_size[1:] if trained is not None else 224), {}
     with problems.collected():
-        Backbone(name, pretrained=False, img_size=img_size, **options)
+        try:
+            _kind_of(method)(name, pretrained=False, img_size=img_size, **options)
+        except BlocksError as error:
+            raise BlocksError(_with_others(error, str(method))) from error
     problems.raise_any()
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from wsol_ext.data.transforms import ImageSize
 from wsol_ext.models.misfits import MisfitError
 from wsol_ext.models.transfer import backbone_differences, whole_layers
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = [
     "METHODS",
@@ -91,6 +91,8 @@ class LocalizationModel(nn.Module):
         freezes_backbone: whether the method trains nothing of its backbone.
         caches_features: whether training reads nothing but what `features` gives, so that a frozen backbone need not
             run in every epoch.
+        needs_blocks: whether it runs its backbone block by block, so that it takes a `Backbone`; else any
+            `TokenBackbone` will do.
         refines: whether its maps are drawn to clusters, which `set_clusters` chooses and `cluster_cache` keeps.
         published_names: patterns over the names that its authors gave to parameters, and ours, "" where we keep none.
             The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
@@ -115,6 +117,7 @@ class LocalizationModel(nn.Module):
     trains_at: ClassVar[float] = 1.0
     freezes_backbone: ClassVar[bool] = False
     caches_features: ClassVar[bool] = False
+    needs_blocks: ClassVar[bool] = False
     refines: ClassVar[bool] = False
     published_names: ClassVar[Sequence[tuple[str, str]] | None] = None
     published_classifier: ClassVar[str] = "head"
@@ -135,7 +138,7 @@ class LocalizationModel(nn.Module):
     @classmethod
     def build(
         cls,
-        make_backbone: Callable[[ImageSize], Backbone],
+        make_backbone: Callable[[ImageSize], TokenBackbone],
         num_classes: int,
         img_size: ImageSize,
         **options: Any,
@@ -227,13 +230,13 @@ class LocalizationModel(nn.Module):
         for backbone in self.backbones():
             backbone.requires_grad_(False).eval()
 
-    def backbones(self) -> list[Backbone]:
+    def backbones(self) -> list[TokenBackbone]:
         """The backbones it is made of."""
-        return [module for module in self.modules() if isinstance(module, Backbone)]
+        return [module for module in self.modules() if isinstance(module, TokenBackbone)]
 
     def backbone_weights(self) -> set[str]:
         """The names of those weights that are the backbones'."""
-        owners = tuple(f"{n}." for n, m in self.named_modules() if isinstance(m, Backbone))
+        owners = tuple(f"{n}." for n, m in self.named_modules() if isinstance(m, TokenBackbone))
         return {name for name in self.state_dict() if name.startswith(owners)}
 
     def learning_rates(self) -> dict[str, float]:
@@ -299,18 +302,18 @@ class SingleBackboneModel(LocalizationModel):
     """A method on one backbone.
 
     Args:
-        backbone: see `Backbone`.
+        backbone: see `TokenBackbone`.
         num_classes: number of classes.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+    def __init__(self, backbone: TokenBackbone, num_classes: int) -> None:
         super().__init__(num_classes)
         self.backbone = backbone
 
     @classmethod
     def build(
         cls,
-        make_backbone: Callable[[ImageSize], Backbone],
+        make_backbone: Callable[[ImageSize], TokenBackbone],
         num_classes: int,
         img_size: ImageSize,
         **options: Any,
@@ -321,8 +324,7 @@ class SingleBackboneModel(LocalizationModel):
     @property
     def grid(self) -> tuple[int, int]:
         """See `LocalizationModel.grid`."""
-        rows, columns = self.backbone.vit.patch_embed.grid_size
-        return rows, columns
+        return self.backbone.usual_grid
 
     def initialize_from(self, other: LocalizationModel) -> list[str]:
         """Every layer whose weights fit, and anew what the method copies from its backbone: from this one."""

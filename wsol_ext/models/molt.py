@@ -32,7 +32,7 @@ from wsol_ext.models.transfer import (
     whole_layers,
 )
 from wsol_ext.models.tscam import TSCAM
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = ["MOLT", "combine", "level_size", "refine"]
 
@@ -96,7 +96,7 @@ class MOLT(LocalizationModel):
     @classmethod
     def build(
         cls,
-        make_backbone: Callable[[ImageSize], Backbone],
+        make_backbone: Callable[[ImageSize], TokenBackbone],
         num_classes: int,
         img_size: ImageSize,
         *,

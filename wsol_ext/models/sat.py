@@ -45,6 +45,8 @@ class SAT(SingleBackboneModel):
         gated_blocks: how many of the last blocks are gated; all, in a backbone of fewer.
     """
 
+    needs_blocks = True
+    backbone: Backbone
     published_names = (
         (r"head\.(weight|bias)", r"head.\1"),
         (r"loc_(token|embed)", r"spatial_\1"),

@@ -11,7 +11,7 @@ from wsol_ext import ops
 from wsol_ext.models.base import classification_loss, register_method
 from wsol_ext.models.class_maps import min_max
 from wsol_ext.models.tscam import TSCAM
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = ["SCM", "CalibrationLayer", "CalibrationStep"]
 
@@ -65,7 +65,7 @@ class SCM(TSCAM):
     themselves. At inference the layers are not run: logits = GAP(S^0), the map of class c is F^0 * S^0_c.
 
     Args:
-        backbone: see `Backbone`.
+        backbone: see `TokenBackbone`.
         num_classes: number of classes.
         iterations: of each layer's diffusion, from the first layer on: a list sets how many layers there are.
     """
@@ -77,7 +77,7 @@ class SCM(TSCAM):
     )
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, iterations: tuple[int, ...] = (16, 4, 4, 4)
+        self, backbone: TokenBackbone, num_classes: int, iterations: tuple[int, ...] = (16, 4, 4, 4)
     ) -> None:
         super().__init__(backbone, num_classes)
         if not iterations:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wsol_ext.models.misfits import differences
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = ["backbone_differences", "copy_classifier", "differing_heads", "whole_layers"]
 
@@ -23,14 +23,14 @@ def _layer(name: str) -> str:
 
 
 def backbone_differences(
-    own: Backbone, other: Backbone, instead: Mapping[str, Tensor] | None = None
+    own: TokenBackbone, other: TokenBackbone, instead: Mapping[str, Tensor] | None = None
 ) -> list[str]:
     """What keeps the other backbone's weights from fitting this one, if some of them were those of `instead`."""
     theirs = {**other.state_dict(), **(instead or {})}
     return differences(own.state_dict(), theirs) + differing_heads(own, other)
 
 
-def differing_heads(own: Backbone, other: Backbone) -> list[str]:
+def differing_heads(own: TokenBackbone, other: TokenBackbone) -> list[str]:
     """What the weights' shapes do not show; nothing where both have as many attention heads."""
     if own.num_heads == other.num_heads:
         return []

@@ -13,7 +13,7 @@ from wsol_ext.models.base import (
     asked_classes,
     register_method,
 )
-from wsol_ext.models.vit import Backbone
+from wsol_ext.models.vit import TokenBackbone, has_class_token
 
 __all__ = ["Regions", "TriLite"]
 
@@ -80,7 +80,7 @@ class TriLite(SingleBackboneModel):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: TokenBackbone,
         num_classes: int,
         alpha: float = 100.0,
         class_dropout: float = 0.5,
@@ -117,10 +117,17 @@ class TriLite(SingleBackboneModel):
         return Localized(found.logits, maps)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """The class token (B, C) and the patch tokens on their grid (B, h, w, C), before the final norm."""
+        """The class token (B, C) and the patch tokens on their grid (B, h, w, C), before the final norm.
+
+        In the place of a class token that a backbone lacks stands the mean of its patch tokens.
+        """
         tokens = self.backbone.before_norm(images)
         patches = self.backbone.patches(tokens, self.backbone.grid(images))
-        return {"class_token": tokens[:, 0], "patches": patches}
+        has_one = has_class_token(self.backbone.vit)
+        return {
+            "class_token": tokens[:, 0] if has_one else patches.mean(dim=(1, 2)),
+            "patches": patches,
+        }
 
     def regions(self, features: Mapping[str, Tensor]) -> Regions:
         """What the heads make of what `features` gives."""

@@ -23,7 +23,14 @@ from wsol_ext.models.base import (
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.misfits import MisfitError
 from wsol_ext.models.transfer import copy_classifier
-from wsol_ext.models.vit import Backbone, block_around, patch_attention, project_in, project_out
+from wsol_ext.models.vit import (
+    Backbone,
+    block_around,
+    has_class_token,
+    patch_attention,
+    project_in,
+    project_out,
+)
 
 __all__ = ["TRT"]
 
@@ -62,6 +69,8 @@ class TRT(SingleBackboneModel):
     """
 
     stages = 2
+    needs_blocks = True
+    backbone: Backbone
     published_names = (
         (r"(head|score_norm|score_head)\.(.+)", r"\1.\2"),
         (r"score_layer\.(.+)", r"score_block.\1"),
@@ -86,6 +95,8 @@ class TRT(SingleBackboneModel):
             problems.add(f"mass is {mass}, it should be in (0, 1]")
         if branch_from not in get_args(_Beginning):
             problems.add(unknown("branch_from", branch_from, get_args(_Beginning)))
+        if not has_class_token(backbone.vit):
+            problems.add("backbone has no class token, by which trt classifies")
         if backbone.depth < 2:
             problems.add(f"backbone has {backbone.depth} block, trt needs at least 2")
         last, norm = cast(Block, backbone.vit.blocks[-1]), backbone.final_norm

@@ -14,7 +14,7 @@ from wsol_ext.models.base import (
 )
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.transfer import copy_classifier
-from wsol_ext.models.vit import Backbone, patch_attention
+from wsol_ext.models.vit import TokenBackbone, patch_attention
 
 __all__ = ["TSCAM"]
 
@@ -23,12 +23,14 @@ __all__ = ["TSCAM"]
 class TSCAM(SingleBackboneModel):
     """Class-agnostic attention times class-aware semantics (eq. 5-9 of the paper).
 
+    Where the backbone has no class token, another query stands in for its own: see `TokenBackbone.row_of`.
+
     logits = GAP(S) with S the class-score maps of the patch tokens; the map of class c is (sum over blocks of the
     class token's head-averaged attention row) * S_c. Training needs no attention rows, so it costs what the
     backbone costs.
 
     Args:
-        backbone: see `Backbone`.
+        backbone: see `TokenBackbone`.
         num_classes: number of classes.
     """
 
@@ -36,8 +38,12 @@ class TSCAM(SingleBackboneModel):
     published_names: ClassVar[Sequence[tuple[str, str]]] = ((r"head\.(weight|bias)", r"head.\1"),)
     published_threshold: ClassVar[float | None] = 0.1
 
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+    def __init__(self, backbone: TokenBackbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
+        if backbone.num_rows == 0:
+            raise ValueError(
+                f"backbone has no attention matrix to read a row of ({type(backbone.vit).__name__})"
+            )
         self.head = ClassMapHead(backbone.embed_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -71,7 +77,7 @@ class TSCAM(SingleBackboneModel):
     def attended_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens on their grid (B, h, w, C), and the class token's attention to them (B, h, w) float32."""
         grid = self.backbone.grid(images)
-        tokens, rows = self.backbone(images, rows_of=range(self.backbone.depth))
+        tokens, rows = self.backbone(images, rows_of=range(self.backbone.num_rows))
         attention = patch_attention(rows, self.backbone.prefix_tokens, grid)
         return self.backbone.patches(tokens, grid), attention
 

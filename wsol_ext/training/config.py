@@ -25,6 +25,7 @@ __all__ = [
     "Schedule",
     "TrainingConfig",
     "check_files",
+    "identity_of",
 ]
 
 Optimizer = Literal["adamw", "adam", "sgd"]
@@ -63,7 +64,9 @@ class TrainingConfig:
     )
     seed: int = _option(0, "run", "seed of everything random")
     model: str = _option("tscam", "model", "the localization method")
-    backbone: str = _option("deit_small_patch16_224", "model", "a timm VisionTransformer")
+    backbone: str = _option(
+        "deit_small_patch16_224", "model", "a timm transformer (see wsol info --backbones)"
+    )
     pretrained: bool = _option(True, "model", "start from timm's pretrained weights")
     init_from: str | None = _option(
         None, "model", "start from another run's weights instead: its folder or .safetensors file"
@@ -221,11 +224,7 @@ class TrainingConfig:
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what comes out: two runs that agree on them are the same run."""
-        values = {
-            name: value for name, value in asdict(self).items() if name not in _NOT_PART_OF_A_RUN
-        }
-        # Whether, not where.
-        return values | {"cache_tokens": self.cache_tokens is not None}
+        return identity_of(asdict(self))
 
     def dataset(self, split: str) -> ChosenDataset:
         """A split of the data set.
@@ -234,6 +233,13 @@ class TrainingConfig:
             ValueError: an unknown data set, one whose folder is not given, or a flag that it has no use for.
         """
         return chosen_dataset(asdict(self), split)
+
+
+def identity_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The `identity` of a configuration, of all its values by name."""
+    deciding = {name: value for name, value in values.items() if name not in _NOT_PART_OF_A_RUN}
+    # Whether, not where.
+    return {**deciding, "cache_tokens": values.get("cache_tokens") is not None}
 
 
 def check_files(values: Mapping[str, Any]) -> None:

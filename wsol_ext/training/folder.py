@@ -25,7 +25,7 @@ from wsol_ext._names import some
 from wsol_ext.checkpoints import CheckpointError
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.training.callbacks import TrainingError
-from wsol_ext.training.config import TrainingConfig
+from wsol_ext.training.config import TrainingConfig, identity_of
 from wsol_ext.training.stages import Stage
 
 __all__ = ["RunFolder"]
@@ -119,8 +119,7 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self.config} is damaged; give --overwrite to start anew") from error
         # An option that came after that run was made had its default's effect.
-        there = {**TrainingConfig().as_dict(), **there}
-        there["cache_tokens"] = there["cache_tokens"] is not None  # whether, not where
+        there = identity_of({**TrainingConfig().as_dict(), **there})
         here = yaml.safe_load(yaml.safe_dump(config.identity()))  # where tuples are lists
         differing = {
             name: f"{name} {there.get(name)!r} there, {value!r} here"
