@@ -122,7 +122,9 @@ def read_tensors(path: Path, source: str, entry: str | None = None) -> dict[str,
     Raises:
         CheckpointError: the file cannot be read safely, or as `unwrapped`.
     """
-    return unwrapped(_read(path, source), source, entry)
+    state = unwrapped(_read(path, source), source, entry)
+    _require_plain(state, source, path.stat().st_size)
+    return state
 
 
 def _read(path: Path, source: str) -> Mapping[str, Any]:
@@ -131,6 +133,7 @@ def _read(path: Path, source: str) -> Mapping[str, Any]:
     except SafetensorError as error:
         if path.suffix == ".safetensors" and other_kind(path) is None:
             raise CheckpointError(f"{source} is corrupt: {error}") from error
+    _require_stored(path, source)
     try:
         # What timm's and Facebook's programs keep beside weights: the arguments they were started with.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -144,12 +147,35 @@ def _read(path: Path, source: str) -> Mapping[str, Any]:
         raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
 
 
+def _require_stored(path: Path, source: str) -> None:
+    """Refuse an archive that would be larger in memory than on disk: torch compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError):
+        return  # torch says what is wrong with it
+    if size > path.stat().st_size:
+        raise CheckpointError(f"{source} is a compressed archive, which torch did not write")
+
+
+def _require_plain(state: Mapping[str, Tensor], source: str, size: int) -> None:
+    """Refuse tensors that are more than the numbers that a file holds of them: what they cost, its size shall bound."""
+    total = 0
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise CheckpointError(f"{source}: {name} is no plain tensor")
+        total += tensor.numel() * tensor.element_size()
+    if total > 2 * size:  # some share their values, such as tied layers
+        raise CheckpointError(f"{source} has {size} bytes, its tensors would have {total}")
+
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # The first that is there; averaged weights only where there are no others, or they are asked for.
 _WRAPPINGS = (
     *("state_dict", "model", "state", "teacher", "student", "module", "net", "network"),
     *("model_ema", "state_dict_ema", "ema"),
 )
+_DEEPEST = 8  # one in another; a pickle can be in itself
 _WRAPPED = re.compile(r"((module|_orig_mod)\.)+")
 
 
@@ -169,7 +195,9 @@ def unwrapped(found: Mapping[str, Any], source: str, entry: str | None = None) -
         if not isinstance(found, Mapping) or not isinstance(found.get(entry), Mapping):
             raise CheckpointError(f"{source} has no entry {entry!r}; it has {_keys(found)}")
         found = found[entry]
-    while isinstance(found, Mapping) and not _is_state(found):
+    for _ in range(_DEEPEST):
+        if not isinstance(found, Mapping) or _is_state(found):
+            break
         inner = next((k for k in _WRAPPINGS if isinstance(found.get(k), Mapping)), None)
         if inner is None:
             break
