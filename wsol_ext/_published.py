@@ -62,7 +62,7 @@ def published_as(method: str, state: Mapping[str, Tensor], num_heads: int | None
     Args:
         method: one of `published_methods`.
         state: by the authors' names; tensors without values will do.
-        num_heads: attention heads, of which names and shapes say nothing; None: the usual ones, or 1.
+        num_heads: attention heads, of which names and shapes say nothing; where None or impossible: the usual, or 1.
 
     Raises:
         AbsentError: a weight is missing by which a method's model is known.
@@ -72,8 +72,9 @@ def published_as(method: str, state: Mapping[str, Tensor], num_heads: int | None
     ours = {names[name]: tensor for name, tensor in state.items()}
     width = _shape(ours, f"{_BACKBONE}patch_embed.proj.weight", 4)[0]
     usual = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else None
-    heads = num_heads if num_heads is not None else usual or 1
-    sizes = {**_sizes(ours, known, heads), **known.published_options(state)}
+    if num_heads is None or not is_count(num_heads) or width % num_heads:
+        num_heads = usual or 1
+    sizes = {**_sizes(ours, known, num_heads), **known.published_options(state)}
     return Published(method, {"method": method, **sizes}, names, width, usual)
 
 
@@ -114,7 +115,9 @@ def recognized(
     none = f"{source} was not written by wsol_ext, nor by the program of {', '.join(methods[:-1])} or {methods[-1]}"
     if not problems_of:
         some = ", ".join(list(state)[:3])
-        raise CheckpointError(f"{none}: among its {len(state)} tensors ({some}, …) is no transformer's classifier")
+        raise CheckpointError(
+            f"{none}: among its {len(state)} tensors ({some}, …) is no transformer's classifier"
+        )
     closest = min(problems_of, key=lambda name: len(problems_of[name]))
     misfit = MisfitError(f"{none}; what keeps it from {closest}", problems_of[closest])
     raise CheckpointError(str(misfit), misfit.details)

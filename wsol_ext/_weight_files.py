@@ -111,7 +111,7 @@ def _kind_of_archive(path: Path) -> str:
                 return "a zip archive: what it holds has to be unpacked first"
             with archive.open(pickles[0]) as file:
                 start = file.read(1 << 16)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError):
+    except Exception:  # zipfile raises half a dozen kinds, by how the file is damaged
         return "a torch file or zip archive, and a damaged one"
     return LIGHTNING if b"pytorch-lightning_version" in start else TORCH
 
@@ -135,9 +135,9 @@ def _read(path: Path, source: str) -> Mapping[str, Any]:
             raise CheckpointError(f"{source} is corrupt: {error}") from error
     _require_stored(path, source)
     try:
-        # What timm's and Facebook's programs keep beside weights: the arguments they were started with.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, as torch would take the name of one for what it is.
+        with torch.serialization.safe_globals(_BESIDE_WEIGHTS), open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
         kind = other_kind(path)
         if kind not in (None, TORCH, LIGHTNING):
@@ -152,8 +152,8 @@ def _require_stored(path: Path, source: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError):
-        return  # torch says what is wrong with it
+    except Exception:  # no archive, or a damaged one: torch says so
+        return
     if size > path.stat().st_size:
         raise CheckpointError(f"{source} is a compressed archive, which torch did not write")
 
@@ -169,6 +169,22 @@ def _require_plain(state: Mapping[str, Tensor], source: str, size: int) -> None:
         raise CheckpointError(f"{source} has {size} bytes, its tensors would have {total}")
 
 
+def _stand_in(module: str, name: str) -> type:
+    """What is made in the place of something that a pickle names: nothing."""
+
+    def ignore(self: Any, *_: Any) -> None:
+        pass
+
+    return type(name, (), {"__module__": module, "__init__": ignore, "__setstate__": ignore})
+
+
+# What programs keep beside weights: the arguments they were started with, and the best accuracy as a number of numpy's.
+_BESIDE_WEIGHTS: list[Any] = [
+    argparse.Namespace,
+    _stand_in("numpy", "dtype"),
+    _stand_in("numpy.core.multiarray", "scalar"),
+    _stand_in("numpy._core.multiarray", "scalar"),
+]
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # The first that is there; averaged weights only where there are no others, or they are asked for.
 _WRAPPINGS = (

@@ -150,17 +150,14 @@ def load_model(
             raise CheckpointError(f"checkpoint {path} {_no_model(path, error)}") from error
     if metadata is None or metadata.get("format") != _FORMAT:
         model = _load_authors(path, tensors, method, published_heads)
-        unused = {"backbone_weights": backbone_weights}
+        holds_backbone = True
     else:
         model = _load_own(path, header, method, backbone_weights)
-        held = "backbone_file" not in metadata
-        unused = {
-            "published_heads": published_heads,
-            "backbone_weights": backbone_weights if held else None,
-        }
-    for name, value in unused.items():
-        if value is not None:
-            warnings.warn(f"{path} holds all of its model: {name} is not used", stacklevel=2)
+        holds_backbone = "backbone_file" not in metadata
+        if published_heads is not None:
+            warnings.warn(f"published_heads is not used: {path} says how many it has", stacklevel=2)
+    if backbone_weights is not None and holds_backbone:
+        warnings.warn(f"backbone_weights is not used: {path} holds its backbone", stacklevel=2)
     return model
 
 
@@ -172,8 +169,7 @@ def _load_authors(
     values = read_tensors(path, source) if shapes is None else None
     state = unwrapped(shapes, source) if values is None and shapes is not None else values
     assert state is not None
-    asked = heads if heads is None or is_count(heads) else None  # what is no number is said below
-    found = recognized(state, source, asked, first=method)
+    found = recognized(state, source, heads, first=method)
     if method is not None and found.method != method:
         raise CheckpointError(f"{source} holds a {found.method} model, not {method}")
     if heads is None and found.usual_heads is None:
@@ -182,7 +178,7 @@ def _load_authors(
             f"many attention heads it has, as it is no multiple of {HEAD_WIDTH}: give them as published_heads "
             "(--published-heads)"
         )
-    _check_heads(found, heads, "published_heads")
+    _check_heads(found, heads, f"{source}: published_heads (--published-heads)")
     if heads is None:
         warnings.warn(
             f"{path} holds a {found.method} model of its authors: of {found.usual_heads} attention heads, as its "
@@ -540,7 +536,9 @@ def load_published(
     """
     known = METHODS.get(method)
     if known is None or known.published_names is None:
-        raise ValueError(f"method is {method!r}, it should be one of {', '.join(published_methods())}")
+        raise ValueError(
+            f"method is {method!r}, it should be one of {', '.join(published_methods())}"
+        )
     source = "the state dict" if isinstance(weights, Mapping) else f"checkpoint {weights}"
     state = (
         unwrapped(weights, source, entry)
