@@ -162,8 +162,9 @@ def _require_plain(state: Mapping[str, Tensor], source: str, size: int) -> None:
     """Refuse tensors that are more than the numbers that a file holds of them: what they cost, its size shall bound."""
     total = 0
     for name, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            raise CheckpointError(f"{source}: {name} is no plain tensor")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.is_quantized or tensor.is_complex():
+            raise CheckpointError(f"{source}: {name} is no plain tensor of numbers")
         total += tensor.numel() * tensor.element_size()
     if total > 2 * size:  # some share their values, such as tied layers
         raise CheckpointError(f"{source} has {size} bytes, its tensors would have {total}")
