@@ -67,6 +67,7 @@ class TriLite(SingleBackboneModel):
     trains_at = 0.5
     freezes_backbone = True
     caches_features = True
+    classifying_weights = ("class_head.",)
     published_names = (
         (r"backbone\.model\.mask_token", ""),  # of pretraining
         (r"backbone\.model\.(.+)", r"backbone.vit.\1"),

@@ -156,6 +156,14 @@ class TrainingConfig:
     validate_every: int = _option(
         0, "optimization", "epochs between measurements of test accuracy; 0: never"
     )
+    select: str | None = _option(
+        None,
+        "optimization",
+        "split whose boxes choose the epoch that is kept, such as val; by default the last epoch is",
+    )
+    patience: int = _option(
+        0, "optimization", "with --select: stop so many epochs after the best; 0: never"
+    )
     precision: Precision = _option("32-true", "hardware", "number format of the computation")
     device: str = _option("auto", "hardware", "auto, cpu, cuda, cuda:1, …", also=["accelerator"])
     devices: int = _option(1, "hardware", "how many of them")
@@ -178,7 +186,7 @@ class TrainingConfig:
         with problems.collected():
             check_seed(self.seed)
         whole = ("img_size", "batch_size", "workers", "validate_every", "stage2_epochs")
-        sizes = ("train_img_size", "resize")
+        sizes = ("train_img_size", "resize", "patience")
         for name in (*whole, *sizes, "weight_decay", "min_lr", "clip_grad"):
             require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("lr", "lr_factor"):
@@ -216,6 +224,12 @@ class TrainingConfig:
         if self.init_from is not None and self.backbone_weights is not None:
             problems.add(
                 "--backbone-weights and --init-from both give the backbone's weights: one of them"
+            )
+        if self.patience and self.select is None:
+            problems.add(f"--patience is {self.patience}, without --select it should be 0")
+        if self.select == "train":
+            problems.add(
+                "--select is train, it should be a split that is not trained on, such as val"
             )
         if self.resize and self.augmentation != "standard":
             problems.add("--resize is for --augmentation standard")

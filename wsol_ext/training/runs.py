@@ -36,6 +36,7 @@ from wsol_ext.training.data import TrainingData, open_splits
 from wsol_ext.training.features import FeatureCache
 from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import Localizer
+from wsol_ext.training.selection import SelectBest
 from wsol_ext.training.stages import Stage, check_model_of, resolved, stages_of
 
 __all__ = ["quiet_lightning", "train"]
@@ -241,10 +242,14 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
             model = _next_model(stage, data, previous=model)
         history = History(folder.path, stage, rows)
         checkpoint = folder.checkpoint if first and start.resume else None
-        trainer = _trainer(folder, console, history)
+        select = data.splits.select
+        selection = None if select is None else SelectBest(select, stage.config, history)
+        trainer = _trainer(folder, console, history, selection)
         _fit(
             trainer, model, _with_features(data.for_stage(stage), model, console), stage, checkpoint
         )
+        if selection is not None:
+            console.out(f"kept: {selection.restore(model)}", highlight=False)
         if trainer.is_global_zero:
             folder.restore()
             save_model(model, folder.trained(stage))
@@ -292,12 +297,15 @@ def _missing_to_evaluate(config: TrainingConfig) -> str:
     return "".join(f" {flag_of(flag)} {flag.upper()}.csv" for flag in wanted)
 
 
-def _trainer(folder: RunFolder, console: Console, history: History) -> pl.Trainer:
+def _trainer(
+    folder: RunFolder, console: Console, history: History, selection: SelectBest | None
+) -> pl.Trainer:
     stage, config = history.stage, history.stage.config
     device = torch.device(usable_device(config.device))
     callbacks: list[pl.Callback] = [
         SeedEachEpoch(config.seed),
         StopOnNaN(folder.checkpoint, stage),
+        *([] if selection is None else [selection]),  # the history shows what it measures
         history,
         EpochProgress(console, history),
         SaveEachEpoch(folder.checkpoint, stage, folder.restore),
