@@ -181,8 +181,8 @@ def _load_authors(
     _check_heads(found, heads, f"{source}: published_heads (--published-heads)")
     if heads is None:
         warnings.warn(
-            f"{path} holds a {found.method} model of its authors: of {found.usual_heads} attention heads, as its "
-            f"width is {found.width} and {HEAD_WIDTH} are usual a head; --published-heads would say otherwise",
+            f"{path} holds a {found.method} model of its authors; --published-heads is taken to be {found.usual_heads}, "
+            f"its width, {found.width}, over {HEAD_WIDTH}",
             stacklevel=3,
         )
     try:

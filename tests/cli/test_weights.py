@@ -46,7 +46,7 @@ def test_pictures_are_localized_by_an_authors_checkpoint(
     assert "--published-heads" in fails(*asked)
     assert not (tmp_path / "out").exists()
     assert main([*map(str, asked), "--published-heads", "2"]) == 0
-    assert "attention heads" not in capsys.readouterr().err
+    assert "--published-heads" not in capsys.readouterr().err
     found = json.loads((tmp_path / "out" / "boxes.json").read_text())
     assert len(found) == 12
     dataset = json.loads((tmp_path / "out" / "dataset.json").read_text())
@@ -56,8 +56,8 @@ def test_pictures_are_localized_by_an_authors_checkpoint(
     asked[1], asked[4] = usual, tmp_path / "other"
     assert main([*map(str, asked), "--model", "tscam"]) == 0
     (line, *_) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"wsol: warning: {usual} holds a tscam model of its authors: of 1 atten")
-    assert "width is 64" in line
+    said = "holds a tscam model of its authors; --published-heads is taken to be 1, its width, 64, over"
+    assert line == f"wsol: warning: {usual} {said} 64"
 
 
 def test_an_authors_checkpoint_is_evaluated(released, pictures, tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_what_was_found_out_is_said_once_in_training(usual, tmp_path, capsys):
     assert main(run) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(said) == 1
-    assert "of 1 attention heads" in said[0]
+    assert "--published-heads is taken to be 1" in said[0]
 
 
 def test_a_run_from_as_many_classes_of_other_names_warns_of_the_first(tmp_path, capsys):

@@ -78,7 +78,7 @@ def test_an_authors_safetensors_file_is_known_before_its_values_are_read(tmp_pat
 def test_heads_are_those_usual_for_the_width_and_said_to_be(tmp_path):
     state, model = small_state()
     path = saved_by_the_authors(tmp_path / "released.pth", state)
-    said = r"released.pth holds a tscam model .* of 2 attention heads, as its width is 128 and 64"
+    said = r"released.pth holds a tscam model .* taken to be 2, its width, 128, over 64"
     with pytest.warns(UserWarning, match=said) as warned:
         loaded = load_model(path)
     assert [w.filename for w in warned] == [__file__]
