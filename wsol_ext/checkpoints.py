@@ -181,8 +181,8 @@ def _load_authors(
     _check_heads(found, heads, f"{source}: published_heads (--published-heads)")
     if heads is None:
         warnings.warn(
-            f"{path} holds a {found.method} model of its authors; --published-heads is taken to be {found.usual_heads}, "
-            f"its width, {found.width}, over {HEAD_WIDTH}",
+            f"{path} holds a {found.method} model of its authors; --published-heads is taken to be "
+            f"{found.usual_heads}, its width, {found.width}, over {HEAD_WIDTH}",
             stacklevel=3,
         )
     try:
