@@ -255,7 +255,7 @@ class LocalizationModel(nn.Module):
         return self
 
     def initialize_from(self, other: "LocalizationModel") -> list[str]:
-        """Start from the weights of a model for the same classes, of any method: see `checkpoints.initialize_from`.
+        """Start from the weights of another model, of any method and classes: see `checkpoints.initialize_from`.
 
         Returns:
             the names of the weights that were not taken: they start anew.

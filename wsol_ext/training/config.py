@@ -69,7 +69,15 @@ class TrainingConfig:
     )
     pretrained: bool = _option(True, "model", "start from timm's pretrained weights")
     init_from: str | None = _option(
-        None, "model", "start from another run's weights instead: its folder or .safetensors file"
+        None,
+        "model",
+        "start from another model's weights instead: a run's folder, a .safetensors file, or a checkpoint that a "
+        "method's authors released",
+    )
+    published_heads: int | None = _option(
+        None,
+        "model",
+        "attention heads of the authors' checkpoint that --init-from is; by default its width / 64",
     )
     backbone_weights: str | None = _option(
         None, "model", "a file with the backbone's weights (timm's, Facebook's, Hugging Face's)"
@@ -211,6 +219,10 @@ class TrainingConfig:
             problems.add(
                 f"--cached-views is {self.cached_views}, it should be 1: --augmentation none gives one view"
             )
+        if self.published_heads is not None:
+            require("published_heads", self.published_heads >= 1, "at least 1")
+            if self.init_from is None:
+                problems.add("--published-heads is for --init-from, which is not given")
         if self.init_from is not None and self.backbone_weights is not None:
             problems.add(
                 "--backbone-weights and --init-from both give the backbone's weights: one of them"

@@ -17,7 +17,7 @@ from wsol_ext._files import move_aside, write_json
 from wsol_ext._names import flag_of, some
 from wsol_ext._problems import Problems
 from wsol_ext._processes import is_launched, rank_in_training
-from wsol_ext.checkpoints import initialize_from, load_model, save_model
+from wsol_ext.checkpoints import load_model, save_model, start_from
 from wsol_ext.data.factory import evaluation_flags
 from wsol_ext.models import METHODS, LocalizationModel
 from wsol_ext.models.foreign_weights import read_backbone, stored_classifier
@@ -113,7 +113,9 @@ def _open_data(config: TrainingConfig, begins: bool) -> TrainingData:
             )
     with problems.collected():
         if begins and config.init_from is not None:
-            load_model(config.init_from)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they come when it is used
+                load_model(config.init_from, published_heads=config.published_heads)
         elif begins and config.backbone_weights is not None:
             read_backbone(config.backbone_weights, "--backbone-weights")
     if problems.found:  # every picture is looked at where nothing else is left to be mended
@@ -200,10 +202,14 @@ def _first_model(stage: Stage, data: TrainingData, console: Console) -> Localiza
         unused = f"; left out: {some(list(file.left_out))}" if file.left_out else ""
         console.out(f"backbone from {file.path}, {file.layout}'s names{unused}", highlight=False)
     if source is not None:
-        anew = initialize_from(model, source)
+        other = load_model(source, published_heads=stage.config.published_heads)
+        anew = start_from(model, other, source)
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in anew)) or "nothing"
         taken = len(model.state_dict()) - len(anew)
-        console.out(f"{taken} weights from {source}; anew: {parts}", highlight=False)
+        line = f"{taken} weights from {source}; anew: {parts}"
+        if other.num_classes != model.num_classes:
+            line += f"; {other.num_classes} classes there, {model.num_classes} here: the classifier starts anew"
+        console.out(line, highlight=False)
     if stage.config.keep_classifier:
         try:
             model.take_classifier(*_classifier(stage.config))
