@@ -61,7 +61,7 @@ def add_dataclass(parser: Parser, options: type) -> None:
         default = field.default if factory is dataclasses.MISSING else factory()
         hint = hints[field.name]
         keywords: dict[str, Any] = {"type": hint, "default": default}
-        if hint is bool:
+        if hint in (bool, bool | None):
             keywords |= {"nargs": "?", "const": True}
         elif hint == list[int]:
             keywords |= {"type": int, "nargs": "*"}

@@ -83,7 +83,9 @@ class TrainingConfig:
         None, "model", "a file with the backbone's weights (timm's, Facebook's, Hugging Face's)"
     )
     backbone_sha256: str = _option("", "model", "the SHA-256 that this file must have; filled in")
-    freeze_backbone: bool = _option(False, "model", "train what the method adds to it alone")
+    freeze_backbone: bool | None = _option(
+        None, "model", "train what the method adds to it alone; by default as the method does"
+    )
     keep_classifier: bool = _option(
         False, "model", "start from the pretrained weights' classifier too: of the same classes"
     )

@@ -177,7 +177,7 @@ def _model(stage: Stage, class_names: list[str], with_weights: bool = False) -> 
         img_size=config.img_size,
         backbone_options=config.backbone_options,
         backbone_weights=config.backbone_weights if with_weights else None,
-        freeze_backbone=config.freeze_backbone or None,
+        freeze_backbone=config.freeze_backbone,
         **config.model_options,
     )
     model.class_names = class_names
