@@ -197,12 +197,12 @@ def test_exports_with_a_batch_of_any_size(small_model):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("tscam", {"area": 0.3}, "method 'tscam' takes no option area. It takes none"),
+        ("tscam", {"area": 0.3}, "method 'tscam' takes no option area. It takes artifacts"),
         ("sat", {"area": "x"}, "method 'sat': area is 'x', it should be a number"),
         ("sat", {"gated_blocks": 1.5}, "gated_blocks is 1.5, it should be a whole number"),
         ("scm", {"iterations": 5}, "iterations is 5, it should be a list of whole numbers"),
         ("molt", {"pyramid": "x"}, "it should be a list of whole numbers or none"),
-        ("molt", {"levels": [1]}, "no option levels. It takes beta, clusters, pyramid, share_weig"),
+        ("molt", {"levels": [1]}, "no option levels. It takes artifacts, beta, clusters, pyr"),
         (
             "trt",
             {"backbone_options": {"nope": 1}},

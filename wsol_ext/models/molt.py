@@ -14,6 +14,7 @@ from wsol_ext.clustering import ClusterCache, deep_clusters
 from wsol_ext.clustering.clusters import clustered_grid
 from wsol_ext.clustering.settings import settings_of
 from wsol_ext.data.transforms import ImageSize, denormalize, height_width
+from wsol_ext.models.artifacts import Artifacts
 from wsol_ext.models.base import (
     LocalizationModel,
     Localized,
@@ -102,6 +103,7 @@ class MOLT(LocalizationModel):
         *,
         pyramid: Sequence[int] | None = None,
         share_weights: bool = False,
+        artifacts: Artifacts = "auto",
         **options: Any,
     ) -> "MOLT":
         """The model for images of the finest level's size.
@@ -113,6 +115,7 @@ class MOLT(LocalizationModel):
             pyramid: the side, or the height, of each level, the finest that of `img_size`; None: half of it, three
                 quarters and all: 224, 336 and 448. Levels are rounded to whole patches.
             share_weights: one transformer for all levels, its position embeddings stored for the coarsest.
+            artifacts: see `TSCAM`.
             options: see `MOLT`.
 
         Raises:
@@ -131,14 +134,15 @@ class MOLT(LocalizationModel):
                 f"pyramid is {list(pyramid)}, it should ascend to the height of the images, img_size, {height}"
             )
             with problems.collected():  # what is wrong beside it
-                cls([TSCAM(finest, num_classes)], [height], **options)
+                cls([TSCAM(finest, num_classes, artifacts)], [height], **options)
             problems.raise_any()
         sizes = [level_size((height, width), level / height, patch) for level in levels]
         if share_weights:
             backbones = [make_backbone(sizes[0]) if len(sizes) > 1 else finest]
         else:
             backbones = [*(make_backbone(size) for size in sizes[:-1]), finest]
-        return cls([TSCAM(backbone, num_classes) for backbone in backbones], levels, **options)
+        transformers = [TSCAM(backbone, num_classes, artifacts) for backbone in backbones]
+        return cls(transformers, levels, **options)
 
     @property
     def grid(self) -> tuple[int, int]:

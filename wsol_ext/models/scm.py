@@ -1,13 +1,14 @@
 """SCM: spatial calibration module (Bai et al., ECCV 2022)."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsol_ext import ops
+from wsol_ext.models.artifacts import Artifacts
 from wsol_ext.models.base import classification_loss, register_method
 from wsol_ext.models.class_maps import min_max
 from wsol_ext.models.tscam import TSCAM
@@ -68,6 +69,7 @@ class SCM(TSCAM):
         backbone: see `TokenBackbone`.
         num_classes: number of classes.
         iterations: of each layer's diffusion, from the first layer on: a list sets how many layers there are.
+        artifacts: see `TSCAM`.
     """
 
     published_names = (
@@ -77,9 +79,13 @@ class SCM(TSCAM):
     )
 
     def __init__(
-        self, backbone: TokenBackbone, num_classes: int, iterations: tuple[int, ...] = (16, 4, 4, 4)
+        self,
+        backbone: TokenBackbone,
+        num_classes: int,
+        iterations: tuple[int, ...] = (16, 4, 4, 4),
+        artifacts: Artifacts = "auto",
     ) -> None:
-        super().__init__(backbone, num_classes)
+        super().__init__(backbone, num_classes, artifacts)
         if not iterations:
             raise ValueError(f"iterations is {iterations}, it should have an entry for each layer")
         self.layers = nn.ModuleList(CalibrationLayer(count) for count in iterations)
@@ -88,6 +94,10 @@ class SCM(TSCAM):
         """The patch tokens on their grid (B, h, w, C), and F^0 (B, h, w) float32."""
         patches, attention = self.attended_patches(images)
         return {"patches": patches, "attention": attention}
+
+    def feature_options(self) -> dict[str, Any]:
+        """What is made of artifact tokens, where anything is."""
+        return {"artifacts": self.artifacts} if self.artifacts != "keep" else {}
 
     def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the calibrated maps' mean."""

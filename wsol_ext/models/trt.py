@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wsol_ext import ops
 from wsol_ext._names import unknown
 from wsol_ext._problems import Problems
+from wsol_ext.models.artifacts import Artifacts, class_attention_map, treatment
 from wsol_ext.models.base import (
     LocalizationModel,
     Localized,
@@ -27,7 +28,6 @@ from wsol_ext.models.vit import (
     Backbone,
     block_around,
     has_class_token,
-    patch_attention,
     project_in,
     project_out,
 )
@@ -66,6 +66,7 @@ class TRT(SingleBackboneModel):
         branch_from: whose last block and final norm the class-map branch starts from: `stage1`, those that stage 1 has
             trained, or `pretrained`, those that stage 1 began with, as the authors' program does it. Then the model of
             stage 1 holds them frozen, in all its files, so that stage 2 needs nothing beside it.
+        artifacts: see `TSCAM`; where they are filled, m and b are of the filled rows.
     """
 
     stages = 2
@@ -86,9 +87,12 @@ class TRT(SingleBackboneModel):
         stage: int = 1,
         mass: float = 0.65,
         branch_from: _Beginning = "stage1",
+        artifacts: Artifacts = "auto",
     ) -> None:
         super().__init__(backbone, num_classes)
         problems = Problems()
+        with problems.collected():
+            self.artifacts = treatment(artifacts, backbone)
         if stage not in (1, 2):
             problems.add(f"stage is {stage}, it should be 1 or 2")
         if not 0 < mass <= 1:
@@ -201,7 +205,7 @@ class TRT(SingleBackboneModel):
             rows.append(row.detach())
             if index == depth - 3:
                 branch_tokens = tokens
-        attention = patch_attention(rows, prefix, grid).flatten(1)
+        attention = class_attention_map(rows, prefix, grid, self.artifacts).flatten(1)
         attention = attention / attention.sum(dim=1, keepdim=True)
         # An image whose activations overflow keeps no patch, and has NaN for logits and map; no other sees it.
         finite = attention.isfinite().all(dim=1, keepdim=True)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from wsol_ext.models.artifacts import Artifacts, class_attention_map, treatment
 from wsol_ext.models.base import (
     Localized,
     SingleBackboneModel,
@@ -14,7 +15,7 @@ from wsol_ext.models.base import (
 )
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.transfer import copy_classifier
-from wsol_ext.models.vit import TokenBackbone, patch_attention
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = ["TSCAM"]
 
@@ -32,14 +33,22 @@ class TSCAM(SingleBackboneModel):
     Args:
         backbone: see `TokenBackbone`.
         num_classes: number of classes.
+        artifacts: of the class token's attention to tokens that hold nothing of their patch: `fill` their places from
+            around them (see `models.artifacts`), `keep` it, or `auto`: fill on DINOv2 without registers alone.
+
+    Attributes:
+        artifacts: `fill` or `keep`.
     """
 
     caches_features = True
     published_names: ClassVar[Sequence[tuple[str, str]]] = ((r"head\.(weight|bias)", r"head.\1"),)
     published_threshold: ClassVar[float | None] = 0.1
 
-    def __init__(self, backbone: TokenBackbone, num_classes: int) -> None:
+    def __init__(
+        self, backbone: TokenBackbone, num_classes: int, artifacts: Artifacts = "auto"
+    ) -> None:
         super().__init__(backbone, num_classes)
+        self.artifacts = treatment(artifacts, backbone)
         if backbone.num_rows == 0:
             raise ValueError(
                 f"backbone has no attention matrix to read a row of ({type(backbone.vit).__name__})"
@@ -78,7 +87,7 @@ class TSCAM(SingleBackboneModel):
         """Patch tokens on their grid (B, h, w, C), and the class token's attention to them (B, h, w) float32."""
         grid = self.backbone.grid(images)
         tokens, rows = self.backbone(images, rows_of=range(self.backbone.num_rows))
-        attention = patch_attention(rows, self.backbone.prefix_tokens, grid)
+        attention = class_attention_map(rows, self.backbone.prefix_tokens, grid, self.artifacts)
         return self.backbone.patches(tokens, grid), attention
 
     def coupled_maps(self, patches: Tensor, attention: Tensor, classes: Tensor) -> Tensor:

@@ -97,6 +97,8 @@ class TokenBackbone(nn.Module):
         patch_size: height and width in pixels.
         img_size: the usual one, height and width.
         any_size: whether images of other sizes are taken.
+        has_artifacts: whether its class token is known to attend to artifact tokens, see `models.artifacts`: that of
+            DINOv2 without registers.
 
     Raises:
         ValueError: the name is no timm transformer with patch tokens, or an option is unknown, or of a value that timm
@@ -117,7 +119,8 @@ class TokenBackbone(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.resamples_by_scale = self.by_blocks and is_dinov2(name, options)
+        self.has_artifacts = is_dinov2(name, options)
+        self.resamples_by_scale = self.by_blocks and self.has_artifacts
         source = _Source(pretrained, weights, pretrained_cfg_overlay or {})
         stored_size = img_size
         if self.resamples_by_scale:
