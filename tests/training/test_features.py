@@ -128,6 +128,25 @@ def test_whatever_makes_other_tokens_makes_other_files(tmp_path, photos, backbon
     assert not before & after
 
 
+def test_an_option_that_changes_features_makes_other_files(tmp_path, photos, backbone_file):
+    paths = []
+    for artifacts in ("keep", "fill"):
+        model = create_model(
+            "scm",
+            "vit_tiny_patch16_224",
+            2,
+            True,
+            32,
+            SIZES,
+            backbone_file,
+            freeze_backbone=True,
+            artifacts=artifacts,
+        )
+        cache, _ = cache_of(tmp_path / "cache", model, photos)
+        paths.append({shard.path for shard in cache.shards})
+    assert not paths[0] & paths[1]
+
+
 def test_a_file_that_a_killed_process_left_unfinished_or_a_disk_damaged_is_made_anew(
     tmp_path, photos, backbone_file
 ):
