@@ -227,10 +227,6 @@ class LocalizationModel(nn.Module):
         """The options of the method that `features` depend on, beside the backbone."""
         return {}
 
-    def feature_options(self) -> dict[str, Any]:
-        """The method's options that `features` depend on, by name."""
-        return {}
-
     def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """What `training_loss` gives, of what `features` gave and labels (B,) int64."""
         raise NotImplementedError

@@ -99,10 +99,6 @@ class SCM(TSCAM):
         """What is made of artifact tokens, where anything is."""
         return {"artifacts": self.artifacts} if self.artifacts != "keep" else {}
 
-    def feature_options(self) -> dict[str, Any]:
-        """What becomes of artifacts in F^0."""
-        return {"artifacts": self.artifacts}
-
     def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the calibrated maps' mean."""
         steps = self._calibrated(features["patches"], features["attention"])

@@ -75,7 +75,6 @@ class FeatureCache:
             "backbone": _backbone_digest(model),
             "features": f"{type(model).__module__}.{type(model).__qualname__}",
             **model.feature_options(),
-            "options": model.feature_options(),
             "size": config.train_img_size or config.img_size,
             "resize": config.resize,
             "augmentation": config.augmentation,
