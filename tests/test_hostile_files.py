@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from data.test_cub import FILES as CUB_FILES
 from data.test_wsol_metadata import FILES as WSOL_FILES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from wsol_ext import create_model
 from wsol_ext._files import read_yaml
@@ -57,6 +59,10 @@ def read_boxes_of_two(path: Path) -> object:
     return FolderDataset(path.parent / "birds", path)
 
 
+def load_authors(path: Path) -> object:
+    return load_model(path, published_heads=2)
+
+
 def cub(path: Path) -> object:
     return CubDataset(path.parent, "test")
 
@@ -83,6 +89,8 @@ READERS = {
     ),
     "config": Reader("config.yaml", YAML, read_yaml),
     "checkpoint": Reader("model.safetensors", b"", load_model),
+    "authors' checkpoint": Reader("model.pth", b"", load_authors),
+    "authors' safetensors": Reader("model.safetensors", b"", load_authors),
     **of_tables(CUB_FILES, cub),
     **of_tables(WSOL_FILES, wsol),
 }
@@ -104,10 +112,16 @@ def damaged(content: bytes, damage) -> bytes:
 
 def whole(name: str, folder: Path) -> bytes:
     reader = READERS[name]
-    if name == "checkpoint":
+    if "checkpoint" in name or "authors" in name:
         options = {"embed_dim": 8, "depth": 1, "num_heads": 2, "patch_size": 8}
         model = create_model("tscam", "vit_tiny_patch16_224", 2, False, 16, options)
-        save_model(model, folder / reader.file, ["a", "b"])
+        weights = {n.removeprefix("backbone.vit."): w for n, w in model.state_dict().items()}
+        if reader.read is load_model:
+            save_model(model, folder / reader.file, ["a", "b"])
+        elif reader.file.endswith(".pth"):
+            torch.save({"state_dict": weights, "epoch": 3}, folder / reader.file)
+        else:
+            save_file(weights, folder / reader.file)
         return (folder / reader.file).read_bytes()
     return reader.content or picture(Path(reader.file).suffix)
 

@@ -111,7 +111,7 @@ def _kind_of_archive(path: Path) -> str:
                 return "a zip archive: what it holds has to be unpacked first"
             with archive.open(pickles[0]) as file:
                 start = file.read(1 << 16)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError):
+    except Exception:  # zipfile raises half a dozen kinds, by how the file is damaged
         return "a torch file or zip archive, and a damaged one"
     return LIGHTNING if b"pytorch-lightning_version" in start else TORCH
 
@@ -122,7 +122,9 @@ def read_tensors(path: Path, source: str, entry: str | None = None) -> dict[str,
     Raises:
         CheckpointError: the file cannot be read safely, or as `unwrapped`.
     """
-    return unwrapped(_read(path, source), source, entry)
+    state = unwrapped(_read(path, source), source, entry)
+    _require_plain(state, source, path.stat().st_size)
+    return state
 
 
 def _read(path: Path, source: str) -> Mapping[str, Any]:
@@ -131,10 +133,11 @@ def _read(path: Path, source: str) -> Mapping[str, Any]:
     except SafetensorError as error:
         if path.suffix == ".safetensors" and other_kind(path) is None:
             raise CheckpointError(f"{source} is corrupt: {error}") from error
+    _require_stored(path, source)
     try:
-        # What timm's and Facebook's programs keep beside weights: the arguments they were started with.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, as torch would take the name of one for what it is.
+        with torch.serialization.safe_globals(_BESIDE_WEIGHTS), open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds, by how the file is damaged
         kind = other_kind(path)
         if kind not in (None, TORCH, LIGHTNING):
@@ -144,12 +147,52 @@ def _read(path: Path, source: str) -> Mapping[str, Any]:
         raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
 
 
+def _require_stored(path: Path, source: str) -> None:
+    """Refuse an archive that would be larger in memory than on disk: torch compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # no archive, or a damaged one: torch says so
+        return
+    if size > path.stat().st_size:
+        raise CheckpointError(f"{source} is a compressed archive, which torch did not write")
+
+
+def _require_plain(state: Mapping[str, Tensor], source: str, size: int) -> None:
+    """Refuse tensors that are more than the numbers that a file holds of them: what they cost, its size shall bound."""
+    total = 0
+    for name, tensor in state.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.is_quantized or tensor.is_complex():
+            raise CheckpointError(f"{source}: {name} is no plain tensor of numbers")
+        total += tensor.numel() * tensor.element_size()
+    if total > 2 * size:  # some share their values, such as tied layers
+        raise CheckpointError(f"{source} has {size} bytes, its tensors would have {total}")
+
+
+def _stand_in(module: str, name: str) -> type:
+    """What is made in the place of something that a pickle names: nothing."""
+
+    def ignore(self: Any, *_: Any) -> None:
+        pass
+
+    return type(name, (), {"__module__": module, "__init__": ignore, "__setstate__": ignore})
+
+
+# What programs keep beside weights: the arguments they were started with, and the best accuracy as a number of numpy's.
+_BESIDE_WEIGHTS: list[Any] = [
+    argparse.Namespace,
+    _stand_in("numpy", "dtype"),
+    _stand_in("numpy.core.multiarray", "scalar"),
+    _stand_in("numpy._core.multiarray", "scalar"),
+]
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # The first that is there; averaged weights only where there are no others, or they are asked for.
 _WRAPPINGS = (
     *("state_dict", "model", "state", "teacher", "student", "module", "net", "network"),
     *("model_ema", "state_dict_ema", "ema"),
 )
+_DEEPEST = 8  # one in another; a pickle can be in itself
 _WRAPPED = re.compile(r"((module|_orig_mod)\.)+")
 
 
@@ -169,7 +212,9 @@ def unwrapped(found: Mapping[str, Any], source: str, entry: str | None = None) -
         if not isinstance(found, Mapping) or not isinstance(found.get(entry), Mapping):
             raise CheckpointError(f"{source} has no entry {entry!r}; it has {_keys(found)}")
         found = found[entry]
-    while isinstance(found, Mapping) and not _is_state(found):
+    for _ in range(_DEEPEST):
+        if not isinstance(found, Mapping) or _is_state(found):
+            break
         inner = next((k for k in _WRAPPINGS if isinstance(found.get(k), Mapping)), None)
         if inner is None:
             break

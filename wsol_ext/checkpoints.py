@@ -5,7 +5,7 @@ import math
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,15 @@ from torch import Tensor
 from wsol_ext import __version__
 from wsol_ext._files import sha256_of
 from wsol_ext._names import some
+from wsol_ext._published import (
+    HEAD_WIDTH,
+    AbsentError,
+    Published,
+    is_count,
+    published_as,
+    published_methods,
+    recognized,
+)
 from wsol_ext._weight_files import (
     LIGHTNING,
     TORCH,
@@ -30,11 +39,11 @@ from wsol_ext._weight_files import (
 from wsol_ext._weight_files import (
     CheckpointError as CheckpointError,
 )  # here for those who know it from here
-from wsol_ext.data.class_names import class_mismatch
+from wsol_ext.data.class_names import class_mismatch, differing_classes
 from wsol_ext.data.transforms import MEAN
 from wsol_ext.models import METHODS, BackboneFile, LocalizationModel, create_model
 from wsol_ext.models.misfits import MisfitError, differences
-from wsol_ext.models.vit import is_dinov2, without_values
+from wsol_ext.models.vit import without_values
 
 __all__ = [
     "find_checkpoint",
@@ -43,13 +52,15 @@ __all__ = [
     "load_published",
     "require_same_classes",
     "save_model",
+    "start_from",
 ]
 
 _FORMAT = "wsol_ext"
 _MOST_BACKBONE_TENSORS = 1000  # a ViT-g of 40 blocks has 720
 # Options of timm's transformers that say how many modules there are.
 _COUNTS = ("depth", "depth_token_only", "cls_attn_layers", "num_blocks")
-_HEAD_WIDTH = 64  # channels of an attention head, in every DeiT and nearly every ViT
+# Of tensors of a kind that torch or the model lacks.
+_UNREADABLE = (SafetensorError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def save_model(
@@ -102,30 +113,94 @@ def _described(file: BackboneFile) -> dict[str, Any]:
 
 
 def load_model(
-    path: str | Path, method: str | None = None, backbone_weights: str | Path | None = None
+    path: str | Path,
+    method: str | None = None,
+    backbone_weights: str | Path | None = None,
+    published_heads: int | None = None,
 ) -> LocalizationModel:
-    """A model that `save_model` wrote, in evaluation mode on the CPU, its ``class_names`` set where they were saved.
+    """A model that `save_model` wrote, or that its method's authors released, in evaluation mode on the CPU.
 
-    Nothing is built before the file's header was found to hold the tensors of the model that it describes: what a
-    hostile file costs is bounded by its size.
+    Its ``class_names`` are set where they were saved. Nothing is built before the file was found to hold the tensors of
+    the model that it describes: what a hostile file costs is bounded by its size. Of an authors' file, names and shapes
+    tell the method; `load_published` takes it with other options.
 
     Args:
-        path: the file, or the folder of a run of `wsol train`.
+        path: the file, or the folder of a run of `wsol train`; of authors, a ``.pth`` or ``.safetensors``, read with
+            ``weights_only=True``.
         method: where given, the method the file has to hold.
         backbone_weights: the file of its frozen backbone, where that is no longer where it was, nor beside the model.
+        published_heads: attention heads of a block, which an authors' file does not say (DeiT-T 3, DeiT-S 6, DeiT-B
+            12); None: width // 64, as all of these have, and a warning says so.
 
     Raises:
         FileNotFoundError: no such file, or a folder without a model; or its frozen backbone's file is not to be found.
-        CheckpointError: a corrupt file, one that `save_model` did not write, or another method's; or a file of another
-            backbone.
+        CheckpointError: a corrupt file, one that is neither `save_model`'s nor a method's authors', or another
+            method's; or a file of another backbone; or an authors' file of a width that does not tell the heads.
+        ValueError: `published_heads` does not divide the width.
     """
     path = find_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
+    tensors = metadata = None
     try:
         header = read_header(path)
+        tensors, metadata = header.tensors, header.metadata
     except SafetensorError as error:
-        raise CheckpointError(f"checkpoint {path} {_no_model(path, error)}") from error
+        if other_kind(path) != TORCH:
+            raise CheckpointError(f"checkpoint {path} {_no_model(path, error)}") from error
+    if metadata is None or metadata.get("format") != _FORMAT:
+        model = _load_authors(path, tensors, method, published_heads)
+        holds_backbone = True
+    else:
+        model = _load_own(path, header, method, backbone_weights)
+        holds_backbone = "backbone_file" not in metadata
+        if published_heads is not None:
+            warnings.warn(f"published_heads is not used: {path} says how many it has", stacklevel=2)
+    if backbone_weights is not None and holds_backbone:
+        warnings.warn(f"backbone_weights is not used: {path} holds its backbone", stacklevel=2)
+    return model
+
+
+def _load_authors(
+    path: Path, shapes: Mapping[str, Tensor] | None, method: str | None, heads: int | None
+) -> LocalizationModel:
+    """A model of an authors' file: of safetensors, whose shapes are known, or else of torch."""
+    source = f"checkpoint {path}"
+    values = read_tensors(path, source) if shapes is None else None
+    state = unwrapped(shapes, source) if values is None and shapes is not None else values
+    assert state is not None
+    found = recognized(state, source, heads, first=method)
+    if method is not None and found.method != method:
+        raise CheckpointError(f"{source} holds a {found.method} model, not {method}")
+    if heads is None and found.usual_heads is None:
+        raise CheckpointError(
+            f"{source} holds a {found.method} model of its authors, and its width, {found.width}, does not tell how "
+            f"many attention heads it has, as it is no multiple of {HEAD_WIDTH}: give them as published_heads "
+            "(--published-heads)"
+        )
+    _check_heads(found, heads, f"{source}: published_heads (--published-heads)")
+    if heads is None:
+        warnings.warn(
+            f"{path} holds a {found.method} model of its authors; --published-heads is taken to be "
+            f"{found.usual_heads}, its width, {found.width}, over {HEAD_WIDTH}",
+            stacklevel=3,
+        )
+    try:
+        if values is None:
+            values = unwrapped(load_file(path), source)
+        model = create_model(**found.arguments, pretrained=False)
+        model.load_state_dict(found.renamed(values))
+    except CheckpointError:
+        raise
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{source} cannot be read: {error!r}") from error
+    return model.eval()
+
+
+def _load_own(
+    path: Path, header: Header, method: str | None, backbone_weights: str | Path | None
+) -> LocalizationModel:
+    """A model that `save_model` wrote."""
     config, class_names = _read_metadata(header.metadata, path)
     if method is not None and config["method"] != method:
         raise CheckpointError(f"checkpoint {path} holds a {config['method']} model, not {method}")
@@ -140,14 +215,7 @@ def load_model(
         model.load_state_dict(weights)
     except MisfitError as error:
         raise CheckpointError(f"checkpoint {path}: {error}", error.details) from error
-    except (
-        SafetensorError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # tensors of a kind that torch or the model lacks
+    except _UNREADABLE as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error!r}") from error
     model.class_names = class_names
     return model.eval()
@@ -224,18 +292,15 @@ def _is_pixel(value: Any) -> bool:
 
 
 def _no_model(path: Path, error: SafetensorError) -> str:
-    """What a file is that is no safetensors file, and the way on."""
+    """What a file is that is of neither safetensors nor torch, and the way on."""
     kind = other_kind(path)
     if kind == LIGHTNING:
         return (
             f"is {kind}, from which training goes on: the same `wsol train` command ends the run and writes its "
             "model.safetensors; give that, or the run's folder"
         )
-    if kind == TORCH:
-        return (
-            f"is {kind}; in Python, wsol_ext.checkpoints makes a model of weights that a method's authors released: "
-            f"save_model(load_published(METHOD, {str(path)!r}, num_heads=HEADS), 'model.safetensors')"
-        )
+    if kind is None and path.suffix != ".safetensors":
+        return "is no file of weights: it begins as neither torch's files do nor safetensors'"
     return f"is {kind}" if kind else f"is corrupt or no safetensors file: {error}"
 
 
@@ -243,11 +308,6 @@ def _read_metadata(
     metadata: Mapping[str, str], path: Path
 ) -> tuple[dict[str, Any], list[str] | None]:
     """The arguments of `create_model` and the class names that a file holds, each of its type."""
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} was not written by wsol_ext; weights released by a method's authors load "
-            "through wsol_ext.checkpoints.load_published"
-        )
     try:
         config, class_names = (json.loads(metadata[name]) for name in ("config", "class_names"))
     except (KeyError, ValueError, RecursionError) as error:
@@ -302,13 +362,9 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 def _is_size(value: Any) -> bool:
-    return _is_count(value) or (
-        isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+    return is_count(value) or (
+        isinstance(value, list) and len(value) == 2 and all(map(is_count, value))
     )
 
 
@@ -316,7 +372,7 @@ def _is_size(value: Any) -> bool:
 _CONFIG: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (_is_text, "a method's name"),
     "backbone": (_is_text, "a backbone's name"),
-    "num_classes": (_is_count, "a whole number of at least 1"),
+    "num_classes": (is_count, "a whole number of at least 1"),
     "img_size": (_is_size, "a side, or a height and a width, in pixels"),
     "backbone_options": (lambda value: isinstance(value, dict), "names with values"),
 }
@@ -365,25 +421,28 @@ def find_checkpoint(given: str | Path) -> Path:
     raise FileNotFoundError(f"{path} is no folder of a run: it has no model.safetensors")
 
 
-def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
+def initialize_from(
+    model: LocalizationModel, path: str | Path, published_heads: int | None = None
+) -> list[str]:
     """Start a model from the weights of another one, usually of another method, on the same backbone.
 
-    Every layer is taken whose weights have the same names and shapes in both. The rest starts as the method starts it
-    on a backbone with these weights: what it copies from the backbone, it copies from this one. In a pyramid (`molt`)
-    every transformer starts from another method's model, position embeddings resampled for its level, or from its own
-    in another pyramid.
+    Every layer is taken whose weights have the same names and shapes in both: of another number of classes all but the
+    classifier. The rest starts as the method starts it on a backbone with these weights: what it copies from the
+    backbone, it copies from this one. In a pyramid (`molt`) every transformer starts from another method's model,
+    position embeddings resampled for its level, or from its own in another pyramid.
 
     Args:
         model: to be initialized, of a method's first stage.
-        path: the other model, which `save_model` wrote, or the folder of its run.
+        path: the other model, as `load_model` takes it.
+        published_heads: see `load_model`.
 
     Returns:
         the names of the model's weights that were not taken: they start anew.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: a file that `load_model` refuses, another backbone, image size or other classes; what differs
-            is listed and the model is as it was.
+        CheckpointError: a file that `load_model` refuses, another backbone or image size; what differs is listed and
+            the model is as it was.
 
     Example:
         >>> import tempfile
@@ -397,13 +456,28 @@ def initialize_from(model: LocalizationModel, path: str | Path) -> list[str]:
         >>> sorted({name.split(".")[0] for name in initialize_from(trt, path)})
         ['head', 'score_block', 'score_head', 'score_norm']
     """
-    other = load_model(path)
-    here = model.class_names or [str(label) for label in range(model.num_classes)]
-    require_same_classes(other, here, path)
+    return start_from(model, load_model(path, published_heads=published_heads), path)
+
+
+def start_from(model: LocalizationModel, other: LocalizationModel, path: str | Path) -> list[str]:
+    """What `initialize_from` does, with the other model at hand; `path` is where it is from, as messages start.
+
+    As many classes under other names are warned of.
+    """
     try:
-        return model.initialize_from(other)
+        anew = model.initialize_from(other)
     except ValueError as error:
         raise CheckpointError(f"{path} {error}", getattr(error, "details", ())) from error
+    if model.num_classes == other.num_classes and model.class_names and other.class_names:
+        differing = differing_classes(other.class_names, model.class_names)
+        if differing:
+            there, here = differing[0]
+            warnings.warn(
+                f"{path} knows other classes, {len(differing)} of {model.num_classes}: {there!r} there is {here!r} "
+                "here; its weights are taken all the same",
+                stacklevel=3,
+            )
+    return anew
 
 
 def require_same_classes(
@@ -460,27 +534,28 @@ def load_published(
         ValueError: an unknown method, or a number of heads that does not divide the width. One that DeiTs of this
             width do not have is warned of.
     """
-    published = {name: known.published_names for name, known in METHODS.items()}
-    patterns = published.get(method)
-    if patterns is None:
-        names = [name for name, of_method in published.items() if of_method is not None]
-        raise ValueError(f"method is {method!r}, it should be one of {', '.join(names)}")
+    known = METHODS.get(method)
+    if known is None or known.published_names is None:
+        raise ValueError(
+            f"method is {method!r}, it should be one of {', '.join(published_methods())}"
+        )
     source = "the state dict" if isinstance(weights, Mapping) else f"checkpoint {weights}"
     state = (
         unwrapped(weights, source, entry)
         if isinstance(weights, Mapping)
         else _read_published(Path(weights).expanduser(), source, entry)
     )
-    renamed = {ours: state[theirs] for theirs, ours in _renamed(state, patterns).items() if ours}
     try:
-        sizes = _sizes(renamed, METHODS[method], num_heads)
-    except KeyError as error:
+        found = published_as(method, state, num_heads)
+    except AbsentError as error:
         raise CheckpointError(
-            f"{source} is no {method} model: {error.args[0]} is missing; it has {some(list(state))}"
+            f"{source} is no {method} model: {error}; it has {some(list(state))}"
         ) from error
-    options = {**METHODS[method].published_options(state), **options}
+    _check_heads(found, num_heads, "num_heads")
+    sizes = found.arguments
     sizes["backbone_options"] |= dict(backbone_options or {})
-    model = create_model(method, pretrained=False, **sizes, **options)
+    model = create_model(**{**sizes, **options}, pretrained=False)
+    renamed = found.renamed(state)
     _require_fit(model, renamed, source)
     model.load_state_dict(renamed)
     return model.eval()
@@ -492,74 +567,27 @@ def _read_published(path: Path, source: str, entry: str | None) -> dict[str, Ten
     return read_tensors(path, source, entry)
 
 
-def _renamed(names: Iterable[str], patterns: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Our names by the authors' ones; "" where we have no use for it."""
-    return {name: _rename(name, patterns) for name in names}
-
-
-def _rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in patterns:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return f"{_BACKBONE}{name}"
-
-
-_BACKBONE = "backbone.vit."
-
-
-def _sizes(
-    state: Mapping[str, Tensor], method: type[LocalizationModel], num_heads: int | None
-) -> dict[str, Any]:
-    """The number of classes and the backbone with its sizes, as `create_model` takes them.
+def _check_heads(found: Published, given: int | None, option: str) -> None:
+    """Refuse a number of attention heads that the weights cannot have, and warn of one that is unusual.
 
     Raises:
-        KeyError: the name of a weight that tells them, and is not there.
+        ValueError: it does not divide the width, or is not given where the width does not tell it.
     """
-    classes = state[f"{method.published_classifier}.weight"].size(0)
-    vit = {n.removeprefix(_BACKBONE): t for n, t in state.items() if n.startswith(_BACKBONE)}
-    width, _, patch_height, patch_width = vit["patch_embed.proj.weight"].shape
-    depth = 1 + max(
-        (int(m[1]) for name in vit if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1
-    )
-    side = round((vit["pos_embed"].size(1) - 1) ** 0.5)
-    usual = width // _HEAD_WIDTH if width % _HEAD_WIDTH == 0 else None
-    if num_heads is None and usual is None:
+    width, usual = found.width, found.usual_heads
+    if given is None and usual is None:
         raise ValueError(
-            f"num_heads is not given, and a width of {width} does not tell it: it is no multiple of {_HEAD_WIDTH}"
+            f"{option} is not given, and a width of {width} does not tell it: it is no multiple of {HEAD_WIDTH}"
         )
-    num_heads = usual if num_heads is None else num_heads
-    if num_heads is None or not _is_count(num_heads) or width % num_heads:
-        raise ValueError(f"num_heads is {num_heads!r}, it should divide the width, {width}")
-    if usual is not None and num_heads != usual:
+    if given is None:
+        return
+    if not is_count(given) or width % given:
+        raise ValueError(f"{option} is {given!r}, it should divide the width, {width}")
+    if usual is not None and given != usual:
         warnings.warn(
-            f"load_published: num_heads is {num_heads}; DeiTs and ViTs of this width, {width}, have "
-            f"{usual}, and with another number the weights mean something else",
+            f"{option} is {given}; DeiTs and ViTs of this width, {width}, have {usual}, and with another number "
+            "the weights mean something else",
             stacklevel=3,
         )
-    size = (
-        (side * patch_height, side * patch_width)
-        if patch_height != patch_width
-        else side * patch_height
-    )
-    options: dict[str, Any] = {
-        "embed_dim": width,
-        "depth": depth,
-        "num_heads": num_heads,
-        "patch_size": patch_height,
-        "mlp_ratio": vit["blocks.0.mlp.fc1.weight"].size(0) / width,
-        "qkv_bias": "blocks.0.attn.qkv.bias" in vit,
-    }
-    if is_dinov2(
-        method.published_backbone
-    ):  # whose positions are stored for one size, whatever the images'
-        options["position_size"] = size
-        size = method.usual_img_size
-    return {
-        "backbone": method.published_backbone,
-        "num_classes": classes,
-        "img_size": size,
-        "backbone_options": options,
-    }
 
 
 def _require_fit(model: LocalizationModel, weights: Mapping[str, Tensor], source: str) -> None:

@@ -361,10 +361,7 @@ def test_weights_to_start_from_are_part_of_a_run(unbroken, source, fails):
     ("flags", "words"),
     [
         (["--img-size", "48"], ["another backbone", "pos_embed (1, 17, 32), not (1, 37, 32)"]),
-        (
-            ["--data-options", '{"length": 64, "num_classes": 2}'],
-            ["have 4 classes", "those here 2"],
-        ),
+        (["--published-heads", "0"], ["--published-heads is 0, it should be at least 1"]),
         (["--init-from", "/nowhere"], ["--init-from is /nowhere: no such file"]),
     ],
 )

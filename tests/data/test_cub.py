@@ -41,6 +41,14 @@ def test_labels_are_consecutive_and_the_same_in_both_splits(root):
     assert (train.labels, test.labels) == ([0], [0, 1])
 
 
+def test_the_first_classes_alone_are_taken_by_their_ids(root):
+    few = CubDataset(root, "test", first_classes=3)
+    assert (few.class_names, few.image_names) == (["Ani"], ["003.Ani/b.jpg"])
+    assert len(CubDataset(root, "test", first_classes=7)) == 2
+    with pytest.raises(ValueError, match="first_classes is 0, it should be at least 1"):
+        CubDataset(root, first_classes=0)
+
+
 def test_box_at_the_border_ends_at_the_last_pixel_without_a_warning(root):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

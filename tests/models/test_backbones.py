@@ -117,7 +117,8 @@ def test_weights_that_cannot_be_had_are_said_to_be_so_with_the_ways_on(hub_cache
         ConnectionError, match="cannot be reached .no way to huggingface.co"
     ) as failed:
         create_model("tscam", name, 3, img_size=32)
-    for way in (str(hub_cache.parent / place), "HF_HOME", "--pretrained false", "--init-from"):
+    ways = ("--backbone-weights FILE", "--init-from", "--pretrained false")
+    for way in (str(hub_cache.parent / place), "HF_HOME", *ways):
         assert way in str(failed.value)
 
 

@@ -104,12 +104,21 @@ def test_a_truncated_file_is_named(tmp_path):
         load_model(path)
 
 
-def torch_file(path):
-    torch.save({"state_dict": published_names(small_model())}, path)
-
-
 def old_torch_file(path):
     torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+
+
+def compressed(path):
+    torch_file(path.with_suffix(".plain"))
+    with zipfile.ZipFile(path.with_suffix(".plain")) as plain:
+        content = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+
+
+def torch_file(path):
+    torch.save({"state_dict": {"weight": torch.zeros(10_000)}}, path)
 
 
 def lightning_checkpoint(path):
@@ -140,8 +149,9 @@ PAGE, POINTER = (
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (torch_file, "is a torch file; .*load_published.METHOD, .*num_heads=HEADS"),
-        (old_torch_file, "is a torch file; .*load_published"),
+        (torch_file, "was not written by wsol_ext, nor by the program of .*no transformer's class"),
+        (old_torch_file, "was not written by wsol_ext, nor by the program of .* tensors .weight"),
+        (compressed, "is a compressed archive, which torch did not write"),
         (lightning_checkpoint, "is a Lightning checkpoint, .* the same `wsol train` command"),
         (zip_archive, "is a zip archive: "),
         (truncated, "is a torch file or zip archive, and a damaged one"),
@@ -285,7 +295,7 @@ def test_class_names_that_are_strings_load(tmp_path, names):
 def test_an_absurd_header_is_refused(tmp_path, header):
     path = tmp_path / "absurd.safetensors"
     path.write_bytes(header)
-    with pytest.raises(CheckpointError, match="absurd.safetensors (is corrupt|was not written)"):
+    with pytest.raises(CheckpointError, match="absurd.safetensors (is corrupt|holds no state)"):
         load_model(path)
 
 
@@ -336,7 +346,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_of_another_program_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="was not written by wsol_ext.*load_published"):
+    with pytest.raises(CheckpointError, match="was not written by wsol_ext, nor by the program of"):
         load_model(path)
 
 
@@ -431,6 +441,7 @@ def test_a_pyramid_starts_from_another(tmp_path):
         ("tscam", {"depth": 1}, r"has another backbone: missing: vit\.blocks\.1"),
         ("tscam", {"num_heads": 2}, "has another backbone: 2 attention heads, not 3"),
         ("molt", {"img_size": 96}, "does not fit a molt model: of another shape"),
+        ("molt", {"depth": 1}, r"does not fit a molt model: missing: .*vit\.blocks\.1"),
         ("molt", {"num_heads": 2}, "has another backbone: 2 attention heads, not 3"),
     ],
 )
@@ -479,7 +490,6 @@ def test_weights_of_both_stages_start_a_first_one(tmp_path):
             {"img_size": 32},
             r"at 32, not vit_tiny_patch16_224 at \(32, 64\): of another shape: vit\.pos_embed \(1, 5, 24\), not",
         ),
-        ({"num_classes": 4}, "knows other classes: .* have 4 classes, those here 3"),
     ],
 )
 def test_a_model_that_does_not_fit_starts_no_other(tmp_path, options, message):
@@ -491,12 +501,53 @@ def test_a_model_that_does_not_fit_starts_no_other(tmp_path, options, message):
     assert not unequal(copied(model), before)
 
 
-def test_a_model_of_other_classes_starts_no_other(tmp_path):
+@pytest.mark.parametrize("method", ["tscam", "trt", "scm", "sat", "trilite", "molt"])
+def test_of_another_number_of_classes_all_but_the_classifier_is_taken(tmp_path, method):
+    source = small_model(method=method, seed=1, num_classes=4, img_size=32)
+    model = small_model(method=method, img_size=32)
+    save_model(source, tmp_path / "model.safetensors", class_names=["a", "b", "c", "d"])
+    model.class_names = ["e", "f", "g"]
+    before = copied(model)
+    anew = set(initialize_from(model, tmp_path))
+    ours, theirs = copied(model), source.state_dict()
+    of_classes = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert of_classes == anew
+    assert {name.rpartition(".")[2] for name in anew} == {"weight", "bias"}
+    assert all("head" in name and ours[name].shape == before[name].shape for name in anew)
+    rest = ours.keys() - anew
+    assert not unequal({name: ours[name] for name in rest}, {name: theirs[name] for name in rest})
+    assert model.class_names == ["e", "f", "g"]
+
+
+def test_a_pyramid_takes_all_but_the_classifier_of_a_model_of_other_classes(tmp_path):
+    source = small_model(seed=1, num_classes=4, img_size=32)
+    model = small_model(method="molt", img_size=64)
+    save_model(source, tmp_path / "model.safetensors")
+    anew = initialize_from(model, tmp_path)
+    heads = {f"transformers.{k}.head.{kind}" for k in range(3) for kind in ("weight", "bias")}
+    assert set(anew) == heads
+    blocks = copied(source.backbone.vit.blocks)
+    for transformer in model.transformers:
+        assert not unequal(copied(transformer.backbone.vit.blocks), blocks)
+
+
+def test_a_model_of_as_many_other_classes_is_taken_and_warned_of(tmp_path):
+    source, model = small_model(seed=1), small_model()
+    save_model(source, tmp_path / "model.safetensors", class_names=["a", "b", "c"])
+    model.class_names = ["a", "c", "b"]
+    with pytest.warns(UserWarning, match="other classes, 2 of 3: 'b' there is 'c' here") as warned:
+        assert initialize_from(model, tmp_path) == []
+    assert [w.filename for w in warned] == [__file__]
+    assert not unequal(model.state_dict(), source.state_dict())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["1.a", "2.b", "3.c"], None])
+def test_classes_that_do_not_contradict_are_not_warned_of(tmp_path, names):
     save_model(small_model(), tmp_path / "model.safetensors", class_names=["a", "b", "c"])
     model = small_model()
-    model.class_names = ["a", "c", "b"]
-    with pytest.raises(CheckpointError, match="knows other classes: .*: 'b' is 'c' there"):
-        initialize_from(model, tmp_path)
+    model.class_names = names
+    assert initialize_from(model, tmp_path) == []
 
 
 def test_an_unfinished_run_starts_no_other(tmp_path):

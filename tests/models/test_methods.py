@@ -246,3 +246,17 @@ def test_a_classifier_is_taken_over_as_far_as_it_fits_or_refused(small_model):
     taken = {"head.bias": bias, **({"head.weight": weight} if isinstance(model, TRT) else {})}
     for name, found in model.state_dict().items():
         assert torch.equal(found, taken.get(name, before[name])), name
+
+
+def test_a_frozen_backbone_gets_no_gradient_and_stays_in_evaluation_mode(small_model):
+    model = small_model(
+        freeze_backbone=True, backbone_options={**SMALL, "drop_path_rate": 0.5}
+    ).train()
+    model.training_loss(torch.randn(2, 3, 64, 64), torch.tensor([1, 4]))["loss"].backward()
+    frozen = model.backbone_weights()
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            assert parameter.grad is None, name
+    assert any(p.grad is not None for p in model.parameters())
+    assert not any(m.training for backbone in model.backbones() for m in backbone.modules())
+    assert model.config["freeze_backbone"] is True

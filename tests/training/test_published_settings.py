@@ -130,3 +130,29 @@ def test_options_are_the_programs(name):
 
 def test_the_branch_of_trt_learns_plain_labels():
     assert [s.config.label_smoothing for s in stages_of(read("ilsvrc_trt"))] == [0.1, 0.0]
+
+
+TRILITE = {
+    "cub": ("cub", 200, 128, 5e-5, 10, 100, (0.5, 0.5), 224, 0),
+    "ilsvrc": ("wsol", 100, 256, 5e-6, 50, 500, (0.25, 0.25), 224, 0),
+    "openimages": ("wsol", 100, 32, 1e-5, 10, 3, (0.5, 0.0), 448, 480),
+}
+
+
+@pytest.mark.parametrize("name", TRILITE)
+def test_trilite_is_trained_as_its_program_trains_it(name):
+    config = read(f"{name}_trilite")
+    data, epochs, batch, rate, class_lr, alpha, dropouts, size, resize = TRILITE[name]
+    found = [learning_rate(config, epoch) for epoch in range(config.epochs)]
+    assert found == pytest.approx([rate] * epochs)
+    assert (config.data, config.batch_size, config.optimizer) == (data, batch, "adamw")
+    assert (config.img_size, config.train_img_size, config.resize) == (448, size, resize)
+    assert (config.weight_decay, config.selective_decay) == (0.01, False)
+    class_dropout, region_dropout = dropouts
+    assert config.model_options == {
+        "alpha": alpha,
+        "class_dropout": class_dropout,
+        "region_dropout": region_dropout,
+        "class_lr": class_lr,
+    }
+    assert config.backbone == "vit_small_patch14_dinov2"

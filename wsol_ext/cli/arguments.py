@@ -252,7 +252,7 @@ def _read_one(action: argparse.Action, value: Any) -> Any:
 
 _HINTS: list[Any] = [
     *(str, int, float, bool),
-    *(str | None, int | None, float | None),
+    *(str | None, int | None, float | None, bool | None),
     *(float | str, float | str | None, bool | str),
     *(dict[str, Any], dict[str, Any] | None, dict[str, Any] | str | None),
 ]

@@ -105,9 +105,11 @@ def demo_config(options: Any) -> "TrainingConfig":
         data="synthetic",
         data_options={"length": options.images, "img_size": 64},
         img_size=64,
+        train_img_size=64,
         augmentation="erasing",
         backbone="vit_tiny_patch16_224",
         pretrained=False,
+        freeze_backbone=False if method.freezes_backbone else None,  # it knows nothing yet
         backbone_options={"embed_dim": 96, "depth": 4, "num_heads": 3, "patch_size": 8},
         epochs=options.epochs,
         stage2_epochs=(options.epochs + 1) // 2 if method.stages > 1 else 0,

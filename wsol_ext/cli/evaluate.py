@@ -17,10 +17,13 @@ from wsol_ext.cli.options import (
     add_data,
     add_device,
     add_switch,
+    add_weights,
     check_clusters,
     check_device,
     check_hardware,
     check_out,
+    check_weights,
+    load_weights,
     set_clusters,
 )
 from wsol_ext.data.factory import (
@@ -61,7 +64,9 @@ def add_options(parser: Parser) -> None:
     protocols = registered_names("wsol_ext.metrics", "PROTOCOLS", "register_protocol")
     add_config(parser)
     parser.add_argument(
-        "checkpoint", type=str, help="a model.safetensors, or the run folder of `wsol train`"
+        "checkpoint",
+        type=str,
+        help="a model.safetensors, the run folder of `wsol train`, or what a method's authors released",
     )
     group = parser.add_argument_group("protocol")
     group.add_argument(
@@ -79,6 +84,7 @@ def add_options(parser: Parser) -> None:
     group.add_argument(
         "--interval", type=float, default=0.001, help="between thresholds, of protocols of many"
     )
+    add_weights(parser)
     add_data(parser)
     add_clusters(parser)
     output = parser.add_argument_group("output")
@@ -105,6 +111,7 @@ def check(options: Any, problems: Problems) -> None:
         problems.add(mistake)
     check_hardware(options, problems)
     check_clusters(options, problems)
+    check_weights(options, problems)
     options.run_config, there = {}, False
     if options.checkpoint is not None:  # else that is said already
         with problems.collected():
@@ -133,12 +140,13 @@ def check_further(options: Any, problems: Problems) -> None:
     if options.data_options and "chosen" in options:
         with problems.collected():
             options.chosen.check_options()
-    of_model = (options.clusters, options.cluster_cache)
-    if of_model != (None, None) and not problems.about("checkpoint", "clusters"):
-        from wsol_ext.checkpoints import load_model
-
+    of_model = ("clusters", "cluster_cache", "backbone_weights", "published_heads")
+    given = any(options[name] is not None for name in of_model)
+    mistaken = problems.about("checkpoint", "clusters", "backbone_weights", "published_heads")
+    if given and not mistaken:
         with problems.collected():
-            set_clusters(load_model(options.checkpoint), options, _out(options))
+            model = load_weights(options.checkpoint, options)
+            set_clusters(model, options, _out(options))
 
 
 def run(options: Any) -> int:
@@ -146,7 +154,7 @@ def run(options: Any) -> int:
     chosen, config, problems = options.chosen, options.run_config, Problems()
     folder, out = _folder(options), _out(options)
     device = check_device(options.device, problems)
-    from wsol_ext.checkpoints import find_checkpoint, load_model, require_same_classes
+    from wsol_ext.checkpoints import find_checkpoint, require_same_classes
     from wsol_ext.data.class_names import are_numbers
     from wsol_ext.evaluation import evaluate, transform_for
     from wsol_ext.report.results import write_results
@@ -154,7 +162,7 @@ def run(options: Any) -> int:
     model = dataset = None
     with problems.collected():
         checkpoint = find_checkpoint(options.checkpoint)
-        model = load_model(checkpoint)
+        model = load_weights(checkpoint, options)
         with problems.collected():
             set_clusters(model, options, out)
     with problems.collected():

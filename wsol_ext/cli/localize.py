@@ -32,10 +32,13 @@ from wsol_ext.cli.options import (
     add_config,
     add_device,
     add_switch,
+    add_weights,
     check_clusters,
     check_device,
     check_hardware,
     check_out,
+    check_weights,
+    load_weights,
     set_clusters,
 )
 from wsol_ext.thresholds import stored_threshold
@@ -67,7 +70,9 @@ def add_options(parser: Parser) -> None:
     """Add the command's flags."""
     add_config(parser)
     parser.add_argument(
-        "checkpoint", type=str, help="a model.safetensors, or the run folder of `wsol train`"
+        "checkpoint",
+        type=str,
+        help="a model.safetensors, the run folder of `wsol train`, or what a method's authors released",
     )
     parser.add_argument(
         "--model", type=str | None, default=None, help="the method that the checkpoint has to be of"
@@ -93,6 +98,7 @@ def add_options(parser: Parser) -> None:
         default=None,
         help="known classes: 'folder' for the name of each image's folder, or a CSV file `image,class`",
     )
+    add_weights(parser)
     add_clusters(parser)
     parser.add_argument(
         "--overlays",
@@ -120,6 +126,7 @@ def check(options: Any, problems: Problems) -> None:
         problems.add(f"--top-k is {options.top_k}, it should be at least 1")
     check_hardware(options, problems)
     check_clusters(options, problems)
+    check_weights(options, problems)
     methods = registered_names("wsol_ext.models", "METHODS", "register_method")
     if options.model is not None and options.model not in methods:
         problems.add(unknown("--model", options.model, methods))
@@ -154,8 +161,10 @@ def check_further(options: Any, problems: Problems) -> None:
     """Collect the mistakes that take torch to find, among the options that were given."""
     if options.device != "auto" and not problems.about("device"):
         check_device(options.device, problems)
-    of_model = (options.model, options.clusters, options.cluster_cache)
-    if not problems.about("checkpoint") and (of_model != (None, None, None) or options.top_k > 1):
+    of_model = ("model", "clusters", "cluster_cache", "backbone_weights", "published_heads")
+    given = any(options[name] is not None for name in of_model)
+    mistaken = problems.about("checkpoint", "backbone_weights", "published_heads")
+    if not mistaken and (given or options.top_k > 1):
         _load(options, None if problems.about("model") else options.model, problems)
 
 
@@ -170,13 +179,13 @@ class _Loaded(NamedTuple):
 
 def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | None:
     """The checkpoint, held against the flags that hang on its model; None where it cannot be loaded."""
-    from wsol_ext.checkpoints import find_checkpoint, load_model
+    from wsol_ext.checkpoints import find_checkpoint
     from wsol_ext.localize import check_settings
 
     loaded = None
     with problems.collected():
         checkpoint = find_checkpoint(options.checkpoint)
-        model = load_model(checkpoint, method)
+        model = load_weights(checkpoint, options, method)
         if not problems.about("clusters"):
             with problems.collected():
                 set_clusters(model, options, named(options.out))
@@ -217,6 +226,7 @@ def run(options: Any) -> int:
     results = CocoResults(names, _common_folder(paths))
     request = {
         "checkpoint": digest,
+        "published_heads": options.published_heads,  # with others the weights mean something else
         "threshold": threshold,
         "top_k": options.top_k,
         "clusters": _settings_of_clusters(model),

@@ -3,15 +3,18 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from wsol_ext._devices import check_device_name, usable_device
-from wsol_ext._files import require_writable
+from wsol_ext._files import missing_paths, require_writable
 from wsol_ext._names import flag_of
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.clustering.settings import settings_of
 from wsol_ext.data.factory import FLAGS, data_help, flag_help
+
+if TYPE_CHECKING:
+    from wsol_ext.models import LocalizationModel
 
 __all__ = [
     "add_clusters",
@@ -20,10 +23,13 @@ __all__ = [
     "add_dataclass",
     "add_device",
     "add_switch",
+    "add_weights",
     "check_clusters",
     "check_device",
     "check_hardware",
     "check_out",
+    "check_weights",
+    "load_weights",
     "set_clusters",
 ]
 
@@ -55,7 +61,7 @@ def add_dataclass(parser: Parser, options: type) -> None:
         default = field.default if factory is dataclasses.MISSING else factory()
         hint = hints[field.name]
         keywords: dict[str, Any] = {"type": hint, "default": default}
-        if hint is bool:
+        if hint in (bool, bool | None):
             keywords |= {"nargs": "?", "const": True}
         elif hint == list[int]:
             keywords |= {"type": int, "nargs": "*"}
@@ -67,6 +73,40 @@ def add_dataclass(parser: Parser, options: type) -> None:
         groups[title].add_argument(
             *map(flag_of, names), dest=field.name, help=shown.replace("%", "%%"), **keywords
         )
+
+
+def add_weights(parser: Parser) -> None:
+    """Add the flags that say what CHECKPOINT leaves out."""
+    group = parser.add_argument_group("what the checkpoint leaves out")
+    group.add_argument(
+        "--backbone-weights",
+        type=str | None,
+        default=None,
+        help="file of its frozen backbone, where that is no longer where it was in training, nor beside it",
+    )
+    group.add_argument(
+        "--published-heads",
+        type=int | None,
+        default=None,
+        help="attention heads of a checkpoint that a method's authors released; by default its width / 64",
+    )
+
+
+def check_weights(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with the flags of `add_weights` whatever the checkpoint is."""
+    for missing in missing_paths({"--backbone-weights": options.backbone_weights}):
+        problems.add(missing)
+    if options.published_heads is not None and options.published_heads < 1:
+        problems.add(f"--published-heads is {options.published_heads}, it should be at least 1")
+
+
+def load_weights(
+    checkpoint: str | Path, options: Any, method: str | None = None
+) -> "LocalizationModel":
+    """The model of a checkpoint, by `load_model` and the flags of `add_weights`; its errors are that function's."""
+    from wsol_ext.checkpoints import load_model
+
+    return load_model(checkpoint, method, options.backbone_weights, options.published_heads)
 
 
 def add_data(parser: Parser) -> None:

@@ -63,11 +63,11 @@ def check_further(options: Any, problems: Problems) -> None:
 
         with problems.collected():
             check_model_of(TrainingConfig(**given), mistaken)
-    if options.init_from is not None and not problems.about("init_from"):
+    if options.init_from is not None and not problems.about("init_from", "published_heads"):
         from wsol_ext.checkpoints import load_model
 
         with problems.collected():
-            load_model(options.init_from)
+            load_model(options.init_from, published_heads=options.published_heads)
     if options.data_options:
         with problems.collected():
             chosen_dataset(vars(options), "train").check_options()

@@ -36,12 +36,13 @@ class CubDataset(LocalizationDataset):
         root: the folder `CUB_200_2011`.
         split: "train" or "test".
         transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
+        first_classes: take the first so many classes alone, by their ids: a small data set of the large one.
 
     Raises:
         FileNotFoundError: root lacks one of its files.
         AnnotationError: a malformed line, an image that is listed twice or has no label, split or box, named by file
             and line; or images whose folder is that of another class than their label.
-        ValueError: another split.
+        ValueError: another split, or less than one class.
         ImageError: from `dataset[i]`: a missing or broken picture file.
 
     Example::
@@ -58,7 +59,12 @@ class CubDataset(LocalizationDataset):
         root: str | Path,
         split: Literal["train", "test"] = "train",
         transform: Transform | None = None,
+        first_classes: int | None = None,
     ) -> None:
+        if first_classes is not None and first_classes < 1:
+            raise ValueError(
+                f"CubDataset: first_classes is {first_classes}, it should be at least 1"
+            )
         if split not in _SPLITS:
             raise ValueError(f"CubDataset: split is {split!r}, it should be 'train' or 'test'")
         self.root = Path(root)
@@ -84,6 +90,8 @@ class CubDataset(LocalizationDataset):
         }
         for file, table in tables.items():
             check_complete(images, table, self.root / file)
+        if first_classes is not None:
+            images = {key: row for key, row in images.items() if class_ids[key] <= first_classes}
         present = sorted({class_ids[key] for key in images})
         unnamed = [key for key in present if key not in names]
         if unnamed:

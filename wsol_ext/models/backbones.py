@@ -195,6 +195,6 @@ def _require_reachable(name: str, url: str, folder: Path) -> None:
 def _unavailable(name: str, folder: Path, reason: str) -> str:
     return (
         f"the pretrained weights of {name} are not in the cache, and {reason}. Copy {folder} from a machine that has "
-        "it (HF_HOME and TORCH_HOME say where caches lie), start from another model (--init-from), or from none "
-        "(--pretrained false)"
+        "it (HF_HOME and TORCH_HOME say where caches lie), or start from a file of the backbone's weights "
+        "(--backbone-weights FILE), from another model (--init-from), or from none (--pretrained false)"
     )

@@ -93,6 +93,8 @@ class LocalizationModel(nn.Module):
             run in every epoch.
         needs_blocks: whether it runs its backbone block by block, so that it takes a `Backbone`; else any
             `TokenBackbone` will do.
+        classifying_weights: how the names of those weights begin that classify and have no part in its maps, where
+            there are such: an epoch that is selected may be another for them.
         refines: whether its maps are drawn to clusters, which `set_clusters` chooses and `cluster_cache` keeps.
         published_names: patterns over the names that its authors gave to parameters, and ours, "" where we keep none.
             The first that matches renames; what none matches belongs to the backbone, whose names are timm's. None:
@@ -118,6 +120,7 @@ class LocalizationModel(nn.Module):
     freezes_backbone: ClassVar[bool] = False
     caches_features: ClassVar[bool] = False
     needs_blocks: ClassVar[bool] = False
+    classifying_weights: ClassVar[Sequence[str]] = ()
     refines: ClassVar[bool] = False
     published_names: ClassVar[Sequence[tuple[str, str]] | None] = None
     published_classifier: ClassVar[str] = "head"
@@ -256,7 +259,7 @@ class LocalizationModel(nn.Module):
         return self
 
     def initialize_from(self, other: "LocalizationModel") -> list[str]:
-        """Start from the weights of a model for the same classes, of any method: see `checkpoints.initialize_from`.
+        """Start from the weights of another model, of any method and classes: see `checkpoints.initialize_from`.
 
         Returns:
             the names of the weights that were not taken: they start anew.

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ __all__ = [
     "IMAGENET",
     "ForeignWeights",
     "Normalization",
+    "holds_backbone",
     "load_backbone",
     "read_backbone",
     "resample_by_scale",
@@ -87,12 +88,7 @@ def read_backbone(path: str | Path, option: str = "backbone_weights") -> Foreign
     if not path.is_file():
         raise FileNotFoundError(f"{option} {path} does not exist")
     given = read_tensors(path, f"{option} {path}")
-    found = {
-        name.removesuffix(anchor): layout
-        for anchor, layout in _ANCHORS.items()
-        for name in given
-        if name == anchor or name.endswith(f".{anchor}")
-    }
+    found = _layouts(given)
     if not found:
         some = ", ".join(list(given)[:3])
         raise CheckpointError(
@@ -108,6 +104,21 @@ def read_backbone(path: str | Path, option: str = "backbone_weights") -> Foreign
     elif _is_facebooks(given):
         layout, normalization = "Facebook", IMAGENET
     return ForeignWeights(path, sha256_of(path), tensors, layout, normalization)
+
+
+def holds_backbone(names: Iterable[str]) -> bool:
+    """Whether names of weights are, among others, those of a transformer that `read_backbone` takes."""
+    return bool(_layouts(names))
+
+
+def _layouts(names: Iterable[str]) -> dict[str, str]:
+    """Whose layout a transformer has, by what its names begin with."""
+    return {
+        name.removesuffix(anchor): layout
+        for name in names
+        for anchor, layout in _ANCHORS.items()
+        if name == anchor or name.endswith(f".{anchor}")
+    }
 
 
 def stored_classifier(weights: ForeignWeights) -> tuple[Tensor, Tensor]:

@@ -239,11 +239,16 @@ class MOLT(LocalizationModel):
         for ours, theirs in zip(self.tscams, other.tscams, strict=False):
             if problems := differing_heads(ours.backbone, theirs.backbone):
                 raise MisfitError("has another backbone", problems)
-        problems = differences(self.state_dict(), other.state_dict())
+        own, weights = self.state_dict(), other.state_dict()
+        problems = differences(
+            {name: own[name] for name in self.backbone_weights()},
+            {name: weights[name] for name in other.backbone_weights()},
+        )
         if problems:
             raise MisfitError("does not fit a molt model", problems)
-        self.load_state_dict(other.state_dict())
-        return []
+        taken = whole_layers(own, weights)
+        self.load_state_dict(taken, strict=False)
+        return [name for name in own if name not in taken]
 
     def set_clusters(self, clusters: str | Mapping[str, Any] | None) -> None:
         """Refine with other clusters than the model was made for, or, with None, not at all.

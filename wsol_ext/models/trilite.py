@@ -1,7 +1,7 @@
 """TriLite: three regions over the tokens of a frozen transformer (CVPR 2026, arXiv 2602.23120)."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class TriLite(SingleBackboneModel):
     trains_at = 0.5
     freezes_backbone = True
     caches_features = True
+    classifying_weights = ("class_head.",)
     published_names = (
         (r"backbone\.model\.mask_token", ""),  # of pretraining
         (r"backbone\.model\.(.+)", r"backbone.vit.\1"),
@@ -75,6 +76,13 @@ class TriLite(SingleBackboneModel):
         (r"triHead\.bn_head\.(.+)", r"region_norm.\1"),
         (r"triHead\.patch_classifier\.(.+)", r"region_head.\1"),
     )
+    # On a backbone that is trained along, which a large alpha teaches to hide the object from both regions.
+    demo_options: ClassVar[Mapping[str, Any]] = {
+        "alpha": 0.3,
+        "class_lr": 1.0,
+        "class_dropout": 0.1,
+        "region_dropout": 0.1,
+    }
     published_classifier = "class_head"
     published_backbone = "vit_small_patch14_dinov2"
 

@@ -131,6 +131,9 @@ class History(Callback):
         self.folder = folder
         self.stage = stage
         self.rows = rows
+        self.measured: dict[
+            str, float
+        ] = {}  # of this epoch by another callback, that its row shows too
         self._started = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -145,6 +148,7 @@ class History(Callback):
         every = trainer.check_val_every_n_epoch
         if every and row["epoch"] % every:  # Lightning still shows an earlier epoch's
             row.pop("test_accuracy", None)
+        row |= self.measured
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = round(time.perf_counter() - self._started, 3)
         self.rows.append(row)
@@ -240,7 +244,7 @@ class EpochProgress(Callback):
         row = self.history.rows[-1]
         parts = [f"{self.history.stage.title}epoch {int(row['epoch']):>3}/{trainer.max_epochs}"]
         parts.append(f"loss {row['loss']:.4f}")
-        for name in ("accuracy", "test_accuracy"):
+        for name in ("accuracy", "test_accuracy", "select_localization", "select_classification"):
             if name in row:
                 parts.append(f"{name.replace('_', ' ')} {100 * row[name]:.1f}%")
         parts += [f"lr {row['lr']:.2g}", f"{row['seconds']:.1f} s"]

@@ -69,13 +69,23 @@ class TrainingConfig:
     )
     pretrained: bool = _option(True, "model", "start from timm's pretrained weights")
     init_from: str | None = _option(
-        None, "model", "start from another run's weights instead: its folder or .safetensors file"
+        None,
+        "model",
+        "start from another model's weights instead: a run's folder, a .safetensors file, or a checkpoint that a "
+        "method's authors released",
+    )
+    published_heads: int | None = _option(
+        None,
+        "model",
+        "attention heads of the authors' checkpoint that --init-from is; by default its width / 64",
     )
     backbone_weights: str | None = _option(
         None, "model", "a file with the backbone's weights (timm's, Facebook's, Hugging Face's)"
     )
     backbone_sha256: str = _option("", "model", "the SHA-256 that this file must have; filled in")
-    freeze_backbone: bool = _option(False, "model", "train what the method adds to it alone")
+    freeze_backbone: bool | None = _option(
+        None, "model", "train what the method adds to it alone; by default as the method does"
+    )
     keep_classifier: bool = _option(
         False, "model", "start from the pretrained weights' classifier too: of the same classes"
     )
@@ -148,6 +158,14 @@ class TrainingConfig:
     validate_every: int = _option(
         0, "optimization", "epochs between measurements of test accuracy; 0: never"
     )
+    select: str | None = _option(
+        None,
+        "optimization",
+        "split whose boxes choose the epoch that is kept, such as val; by default the last epoch is",
+    )
+    patience: int = _option(
+        0, "optimization", "with --select: stop so many epochs after the best; 0: never"
+    )
     precision: Precision = _option("32-true", "hardware", "number format of the computation")
     device: str = _option("auto", "hardware", "auto, cpu, cuda, cuda:1, …", also=["accelerator"])
     devices: int = _option(1, "hardware", "how many of them")
@@ -170,7 +188,7 @@ class TrainingConfig:
         with problems.collected():
             check_seed(self.seed)
         whole = ("img_size", "batch_size", "workers", "validate_every", "stage2_epochs")
-        sizes = ("train_img_size", "resize")
+        sizes = ("train_img_size", "resize", "patience")
         for name in (*whole, *sizes, "weight_decay", "min_lr", "clip_grad"):
             require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("lr", "lr_factor"):
@@ -201,9 +219,19 @@ class TrainingConfig:
             problems.add(
                 f"--cached-views is {self.cached_views}, it should be 1: --augmentation none gives one view"
             )
+        if self.published_heads is not None:
+            require("published_heads", self.published_heads >= 1, "at least 1")
+            if self.init_from is None:
+                problems.add("--published-heads is for --init-from, which is not given")
         if self.init_from is not None and self.backbone_weights is not None:
             problems.add(
                 "--backbone-weights and --init-from both give the backbone's weights: one of them"
+            )
+        if self.patience and self.select is None:
+            problems.add(f"--patience is {self.patience}, without --select it should be 0")
+        if self.select == "train":
+            problems.add(
+                "--select is train, it should be a split that is not trained on, such as val"
             )
         if self.resize and self.augmentation != "standard":
             problems.add("--resize is for --augmentation standard")

@@ -97,6 +97,7 @@ class Splits(NamedTuple):
     train: LocalizationDataset
     test: LocalizationDataset | None  # where test accuracy is asked for
     left_out: int = 0  # training images that could not be read
+    select: LocalizationDataset | None = None  # where its boxes choose the epoch that is kept
 
 
 def open_splits(config: TrainingConfig, look_over: bool = True) -> Splits:
@@ -123,9 +124,13 @@ def open_splits(config: TrainingConfig, look_over: bool = True) -> Splits:
     if config.validate_every:
         with problems.collected():
             test = _open_test(config, train)
+    select = None
+    if config.select is not None:
+        with problems.collected():
+            select = _open_select(config, train)
     problems.raise_any()
     train, left_out = _readable(train, config) if look_over else (train, 0)
-    return Splits(train, test, left_out)
+    return Splits(train, test, left_out, select)
 
 
 def _open_test(config: TrainingConfig, train: LocalizationDataset) -> LocalizationDataset:
@@ -144,6 +149,23 @@ def _open_test(config: TrainingConfig, train: LocalizationDataset) -> Localizati
     return test
 
 
+def _open_select(config: TrainingConfig, train: LocalizationDataset) -> LocalizationDataset:
+    split = str(config.select)
+    chosen = chosen_dataset(config.as_dict(), split, evaluation=True)
+    select = chosen.open(eval_transform(config.img_size))
+    if chosen.is_of_training:
+        raise ValueError(
+            f"--select {split} would choose by the training images: --root {config.root} is not divided into splits"
+        )
+    if not (select.has_boxes or select.has_masks):
+        raise ValueError(f"--select {split}: it has neither boxes nor masks to choose by")
+    whose = f"the images of {split}"
+    mismatch = class_mismatch(select.class_names, train.class_names, whose, "the training images")
+    if mismatch is not None:
+        raise ValueError(mismatch)
+    return select
+
+
 def _augmentation(config: TrainingConfig) -> Transform:
     if config.resize:
         return train_transform(config.train_img_size, config.resize)
@@ -153,7 +175,8 @@ def _augmentation(config: TrainingConfig) -> Transform:
 def _open_evaluation(config: TrainingConfig) -> None:
     """Find out now, not when training has ended, that boxes named to evaluate by cannot be read."""
     if any(getattr(config, flag) is not None for flag in evaluation_flags(config.data)):
-        chosen_dataset(config.as_dict(), "test", evaluation=True).open(eval_transform())
+        split = config.select or "test"
+        chosen_dataset(config.as_dict(), split, evaluation=True).open(eval_transform())
 
 
 def _readable(

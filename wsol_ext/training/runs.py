@@ -17,7 +17,7 @@ from wsol_ext._files import move_aside, write_json
 from wsol_ext._names import flag_of, some
 from wsol_ext._problems import Problems
 from wsol_ext._processes import is_launched, rank_in_training
-from wsol_ext.checkpoints import initialize_from, load_model, save_model
+from wsol_ext.checkpoints import load_model, save_model, start_from
 from wsol_ext.data.factory import evaluation_flags
 from wsol_ext.models import METHODS, LocalizationModel
 from wsol_ext.models.foreign_weights import read_backbone, stored_classifier
@@ -36,6 +36,7 @@ from wsol_ext.training.data import TrainingData, open_splits
 from wsol_ext.training.features import FeatureCache
 from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import Localizer
+from wsol_ext.training.selection import SelectBest
 from wsol_ext.training.stages import Stage, check_model_of, resolved, stages_of
 
 __all__ = ["quiet_lightning", "train"]
@@ -112,7 +113,9 @@ def _open_data(config: TrainingConfig, begins: bool) -> TrainingData:
             )
     with problems.collected():
         if begins and config.init_from is not None:
-            load_model(config.init_from)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they come when it is used
+                load_model(config.init_from, published_heads=config.published_heads)
         elif begins and config.backbone_weights is not None:
             read_backbone(config.backbone_weights, "--backbone-weights")
     if problems.found:  # every picture is looked at where nothing else is left to be mended
@@ -174,7 +177,7 @@ def _model(stage: Stage, class_names: list[str], with_weights: bool = False) -> 
         img_size=config.img_size,
         backbone_options=config.backbone_options,
         backbone_weights=config.backbone_weights if with_weights else None,
-        freeze_backbone=config.freeze_backbone or None,
+        freeze_backbone=config.freeze_backbone,
         **config.model_options,
     )
     model.class_names = class_names
@@ -199,10 +202,14 @@ def _first_model(stage: Stage, data: TrainingData, console: Console) -> Localiza
         unused = f"; left out: {some(list(file.left_out))}" if file.left_out else ""
         console.out(f"backbone from {file.path}, {file.layout}'s names{unused}", highlight=False)
     if source is not None:
-        anew = initialize_from(model, source)
+        other = load_model(source, published_heads=stage.config.published_heads)
+        anew = start_from(model, other, source)
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in anew)) or "nothing"
         taken = len(model.state_dict()) - len(anew)
-        console.out(f"{taken} weights from {source}; anew: {parts}", highlight=False)
+        line = f"{taken} weights from {source}; anew: {parts}"
+        if other.num_classes != model.num_classes:
+            line += f"; {other.num_classes} classes there, {model.num_classes} here: the classifier starts anew"
+        console.out(line, highlight=False)
     if stage.config.keep_classifier:
         try:
             model.take_classifier(*_classifier(stage.config))
@@ -235,10 +242,14 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
             model = _next_model(stage, data, previous=model)
         history = History(folder.path, stage, rows)
         checkpoint = folder.checkpoint if first and start.resume else None
-        trainer = _trainer(folder, console, history)
+        select = data.splits.select
+        selection = None if select is None else SelectBest(select, stage.config, history)
+        trainer = _trainer(folder, console, history, selection)
         _fit(
             trainer, model, _with_features(data.for_stage(stage), model, console), stage, checkpoint
         )
+        if selection is not None:
+            console.out(f"kept: {selection.restore(model)}", highlight=False)
         if trainer.is_global_zero:
             folder.restore()
             save_model(model, folder.trained(stage))
@@ -286,12 +297,15 @@ def _missing_to_evaluate(config: TrainingConfig) -> str:
     return "".join(f" {flag_of(flag)} {flag.upper()}.csv" for flag in wanted)
 
 
-def _trainer(folder: RunFolder, console: Console, history: History) -> pl.Trainer:
+def _trainer(
+    folder: RunFolder, console: Console, history: History, selection: SelectBest | None
+) -> pl.Trainer:
     stage, config = history.stage, history.stage.config
     device = torch.device(usable_device(config.device))
     callbacks: list[pl.Callback] = [
         SeedEachEpoch(config.seed),
         StopOnNaN(folder.checkpoint, stage),
+        *([] if selection is None else [selection]),  # the history shows what it measures
         history,
         EpochProgress(console, history),
         SaveEachEpoch(folder.checkpoint, stage, folder.restore),

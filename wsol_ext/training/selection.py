@@ -1,0 +1,108 @@
+"""The epoch that is kept, chosen by the boxes of another split: as some published programs choose theirs."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from wsol_ext.data.base import LocalizationDataset
+from wsol_ext.evaluation import evaluate
+from wsol_ext.models import LocalizationModel
+from wsol_ext.training.callbacks import History
+from wsol_ext.training.config import TrainingConfig
+
+__all__ = ["SelectBest"]
+
+_INTERVAL = 0.005  # of thresholds: that of TriLite's program
+
+
+class SelectBest(Callback):
+    """Measure each epoch on a split with boxes or masks, and keep the weights of the best.
+
+    What localizes and what classifies may each be kept at its own best epoch: `LocalizationModel.classifying_weights`
+    names the latter. Localization is measured by `maxboxacc`, or `pxap` where there are masks alone, classification by
+    its accuracy. Only what is trained is kept: a frozen backbone is not copied.
+
+    Args:
+        dataset: the split.
+        config: the run's: `patience`, `batch_size`, `workers`.
+        history: whose rows show the measurements.
+    """
+
+    def __init__(
+        self, dataset: LocalizationDataset, config: TrainingConfig, history: History
+    ) -> None:
+        self.dataset, self.config, self.history = dataset, config, history
+        self.best: dict[str, tuple[float, int]] = {}  # value and epoch, by what is measured
+        self.kept: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Go no further where an interrupted run had stopped."""
+        self._stop_if_done(trainer, trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Measure, keep, and stop where nothing got better for long."""
+        model: LocalizationModel = module.model
+        epoch = trainer.current_epoch + 1
+        found = self._measure(model, module.device)
+        self.history.measured = {f"select_{name}": value for name, value in found.items()}
+        for name, value in found.items():
+            if name not in self.best or value > self.best[name][0]:
+                self.best[name] = (value, epoch)
+                self.kept |= _weights_of(model, name == "classification")
+        self._stop_if_done(trainer, epoch)
+
+    def _measure(self, model: LocalizationModel, device: torch.device) -> dict[str, float]:
+        protocol = "maxboxacc" if self.dataset.has_boxes else "pxap"
+        training = model.training
+        protocols = (protocol, "toploc") if self.dataset.has_boxes else (protocol,)
+        evaluation = evaluate(
+            model,
+            self.dataset,
+            protocols,
+            batch_size=self.config.batch_size,
+            device=device,
+            workers=self.config.workers,
+            interval=_INTERVAL,
+            progress=False,
+        )
+        model.train(training)
+        found = {"localization": evaluation.metric(protocol, protocol)}
+        if "toploc" in protocols:
+            found["classification"] = evaluation.metric("toploc", "cls_top1")
+        return found
+
+    def _stop_if_done(self, trainer: pl.Trainer, epoch: int) -> None:
+        patience = self.config.patience
+        if patience and self.best and epoch - self.best["localization"][1] >= patience:
+            trainer.should_stop = True
+
+    def restore(self, model: LocalizationModel) -> str:
+        """Give a model the weights that were kept; returns what to say of it."""
+        model.load_state_dict({**model.state_dict(), **self.kept})
+        return ", ".join(
+            f"{name} of epoch {epoch} ({value:.1%} on {self.config.select})"
+            for name, (value, epoch) in self.best.items()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on from."""
+        return {"best": {n: list(v) for n, v in self.best.items()}, "kept": self.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of an earlier part of the run."""
+        self.best = {name: (value, epoch) for name, (value, epoch) in state_dict["best"].items()}
+        self.kept = state_dict["kept"]
+
+
+def _weights_of(model: LocalizationModel, classifying: bool) -> dict[str, Tensor]:
+    """Copies of the weights that classify, or of all others that are trained."""
+    frozen = model.backbone_weights() if model.backbone_is_frozen else set()
+    classifying_weights = tuple(model.classifying_weights)
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in model.state_dict().items()
+        if name not in frozen and name.startswith(classifying_weights) == classifying
+    }
