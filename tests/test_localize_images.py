@@ -255,3 +255,19 @@ def test_overlay_of_a_constant_map_is_of_one_colour():
     heat = np.asarray(overlay(image, torch.full((1, 1), 7.0)), int)
     assert np.unique(heat.reshape(-1, 3), axis=0).shape == (1, 3)
     assert np.abs(heat[0, 0] - [91, 86, 93]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"batch_size": -1}, ValueError, "batch_size is -1, it should be at least 1"),
+        ({"workers": -1}, ValueError, "workers is -1, it should be 0 or more"),
+        ({"labels": ["cat"]}, TypeError, "labels has 'cat', it should be a class's number"),
+        ({"model": "runs/mine"}, TypeError, "model is of type str, it should be a LocalizationM"),
+    ],
+)
+def test_arguments_of_other_kinds_are_refused_in_words(arguments, error, message):
+    model = create_model("tscam", "vit_tiny_patch16_224", 3, False, 32, {"depth": 1})
+    arguments = {"model": model, "inputs": [Image.new("RGB", (32, 32))], **arguments}
+    with pytest.raises(error, match=message):
+        list(localize_images(**arguments))

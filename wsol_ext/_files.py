@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -61,6 +61,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def again_if_removed(write: Callable[[], None]) -> None:
+    """Write what makes its own folder first, again where somebody removes that folder in between."""
+    for _ in range(3):
+        try:
+            return write()
+        except FileNotFoundError:
+            continue
+    write()
 
 
 def remove_leftovers(folder: Path, older_than: float = math.inf) -> None:

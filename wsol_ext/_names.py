@@ -49,6 +49,16 @@ def printable(path: str | os.PathLike[str]) -> str:
     return text
 
 
+def on_terminal(text: str) -> str:
+    r"""A line for a terminal, without what would move its cursor or change its colours, as a file's name may hold.
+
+    Example:
+        >>> print(on_terminal("caf\u00e9 \x1b[31m.jpg"))
+        café \x1b[31m.jpg
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def some(names: Sequence[object], shown: int = 3, separator: str = ", ") -> str:
     """The first of some names, and how many more there are.
 

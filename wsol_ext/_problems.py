@@ -1,9 +1,11 @@
 """All that is wrong with a request, said at once: who has several mistakes does not want to hear of them one by one."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from wsol_ext._files import require_writable
 from wsol_ext._names import flag_of
 
 
@@ -97,3 +99,12 @@ class Problems:
             mistakes = Mistakes("\n".join(self.found))
             mistakes.details = tuple(self._details)
             raise mistakes from self._first
+
+
+def check_folder(flag: str, folder: str | os.PathLike[str], problems: Problems) -> None:
+    """Collect that a folder cannot be made or written to, by the flag that gives it."""
+    try:
+        require_writable(folder)
+    except OSError as error:
+        what = ", which" if error.filename == str(folder) else f": {error.filename}"
+        problems.add(f"{flag} is {folder}{what} {error.strerror}")

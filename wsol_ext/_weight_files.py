@@ -144,6 +144,8 @@ def _read(path: Path, source: str) -> Mapping[str, Any]:
             raise CheckpointError(f"{source} is {kind}") from error
         text = _COLOURS.sub("", str(error)).strip()
         reason = text.splitlines()[0] if text else repr(error)
+        if "weights_only" in text:  # torch advises to run it
+            reason = "it holds more, such as a whole network; what its program saves of state_dict() alone is read"
         raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
 
 

@@ -196,9 +196,9 @@ def localize_images(
         an iterator over the results of the pictures that are not skipped.
 
     Raises:
-        TypeError: an input that is no picture.
+        TypeError: an input that is no picture, a label that is no number, or something else in the model's place.
         ValueError: pixels of another shape, labels that are not one a picture or no classes of the model, or a
-            threshold or top_k outside its range.
+            threshold, top_k, batch_size or number of workers outside its range.
 
     Example:
         >>> from wsol_ext import create_model
@@ -207,6 +207,15 @@ def localize_images(
         >>> result.size, result.objects[0].box.shape
         ((640, 480), torch.Size([4]))
     """
+    if not isinstance(model, LocalizationModel):
+        raise TypeError(
+            f"localize_images: model is of type {type(model).__name__}, it should be a LocalizationModel, as "
+            "wsol_ext.checkpoints.load_model gives it"
+        )
+    if batch_size < 1 or workers < 0:
+        name, wanted = ("batch_size", "at least 1") if batch_size < 1 else ("workers", "0 or more")
+        value = batch_size if batch_size < 1 else workers
+        raise ValueError(f"localize_images: {name} is {value}, it should be {wanted}")
     threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k)
     pictures = [inputs] if isinstance(inputs, Picture) else _list_of(inputs)
@@ -248,6 +257,8 @@ def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -
     if len(labels) != count:
         raise ValueError(f"localize_images: labels are {len(labels)}, there should be {count}")
     for label in labels:
+        if not isinstance(label, int):
+            raise TypeError(f"localize_images: labels has {label!r}, it should be a class's number")
         if not 0 <= label < model.num_classes:
             raise ValueError(
                 f"localize_images: labels has {label}, it should be in [0, {model.num_classes})"

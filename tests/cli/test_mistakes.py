@@ -327,3 +327,25 @@ def test_yaml_that_is_not_taken_is_named_with_its_line(tmp_path, said, text, wor
 def test_option_that_is_named_twice_is_refused(tmp_path, said, text):
     (line,) = said(*tiny_run(tmp_path / "run"), "--model-options", text)
     assert re.match("--model-options: .*the key a stands (there twice|here again)", line)
+
+
+def test_caches_that_cannot_be_written_are_told_with_the_other_mistakes(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    caches = ["--cache-tokens", str(tmp_path / "file")]
+    assert main(["train", "--root", str(tmp_path), "--epochs", "0", *caches]) == 2
+    error = capsys.readouterr().err
+    assert f"--cache-tokens is {tmp_path / 'file'}, which is not a folder" in error
+    assert "--epochs is 0" in error
+    caches = ["--cluster-cache", str(tmp_path / "file" / "inside")]
+    for command in (["localize", "nowhere", str(tmp_path)], ["evaluate", "nowhere"]):
+        assert main([*command, *caches]) == 2
+        error = capsys.readouterr().err
+        assert f"--cluster-cache is {tmp_path / 'file' / 'inside'}: {tmp_path / 'file'}" in error
+
+
+def test_what_a_file_is_called_does_not_steer_the_terminal(tmp_path, capsys):
+    name = "a\x1b[31m\nwsol: error: b.png"
+    assert main(["train", "--root", f"{tmp_path}/{name}"]) == 2
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert "wsol: error: b.png" not in error.splitlines()

@@ -549,9 +549,12 @@ def test_run_is_not_continued_on_other_images(pictures, tmp_path, fails):
     root, run = tmp_path / "root", tmp_path / "run"
     shutil.copytree(pictures / "train", root)
     assert main(folder_run(root, run)) == 0
-    (run / "model.safetensors").unlink()
     first, *_ = sorted(root.iterdir())
     picture = next(first.iterdir())
+    picture.rename(tmp_path / "away.png")  # nor is a finished one taken for one of these
+    assert "begun on other images" in fails(*folder_run(root, run))
+    (tmp_path / "away.png").rename(picture)
+    (run / "model.safetensors").unlink()
 
     def refusal():
         return fails(*folder_run(root, run, "--batch-size", "16"), status=2)
@@ -604,12 +607,22 @@ def test_broken_images_are_named_before_the_first_epoch(pictures, tmp_path, caps
     assert main(arguments) == (0 if skip else 1)
     said = capsys.readouterr().err
     assert "2 of 32 training images cannot be read" in said
-    assert str(broken[0]) in said
+    assert all(str(path) in said for path in broken)
     if skip:
         found = json.loads((tmp_path / "run" / "data.json").read_text())
         assert (found["images"], found["left_out"]) == (30, 2)
     else:
         assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_would_lose_all_of_its_images_is_named(pictures, tmp_path, capsys):
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    first, *_ = sorted((tmp_path / "train").iterdir())
+    for path in first.iterdir():
+        path.write_bytes(b"")
+    arguments = folder_run(tmp_path / "train", tmp_path / "run", "--skip-broken")
+    assert main(arguments) == 1
+    assert f"none of the images of {first.name} can be read" in capsys.readouterr().err
 
 
 def test_folder_that_is_deleted_while_training_is_described_again(tmp_path, monkeypatch):

@@ -201,6 +201,9 @@ def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:
     """Store the best threshold that was found beside the run's model, for `wsol localize`, and say so."""
     best = best_threshold(evaluation, checkpoint)
     if best is None:
+        print(
+            "no threshold is stored for `wsol localize`: maxboxacc or maxboxaccv2 finds one, where any box is right"
+        )
         return
     folder = run_folder(checkpoint)
     if folder is None:

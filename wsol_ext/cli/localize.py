@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._files import (
+    again_if_removed,
     atomic_path,
     file_size,
     make_results_folder,
@@ -22,7 +23,7 @@ from wsol_ext._files import (
     named,
     sha256_of,
 )
-from wsol_ext._names import printable, registered_names, unknown
+from wsol_ext._names import on_terminal, printable, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext._progress import watch
@@ -323,8 +324,9 @@ def _localize(
         index = share[result.index]
         if result.preview is not None:
             name = f"{_picture_name(index + 1, paths[index])}.{suffix}"
-            _write_pictures(folders, name, result, result.preview, names)
-        folder.keep(index, found_in(result))
+            picture = result.preview
+            again_if_removed(lambda: _write_pictures(folders, name, result, picture, names))
+        again_if_removed(lambda: folder.keep(index, found_in(result)))
 
     def watched() -> Iterator["ImageResult"]:
         for result in watch(results, "localizing", len(share) - len(done), options.progress):
@@ -375,7 +377,7 @@ def _tell(folder: BoxesFolder, found: int) -> int:
 
 def _say_error(error: str | None) -> None:
     if error is not None:
-        print(f"wsol: error: {error}", file=sys.stderr)
+        print(f"wsol: error: {on_terminal(error)}", file=sys.stderr)
 
 
 def _in_threads(

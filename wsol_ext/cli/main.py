@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from typing import Any
 
-from wsol_ext._names import unknown
+from wsol_ext._names import on_terminal, unknown
 from wsol_ext._problems import Mistakes, Problems
 from wsol_ext.cli import demo, evaluate, info, localize, train
 from wsol_ext.cli.arguments import Parser
@@ -171,9 +171,9 @@ def _fail(text: str, status: int, said: Sequence[str] = ()) -> int:
     """Say what is wrong, a line each but those that are `said` already; gives the exit status."""
     for line in text.splitlines():
         if line not in said:
-            print(f"wsol: error: {line}", file=sys.stderr, flush=True)
+            print(f"wsol: error: {on_terminal(line)}", file=sys.stderr, flush=True)
     return status
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    print(f"wsol: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"wsol: warning: {on_terminal(' '.join(str(message).split()))}", file=sys.stderr)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from wsol_ext._devices import check_device_name, usable_device
-from wsol_ext._files import missing_paths, require_writable
+from wsol_ext._files import missing_paths
 from wsol_ext._names import flag_of
-from wsol_ext._problems import Problems
+from wsol_ext._problems import Problems, check_folder
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.clustering.settings import settings_of
 from wsol_ext.data.factory import FLAGS, data_help, flag_help
@@ -144,6 +144,8 @@ def check_clusters(options: Any, problems: Problems) -> None:
     if options.clusters is not None and options.clusters != "none":
         with problems.collected():
             settings_of(options.clusters, "--clusters")
+    if options.cluster_cache is not None:
+        check_folder("--cluster-cache", Path(options.cluster_cache).expanduser(), problems)
 
 
 def set_clusters(model: Any, options: Any, out: Path) -> None:
@@ -183,11 +185,7 @@ def add_device(parser: Parser, batch_size: int) -> None:
 
 def check_out(folder: str | os.PathLike[str], problems: Problems) -> None:
     """Collect that `--out` cannot be written to."""
-    try:
-        require_writable(folder)
-    except OSError as error:
-        what = ", which" if error.filename == str(folder) else f": {error.filename}"
-        problems.add(f"--out is {folder}{what} {error.strerror}")
+    check_folder("--out", folder, problems)
 
 
 def check_device(device: str, problems: Problems) -> str:

@@ -155,7 +155,7 @@ def read_csv(path: Path, header: Sequence[str]) -> Iterator[Row]:
             first = Row(path, 1, [field.strip() for field in next(reader, [])])
             if first.fields != list(header):
                 raise first.error(
-                    f"the header is {','.join(first.fields)!r}, it should be {wanted!r}"
+                    f"the header is {','.join(first.fields)!r}, it should be {wanted!r}{_separated(first)}"
                 )
             for fields in reader:
                 row = Row(path, reader.line_num, fields)
@@ -165,3 +165,15 @@ def read_csv(path: Path, header: Sequence[str]) -> Iterator[Row]:
                     yield row
         except (UnicodeDecodeError, csv.Error) as error:
             raise AnnotationError(f"{path}: is no UTF-8 CSV file: {error}") from error
+
+
+def _separated(header: Row) -> str:
+    """What to say of a header whose columns something other than commas separates."""
+    if len(header.fields) > 1:
+        return ""
+    text = header.fields[0] if header.fields else ""
+    found = next((name for sign, name in _SEPARATORS.items() if sign in text), None)
+    return f"; its columns are separated by {found}, it should be by commas" if found else ""
+
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}

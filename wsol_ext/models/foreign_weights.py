@@ -86,7 +86,8 @@ def read_backbone(path: str | Path, option: str = "backbone_weights") -> Foreign
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{option} {path} does not exist")
+        what = "is a folder, it should be a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{option} {path} {what}")
     given = read_tensors(path, f"{option} {path}")
     found = _layouts(given)
     if not found:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from wsol_ext._devices import check_device_name
 from wsol_ext._files import missing_paths
 from wsol_ext._names import flag_of, unknown
-from wsol_ext._problems import Problems
+from wsol_ext._problems import Problems, check_folder
 from wsol_ext._seeds import check_seed
 from wsol_ext.data.factory import ChosenDataset, chosen_dataset, data_help, flag_help, missing_data
 
@@ -289,4 +289,6 @@ def check_files(values: Mapping[str, Any]) -> None:
         missing += missing_paths({"--init-from": values["init_from"]})
     for each in missing:
         problems.add(each)
+    if values.get("cache_tokens") is not None:
+        check_folder("--cache-tokens", Path(values["cache_tokens"]).expanduser(), problems)
     problems.raise_any()

@@ -192,17 +192,21 @@ def _readable(
         return dataset, 0
     count = f"{len(broken)} of {len(dataset)} training images cannot be read"
     if not config.skip_broken:
-        first = next(iter(broken.values()))
+        named = some(list(broken.values()), separator="; ")
         others = (
             f"{count}; --skip-broken leaves them out"
             if len(broken) > 1
             else "--skip-broken leaves it out"
         )
-        raise ImageError(f"{first} ({others})")
+        raise ImageError(f"{named} ({others})")
     warnings.warn(
         f"{count} and are left out: {some(list(broken.values()), separator='; ')}", stacklevel=2
     )
-    return dataset.without(broken), len(broken)
+    left = dataset.without(broken)
+    emptied = [name for k, name in enumerate(left.class_names) if k not in set(left.labels)]
+    if emptied:
+        raise ImageError(f"none of the images of {some(emptied)} can be read")
+    return left, len(broken)
 
 
 def fitted(config: TrainingConfig, images: int) -> TrainingConfig:

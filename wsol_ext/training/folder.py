@@ -145,6 +145,8 @@ class RunFolder:
         """
         if not self.begun or not self.data.exists():
             return
+        if json.loads(self.data.read_text(encoding="utf-8")).get("left_out") and self.finished:
+            return  # which of its images could not be read, nobody looks for again
         there, here = json.loads(self.data.read_text(encoding="utf-8")), _contents(dataset)
         if not all("sizes" in one for one in there["classes"]):  # an older version's
             for one in here["classes"]:

@@ -18,7 +18,9 @@ from wsol_ext._names import flag_of, some
 from wsol_ext._problems import Problems
 from wsol_ext._processes import is_launched, rank_in_training
 from wsol_ext.checkpoints import load_model, save_model, start_from
+from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.data.factory import evaluation_flags
+from wsol_ext.data.transforms import eval_transform
 from wsol_ext.models import METHODS, LocalizationModel
 from wsol_ext.models.foreign_weights import read_backbone, stored_classifier
 from wsol_ext.models.vit import pretrained_classifier, without_values
@@ -74,6 +76,9 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     if first and not overwrite:
         folder.require_same(config)
     if folder.finished and not overwrite:  # as every process sees: none waits for another
+        dataset = _dataset_if_there(config) if first else None
+        if dataset is not None:
+            folder.require_same_data(dataset)
         console.out(f"{folder.path} is finished: nothing to train", highlight=False)
         return folder
     with folder.locked() if first else nullcontext():
@@ -123,6 +128,16 @@ def _open_data(config: TrainingConfig, begins: bool) -> TrainingData:
             open_splits(config, look_over=False)
         problems.raise_any()
     return TrainingData(config)
+
+
+def _dataset_if_there(config: TrainingConfig) -> LocalizationDataset | None:
+    """The training images; None where they are gone, which a finished run has no need of."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return config.dataset("train").open(eval_transform(config.img_size))
+    except (ValueError, OSError):
+        return None
 
 
 def _say_what_was_decided(asked: TrainingConfig, data: TrainingData, console: Console) -> None:
