@@ -50,7 +50,7 @@ MISSPELT = "backbone 'vit_tiny_patch16_22' is not a model that timm knows; did y
             [
                 "--epochs is 0, it should be at least 1",
                 NO_DEVICE,
-                "img_size is 33, it should be a multiple of the patch",
+                "--img-size is 33, it should be a multiple of the patch",
                 "method 'tscam' takes no option mas.",
             ],
             id="a range",
@@ -65,10 +65,10 @@ MISSPELT = "backbone 'vit_tiny_patch16_22' is not a model that timm knows; did y
                 "--seed is 99999999999, it should be 0 to 4294967295",
                 "--data-options: the synthetic data set takes no option lenght; did you mean length?",
                 "--data-options: the synthetic data set: num_classes is 'x', it should be a whole",
-                "img_size is 33, it should be a multiple of the patch",
+                "--img-size is 33, it should be a multiple of the patch",
                 "method 'sat' takes no option aera; did you mean area?",
-                "area is 3, it should be between 0 and 1",
-                "gated_blocks is 0, it should be at least 1",
+                "--model-options: area is 3, it should be between 0 and 1",
+                "--model-options: gated_blocks is 0, it should be at least 1",
             ],
             id="a seed and options of the data",
         ),
@@ -96,8 +96,8 @@ MISSPELT = "backbone 'vit_tiny_patch16_22' is not a model that timm knows; did y
             ],
             [
                 MISSPELT,
-                "pyramid is [64, 32], it should ascend to the height of the images",
-                "beta is 2, it should be in [0, 1]",
+                "--model-options: pyramid is [64, 32], it should ascend to the height of the images",
+                "--model-options: beta is 2, it should be in [0, 1]",
                 "clusters: size is 1, it should be at least 4",
                 "clusters: width is 0, it should be at least 1",
             ],
@@ -121,7 +121,7 @@ MISSPELT = "backbone 'vit_tiny_patch16_22' is not a model that timm knows; did y
                         ("drop_rate", 7, "in [0, 1]"),
                     ]
                 ),
-                "img_size is 33, it should be a multiple of the patch, 16 x 16",
+                "--img-size is 33, it should be a multiple of the patch, 16 x 16",
             ],
             id="options of the backbone",
         ),
@@ -349,3 +349,13 @@ def test_what_a_file_is_called_does_not_steer_the_terminal(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "\x1b" not in error
     assert "wsol: error: b.png" not in error.splitlines()
+
+
+def test_what_a_model_refuses_is_said_of_the_flag_or_the_file_that_gives_it(tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text("img_size: 65")
+    options = ["--model", "trt", "--model-options", '{"mass": 1.5}', "--pretrained", "false"]
+    run = ["train", "--root", str(tmp_path), "--config", str(tmp_path / "bad.yaml"), *options]
+    assert main(run) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'bad.yaml'}: --img-size is 65, it should be a multiple of the pat" in error
+    assert "--model-options: mass is 1.5, it should be in (0, 1]" in error

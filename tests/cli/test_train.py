@@ -400,7 +400,7 @@ def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
         (["--lr", "fast"], ["lr", "fast"]),
         (["--batch-size", "65"], ["--batch-size is 65", "64"]),
         (["--epochs", "0"], ["--epochs is 0"]),
-        (["--img-size", "33"], ["img_size is 33", "multiple of the patch, 8 x 8"]),
+        (["--img-size", "33"], ["--img-size is 33", "multiple of the patch, 8 x 8"]),
         (["--no-such-flag", "1"], ["no-such-flag"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["--precision", "8"], ["precision"]),

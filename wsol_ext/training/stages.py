@@ -1,11 +1,12 @@
 """The stages of a method's training, and the configuration that each runs under."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsol_ext._files import sha256_of
-from wsol_ext._problems import Problems
+from wsol_ext._names import flag_of
+from wsol_ext._problems import Mistakes, Problems
 from wsol_ext._seeds import mix_seed
 from wsol_ext.models import METHODS, LocalizationModel, check_model
 from wsol_ext.training.config import TrainingConfig
@@ -101,17 +102,31 @@ def check_model_of(config: TrainingConfig, mistaken: Container[str] = ()) -> Non
         with problems.collected():
             stages_of(config)
     size_is_known = "img_size" not in mistaken and (config.img_size or "model" not in mistaken)
+    size_is_known = size_is_known and "backbone_options" not in mistaken
+    options = {name: value for name, value in config.model_options.items() if name != "stage"}
     with problems.collected():
-        check_model(
-            None if "model" in mistaken else config.model,
-            config.backbone,
-            resolved(config).img_size
-            if size_is_known and "backbone_options" not in mistaken
-            else None,
-            config.backbone_options,
-            {name: value for name, value in config.model_options.items() if name != "stage"},
-        )
+        try:
+            check_model(
+                None if "model" in mistaken else config.model,
+                config.backbone,
+                resolved(config).img_size if size_is_known else None,
+                config.backbone_options,
+                options,
+            )
+        except Mistakes as error:
+            lines = [_by_flag(line, options) for line in str(error).splitlines()]
+            named = Mistakes("\n".join(lines))
+            named.details = error.details
+            raise named from error
     problems.raise_any()
+
+
+def _by_flag(mistake: str, model_options: Iterable[str]) -> str:
+    """A mistake in an argument of `create_model`, said of the flag that gives it."""
+    name = mistake.partition(" is ")[0]
+    if name == "img_size":
+        return flag_of(name) + mistake.removeprefix(name)
+    return f"--model-options: {mistake}" if name in model_options else mistake
 
 
 def _of_stage(config: TrainingConfig, number: int) -> TrainingConfig:
