@@ -133,6 +133,13 @@ HUGGING_FACE = {
         "vit_small_patch14_reg4_dinov2",
         {"patch_size": 16},
     ),
+    "DINOv3ViTModel": (
+        lambda: transformers.DINOv3ViTModel(
+            transformers.DINOv3ViTConfig(**CONFIG, num_register_tokens=4)
+        ),
+        "vit_small_patch16_dinov3_qkvb",
+        {},
+    ),
 }
 
 
@@ -144,6 +151,22 @@ def test_a_hugging_face_file_gives_its_networks_tokens(tmp_path, make, name, opt
     found = tokens_of(tmp_path / "model.safetensors", name, **options, **IMAGENET)
     with torch.no_grad():
         expected = network(images()).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_biases_that_a_dinov3_of_timm_lacks_are_left_out_only_where_they_are_nothing(tmp_path):
+    network = randomized(HUGGING_FACE["DINOv3ViTModel"][0]())
+    file = tmp_path / "model.safetensors"
+    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, file)
+    with pytest.raises(MisfitError, match="unexpected: blocks.0.attn.qkv.bias"):
+        tokens_of(file, "vit_small_patch16_dinov3", **IMAGENET)
+    for name, tensor in network.named_parameters():
+        if name.endswith(("q_proj.bias", "v_proj.bias")):
+            tensor.data.zero_()
+    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, file)
+    with torch.no_grad():
+        expected = network(images()).last_hidden_state
+    found = tokens_of(file, "vit_small_patch16_dinov3", **IMAGENET)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
