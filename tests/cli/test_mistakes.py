@@ -359,3 +359,11 @@ def test_what_a_model_refuses_is_said_of_the_flag_or_the_file_that_gives_it(tmp_
     error = capsys.readouterr().err
     assert f"{tmp_path / 'bad.yaml'}: --img-size is 65, it should be a multiple of the pat" in error
     assert "--model-options: mass is 1.5, it should be in (0, 1]" in error
+
+
+def test_the_folder_of_another_run_hides_no_other_mistake(run_folder, capsys):
+    run = tiny_run(run_folder, "--seed", "5", "--model-options", '{"x": 1}')
+    assert main(run) == 2
+    error = capsys.readouterr().err
+    assert "holds a run of another configuration" in error
+    assert "method 'tscam' takes no option x" in error

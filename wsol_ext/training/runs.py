@@ -74,7 +74,7 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
         )
     if first and not overwrite:
-        folder.require_same(config)
+        _require_same(folder, config)
     if folder.finished and not overwrite:  # as every process sees: none waits for another
         dataset = _dataset_if_there(config) if first else None
         if dataset is not None:
@@ -96,6 +96,28 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     return folder
 
 
+def _require_same(folder: RunFolder, config: TrainingConfig) -> None:
+    """Refuse a folder of another run, and say with it what else is mistaken.
+
+    Raises:
+        FileExistsError: the folder holds another run, and nothing else is wrong.
+        ValueError: all that is mistaken, a line each.
+    """
+    try:
+        folder.require_same(config)
+    except FileExistsError as error:
+        problems = Problems()
+        with problems.collected():
+            raise
+        with problems.collected():
+            _check(config, begins=False).raise_any()
+        with problems.collected():
+            open_splits(config, look_over=False)
+        if len(problems.found) == 1:
+            raise error from None
+        problems.raise_any()
+
+
 def _open_data(config: TrainingConfig, begins: bool) -> TrainingData:
     """The run's data; what is wrong with device and model is said with what is wrong with it.
 
@@ -103,6 +125,16 @@ def _open_data(config: TrainingConfig, begins: bool) -> TrainingData:
         ValueError: all that is mistaken, a line each.
         OSError: an image cannot be read.
     """
+    problems = _check(config, begins)
+    if problems.found:  # every picture is looked at where nothing else is left to be mended
+        with problems.collected():
+            open_splits(config, look_over=False)
+        problems.raise_any()
+    return TrainingData(config)
+
+
+def _check(config: TrainingConfig, begins: bool) -> Problems:
+    """What is wrong with a configuration beside its data."""
     problems = Problems()
     with problems.collected():
         usable_device(config.device)
@@ -123,11 +155,7 @@ def _open_data(config: TrainingConfig, begins: bool) -> TrainingData:
                 load_model(config.init_from, published_heads=config.published_heads)
         elif begins and config.backbone_weights is not None:
             read_backbone(config.backbone_weights, "--backbone-weights")
-    if problems.found:  # every picture is looked at where nothing else is left to be mended
-        with problems.collected():
-            open_splits(config, look_over=False)
-        problems.raise_any()
-    return TrainingData(config)
+    return problems
 
 
 def _dataset_if_there(config: TrainingConfig) -> LocalizationDataset | None:
