@@ -84,8 +84,9 @@ def test_without_maxboxacc_it_is_that_of_maxboxaccv2_at_iou_a_half(run):
     assert stored.accuracy == numbers["IoU 0.5"]
 
 
-def test_protocols_of_one_threshold_store_nothing(run):
+def test_protocols_of_one_threshold_store_nothing_and_it_is_said(run, capsys):
     assert evaluate(run, "toploc", "sat") == 0
+    assert "no threshold is stored for `wsol localize`: maxboxacc" in capsys.readouterr().out
     assert not (run / "threshold.json").exists()
 
 

@@ -1,9 +1,12 @@
 """A folder is tried before the work whose results it is to hold, and marked as one of results."""
 
+import shutil
+
 import pytest
 
 from wsol_ext import _files
 from wsol_ext._files import (
+    again_if_removed,
     holds_others,
     is_results_folder,
     make_results_folder,
@@ -62,3 +65,20 @@ def test_folder_holds_others_unless_all_in_it_is_marked_or_hidden(tmp_path):
     assert holds_others(tmp_path)
     mark_results_folder(tmp_path)
     assert not holds_others(tmp_path)
+
+
+def test_what_is_written_into_a_folder_that_somebody_removes_is_written_again(tmp_path):
+    removals = [1, 2]
+
+    def write():
+        with _files.atomic_path(tmp_path / "folder" / "file.txt") as temporary:
+            temporary.write_text("here")
+            if removals:
+                removals.pop()
+                shutil.rmtree(tmp_path / "folder")
+
+    again_if_removed(write)
+    assert (tmp_path / "folder" / "file.txt").read_text() == "here"
+    removals.extend(range(9))  # for ever is too long
+    with pytest.raises(FileNotFoundError):
+        again_if_removed(write)

@@ -74,6 +74,8 @@ def test_bad_line_is_named_by_file_and_number(root, line, message):
 def test_other_header_is_an_error(root):
     with pytest.raises(AnnotationError, match=r"boxes\.csv:1: the header is 'name,x,y,w,h'"):
         FolderDataset(root, csv_of(root, header="name,x,y,w,h"))
+    with pytest.raises(AnnotationError, match="separated by semicolons, it should be by commas"):
+        FolderDataset(root, csv_of(root, header="image;x0;y0;x1;y1"))
     (root.parent / "boxes.csv").write_text("")
     with pytest.raises(AnnotationError, match=r"boxes\.csv:1: the header is ''"):
         FolderDataset(root, root.parent / "boxes.csv")

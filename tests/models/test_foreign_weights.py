@@ -350,3 +350,17 @@ def test_an_overlay_of_other_types_is_refused(overlay, message):
     options = {**SIZES, "pretrained_cfg_overlay": overlay}
     with pytest.raises(ValueError, match=message):
         create_model("tscam", "vit_tiny_patch16_224", 3, True, 64, options)
+
+
+def test_of_a_whole_network_it_is_said_what_to_save_instead_and_no_advice_to_run_it(tmp_path):
+    torch.save(vit(), tmp_path / "network.pth")
+    with pytest.raises(
+        CheckpointError, match=r"what its program saves of state_dict\(\)"
+    ) as caught:
+        read_backbone(tmp_path / "network.pth")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_folder_is_named_as_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is a folder, it should be a file"):
+        read_backbone(tmp_path)
