@@ -210,8 +210,7 @@ def _load_own(
         model = create_model(**_with_file(config, where), pretrained=False)
         weights = load_file(path)
         if where is not None:
-            own = model.state_dict()
-            weights = {**{name: own[name] for name in model.backbone_weights()}, **weights}
+            weights = model.with_own_backbones(weights)
         model.load_state_dict(weights)
     except MisfitError as error:
         raise CheckpointError(f"checkpoint {path}: {error}", error.details) from error
@@ -398,9 +397,7 @@ def _require_tensors_of(config: dict[str, Any], header: Header, path: Path) -> N
         raise CheckpointError(f"checkpoint {path} cannot be rebuilt: {error}") from error
     tensors = header.tensors
     if "backbone_file" in header.metadata:
-        elsewhere = model.backbone_weights()
-        own = model.state_dict()
-        tensors = {**{name: own[name] for name in elsewhere}, **tensors}
+        tensors = model.with_own_backbones(tensors)
     _require_fit(model, tensors, f"checkpoint {path}")
 
 

@@ -246,6 +246,11 @@ class LocalizationModel(nn.Module):
         owners = tuple(f"{n}." for n, m in self.named_modules() if isinstance(m, TokenBackbone))
         return {name for name in self.state_dict() if name.startswith(owners)}
 
+    def with_own_backbones(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights by name, and the model's own where its backbones' are not among them."""
+        own = self.state_dict()
+        return {**{name: own[name] for name in self.backbone_weights()}, **weights}
+
     def learning_rates(self) -> dict[str, float]:
         """What the learning rate is multiplied by, by the beginning of parameters' names; 1 for the others."""
         return {}

@@ -121,7 +121,8 @@ class TokenBackbone(nn.Module):
         super().__init__()
         self.has_artifacts = is_dinov2(name, options)
         self.resamples_by_scale = self.by_blocks and self.has_artifacts
-        source = _Source(pretrained, weights, pretrained_cfg_overlay or {})
+        overlay = pretrained_cfg_overlay or {}
+        source = _Source(pretrained, weights, overlay, self.resamples_by_scale)
         stored_size = img_size
         if self.resamples_by_scale:
             stored_size = _position_size(name, position_size)
@@ -352,6 +353,15 @@ class Backbone(TokenBackbone):
         if self.row_of == "pooling query":
             rows_of = [index for index in range(self.num_rows) if index in rows_of]
             return self._normed(self.vit.norm(self.before_norm(images)), rows_of)
+        tokens, rows = self._run(images, rows_of)
+        return self.final_norm(tokens), rows
+
+    def before_norm(self, images: Tensor) -> Tensor:
+        """See `TokenBackbone.before_norm`."""
+        return self._run(images)[0]
+
+    def _run(self, images: Tensor, rows_of: Container[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        """All blocks, without the final norm."""
         self.grid(images)
         tokens, rows = self.embed(images), []
         for index in range(self.depth):
@@ -360,15 +370,7 @@ class Backbone(TokenBackbone):
                 rows.append(row)
             else:
                 tokens = self.run_block(index, tokens)
-        return self.final_norm(tokens), rows
-
-    def before_norm(self, images: Tensor) -> Tensor:
-        """See `TokenBackbone.before_norm`."""
-        self.grid(images)
-        tokens = self.embed(images)
-        for index in range(self.depth):
-            tokens = self.run_block(index, tokens)
-        return tokens
+        return tokens, rows
 
 
 class BlocksError(ValueError):
@@ -376,18 +378,13 @@ class BlocksError(ValueError):
 
 
 def any_backbone(
-    name: str,
-    pretrained: bool = True,
-    img_size: ImageSize = 224,
-    weights: ForeignWeights | None = None,
-    pretrained_cfg_overlay: dict[str, Any] | None = None,
-    position_size: int | None = None,
-    **options: Any,
+    name: str, pretrained: bool = True, img_size: ImageSize = 224, **arguments: Any
 ) -> TokenBackbone:
     """A `Backbone` where the blocks are standard ones, else a `TokenBackbone`; arguments and errors are theirs."""
+    own = signature_of(TokenBackbone.__init__)
+    options = {option: value for option, value in arguments.items() if option not in own}
     kind = Backbone if _has_standard_blocks(name, options) else TokenBackbone
-    overlay = pretrained_cfg_overlay
-    return kind(name, pretrained, img_size, weights, overlay, position_size, **options)
+    return kind(name, pretrained, img_size, **arguments)
 
 
 def has_class_token(vit: nn.Module) -> bool:
@@ -398,8 +395,6 @@ def has_class_token(vit: nn.Module) -> bool:
 _VIT_MODULES = ("vision_transformer", "deit")  # timm's, of the family that `Backbone` reads
 _PATCH_EMBEDDINGS = ("patch_embed", "embeds", "stem")  # as timm's transformers name theirs
 _NOT_OPTIONS = ("self", "img_size", "num_classes", "dynamic_img_size", "device", "dtype")
-
-
 # What a backbone itself takes beside timm's, and looks at.
 _OWN_OPTIONS = ("position_size",)
 
@@ -420,6 +415,7 @@ class _Source(NamedTuple):
     pretrained: bool
     weights: ForeignWeights | None
     overlay: dict[str, Any]  # of timm's own description of them
+    by_scale: bool  # whether positions are resampled as DINOv2 does
 
     @property
     def normalization(self) -> Normalization | None:
@@ -444,8 +440,7 @@ def _create_vit(
     anew = {"model_name": found.architecture}
     if source.weights is not None:
         vit = _build_vit(name, img_size, options, anew, by_blocks)
-        by_scale = by_blocks and is_dinov2(name, options)
-        left_out += load_backbone(vit, source.weights, name, by_scale, "backbone_weights")
+        left_out += load_backbone(vit, source.weights, name, source.by_scale, "backbone_weights")
         _expect(vit, source.normalization or source.weights.normalization)
         return vit
     if not source.pretrained:

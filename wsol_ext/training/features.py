@@ -70,12 +70,13 @@ class FeatureCache:
         self.views = config.cached_views
         self._digests = [_image_digest(dataset, k) for k in range(len(dataset))]
         self._seed = config.seed
+        self._side = config.train_img_size or config.img_size
         made_of = {
             "version": 1,
             "backbone": _backbone_digest(model),
             "features": f"{type(model).__module__}.{type(model).__qualname__}",
             **model.feature_options(),
-            "size": config.train_img_size or config.img_size,
+            "size": self._side,
             "resize": config.resize,
             "augmentation": config.augmentation,
             "seed": config.seed if config.augmentation != "none" else 0,
@@ -128,9 +129,9 @@ class FeatureCache:
 
     def _announcement(self, missing: Sequence[_Shard]) -> str:
         count = len(self.dataset)
-        sample = self.model.features(
-            torch.zeros(1, 3, *self._size(), device=next(self.model.parameters()).device)
-        )
+        side = self._side
+        images = torch.zeros(1, 3, side, side, device=next(self.model.parameters()).device)
+        sample = self.model.features(images)
         bytes_each = sum(
             _stored(name, t).numel() * _stored(name, t).element_size() for name, t in sample.items()
         )
@@ -140,10 +141,6 @@ class FeatureCache:
         return f"{self.folder}: tokens of {count} images{views}, {total / 1e9:.2f} GB on disk" + (
             f", {there:.0%} of it there" if there else ""
         )
-
-    def _size(self) -> tuple[int, int]:
-        image = self.dataset[0]["image"]
-        return image.shape[-2], image.shape[-1]
 
     def _remove_stale(self) -> None:
         """What killed processes left; others may be writing."""
@@ -258,7 +255,7 @@ class CachedFeatures(Dataset[dict[str, Any]]):
 
 
 def collate_features(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples of `CachedFeatures` into a batch: `features`, float32 (B, …) each, and `labels` (B,) int64."""
+    """Join samples of `CachedFeatures` into a batch: `features` (B, …), as they are stored, and `labels` (B,) int64."""
     names = samples[0]["features"]
     return {
         "features": {
