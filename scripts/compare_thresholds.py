@@ -23,6 +23,7 @@ from wsol_ext.metrics import (
     MaxBoxAcc,
     center_map,
     localization_outcomes,
+    mean_thresholds,
     otsu_thresholds,
     scale_boxes,
     single_boxes,
@@ -73,7 +74,7 @@ def measure(kept, published):
         score_maps = to_score_maps(maps.float(), EVALUATED, "bilinear")
         otsu = otsu_thresholds(score_maps)
         cuts = {str(each): each for each in FIXED}
-        cuts |= {"mean": score_maps.double().mean(dim=(1, 2)), "otsu": otsu, "best": best}
+        cuts |= {"mean": mean_thresholds(score_maps), "otsu": otsu, "best": best}
         cuts |= {} if published is None else {"published": published}
         for name, cut in cuts.items():
             totals[name] += right(score_maps, cut, batch)

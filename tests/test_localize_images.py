@@ -146,7 +146,7 @@ def test_what_is_no_picture_is_refused_at_once(model, wrong, error, words):
     [
         ({"threshold": 1.0}, "threshold is 1.0"),
         ({"threshold": float("nan")}, "threshold is nan"),
-        ({"threshold": "best"}, "threshold is 'best', it should be a number or 'otsu'"),
+        ({"threshold": "best"}, "threshold is 'best', it should be a number, 'otsu' or 'mean'"),
         ({"top_k": 5}, "top_k is 5, it should be 1 to the number of classes, 4"),
         ({"labels": [0]}, "labels are 1, there should be 7"),
         ({"labels": [0, 1, 2, 3, 4, 0, 0]}, "labels has 4, it should be in [0, 4)"),
@@ -180,6 +180,18 @@ def test_otsu_cuts_each_map_where_its_pixels_fall_apart():
     assert torch.allclose(found[0], torch.tensor([140.0, 30.0, 240.0, 60.0]), atol=10)
     assert torch.equal(found[0], boxes_of_maps(maps[:1], sizes[:1], "otsu")[0])
     assert found[2].tolist() == [0, 0, 280, 140]  # constant
+
+
+def test_the_mean_cuts_each_map_at_its_own():
+    maps = torch.zeros(2, 14, 14)
+    maps[0, 3:6, 7:12], maps[1] = 0.2, 7.0
+    maps[0, 3, 7] = 1.0  # of which 0.2 is little
+    found = boxes_of_maps(maps, torch.tensor([[280, 140]] * 2), "mean")
+    assert torch.allclose(found[0], torch.tensor([140.0, 30.0, 240.0, 60.0]), atol=25)
+    assert (
+        found[0].tolist() != boxes_of_maps(maps[:1], torch.tensor([[280, 140]]), "otsu")[0].tolist()
+    )
+    assert found[1].tolist() == [0, 0, 280, 140]  # constant
 
 
 def test_known_classes_are_those_that_get_boxes(model, pictures):

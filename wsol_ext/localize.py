@@ -17,7 +17,7 @@ from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.data.finding import find_images, no_image
 from wsol_ext.data.images import to_rgb
 from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
-from wsol_ext.metrics import EVALUATED, otsu_thresholds, single_boxes, to_score_maps
+from wsol_ext.metrics import EVALUATED, MAP_THRESHOLDS, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
 
 __all__ = [
@@ -38,8 +38,8 @@ Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
 Preview = Callable[[Image.Image], Image.Image]
 
-Threshold: TypeAlias = float | Literal["otsu"]
-"""Where maps are cut: at a share of each one's maximum, in [0, 1), or at `wsol_ext.metrics.otsu_thresholds` of it."""
+Threshold: TypeAlias = float | Literal["otsu", "mean"]
+"""Where maps are cut: at a share of each one's maximum, in [0, 1), or at one of `wsol_ext.metrics.MAP_THRESHOLDS`."""
 
 
 @dataclass
@@ -86,8 +86,9 @@ class ImageResult:
 
 def _check_threshold(threshold: Threshold) -> None:
     if isinstance(threshold, str):
-        if threshold != "otsu":
-            raise ValueError(f"threshold is {threshold!r}, it should be a number or 'otsu'")
+        if threshold not in MAP_THRESHOLDS:
+            words = " or ".join(map(repr, MAP_THRESHOLDS))
+            raise ValueError(f"threshold is {threshold!r}, it should be a number, {words}")
     elif not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, it should be in [0, 1)")
 
@@ -98,7 +99,8 @@ def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: Threshold) -> Tensor:
     Args:
         maps: (B, h, w), any finite values on any grid; resized bilinearly to 224 x 224, normalized, cut there.
         sizes: (B, 2), the images' width and height.
-        threshold: a share of each map's maximum, in [0, 1); or "otsu": what separates the pixels of each map best.
+        threshold: a share of each map's maximum, in [0, 1); "otsu": what separates the pixels of each map best; or
+            "mean": the mean of each map.
 
     Returns:
         (B, 4) float32 x0, y0, x1, y1; the whole image where a map is constant.
@@ -108,7 +110,7 @@ def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: Threshold) -> Tensor:
     """
     _check_threshold(threshold)
     upsampled = to_score_maps(maps.float(), EVALUATED, "bilinear")
-    cut = otsu_thresholds(upsampled) if isinstance(threshold, str) else threshold
+    cut = MAP_THRESHOLDS[threshold](upsampled) if isinstance(threshold, str) else threshold
     boxes = single_boxes(upsampled, cut).float()
     constant = upsampled.flatten(1).amax(dim=1, keepdim=True) == 0
     boxes = torch.where(constant, boxes.new_tensor([0.0, 0.0, EVALUATED, EVALUATED]), boxes)
@@ -151,7 +153,7 @@ def check_settings(model: LocalizationModel, threshold: Threshold, top_k: int) -
     """Refuse what `localize_images` cannot do with a model.
 
     Raises:
-        ValueError: a threshold outside [0, 1) that is not "otsu", or a top_k that is not 1 to the number of classes.
+        ValueError: a threshold outside [0, 1) that is no such word, or a top_k that is not 1 to the number of classes.
     """
     _check_threshold(threshold)
     if not 1 <= top_k <= model.num_classes:
@@ -181,7 +183,7 @@ def localize_images(
             that cannot be read, or that the model fails on, gives a result with an `error`. A Pillow image is taken as
             its file would be: of any mode, and turned by its EXIF orientation.
         threshold: a share of each map's maximum, in [0, 1), such as `wsol_ext.thresholds.stored_threshold` has of a run
-            that was evaluated; "otsu"; or None for the method's `default_threshold`.
+            that was evaluated; "otsu" or "mean"; or None for the method's `default_threshold`.
         top_k: how many of the best classes get a box each.
         labels: the class of each picture, where known; boxes are then of that class alone.
         batch_size: images at a time.

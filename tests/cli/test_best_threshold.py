@@ -147,11 +147,12 @@ def test_without_a_best_it_is_the_methods_own(
         assert corners == pytest.approx(result.objects[0].box.tolist(), abs=0.02)
 
 
-def test_otsu_is_taken_where_it_is_asked_for(run, album, tmp_path, capsys):
+@pytest.mark.parametrize("word", ["otsu", "mean"])
+def test_a_maps_own_threshold_is_taken_where_it_is_asked_for(run, album, tmp_path, capsys, word):
     (run / "threshold.json").write_text("{")  # which nobody needs
-    assert localize(run, album, "--threshold", "otsu", "--out", tmp_path / "out") == 0
-    assert capsys.readouterr().err.startswith("wsol: threshold otsu: ")
-    assert asked(tmp_path / "out") == "otsu"
+    assert localize(run, album, "--threshold", word, "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().err.startswith(f"wsol: threshold {word}: ")
+    assert asked(tmp_path / "out") == word
 
 
 def test_another_stored_threshold_is_another_request(run, album, tmp_path, fails):

@@ -252,7 +252,7 @@ def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
         (["--threshold", "nan"], ["threshold is nan, it should be in [0, 1)"]),
         (
             ["--threshold", "otus"],
-            ["--threshold is 'otus'", "best, auto, otsu; did you mean otsu?"],
+            ["--threshold is 'otus'", "best, auto, otsu, mean; did you mean otsu?"],
         ),
         (["--threshold", "best"], ["none is stored for", "`wsol evaluate RUN`"]),
         (["--top-k", "9"], ["top_k is 9", "4"]),

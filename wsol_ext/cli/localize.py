@@ -61,7 +61,11 @@ DESCRIPTION = (
     "leaves a finished result alone. Under torchrun each process does its share."
 )
 
-_THRESHOLDS = ("best", "auto", "otsu")
+_MAP_THRESHOLDS = {
+    "otsu": "what separates each map's pixels best",
+    "mean": "the mean of each map",
+}
+_THRESHOLDS = ("best", "auto", *_MAP_THRESHOLDS)
 _OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "false": ""}
 
 _T = TypeVar("_T")
@@ -90,7 +94,8 @@ def add_options(parser: Parser) -> None:
         type=float | str,
         default="auto",
         help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run; otsu: what "
-        "separates each map's pixels best; auto: the best where there is one, else the method's own",
+        "separates each map's pixels best; mean: the mean of each map; auto: the best where there is one, else the "
+        "method's own",
     )
     parser.add_argument("--top-k", type=int, default=1, help="how many classes get a box an image")
     parser.add_argument(
@@ -149,7 +154,11 @@ def _check_threshold(options: Any, problems: Problems) -> None:
             problems.add(f"--threshold is {threshold}, it should be in [0, 1)")
     elif threshold not in _THRESHOLDS:
         problems.add(unknown("--threshold", threshold, ["a number in [0, 1)", *_THRESHOLDS]))
-    elif threshold != "otsu" and checkpoint is not None and Path(checkpoint).expanduser().exists():
+    elif (
+        threshold not in _MAP_THRESHOLDS
+        and checkpoint is not None
+        and Path(checkpoint).expanduser().exists()
+    ):
         with problems.collected():
             if stored_threshold(checkpoint) is None and threshold == "best":
                 problems.add(
@@ -261,8 +270,8 @@ def _threshold(
 
     if not isinstance(options.threshold, str):
         return options.threshold, "as given"
-    if options.threshold == "otsu":
-        return "otsu", "what separates each map's pixels best, as given"
+    if options.threshold in _MAP_THRESHOLDS:
+        return options.threshold, f"{_MAP_THRESHOLDS[options.threshold]}, as given"
     stored = stored_threshold(options.checkpoint)
     if stored is not None and stored.checkpoint == checkpoint_digest:
         return stored.threshold, str(stored)
@@ -272,11 +281,7 @@ def _threshold(
             raise ValueError(f"--threshold is best, but {text}")
         warnings.warn(text, stacklevel=2)
     threshold, method = default_threshold(model), model.config["method"]
-    why = (
-        f"{method}'s published one"
-        if threshold != "otsu"
-        else "what separates each map's pixels best"
-    )
+    why = _MAP_THRESHOLDS.get(str(threshold), f"{method}'s published one")
     return (
         threshold,
         f"{why}; none was measured for this model, `wsol evaluate` does where boxes are known",

@@ -1,6 +1,7 @@
 """The published evaluation protocols: torchmetrics classes over pure functions, and the protocols by name."""
 
 from wsol_ext.metrics.ground_truth import pad_boxes
+from wsol_ext.metrics.map_thresholds import MAP_THRESHOLDS, mean_thresholds, otsu_thresholds
 from wsol_ext.metrics.maps import center_map, normalize_maps, resize_maps, to_score_maps
 from wsol_ext.metrics.max_box_acc import (
     BoxAccCurve,
@@ -9,7 +10,6 @@ from wsol_ext.metrics.max_box_acc import (
     count_right_boxes,
     score_thresholds,
 )
-from wsol_ext.metrics.otsu import otsu_thresholds
 from wsol_ext.metrics.protocols import TopLoc  # and with it, all of them are registered
 from wsol_ext.metrics.pxap import PxAP, PxCurve, pixel_histograms
 from wsol_ext.metrics.registry import (
@@ -44,6 +44,7 @@ from wsol_ext.metrics.toploc import (
 
 __all__ = [
     "EVALUATED",
+    "MAP_THRESHOLDS",
     "OUTCOMES",
     "PROTOCOLS",
     "SAT_SHARES",
@@ -67,6 +68,7 @@ __all__ = [
     "count_right_boxes",
     "explained_variation",
     "localization_outcomes",
+    "mean_thresholds",
     "normalize_maps",
     "otsu_thresholds",
     "pad_boxes",

@@ -1,9 +1,11 @@
-"""Otsu's threshold: where each score map falls into two classes, no box known."""
+"""Thresholds of score maps that are chosen from each map alone, no box known."""
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["otsu_thresholds"]
+__all__ = ["MAP_THRESHOLDS", "mean_thresholds", "otsu_thresholds"]
 
 _LEVELS = 256  # of the quantized map, which the evaluators cut
 
@@ -31,16 +33,7 @@ def otsu_thresholds(score_maps: Tensor) -> Tensor:
         >>> otsu_thresholds(score_maps)
         tensor([0.2020, 0.0000], dtype=torch.float64)
     """
-    if not score_maps.is_floating_point():
-        raise TypeError(
-            f"otsu_thresholds: score_maps is {score_maps.dtype}, it should be floating point"
-        )
-    if score_maps.dim() < 2 or 0 in score_maps.shape[-2:]:
-        raise ValueError(
-            f"otsu_thresholds: score_maps has shape {tuple(score_maps.shape)}, it should be (..., h, w) with h, w >= 1"
-        )
-    if not ((score_maps >= 0) & (score_maps <= 1)).all():
-        raise ValueError("otsu_thresholds: score_maps has values that are NaN or outside of [0, 1]")
+    _check("otsu_thresholds", score_maps)
     levels = (255 * score_maps.double()).floor().long().flatten(-2)
     maps = levels.reshape(-1, levels.size(-1))
     level = torch.arange(_LEVELS, device=maps.device)
@@ -57,3 +50,46 @@ def otsu_thresholds(score_maps: Tensor) -> Tensor:
     # Half a level more, so that rounding of the product with the maximum changes no level.
     thresholds = torch.where(most > 0, (best.double() + 0.5) / maps.amax(dim=1), 0.0)
     return thresholds.reshape(score_maps.shape[:-2])
+
+
+def mean_thresholds(score_maps: Tensor) -> Tensor:
+    """The mean of each map, as a share of its maximum.
+
+    Lower than Otsu's where an object stands out by its middle alone: what class maps do that are multiplied by
+    attention (TS-CAM, SCM, TRT).
+
+    Args:
+        score_maps: as for `otsu_thresholds`.
+
+    Returns:
+        as `otsu_thresholds`.
+
+    Raises:
+        TypeError, ValueError: as `otsu_thresholds`.
+
+    Example:
+        >>> mean_thresholds(torch.tensor([[[0.0, 0.0], [0.2, 0.8]]]))
+        tensor([0.3125], dtype=torch.float64)
+    """
+    _check("mean_thresholds", score_maps)
+    maps = score_maps.double().flatten(-2)
+    low, high = torch.aminmax(maps, dim=-1)
+    return torch.where(high > low, maps.mean(dim=-1) / high, 0.0)
+
+
+MAP_THRESHOLDS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "otsu": otsu_thresholds,
+    "mean": mean_thresholds,
+}
+"""By the name that `wsol localize --threshold` gives them."""
+
+
+def _check(name: str, score_maps: Tensor) -> None:
+    if not score_maps.is_floating_point():
+        raise TypeError(f"{name}: score_maps is {score_maps.dtype}, it should be floating point")
+    if score_maps.dim() < 2 or 0 in score_maps.shape[-2:]:
+        raise ValueError(
+            f"{name}: score_maps has shape {tuple(score_maps.shape)}, it should be (..., h, w) with h, w >= 1"
+        )
+    if not ((score_maps >= 0) & (score_maps <= 1)).all():
+        raise ValueError(f"{name}: score_maps has values that are NaN or outside of [0, 1]")

@@ -5,7 +5,13 @@ import pytest
 import torch
 from skimage.filters import threshold_otsu
 
-from wsol_ext.metrics import otsu_thresholds, single_boxes, to_score_maps
+from wsol_ext.metrics import (
+    MAP_THRESHOLDS,
+    mean_thresholds,
+    otsu_thresholds,
+    single_boxes,
+    to_score_maps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +64,17 @@ def test_a_map_of_one_level_is_cut_nowhere():
         (torch.full((2, 2), -0.01), ValueError, "NaN or outside"),
     ],
 )
-def test_what_is_no_score_map_is_refused(maps, error, words):
-    with pytest.raises(error, match=f"otsu_thresholds: .*{words}"):
-        otsu_thresholds(maps)
+@pytest.mark.parametrize("name", MAP_THRESHOLDS)
+def test_what_is_no_score_map_is_refused(name, maps, error, words):
+    with pytest.raises(error, match=f"{name}_thresholds: .*{words}"):
+        MAP_THRESHOLDS[name](maps)
+
+
+def test_a_map_is_cut_at_its_mean_as_a_share_of_its_maximum():
+    score_maps = torch.zeros(3, 4, 4)
+    score_maps[0, 0], score_maps[1, 0], score_maps[2] = 1.0, 0.5, 0.3
+    assert mean_thresholds(score_maps).tolist() == [0.25, 0.25, 0.0]
+    assert mean_thresholds(score_maps[None, :0]).shape == (1, 0)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 100 / 255, 0.41, 0.999])
