@@ -6,7 +6,8 @@ from cli.tiny_runs import kill_run, metrics, same, tiny_run, weights
 from safetensors.torch import load_file
 
 from wsol_ext.cli import main
-from wsol_ext.training import selection
+from wsol_ext.models.vit import Backbone
+from wsol_ext.training import features, selection
 
 SELECT = ["--select", "val"]
 
@@ -112,3 +113,23 @@ def test_a_split_without_boxes_or_of_the_training_images_cannot_choose(tmp_path,
     one = ["--data", "folder", "--root", str(pictures / "train"), "--select", "val", *boxes]
     assert main([*run[:at], *one, *run[at + 4 :], "--batch-size", "8"]) == 2
     assert "--select val would choose by the training images" in capsys.readouterr().err
+
+
+def test_kept_tokens_give_what_pictures_give(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_ROUNDED", ())  # else they are bfloat16
+    flags = ["--model", "trilite", *SELECT, "--augmentation", "none"]
+    assert main(tiny_run(tmp_path / "pictures", *flags)) == 0
+    measured = []
+    before_norm = Backbone.before_norm
+
+    def counted(self, images):
+        measured.append(len(images))
+        return before_norm(self, images)
+
+    monkeypatch.setattr(Backbone, "before_norm", counted)
+    kept = ["--cache-tokens", str(tmp_path / "tokens")]
+    assert main(tiny_run(tmp_path / "tokens_of", *flags, *kept)) == 0
+    assert metrics(tmp_path / "pictures") == metrics(tmp_path / "tokens_of")
+    measured.clear()
+    assert main(tiny_run(tmp_path / "again", *flags, *kept)) == 0
+    assert measured == []  # the backbone has nothing to do

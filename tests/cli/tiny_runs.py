@@ -34,7 +34,7 @@ def kill_run(arguments, epochs):
     )
     process = subprocess.Popen([sys.executable, "-c", slowly, *arguments])
     folder = Path(arguments[arguments.index("--out") + 1])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not has_rows(folder, epochs) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.2)

@@ -91,6 +91,7 @@ class LocalizationModel(nn.Module):
         freezes_backbone: whether the method trains nothing of its backbone.
         caches_features: whether training reads nothing but what `features` gives, so that a frozen backbone need not
             run in every epoch.
+        localizes_features: whether `localize` reads nothing else either.
         needs_blocks: whether it runs its backbone block by block, so that it takes a `Backbone`; else any
             `TokenBackbone` will do.
         classifying_weights: how the names of those weights begin that classify and have no part in its maps, where
@@ -119,6 +120,7 @@ class LocalizationModel(nn.Module):
     trains_at: ClassVar[float] = 1.0
     freezes_backbone: ClassVar[bool] = False
     caches_features: ClassVar[bool] = False
+    localizes_features: ClassVar[bool] = False
     needs_blocks: ClassVar[bool] = False
     classifying_weights: ClassVar[Sequence[str]] = ()
     refines: ClassVar[bool] = False
@@ -229,6 +231,12 @@ class LocalizationModel(nn.Module):
 
     def loss_of_features(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """What `training_loss` gives, of what `features` gave and labels (B,) int64."""
+        raise NotImplementedError
+
+    def localize_features(
+        self, features: Mapping[str, Tensor], classes: Tensor | None = None
+    ) -> Localized:
+        """What `localize` gives, of what `features` gave; of a method that `localizes_features`."""
         raise NotImplementedError
 
     def freeze_backbone(self) -> None:

@@ -67,6 +67,7 @@ class TriLite(SingleBackboneModel):
     trains_at = 0.5
     freezes_backbone = True
     caches_features = True
+    localizes_features = True
     classifying_weights = ("class_head.",)
     published_names = (
         (r"backbone\.model\.mask_token", ""),  # of pretraining
@@ -119,7 +120,13 @@ class TriLite(SingleBackboneModel):
 
     def localize(self, images: Tensor, classes: Tensor | None = None) -> Localized:
         """Logits (B, classes) and maps (B, K, h, w), the same for every class; see `LocalizationModel.localize`."""
-        found = self.regions(self.features(images))
+        return self.localize_features(self.features(images), classes)
+
+    def localize_features(
+        self, features: Mapping[str, Tensor], classes: Tensor | None = None
+    ) -> Localized:
+        """What `localize` gives, of what `features` gave."""
+        found = self.regions(features)
         classes = asked_classes(found.logits, classes)
         maps = found.maps.unsqueeze(1).expand(-1, classes.size(1), -1, -1)
         return Localized(found.logits, maps)

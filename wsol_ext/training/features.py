@@ -1,4 +1,4 @@
-"""What a frozen backbone makes of training images, computed once: an epoch then costs what the method's head costs."""
+"""What a frozen backbone makes of images, computed once: an epoch then costs what the method's head costs."""
 
 import hashlib
 import json
@@ -54,8 +54,10 @@ class FeatureCache:
     Args:
         folder: where the files lie.
         model: what makes the features; of a method that `caches_features`, its backbone frozen.
-        dataset: the training images, with their augmentation.
+        dataset: the training images, with their augmentation; or images that are measured on, as evaluation sees them.
         config: the run's: image size, augmentation, seed and views.
+        training: whether it is the former: in the run's `cached_views`, at the size it trains at. The latter have one
+            view, at `img_size`.
     """
 
     def __init__(
@@ -64,22 +66,24 @@ class FeatureCache:
         model: LocalizationModel,
         dataset: LocalizationDataset,
         config: TrainingConfig,
+        training: bool = True,
     ) -> None:
         self.folder = Path(folder).expanduser()
         self.model, self.dataset = model, dataset
-        self.views = config.cached_views
+        self.views = config.cached_views if training else 1
         self._digests = [_image_digest(dataset, k) for k in range(len(dataset))]
         self._seed = config.seed
-        self._side = config.train_img_size or config.img_size
+        self._side = (training and config.train_img_size) or config.img_size
+        augmentation = config.augmentation if training else "evaluation"
         made_of = {
             "version": 1,
             "backbone": _backbone_digest(model),
             "features": f"{type(model).__module__}.{type(model).__qualname__}",
             **model.feature_options(),
             "size": self._side,
-            "resize": config.resize,
-            "augmentation": config.augmentation,
-            "seed": config.seed if config.augmentation != "none" else 0,
+            "resize": config.resize if training else "evaluation",
+            "augmentation": augmentation,
+            "seed": config.seed if augmentation not in ("none", "evaluation") else 0,
         }
         starts = range(0, len(dataset), _SHARD)
         self.shards = [
@@ -219,7 +223,7 @@ class CachedFeatures(Dataset[dict[str, Any]]):
     """The features of a data set's images; which view of an image an epoch sees, its draw's seed decides.
 
     Args:
-        dataset: the training images, for their labels.
+        dataset: the images, for their labels.
         shards: the files.
         views: how many there are of each image.
     """
@@ -234,11 +238,15 @@ class CachedFeatures(Dataset[dict[str, Any]]):
         return len(self.labels)
 
     def __getitem__(self, draw: Any) -> dict[str, Any]:
+        return self.view(draw.sample, draw.seed % self.views)
+
+    def view(self, index: int, view: int = 0) -> dict[str, Any]:
+        """The `features` of one view of an image, and its `label`."""
         per_view = len(self._files) // self.views
-        shard, row = divmod(draw.sample, _SHARD)
-        file = self._file(self._files[(draw.seed % self.views) * per_view + shard])
+        shard, row = divmod(index, _SHARD)
+        file = self._file(self._files[view * per_view + shard])
         features = {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
-        return {"features": features, "label": self.labels[draw.sample]}
+        return {"features": features, "label": self.labels[index]}
 
     def _file(self, path: Path) -> Any:
         """An open file, mapped into memory."""

@@ -35,7 +35,7 @@ from wsol_ext.training.callbacks import (
 )
 from wsol_ext.training.config import USUAL_BATCH_SIZE, TrainingConfig
 from wsol_ext.training.data import TrainingData, open_splits
-from wsol_ext.training.features import FeatureCache
+from wsol_ext.training.features import CachedFeatures, FeatureCache
 from wsol_ext.training.folder import RunFolder
 from wsol_ext.training.module import Localizer
 from wsol_ext.training.selection import SelectBest
@@ -285,12 +285,11 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
             model = _next_model(stage, data, previous=model)
         history = History(folder.path, stage, rows)
         checkpoint = folder.checkpoint if first and start.resume else None
-        select = data.splits.select
-        selection = None if select is None else SelectBest(select, stage.config, history)
+        stage_data = data.for_stage(stage)
+        stage_data.features = _features(data.splits.train, model, stage.config, console)
+        selection = _selection(data.splits.select, model, stage.config, history, console)
         trainer = _trainer(folder, console, history, selection)
-        _fit(
-            trainer, model, _with_features(data.for_stage(stage), model, console), stage, checkpoint
-        )
+        _fit(trainer, model, stage_data, stage, checkpoint)
         if selection is not None:
             console.out(f"kept: {selection.restore(model)}", highlight=False)
         if trainer.is_global_zero:
@@ -300,14 +299,34 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
                 _finish(folder, data, rows, console)
 
 
-def _with_features(data: TrainingData, model: LocalizationModel, console: Console) -> TrainingData:
-    """The data with a frozen backbone's tokens in the place of images, where they are to be cached."""
-    config = data.config
-    if config.cache_tokens is not None:
-        cache = FeatureCache(config.cache_tokens, model, data.splits.train, config)
-        device = torch.device(usable_device(config.device))
-        data.features = cache.fill(device, config.workers, console, first=rank_in_training())
-    return data
+def _features(
+    dataset: LocalizationDataset,
+    model: LocalizationModel,
+    config: TrainingConfig,
+    console: Console,
+    training: bool = True,
+) -> CachedFeatures | None:
+    """A frozen backbone's tokens in the place of images, where they are to be cached."""
+    if config.cache_tokens is None:
+        return None
+    cache = FeatureCache(config.cache_tokens, model, dataset, config, training)
+    device = torch.device(usable_device(config.device))
+    return cache.fill(device, config.workers, console, first=rank_in_training())
+
+
+def _selection(
+    dataset: LocalizationDataset | None,
+    model: LocalizationModel,
+    config: TrainingConfig,
+    history: History,
+    console: Console,
+) -> SelectBest | None:
+    if dataset is None:
+        return None
+    features = None
+    if model.localizes_features:
+        features = _features(dataset, model, config, console, training=False)
+    return SelectBest(dataset, config, history, features)
 
 
 def _fit(

@@ -1,17 +1,23 @@
 """The epoch that is kept, chosen by the boxes of another split: as some published programs choose theirs."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import evaluate
+from wsol_ext.metrics import PROTOCOLS, Batch
 from wsol_ext.models import LocalizationModel
 from wsol_ext.training.callbacks import History
 from wsol_ext.training.config import TrainingConfig
+from wsol_ext.training.features import CachedFeatures, collate_features
 
 __all__ = ["SelectBest"]
 
@@ -29,12 +35,20 @@ class SelectBest(Callback):
         dataset: the split.
         config: the run's: `patience`, `batch_size`, `workers`.
         history: whose rows show the measurements.
+        features: the split's, where a frozen backbone's tokens are cached and the method `localizes_features`: then
+            its pictures are read once.
     """
 
     def __init__(
-        self, dataset: LocalizationDataset, config: TrainingConfig, history: History
+        self,
+        dataset: LocalizationDataset,
+        config: TrainingConfig,
+        history: History,
+        features: CachedFeatures | None = None,
     ) -> None:
         self.dataset, self.config, self.history = dataset, config, history
+        self.features = features
+        self._truth: list[dict[str, Any]] | None = None
         self.best: dict[str, tuple[float, int]] = {}  # value and epoch, by what is measured
         self.kept: dict[str, Tensor] = {}
 
@@ -56,23 +70,58 @@ class SelectBest(Callback):
 
     def _measure(self, model: LocalizationModel, device: torch.device) -> dict[str, float]:
         protocol = "maxboxacc" if self.dataset.has_boxes else "pxap"
-        training = model.training
         protocols = (protocol, "toploc") if self.dataset.has_boxes else (protocol,)
-        evaluation = evaluate(
-            model,
-            self.dataset,
-            protocols,
-            batch_size=self.config.batch_size,
-            device=device,
-            workers=self.config.workers,
-            interval=_INTERVAL,
-            progress=False,
-        )
+        training = model.training
+        if self.features is None:
+            evaluation = evaluate(
+                model,
+                self.dataset,
+                protocols,
+                batch_size=self.config.batch_size,
+                device=device,
+                workers=self.config.workers,
+                interval=_INTERVAL,
+                progress=False,
+            )
+            found = {each.name: each.metrics[evaluation.method] for each in evaluation.protocols}
+        else:
+            found = self._measure_features(self.features, model.eval(), protocols, device)
         model.train(training)
-        found = {"localization": evaluation.metric(protocol, protocol)}
+        measured = {"localization": found[protocol][protocol]}
         if "toploc" in protocols:
-            found["classification"] = evaluation.metric("toploc", "cls_top1")
-        return found
+            measured["classification"] = found["toploc"]["cls_top1"]
+        return measured
+
+    @torch.inference_mode()
+    def _measure_features(
+        self,
+        kept: CachedFeatures,
+        model: LocalizationModel,
+        protocols: Sequence[str],
+        device: torch.device,
+    ) -> dict[str, dict[str, float]]:
+        """What `evaluate` finds, without the backbone."""
+        if self._truth is None:
+            self._truth = _truth(self.dataset, self.config)
+        measuring = {
+            name: PROTOCOLS[name].make(interval=_INTERVAL, threshold=0.1) for name in protocols
+        }
+        for each in measuring.values():
+            each.to(device)
+        for truth in self._truth:
+            samples = collate_features([kept.view(k) for k in truth["indices"].tolist()])
+            features = {
+                name: values.float().to(device) for name, values in samples["features"].items()
+            }
+            labels = samples["labels"].to(device)
+            found = model.localize_features(features, labels[:, None])
+            masks = truth["masks"].to(device) if "masks" in truth else None
+            batch = Batch(
+                found.maps[:, 0], found.logits, labels, truth["boxes"], truth["sizes"], masks
+            )
+            for each in measuring.values():
+                each.update(batch)
+        return {name: each.compute() for name, each in measuring.items()}
 
     def _stop_if_done(self, trainer: pl.Trainer, epoch: int) -> None:
         patience = self.config.patience
@@ -106,3 +155,21 @@ def _weights_of(model: LocalizationModel, classifying: bool) -> dict[str, Tensor
         for name, tensor in model.state_dict().items()
         if name not in frozen and name.startswith(classifying_weights) == classifying
     }
+
+
+def _truth(dataset: LocalizationDataset, config: TrainingConfig) -> list[dict[str, Any]]:
+    """This process's share of a split in batches, but for its pixels."""
+    blind = copy.copy(dataset)
+    blind.transform = _no_pixels
+    loader = DataLoader(
+        blind,
+        batch_size=config.batch_size,
+        sampler=UnpaddedDistributedSampler(blind),
+        num_workers=config.workers,
+        collate_fn=collate,
+    )
+    return list(loader)
+
+
+def _no_pixels(image: Any) -> Tensor:
+    return torch.zeros(3, 0, 0)
