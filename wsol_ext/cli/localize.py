@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._files import (
@@ -271,7 +271,9 @@ def _threshold(
     if not isinstance(options.threshold, str):
         return options.threshold, "as given"
     if options.threshold in _MAP_THRESHOLDS:
-        return options.threshold, f"{_MAP_THRESHOLDS[options.threshold]}, as given"
+        return cast(
+            "Threshold", options.threshold
+        ), f"{_MAP_THRESHOLDS[options.threshold]}, as given"
     stored = stored_threshold(options.checkpoint)
     if stored is not None and stored.checkpoint == checkpoint_digest:
         return stored.threshold, str(stored)
