@@ -20,12 +20,14 @@ _HOMES: dict[str, list[str]] = {
     "metrics": [],
     "models": ["create_model"],
     "ops": [],
+    "predict": ["load"],
+    "pretrained": ["from_pretrained"],
     "report": [],
     "thresholds": [],
     "training": [],
 }
 
-__all__ = ["__version__", "create_model", *_HOMES]
+__all__ = ["__version__", "create_model", "from_pretrained", "load", *_HOMES]
 
 __getattr__ = on_first_use(__name__, _HOMES)
 
