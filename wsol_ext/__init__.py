@@ -21,6 +21,7 @@ _HOMES: dict[str, list[str]] = {
     "models": ["create_model"],
     "ops": [],
     "predict": ["load"],
+    "predictions": [],
     "pretrained": ["from_pretrained"],
     "report": [],
     "thresholds": [],

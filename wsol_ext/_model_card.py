@@ -36,6 +36,7 @@ class Origin:
         last_epoch: `metrics.json`.
         evaluation: `evaluation.json`.
         threshold: the best one.
+        card: the card that it has already.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Origin:
     last_epoch: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     threshold: StoredThreshold | None = None
+    card: str | None = None
 
 
 def model_card(model: LocalizationModel, origin: Origin, license: str | None) -> str:
@@ -172,7 +174,8 @@ def _training(origin: Origin) -> str:
     facts |= {name.replace("_", " "): config[name] for name in _SETTINGS if config.get(name)}
     last = {n: v for n, v in origin.last_epoch.items() if _is_number(v)}
     facts |= {f"last epoch's {name}": f"{value:.4g}" for name, value in last.items()}
-    return _table(facts) + "\n\nNo box was seen. Whose pictures they are, and their terms, belong here."
+    table = _table(facts)
+    return f"{table}\n\nNo box was seen. Whose pictures they are, and their terms, belong here."
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def _results(model: LocalizationModel, evaluation: Mapping[str, Any]) -> list[_N
             own, baseline = result.metrics[model.config["method"]], result.metrics.get(CENTER, {})
             for number in PROTOCOLS[result.name].headlines:
                 if _is_number(own.get(number)):
-                    beside = baseline.get(number)
+                    beside: Any = baseline.get(number)
                     found.append(
                         _Number(
                             result.name,
@@ -215,14 +218,15 @@ def _evaluation(model: LocalizationModel, origin: Origin, results: Sequence[_Num
     if not results:
         return "Not measured: `wsol evaluate` does that, on pictures with boxes."
     about = origin.evaluation
-    where = f"{about.get('images', '?')} pictures ({about.get('data', '?')}, {about.get('split', '?')})"
+    images, data, split = (about.get(name, "?") for name in ("images", "data", "split"))
     lines = ["| protocol | number | model | centre baseline |", "| --- | --- | --- | --- |"]
     for each in results:
         beside = "" if each.baseline is None else f"{each.baseline:.1%}"
         lines.append(_row([each.title, each.name, f"{each.value:.1%}", beside]))
+    where = _plain(f"{images} pictures ({data}, {split})")
     return (
-        f"On {_plain(where)}. Numbers compare under one protocol only; the baseline is a centred Gaussian as every "
-        "picture's map.\n\n" + "\n".join(lines)
+        f"On {where}. Numbers compare under one protocol only; the baseline is a centred Gaussian as every picture's "
+        "map.\n\n" + "\n".join(lines)
     )
 
 
@@ -235,8 +239,8 @@ def _licence(license: str | None, weights: _Weights) -> str:
     bound = f"{bound} and the pictures that it was trained on may bind it"
     if license is None:
         return (
-            f"**Nobody has stated one yet.** Before this is shared, put one in place of `license: {_UNKNOWN}` above and "
-            f"of this text: the terms of {bound}."
+            f"**Nobody has stated one yet.** Before this is shared, put one in place of `license: {_UNKNOWN}` above "
+            f"and of this text: the terms of {bound}."
         )
     return f"{license}. The terms of {bound} too. The program, wsol_ext, is under Apache-2.0."
 

@@ -1,7 +1,7 @@
 """A model as a folder that is whole: what `save_pretrained` writes, on the disk or on the Hugging Face hub.
 
-Names of files and functions are those of huggingface_hub's `PyTorchModelHubMixin`. `model.safetensors` is `save_model`'s,
-so every command takes the folder as it takes a run's.
+Names of files and functions are those of huggingface_hub's `PyTorchModelHubMixin`. `model.safetensors` is
+`save_model`'s, so every command takes the folder as it takes a run's.
 """
 
 import dataclasses
@@ -22,7 +22,13 @@ from wsol_ext.checkpoints import find_checkpoint, load_model, save_model
 from wsol_ext.models import LocalizationModel
 from wsol_ext.thresholds import StoredThreshold, run_folder, store_threshold, stored_threshold
 
-__all__ = ["find_pretrained", "from_pretrained", "is_pretrained", "save_pretrained"]
+__all__ = [
+    "find_pretrained",
+    "from_pretrained",
+    "is_pretrained",
+    "require_agreement",
+    "save_pretrained",
+]
 
 _MODEL, _CONFIG, _THRESHOLD, _CARD = (
     "model.safetensors",
@@ -51,11 +57,13 @@ def save_pretrained(
     | `threshold.json` | the best threshold, where the run was evaluated: `wsol_ext.thresholds` |
     | `README.md` | the model card, with what the run tells; one that is there already stays as it is |
 
+    `run` may be such a folder itself: its threshold and its card are then taken over.
+
     Args:
         model: made by `create_model` or `load_model`.
         save_directory: the folder; an older model of `save_pretrained` in it is replaced.
         run: the folder of the run that trained it: card and threshold are filled from there.
-        license: how the card names the licence, such as "apache-2.0"; None: nobody has stated one, and the card says so.
+        license: how the card names the licence, such as "apache-2.0"; None: the card says that nobody has stated one.
 
     Returns:
         the folder.
@@ -92,7 +100,8 @@ def save_pretrained(
     else:
         _remove_threshold_of_another(folder, digest)
     if not (folder / _CARD).exists():
-        write_text(folder / _CARD, model_card(model, origin, license))
+        card = model_card(model, origin, license) if origin.card is None else origin.card
+        write_text(folder / _CARD, card)
     return folder
 
 
@@ -127,8 +136,7 @@ def from_pretrained(
         local_files_only=local_files_only,
     )
     model = load_model(folder)
-    if is_pretrained(folder):
-        _require_agreement(model, folder)
+    require_agreement(model, folder)
     return model
 
 
@@ -140,7 +148,7 @@ def find_pretrained(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder that `from_pretrained` reads: the one given, or a repository's in the cache; arguments are the same."""
+    """The folder that `from_pretrained` reads, the one given or a repository's in the cache; arguments are the same."""
     path = Path(source).expanduser()
     if path.exists():
         return path
@@ -182,21 +190,20 @@ def _downloaded(source: str, **arguments: Any) -> Path:
         )
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(failed(error)) from error
-    except LocalEntryNotFoundError as error:  # a FileNotFoundError to Python, though the network is at fault
-        raise ConnectionError(failed(error)) from error
-    except (OSError, ValueError) as error:
+    except (LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ConnectionError(failed(error)) from error
     return Path(found)
 
 
 def _description(model: LocalizationModel) -> dict[str, Any]:
     """What `config.json` says of a model."""
-    return {
+    described = {
         "library_name": "wsol_ext",
         "library_version": __version__,
-        **json.loads(json.dumps(model.config)),
+        **model.config,
         "class_names": model.class_names,
     }
+    return json.loads(json.dumps(described))  # where tuples are lists
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -212,8 +219,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _require_agreement(model: LocalizationModel, folder: Path) -> None:
-    """Refuse a `config.json` that says something else than the weights: which of the two is meant, nobody knows."""
+def require_agreement(model: LocalizationModel, folder: Path) -> None:
+    """Refuse a `config.json` that says something else than the weights beside it: which is meant, nobody knows.
+
+    Args:
+        model: what `load_model` made of the folder.
+        folder: one that `save_pretrained` wrote; any other is taken as it is.
+
+    Raises:
+        CheckpointError: they differ; the message says in what.
+    """
+    if not is_pretrained(folder):
+        return
     there, here = _read_config(folder), _description(model)
     names = [name for name in {**here, **there} if name != "library_version"]
     differing = [name for name in names if there.get(name) != here.get(name)]
@@ -256,7 +273,9 @@ def _origin(model: LocalizationModel, run: Path) -> Origin:
     checkpoint = find_checkpoint(folder)
     _require_trained_there(model, checkpoint)
     threshold = stored_threshold(folder)
+    card = folder / _CARD
     return Origin(
+        card=card.read_text(encoding="utf-8") if is_pretrained(folder) and card.exists() else None,
         config=_of_yaml(folder / "config.yaml"),
         data=_of_json(folder / "data.json"),
         last_epoch=_of_json(folder / "metrics.json"),

@@ -232,7 +232,8 @@ def choose_threshold(
     if stored is not None and stored.checkpoint == digest:
         return stored.threshold, str(stored)
     if stored is not None:
-        text = f"the threshold stored for {checkpoint} was chosen for another model: evaluate this one"
+        other = "was chosen for another model: evaluate this one"
+        text = f"the threshold stored for {checkpoint} {other}"
         if asked == "best":
             raise ValueError(f"{name} is best, but {text}")
         warnings.warn(text, stacklevel=2)
