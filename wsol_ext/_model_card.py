@@ -5,11 +5,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import timm
 
+from wsol_ext._files import sha256_of
 from wsol_ext._names import some
 from wsol_ext._versions import versions
 from wsol_ext.evaluation.results import CENTER, ProtocolResult
@@ -17,7 +18,6 @@ from wsol_ext.metrics import PROTOCOLS
 from wsol_ext.models import LocalizationModel
 from wsol_ext.thresholds import StoredThreshold
 
-LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 _UNKNOWN = "unknown"  # the hub's word where nobody has stated a licence
 # Options of a run that a reader wants to know, in this order; no path is among them.
 _SETTINGS = (
@@ -37,6 +37,7 @@ class Origin:
         evaluation: `evaluation.json`.
         threshold: the best one.
         card: the card that it has already.
+        converted_from: the checkpoint of a method's authors that it was.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Origin:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     threshold: StoredThreshold | None = None
     card: str | None = None
+    converted_from: Path | None = None
 
 
 def model_card(model: LocalizationModel, origin: Origin, license: str | None) -> str:
@@ -93,6 +95,8 @@ class _Weights:
     @classmethod
     def of(cls, model: LocalizationModel, origin: Origin) -> "_Weights":
         config, file = origin.config, model.backbone_file
+        if origin.converted_from is not None:
+            return cls("not recorded in the checkpoint")
         if config.get("init_from"):
             return cls(f"another model's: {_plain(PurePath(str(config['init_from'])).name)}")
         if file is not None:
@@ -165,6 +169,12 @@ def _cut(model: LocalizationModel, threshold: StoredThreshold | None) -> str:
 
 def _training(origin: Origin) -> str:
     config, data = origin.config, origin.data
+    if origin.converted_from is not None:
+        name, digest = _plain(origin.converted_from.name), sha256_of(origin.converted_from)
+        return (
+            f"By the method's authors: converted from their checkpoint {name} (SHA-256 {digest}). Say here on which "
+            "pictures it was trained, and where the checkpoint is from."
+        )
     if not config:
         return "Not recorded: say here on which pictures it was trained, and how."
     facts: dict[str, Any] = {"data set": config.get("data", "not recorded")}

@@ -15,8 +15,8 @@ import torch
 
 from wsol_ext import __version__
 from wsol_ext._files import named, read_yaml, sha256_of, write_json, write_text
-from wsol_ext._model_card import LICENCE, Origin, model_card
-from wsol_ext._names import some
+from wsol_ext._model_card import Origin, model_card
+from wsol_ext._names import check_licence, some
 from wsol_ext._weight_files import CheckpointError, read_tensors
 from wsol_ext.checkpoints import find_checkpoint, load_model, save_model
 from wsol_ext.models import LocalizationModel
@@ -47,6 +47,7 @@ def save_pretrained(
     *,
     run: str | Path | None = None,
     license: str | None = None,
+    converted_from: str | Path | None = None,
 ) -> Path:
     """Write a model as a folder that needs no other file, and can be shared.
 
@@ -64,6 +65,7 @@ def save_pretrained(
         save_directory: the folder; an older model of `save_pretrained` in it is replaced.
         run: the folder of the run that trained it: card and threshold are filled from there.
         license: how the card names the licence, such as "apache-2.0"; None: the card says that nobody has stated one.
+        converted_from: the checkpoint of a method's authors that it was, for the card to name.
 
     Returns:
         the folder.
@@ -83,12 +85,12 @@ def save_pretrained(
         True
     """
     folder = named(save_directory)
-    if license is not None and not LICENCE.fullmatch(license):
-        raise ValueError(
-            f"license is {license!r}, it should be a licence's identifier, such as apache-2.0 or cc-by-4.0"
-        )
+    if license is not None:
+        check_licence(license)
     _require_ours(folder)
     origin = Origin() if run is None else _origin(model, named(run))
+    if converted_from is not None:
+        origin = dataclasses.replace(origin, converted_from=Path(converted_from))
     weights = folder / _MODEL
     save_model(model, weights, whole=True)
     write_json(folder / _CONFIG, _description(model))
