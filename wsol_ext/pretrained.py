@@ -9,18 +9,20 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from wsol_ext import __version__
 from wsol_ext._files import named, read_yaml, sha256_of, write_json, write_text
-from wsol_ext._model_card import Origin, model_card
 from wsol_ext._names import check_licence, some
 from wsol_ext._weight_files import CheckpointError, read_tensors
 from wsol_ext.checkpoints import find_checkpoint, load_model, save_model
 from wsol_ext.models import LocalizationModel
 from wsol_ext.thresholds import StoredThreshold, run_folder, store_threshold, stored_threshold
+
+if TYPE_CHECKING:
+    from wsol_ext._model_card import Origin
 
 __all__ = [
     "find_pretrained",
@@ -84,6 +86,11 @@ def save_pretrained(
         >>> wsol_ext.from_pretrained(folder).config == model.config
         True
     """
+    from wsol_ext._model_card import (  # of the metrics, which reading has no use for
+        Origin,
+        model_card,
+    )
+
     folder = named(save_directory)
     if license is not None:
         check_licence(license)
@@ -263,12 +270,14 @@ def _remove_threshold_of_another(folder: Path, digest: str) -> None:
         (folder / _THRESHOLD).unlink(missing_ok=True)
 
 
-def _origin(model: LocalizationModel, run: Path) -> Origin:
+def _origin(model: LocalizationModel, run: Path) -> "Origin":
     """What a run tells of its model.
 
     Raises:
         ValueError: it is no run's folder, or the model is not what it has trained.
     """
+    from wsol_ext._model_card import Origin
+
     folder = run_folder(run)
     if folder is None:
         raise ValueError(f"run is {run}, it should be the folder of a run, or its {_MODEL}")
