@@ -98,22 +98,21 @@ class _Weights:
         if origin.converted_from is not None:
             return cls("not recorded in the checkpoint")
         if config.get("init_from"):
-            return cls(f"another model's: {_plain(PurePath(str(config['init_from'])).name)}")
+            return cls(f"another model's: {PurePath(str(config['init_from'])).name}")
         if file is not None:
             return cls(
-                f"a file: {_plain(file.path.name)}, in the layout of {file.layout}, SHA-256 {file.sha256}"
+                f"a file: {file.path.name}, in the layout of {file.layout}, SHA-256 {file.sha256}"
             )
         if config.get("backbone_weights"):
             name = PurePath(str(config["backbone_weights"])).name
-            return cls(
-                f"a file: {_plain(name)}, SHA-256 {_plain(config.get('backbone_sha256') or 'not recorded')}"
-            )
+            digest = config.get("backbone_sha256") or "not recorded"
+            return cls(f"a file: {name}, SHA-256 {digest}")
         if config.get("pretrained") is True:
             name = str(config.get("backbone", model.config["backbone"]))
             trained = None if ":" in name else timm.get_pretrained_cfg(name)
             repository, license = (trained.hf_hub_id, trained.license) if trained else (None, None)
             where = f" ({repository})" if repository else ""
-            return cls(f"timm's for {_plain(name)}{where}", repository, license)
+            return cls(f"timm's for {name}{where}", repository, license)
         if config.get("pretrained") is False:
             return cls("none: trained from scratch")
         return cls("not recorded")

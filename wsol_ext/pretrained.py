@@ -286,7 +286,9 @@ def _origin(model: LocalizationModel, run: Path) -> "Origin":
     threshold = stored_threshold(folder)
     card = folder / _CARD
     return Origin(
-        card=card.read_text(encoding="utf-8") if is_pretrained(folder) and card.exists() else None,
+        card=card.read_text(encoding="utf-8", errors="replace")
+        if is_pretrained(folder) and card.exists()
+        else None,
         config=_of_yaml(folder / "config.yaml"),
         data=_of_json(folder / "data.json"),
         last_epoch=_of_json(folder / "metrics.json"),

@@ -52,8 +52,7 @@ def test_an_authors_checkpoint_becomes_a_folder_of_the_same_model(tmp_path, reco
         assert relative_error(logits, golden["out/logits"]) < 1e-4
     said = capsys.readouterr().out
     assert f"a {method} model of {method}'s authors, {model.num_classes} classes" in said
-    assert "embed_dim 24, depth" in said
-    assert "num_heads 3, patch_size" in said
+    assert re.search(r"embed_dim \d+, depth \d+, num_heads 3, patch_size 1\d", said)
     assert "classes have no names (--class-names)" in said
     card = (out / "README.md").read_text()
     assert "By the method's authors: converted from their checkpoint released.pth (SHA-256 " in card

@@ -90,7 +90,7 @@ def require_classes(dataset: "LocalizationDataset", root: str | Path | None) -> 
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    """The names in a text file, a class a line, in the order of the labels.
+    r"""The names in a text file, a class a line, in the order of the labels.
 
     Numbers before all of them, counted from 0 or 1 and parted by a space, are left out: CUB-200-2011's `classes.txt`.
 
