@@ -149,6 +149,17 @@ def test_the_threshold_of_the_run_travels_with_its_model(tmp_path, run):
     assert not (folder / "threshold.json").exists()
 
 
+def test_a_threshold_is_that_of_the_file_that_has_its_backbone_inside(tmp_path, frozen):
+    run = tmp_path / "run"
+    save_model(frozen, run / "model.safetensors")
+    (run / "config.yaml").write_text("model: scm\n")
+    digest = sha256_of(run / "model.safetensors")
+    store_threshold(run, dataclasses.replace(BEST, checkpoint=digest))
+    folder = frozen.save_pretrained(tmp_path / "mine", run=run)
+    assert sha256_of(folder / "model.safetensors") != digest
+    assert wsol_ext.load(folder, threshold="best").threshold == 0.4
+
+
 def test_a_folder_is_written_again_without_a_threshold_of_an_older_model(tmp_path, run):
     trained, model = run
     folder = model.save_pretrained(tmp_path / "mine", run=trained)
