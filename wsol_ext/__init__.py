@@ -20,12 +20,15 @@ _HOMES: dict[str, list[str]] = {
     "metrics": [],
     "models": ["create_model"],
     "ops": [],
+    "predict": ["load"],
+    "predictions": [],
+    "pretrained": ["from_pretrained"],
     "report": [],
     "thresholds": [],
     "training": [],
 }
 
-__all__ = ["__version__", "create_model", *_HOMES]
+__all__ = ["__version__", "create_model", "from_pretrained", "load", *_HOMES]
 
 __getattr__ = on_first_use(__name__, _HOMES)
 

@@ -102,6 +102,21 @@ def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[
     return get
 
 
+def check_licence(name: str, argument: str = "license") -> None:
+    """Refuse what is no licence's identifier, as model cards and SPDX have them.
+
+    Raises:
+        ValueError: it has characters that none of them has.
+
+    Example:
+        >>> check_licence("cc-by-4.0")
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", name):
+        raise ValueError(
+            f"{argument} is {name!r}, it should be a licence's identifier, such as apache-2.0 or cc-by-4.0"
+        )
+
+
 def registered_names(package: str, registry: str, decorator: str) -> list[str]:
     """The names in a package's registry; where it is not imported yet, those that its sources register.
 

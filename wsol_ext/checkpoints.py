@@ -48,6 +48,7 @@ from wsol_ext.models.vit import without_values
 __all__ = [
     "find_checkpoint",
     "initialize_from",
+    "is_authors",
     "load_model",
     "load_published",
     "require_same_classes",
@@ -64,7 +65,10 @@ _UNREADABLE = (SafetensorError, AttributeError, LookupError, RuntimeError, TypeE
 
 
 def save_model(
-    model: LocalizationModel, path: str | Path, class_names: Sequence[str] | None = None
+    model: LocalizationModel,
+    path: str | Path,
+    class_names: Sequence[str] | None = None,
+    whole: bool = False,
 ) -> None:
     """Write a model's weights, configuration and class names to one safetensors file, or leave what was there.
 
@@ -75,6 +79,7 @@ def save_model(
         model: made by `create_model`.
         path: the file, usually named ``*.safetensors``.
         class_names: a name for each class; by default the model's own.
+        whole: write those of such a backbone too, so that the file needs no other.
 
     Raises:
         ValueError: not as many names as classes, or names that are no strings.
@@ -91,7 +96,7 @@ def save_model(
         "class_names": json.dumps(class_names),
     }
     elsewhere: set[str] = set()
-    if model.backbone_is_frozen and model.backbone_file is not None:
+    if model.backbone_is_frozen and model.backbone_file is not None and not whole:
         metadata["backbone_file"] = json.dumps(_described(model.backbone_file))
         elsewhere = model.backbone_weights()
     weights = {
@@ -159,6 +164,21 @@ def load_model(
     if backbone_weights is not None and holds_backbone:
         warnings.warn(f"backbone_weights is not used: {path} holds its backbone", stacklevel=2)
     return model
+
+
+def is_authors(path: str | Path) -> bool:
+    """Whether a file of weights is another program's, such as that of a method's authors, and not `save_model`'s.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        return read_header(path).metadata.get("format") != _FORMAT
+    except SafetensorError:
+        return True
 
 
 def _load_authors(

@@ -31,6 +31,7 @@ __all__ = [
     "default_threshold",
     "list_images",
     "localize_images",
+    "read_picture",
 ]
 
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
@@ -233,6 +234,15 @@ def localize_images(
     return _results(job, batch_size, workers, frozenset(skip))
 
 
+def read_picture(picture: Picture) -> Image.Image:
+    """A picture as `localize_images` sees it: RGB, turned by its EXIF orientation.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return _Pictures([picture]).load_image(0)
+
+
 def _list_of(inputs: Any) -> list[Any]:
     try:
         return list(inputs)
@@ -270,7 +280,7 @@ def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -
 class _Pictures(LocalizationDataset):
     """Pictures in any form that `localize_images` takes."""
 
-    def __init__(self, pictures: Sequence[Picture], transform: Transform) -> None:
+    def __init__(self, pictures: Sequence[Picture], transform: Transform | None = None) -> None:
         names = [
             printable(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
             for index, picture in enumerate(pictures)

@@ -1,17 +1,37 @@
 """The best threshold of a run: `wsol evaluate` stores it beside the model, and `wsol localize` cuts there."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wsol_ext._files import sha256_of, write_json
+from wsol_ext._names import unknown
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation import Evaluation
+    from wsol_ext.localize import Threshold
+    from wsol_ext.models import LocalizationModel
 
-__all__ = ["StoredThreshold", "best_threshold", "run_folder", "store_threshold", "stored_threshold"]
+__all__ = [
+    "WAYS",
+    "StoredThreshold",
+    "asked_threshold",
+    "best_threshold",
+    "choose_threshold",
+    "run_folder",
+    "store_threshold",
+    "stored_threshold",
+]
+
+_OF_EACH_MAP = {
+    "otsu": "what separates each map's pixels best",
+    "mean": "the mean of each map",
+}
+WAYS = ("best", "auto", *_OF_EACH_MAP)
+"""What may be asked for in place of a number: see `choose_threshold`."""
 
 _NAME = "threshold.json"
 _LARGEST = 1 << 16  # bytes, of a file that has a few hundred
@@ -65,13 +85,16 @@ class StoredThreshold:
 def run_folder(checkpoint: str | Path) -> Path | None:
     """The folder of the run whose trained model a file is; None where it is no run's, or an earlier stage's.
 
+    A folder that `save_pretrained` wrote counts as one.
+
     Args:
         checkpoint: a run's folder, or a file.
     """
     path = Path(checkpoint).expanduser()
     folder = path if path.is_dir() else path.parent
     is_model = path.is_dir() or path.name == "model.safetensors"
-    return folder if is_model and (folder / "config.yaml").is_file() else None
+    described = any((folder / name).is_file() for name in ("config.yaml", "config.json"))
+    return folder if is_model and described else None
 
 
 def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredThreshold | None:
@@ -152,6 +175,78 @@ def stored_threshold(run: str | Path) -> StoredThreshold | None:
         raise ValueError(
             f"{path} is damaged: {error}; remove it, or write it anew by wsol evaluate"
         ) from error
+
+
+def asked_threshold(
+    asked: float | str, checkpoint: str | Path, name: str = "threshold"
+) -> StoredThreshold | None:
+    """What is stored for a model, where "auto" or "best" asks for it; whether it is this model's is not looked at.
+
+    Args:
+        asked: a number, or one of `WAYS`.
+        checkpoint: the run's folder or the model's file.
+        name: what `asked` is called, as messages start.
+
+    Raises:
+        ValueError: "best" is asked for and nothing is stored, or what is stored is damaged.
+    """
+    if asked not in ("auto", "best"):
+        return None
+    stored = stored_threshold(checkpoint)
+    if stored is None and asked == "best":
+        raise ValueError(
+            f"{name} is best, but none is stored for {checkpoint}: `wsol evaluate RUN`, of the folder of its run and "
+            "with boxes, stores it"
+        )
+    return stored
+
+
+def choose_threshold(
+    asked: float | str,
+    model: "LocalizationModel",
+    checkpoint: str | Path,
+    digest: str,
+    name: str = "threshold",
+) -> tuple["Threshold", str]:
+    """Where a model's maps are cut, and why there.
+
+    Args:
+        asked: a share of each map's maximum, in [0, 1); "otsu": what separates each map's pixels best; "mean": the mean of
+            each map; "best": what `wsol evaluate` stored for the model; "auto": that, else the method's published one, else "otsu".
+        model: the model.
+        checkpoint: the run's folder or the file that it is from.
+        digest: the SHA-256 of that file.
+        name: what `asked` is called, as messages start.
+
+    Returns:
+        the threshold as `localize_images` takes it, and a sentence's end on where it comes from.
+
+    Raises:
+        ValueError: another word; or the best is asked for, and none is stored, or that of another model.
+    """
+    from wsol_ext.localize import default_threshold
+
+    if not isinstance(asked, str):
+        return asked, "as given"
+    if asked not in WAYS:
+        raise ValueError(unknown(name, asked, ["a number in [0, 1)", *WAYS]))
+    if asked in _OF_EACH_MAP:
+        return cast("Threshold", asked), f"{_OF_EACH_MAP[asked]}, as given"
+    stored = asked_threshold(asked, checkpoint, name)
+    if stored is not None and stored.checkpoint == digest:
+        return stored.threshold, str(stored)
+    if stored is not None:
+        other = "was chosen for another model: evaluate this one"
+        text = f"the threshold stored for {checkpoint} {other}"
+        if asked == "best":
+            raise ValueError(f"{name} is best, but {text}")
+        warnings.warn(text, stacklevel=2)
+    threshold, method = default_threshold(model), model.config["method"]
+    why = _OF_EACH_MAP.get(str(threshold), f"{method}'s published one")
+    return (
+        threshold,
+        f"{why}; none was measured for this model, `wsol evaluate` does where boxes are known",
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

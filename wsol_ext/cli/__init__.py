@@ -1,4 +1,4 @@
-"""The command line: `wsol train`, `evaluate`, `localize`, `demo` and `info`."""
+"""The command line: `wsol train`, `evaluate`, `localize`, `convert`, `demo` and `info`."""
 
 from wsol_ext.cli.main import main
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._files import (
@@ -42,7 +42,7 @@ from wsol_ext.cli.options import (
     load_weights,
     set_clusters,
 )
-from wsol_ext.thresholds import stored_threshold
+from wsol_ext.thresholds import WAYS, asked_threshold, choose_threshold
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,11 +61,6 @@ DESCRIPTION = (
     "leaves a finished result alone. Under torchrun each process does its share."
 )
 
-_MAP_THRESHOLDS = {
-    "otsu": "what separates each map's pixels best",
-    "mean": "the mean of each map",
-}
-_THRESHOLDS = ("best", "auto", *_MAP_THRESHOLDS)
 _OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "false": ""}
 
 _T = TypeVar("_T")
@@ -152,19 +147,11 @@ def _check_threshold(options: Any, problems: Problems) -> None:
     if not isinstance(threshold, str):
         if not 0 <= threshold < 1:
             problems.add(f"--threshold is {threshold}, it should be in [0, 1)")
-    elif threshold not in _THRESHOLDS:
-        problems.add(unknown("--threshold", threshold, ["a number in [0, 1)", *_THRESHOLDS]))
-    elif (
-        threshold not in _MAP_THRESHOLDS
-        and checkpoint is not None
-        and Path(checkpoint).expanduser().exists()
-    ):
+    elif threshold not in WAYS:
+        problems.add(unknown("--threshold", threshold, ["a number in [0, 1)", *WAYS]))
+    elif checkpoint is not None and Path(checkpoint).expanduser().exists():
         with problems.collected():
-            if stored_threshold(checkpoint) is None and threshold == "best":
-                problems.add(
-                    f"--threshold is best, but none is stored for {checkpoint}: `wsol evaluate RUN`, of the folder of "
-                    "its run and with boxes, stores it"
-                )
+            asked_threshold(threshold, checkpoint, "--threshold")
 
 
 def check_further(options: Any, problems: Problems) -> None:
@@ -203,7 +190,9 @@ def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | Non
         loaded = _Loaded(model, digest, "otsu", "")
         if not problems.about("threshold", "top_k"):
             with problems.collected():
-                threshold, reason = _threshold(options, model, digest)
+                threshold, reason = choose_threshold(
+                    options.threshold, model, options.checkpoint, digest, "--threshold"
+                )
                 loaded = _Loaded(model, digest, threshold, reason)
                 check_settings(model, threshold, options.top_k)
     return loaded
@@ -256,38 +245,6 @@ def run(options: Any) -> int:
             print(f"wsol: threshold {threshold}: {reason}", file=sys.stderr)
         _localize(folder, model, names, paths, labels, threshold, device, options)
         return _finish(folder, results, threshold)
-
-
-def _threshold(
-    options: Any, model: "LocalizationModel", checkpoint_digest: str
-) -> tuple["Threshold", str]:
-    """Where maps are cut, and why there.
-
-    Raises:
-        ValueError: the best is asked for, and what is stored is another model's.
-    """
-    from wsol_ext.localize import default_threshold
-
-    if not isinstance(options.threshold, str):
-        return options.threshold, "as given"
-    if options.threshold in _MAP_THRESHOLDS:
-        return cast(
-            "Threshold", options.threshold
-        ), f"{_MAP_THRESHOLDS[options.threshold]}, as given"
-    stored = stored_threshold(options.checkpoint)
-    if stored is not None and stored.checkpoint == checkpoint_digest:
-        return stored.threshold, str(stored)
-    if stored is not None:
-        text = f"the threshold stored for {options.checkpoint} was chosen for another model: evaluate this one"
-        if options.threshold == "best":
-            raise ValueError(f"--threshold is best, but {text}")
-        warnings.warn(text, stacklevel=2)
-    threshold, method = default_threshold(model), model.config["method"]
-    why = _MAP_THRESHOLDS.get(str(threshold), f"{method}'s published one")
-    return (
-        threshold,
-        f"{why}; none was measured for this model, `wsol evaluate` does where boxes are known",
-    )
 
 
 def _names(model: "LocalizationModel") -> list[str]:

@@ -13,6 +13,7 @@ __all__ = [
     "are_numbers",
     "class_mismatch",
     "differing_classes",
+    "read_class_names",
     "require_classes",
     "without_number",
 ]
@@ -86,6 +87,50 @@ def require_classes(dataset: "LocalizationDataset", root: str | Path | None) -> 
             f"--root {root} has one class of {len(dataset)} images, {some(dataset.class_names)}; training takes two "
             "or more, of a folder each: ROOT/CLASS/picture.jpg"
         )
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    r"""The names in a text file, a class a line, in the order of the labels.
+
+    Numbers before all of them, counted from 0 or 1 and parted by a space, are left out: CUB-200-2011's `classes.txt`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no UTF-8, or a line is empty or repeats a name; file and line are named.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "classes.txt"
+        >>> _ = path.write_text("1 001.Black_footed_Albatross\n2 002.Laysan_Albatross\n")
+        >>> read_class_names(path)
+        ['001.Black_footed_Albatross', '002.Laysan_Albatross']
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of class names")
+    try:
+        names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except ValueError as error:
+        raise ValueError(f"{path}: is no UTF-8 text: {error}") from error
+    names = _without_counts([name.strip() for name in names])
+    lines: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise ValueError(f"{path}:{number}: is empty, there should be a class's name")
+        if name in lines:
+            raise ValueError(
+                f"{path}:{number}: {name!r} stands there again, after line {lines[name]}"
+            )
+        lines[name] = number
+    return names
+
+
+def _without_counts(lines: list[str]) -> list[str]:
+    counted = [line.split(maxsplit=1) for line in lines]
+    for first in (0, 1):
+        if all(len(c) == 2 and c[0] == str(k) for k, c in enumerate(counted, first)):
+            return [name for _, name in counted]
+    return lines
 
 
 def are_numbers(names: Sequence[str]) -> bool:

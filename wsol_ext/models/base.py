@@ -301,6 +301,18 @@ class LocalizationModel(nn.Module):
         """The options that weights under the names of `published_names` are of, where the names tell."""
         return {}
 
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        run: str | Path | None = None,
+        license: str | None = None,
+    ) -> Path:
+        """Write it as a folder that is whole and can be shared: see `wsol_ext.pretrained.save_pretrained`."""
+        from wsol_ext.pretrained import save_pretrained  # a floor above, which knows the models
+
+        return save_pretrained(self, save_directory, run=run, license=license)
+
     def continue_from(self, previous: "LocalizationModel") -> None:
         """Take over what the model of the stage before has learned; what is new here starts from it.
 
