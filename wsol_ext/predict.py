@@ -46,8 +46,8 @@ def load(
         source: the folder of a run, or of `save_pretrained`; a file of weights, ours or of a method's authors; or
             ``hf-hub:OWNER/NAME``, a repository of the Hugging Face hub. For what is on the disk no network is touched.
         threshold: where maps are cut: a share of each one's maximum, in [0, 1); "best": what `wsol evaluate` stored for
-            the model; "otsu": what separates each map's pixels best; "mean": the mean of each map; "auto": the best where
-            there is one, else the method's published one, else "otsu", as `wsol localize` does.
+            the model; "otsu": what separates each map's pixels best; "mean": the mean of each map; "auto": the
+            best where there is one, else the method's published one, else "otsu", as `wsol localize` does.
         device: where to compute: "cpu", "cuda", "cuda:1", …; "auto": on a GPU where there is one.
         method, backbone_weights, published_heads: as `wsol_ext.checkpoints.load_model` takes them.
 

@@ -211,8 +211,9 @@ def choose_threshold(
     """Where a model's maps are cut, and why there.
 
     Args:
-        asked: a share of each map's maximum, in [0, 1); "otsu": what separates each map's pixels best; "mean": the mean of
-            each map; "best": what `wsol evaluate` stored for the model; "auto": that, else the method's published one, else "otsu".
+        asked: a share of each map's maximum, in [0, 1); "otsu": what separates each map's pixels best; "mean": the mean
+            of each map; "best": what `wsol evaluate` stored for the model; "auto": that, else the method's published
+            one, else "otsu".
         model: the model.
         checkpoint: the run's folder or the file that it is from.
         digest: the SHA-256 of that file.
