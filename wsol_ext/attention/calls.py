@@ -28,6 +28,7 @@ class AttentionCalls(TorchFunctionMode):
 
     Attributes:
         shapes: of query and key in each call that counts.
+        compiled: whether there was a call in what `torch.compile` made, where `compiles` is false.
     """
 
     before_dropout = True
@@ -35,6 +36,7 @@ class AttentionCalls(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.compiled = False
         self.shapes: list[tuple[torch.Size, torch.Size]] = []
 
     def _counts(self, keys: int) -> bool:
@@ -52,10 +54,15 @@ class AttentionCalls(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function is F.multi_head_attention_forward:
-            return self._run_multi_head(args, kwargs)
-        if function is F.scaled_dot_product_attention:
-            self._see(*args, **kwargs)
+        if function in (F.scaled_dot_product_attention, F.multi_head_attention_forward):
+            if torch.compiler.is_compiling() and not self.compiles:
+                self.compiled = (
+                    True  # an error would make torch run this uncompiled, and say nothing
+                )
+            elif function is F.multi_head_attention_forward:
+                return self._run_multi_head(args, kwargs)
+            else:
+                self._see(*args, **kwargs)
         return function(*args, **kwargs)
 
     def _see(
@@ -90,13 +97,7 @@ class AttentionCalls(TorchFunctionMode):
 
     def _index(self, query: torch.Size, key: torch.Size, dropout: float) -> int | None:
         """The index of a call that is to be taken, else None."""
-        compiling = torch.compiler.is_compiling()
-        if compiling and not self.compiles:
-            raise RuntimeError(
-                "attention_rows does not work under torch.compile: call the module that was compiled, "
-                "which the compiled one has as `_orig_mod`"
-            )
-        if not compiling and torch._C._current_graph_task_id() != -1:
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             return None
         if len(query) < 2 or not self._counts(key[-2]):
             return None

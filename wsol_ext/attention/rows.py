@@ -115,6 +115,7 @@ class AttentionRows(AttentionCalls):
         return iter(self.rows)
 
     def __enter__(self) -> "AttentionRows":
+        self.compiled = False
         self.shapes.clear()
         self._made.clear()
         super().__enter__()
@@ -131,15 +132,20 @@ class AttentionRows(AttentionCalls):
 
         Raises:
             ValueError: a layer is not there.
-            RuntimeError: nothing was seen.
+            RuntimeError: nothing was seen, or it was compiled.
         """
+        if self.compiled:
+            raise RuntimeError(
+                "attention_rows does not work under torch.compile: call the module that was compiled, "
+                "which the compiled one has as `_orig_mod`"
+            )
         count = len(self.shapes)
         if not count:
             of = "" if self.tokens is None else f" over {self.tokens} tokens"
             raise RuntimeError(
                 f"attention_rows: no call of scaled_dot_product_attention{of} was seen. Attention should be fused: "
                 'of timm by `fused_attn`, of transformers by model.set_attn_implementation("sdpa"); Swin, MViT and '
-                "others that never call it have no such rows"
+                "others that never call it have no such rows, nor have models behind torch.compile"
             )
         for layer in self.layers or ():
             if not -count <= layer < count:
@@ -184,7 +190,7 @@ def _checked_queries(queries: Queries) -> tuple[Picked, bool]:
     if isinstance(queries, int) and _is_index(queries):
         return [queries], True
     if isinstance(queries, Sequence) and queries and all(_is_index(index) for index in queries):
-        return list(queries), False
+        return [int(index) for index in queries], False
     raise TypeError(
         f"attention_rows: queries is {queries!r}, it should be 'class', 'mean', an index, or a list of indices"
     )
