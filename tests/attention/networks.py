@@ -49,6 +49,16 @@ class Softmaxes(TorchFunctionMode):
         return result
 
 
+class Precise(TorchFunctionMode):
+    """Keeps softmax in the network's own precision, which transformers' unfused attention rounds to float32."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if function is torch.nn.functional.softmax:
+            kwargs.pop("dtype", None)
+        return function(*args, **kwargs)
+
+
 def unfused_timm(model, images):
     model = copy.deepcopy(model)
     for module in model.modules():
@@ -67,7 +77,8 @@ def unfused_class_attention(model, images):
 def unfused_transformers(model, images):
     eager = copy.deepcopy(model)
     eager.set_attn_implementation("eager")
-    return list(eager(images, output_attentions=True).attentions)
+    with Precise():
+        return list(eager(images, output_attentions=True).attentions)
 
 
 def unfused_multi_head(model, images):
