@@ -4,6 +4,7 @@ import pytest
 import torch
 from attention.networks import NETWORKS, network
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import wsol_ext
 from wsol_ext.attention import AttentionRows
@@ -210,6 +211,28 @@ def test_half_precision_gives_float32_that_adds_up_to_one():
     for row in rows:
         assert row.dtype == torch.float32
         torch.testing.assert_close(row.sum(dim=1), torch.ones(2))
+
+
+class Largest(TorchDispatchMode):
+    """Takes down the largest number of elements that any operation gave."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(each, torch.Tensor):
+                self.elements = max(self.elements, each.numel())
+        return result
+
+
+@pytest.mark.parametrize("queries", ["class", "mean", [3, 5]])
+@pytest.mark.parametrize("causal", [False, True])
+def test_no_matrix_is_made(queries, causal):
+    query, key, value = torch.randn(3, 1, 2, 500, 4)
+    with Largest() as largest, torch.no_grad(), wsol_ext.attention_rows(queries):
+        attend(query, key, value, is_causal=causal)
+    assert largest.elements < 500 * 500 / 10
 
 
 # --- torch.nn.MultiheadAttention
