@@ -97,6 +97,7 @@ class AttentionCalls(TorchFunctionMode):
 
     def _index(self, query: torch.Size, key: torch.Size, dropout: float) -> int | None:
         """The index of a call that is to be taken, else None."""
+        # `torch.autograd.backward` of older versions leaves the mode on.
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             return None
         if len(query) < 2 or not self._counts(key[-2]):
