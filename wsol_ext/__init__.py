@@ -11,6 +11,7 @@ from wsol_ext._names import on_first_use
 __version__ = version("wsol_ext")
 
 _HOMES: dict[str, list[str]] = {
+    "attention": ["attention_map", "attention_rows"],
     "checkpoints": [],
     "clustering": [],
     "coco": [],
@@ -28,7 +29,7 @@ _HOMES: dict[str, list[str]] = {
     "training": [],
 }
 
-__all__ = ["__version__", "create_model", "from_pretrained", "load", *_HOMES]
+__all__ = ["__version__", *_HOMES, *(name for names in _HOMES.values() for name in names)]
 
 __getattr__ = on_first_use(__name__, _HOMES)
 

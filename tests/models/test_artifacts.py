@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from wsol_ext.attention import patch_attention
 from wsol_ext.checkpoints import load_model, save_model
 from wsol_ext.models import SCM, TRT, TSCAM, create_model
 from wsol_ext.models.artifacts import class_attention_map, fill_artifacts, outlier_tokens
-from wsol_ext.models.vit import TokenBackbone, patch_attention, without_values
+from wsol_ext.models.vit import TokenBackbone, without_values
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3}
 DINOV2 = "vit_small_patch14_dinov2"

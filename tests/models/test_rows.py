@@ -9,10 +9,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torchvision.transforms.v2.functional import normalize
 
+from wsol_ext.attention.calls import attention_of
+from wsol_ext.attention.rows import AttentionRows
 from wsol_ext.checkpoints import initialize_from, load_model, save_model
 from wsol_ext.data import MEAN, STD
 from wsol_ext.models import create_model
-from wsol_ext.models.rows import AttentionRows, attention_row
 from wsol_ext.models.vit import (
     Backbone,
     TokenBackbone,
@@ -346,7 +347,8 @@ def test_a_mask_of_truth_values_hides_and_a_causal_call_hides_what_comes_later()
     ):
         scale = keywords.get("scale", 8**-0.5)
         logits = (scale * query @ key.transpose(-2, -1)).masked_fill(mask, float("-inf"))
-        with AttentionRows(5, first, {0}) as seen:
+        asking = ("class", 0) if first is None else ("mean", first)
+        with AttentionRows(asking[0], {0}, prefix_tokens=asking[1], tokens=5) as seen:
             attention(query, key, value, **keywords)
             attention(query, key[:, :, :4], value[:, :, :4])  # of other keys
         (row,) = seen.rows
@@ -361,7 +363,7 @@ def test_a_mask_of_truth_values_hides_and_a_causal_call_hides_what_comes_later()
 def test_a_row_adds_up_to_one_in_half_precision_too():
     query, key = torch.randn(2, 4, 1, 8).bfloat16(), torch.randn(2, 2, 5, 8).bfloat16()
     for mask in (None, torch.randn(1, 4, 1, 5).bfloat16()):
-        row = attention_row(query, key, mask=mask)
+        row = attention_of(query, key, mask=mask)[:, 0]
         assert row.dtype == torch.float32
         torch.testing.assert_close(row.sum(dim=1), torch.ones(2))
 

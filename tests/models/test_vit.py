@@ -5,8 +5,9 @@ import timm
 import torch
 from torchvision.transforms.v2.functional import normalize
 
+from wsol_ext.attention import patch_attention
 from wsol_ext.data import MEAN, STD
-from wsol_ext.models.vit import Backbone, expect_imagenet_pixels, patch_attention
+from wsol_ext.models.vit import Backbone, expect_imagenet_pixels
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3}
 

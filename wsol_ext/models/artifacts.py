@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsol_ext._names import unknown
-from wsol_ext.models.vit import TokenBackbone, patch_attention
+from wsol_ext.attention.maps import patch_attention
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = [
     "TIMES_NEIGHBOURS",

@@ -6,7 +6,7 @@ hand out the row beside it, both through fused attention: no (N, N) matrix is fo
 
 import math
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from inspect import Parameter
@@ -32,6 +32,8 @@ from torch.utils.checkpoint import checkpoint
 
 from wsol_ext._options import check_options, signature_of
 from wsol_ext._problems import Problems
+from wsol_ext.attention.calls import attention_of, pick
+from wsol_ext.attention.rows import AttentionRows
 from wsol_ext.data.transforms import MEAN, STD, ImageSize
 from wsol_ext.models.backbones import named_backbone, pretrained_arguments
 from wsol_ext.models.foreign_weights import (
@@ -40,7 +42,6 @@ from wsol_ext.models.foreign_weights import (
     load_backbone,
     resample_by_scale,
 )
-from wsol_ext.models.rows import AttentionRows, asking_row, attention_row
 
 __all__ = [
     "Backbone",
@@ -54,7 +55,6 @@ __all__ = [
     "fused_attention",
     "has_class_token",
     "is_dinov2",
-    "patch_attention",
     "pretrained_classifier",
     "project_in",
     "project_out",
@@ -219,9 +219,8 @@ class TokenBackbone(nn.Module):
         rows_of = [index for index in range(self.num_rows) if index in rows_of]
         if not rows_of or self.row_of == "pooling query":
             return self._normed(self.vit.forward_features(images), rows_of)
-        deferred = torch.is_grad_enabled() and getattr(self.vit, "grad_checkpointing", False)
         count = self.prefix_tokens + height * width
-        with AttentionRows(count, self._mean_from, rows_of, deferred) as seen:
+        with self._rows(rows_of, count) as seen:
             tokens = self.vit.forward_features(images)
         return self._normed(tokens)[0], seen.rows
 
@@ -239,16 +238,20 @@ class TokenBackbone(nn.Module):
         """What timm's `forward_features` gives, normed where it is not yet, and the pooling query's row."""
         rows: list[Tensor] = []
         if rows_of:
-            with AttentionRows(tokens.size(1), None, rows_of) as seen:
+            with AttentionRows("class", rows_of, tokens=tokens.size(1)) as seen:
                 self.vit.attn_pool(tokens)
             rows = seen.rows
         normed = not isinstance(self.vit.norm, nn.Identity)
         return tokens if normed else self.final_norm(tokens), rows
 
     @property
-    def _mean_from(self) -> int | None:
-        """Where the tokens begin whose mean query asks; None where the class token asks."""
-        return None if self.row_of == "class token" else self.prefix_tokens
+    def _asking(self) -> str:
+        """Whose rows the blocks give, as `AttentionRows` has it."""
+        return "class" if self.row_of == "class token" else "mean"
+
+    def _rows(self, rows_of: Collection[int], count: int) -> AttentionRows:
+        """What sees rows of attention over so many tokens."""
+        return AttentionRows(self._asking, rows_of, prefix_tokens=self.prefix_tokens, tokens=count)
 
     @property
     def normalization(self) -> tuple[Sequence[float], Sequence[float]]:
@@ -339,7 +342,7 @@ class Backbone(TokenBackbone):
 
     def run_block_with_row(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) after one block, and its attention row (B, N) float32."""
-        attending = partial(attend, prefix=self._mean_from)
+        attending = partial(attend, queries=self._asking, prefix_tokens=self.prefix_tokens)
         return self.checkpointed(block_around, attending, self.vit.blocks[index], tokens)
 
     def checkpointed(self, run: Callable[..., Any], *arguments: Any) -> Any:
@@ -714,9 +717,9 @@ def _tried(named: str, vit: Any, backbone: TokenBackbone) -> tuple[int, bool]:
     """
     (height, width), patch = backbone.img_size, backbone.patch_size
     count = backbone.prefix_tokens + backbone.usual_grid[0] * backbone.usual_grid[1]
-    channels, mean_from = _channels(vit), backbone._mean_from
+    channels = _channels(vit)
     try:
-        with AttentionRows(count, mean_from) as seen:
+        with backbone._rows((), count) as seen:
             tokens = vit.forward_features(torch.zeros(1, channels, height, width))
     except Exception as error:  # whatever timm's code comes upon
         raise ValueError(
@@ -730,7 +733,7 @@ def _tried(named: str, vit: Any, backbone: TokenBackbone) -> tuple[int, bool]:
         )
     rows = len(seen.shapes)
     if backbone.row_of == "pooling query":
-        with AttentionRows(count, mean_from) as seen:
+        with backbone._rows((), count) as seen:
             vit.attn_pool(tokens)
         rows = len(seen.shapes)
     if any(isinstance(module, DiffAttention) for module in vit.modules()):
@@ -857,11 +860,11 @@ def block_around(
 
 
 def attend(
-    attention: Attention, tokens: Tensor, prefix: int | None = None
+    attention: Attention, tokens: Tensor, queries: str = "class", prefix_tokens: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """timm's attention layer, fused, with a head-averaged attention row (B, N) float32: of whom, `asking_row` says."""
+    """timm's attention layer, fused, with a head-averaged attention row (B, N) float32: of whom, `pick` says."""
     query, key, value = project_in(attention, tokens)
-    row = attention_row(asking_row(query, prefix), key, attention.scale)
+    row = attention_of(pick(query, queries, prefix_tokens), key, attention.scale)[:, 0]
     return project_out(attention, fused_attention(attention, query, key, value)), row
 
 
@@ -885,9 +888,3 @@ def project_out(attention: Attention, attended: Tensor) -> Tensor:
     if hasattr(attention, "norm"):  # absent from timm's older releases
         out = attention.norm(out)
     return attention.proj_drop(attention.proj(out))
-
-
-def patch_attention(rows: Iterable[Tensor], prefix_tokens: int, grid: tuple[int, int]) -> Tensor:
-    """Sum of class-attention rows (B, N) over blocks, on the patch grid: (B, h, w) float32."""
-    total = torch.stack(list(rows)).sum(dim=0)
-    return total[:, prefix_tokens:].unflatten(1, grid)

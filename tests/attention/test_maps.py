@@ -1,0 +1,163 @@
+"""Maps of attention on the grid of patches, of the models of four libraries."""
+
+import pytest
+import timm
+import torch
+import transformers
+from attention.networks import NETWORKS, network
+
+from wsol_ext import attention_map
+from wsol_ext.attention import patch_attention
+
+ROLLS = [name for name in NETWORKS if name not in ("timm xcit", "timm cait")]
+
+
+def asked(known, matrix):
+    """Rows (B, H, N) of a matrix (B, H, L, N): of the class token or a pool, else of the mean patch query."""
+    if known.has_class_token or matrix.size(2) == 1:
+        return matrix[:, :, 0]
+    return matrix[:, :, known.prefix_tokens :].log().mean(dim=2).softmax(dim=-1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_map_is_the_last_row_without_what_comes_before_the_patches(name):
+    known, (model, images) = NETWORKS[name], network(name)
+    with torch.no_grad():
+        found = attention_map(model, images)
+        by_heads = attention_map(model, images, layers=[0, -1], average=False)
+        matrices = known.matrices(model, images)
+    rows = [asked(known, matrix)[..., known.prefix_tokens :] for matrix in matrices]
+    torch.testing.assert_close(
+        found, rows[-1].mean(dim=1).unflatten(-1, known.grid), rtol=0, atol=1e-6
+    )
+    if rows[0].shape == rows[-1].shape:
+        both = (rows[0] + rows[-1]).unflatten(-1, known.grid)
+        torch.testing.assert_close(by_heads, both, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ROLLS)
+def test_rollout_is_the_product_of_the_matrices_with_their_identities(name):
+    known, (model, images) = NETWORKS[name], network(name)
+    with torch.no_grad():
+        found = attention_map(model, images, rollout=True)
+        *blocks, last = (matrix.mean(dim=1) for matrix in known.matrices(model, images))
+    product = last
+    if not known.pooled:
+        blocks.append(last)
+        product = torch.eye(last.size(-1), dtype=last.dtype).expand_as(last)
+    for matrix in reversed(blocks):
+        product = product @ (matrix + torch.eye(matrix.size(-1), dtype=matrix.dtype)) / 2
+    asking = product[:, 0]
+    if not (known.pooled or known.has_class_token):
+        asking = product[:, known.prefix_tokens :].mean(dim=1)
+    expected = asking[:, known.prefix_tokens :].unflatten(-1, known.grid)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_rollout_takes_many_tokens_in_parts_and_is_differentiable():
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=144, depth=2, embed_dim=24, num_heads=2
+    )
+    images = torch.randn(1, 3, 144, 144, requires_grad=True)
+    found = attention_map(model.eval(), images, rollout=True)
+    assert found.shape == (1, 9, 9)
+    (grad,) = torch.autograd.grad(found[0, 4, 4], images)
+    assert grad.abs().sum() > 0
+
+
+def test_images_that_are_not_square_and_arguments_of_the_model():
+    config = transformers.ViTConfig(
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=48,
+    )
+    model = transformers.ViTModel(config).eval()
+    images = torch.randn(1, 3, 32, 64)
+    assert attention_map(model, images, interpolate_pos_encoding=True).shape == (1, 2, 4)
+
+
+def test_queries_of_ones_own():
+    model, images = network("timm dinov3")
+    with torch.no_grad():
+        one = attention_map(model, images, queries=7)
+        several = attention_map(model, images, queries=[0, 7])
+    assert several.shape == (2, 2, 3, 3)
+    torch.testing.assert_close(several[:, 1], one)
+
+
+# --- patch_attention
+
+
+def test_patch_attention_adds_rows_up_and_drops_what_comes_first():
+    rows = torch.arange(2 * 3 * 8.0).reshape(2, 3, 8)
+    found = patch_attention(rows, 2, (2, 3))
+    assert torch.equal(found, rows.sum(dim=0)[:, 2:].reshape(3, 2, 3))
+    for wrong in ([], [torch.ones(1, 7)], [torch.ones(1, 8), torch.ones(1, 9)]):
+        with pytest.raises(
+            ValueError, match="they should have 8, and there should be at least one"
+        ):
+            patch_attention(wrong, 2, (2, 3))
+
+
+# --- what is refused
+
+
+class LinearPatches(torch.nn.Module):
+    """Patches without a convolution, and one attention over them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Linear(48, 8)
+
+    def forward(self, images):
+        patches = (
+            images.unfold(2, 4, 4)
+            .unfold(3, 4, 4)
+            .permute(0, 2, 3, 1, 4, 5)
+            .flatten(3)
+            .flatten(1, 2)
+        )
+        tokens = self.embed(patches).unsqueeze(1)
+        return torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
+def test_a_grid_that_no_convolution_tells_is_asked_for():
+    images = torch.randn(2, 3, 8, 12)
+    with pytest.raises(ValueError, match="LinearPatches makes its patches without a convolution"):
+        attention_map(LinearPatches(), images)
+    assert attention_map(LinearPatches(), images, grid=(2, 3)).shape == (2, 2, 3)
+
+
+def test_models_without_attention_over_all_patches_are_refused_in_words():
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", depths=(1, 1), num_heads=(1, 1), embed_dim=8
+    )
+    with torch.no_grad(), pytest.raises(RuntimeError, match="Swin, MViT and others"):
+        attention_map(swin.eval(), torch.zeros(1, 3, 224, 224))
+    eager, images = network("transformers ViT")
+    eager.set_attn_implementation("eager")
+    with pytest.raises(RuntimeError, match='set_attn_implementation\\("sdpa"\\)'):
+        attention_map(eager, images)
+
+
+@pytest.mark.parametrize("name", ["timm xcit", "timm cait"])
+def test_rollout_is_refused_where_blocks_have_no_such_attention(name):
+    model, images = network(name)
+    with pytest.raises(ValueError, match="rollout needs blocks in which all 10 tokens attend"):
+        attention_map(model, images, rollout=True)
+
+
+def test_mistaken_arguments_are_named():
+    model, images = network("timm deit")
+    for given, keywords, error, words in (
+        ((images, images), {}, TypeError, "model is a Tensor"),
+        ((model, images[0]), {}, TypeError, "images are .* they should be a float tensor"),
+        ((model, images.int()), {}, TypeError, "images are .*int32"),
+        ((model, images), {"rollout": True, "queries": 3}, ValueError, "rollout goes through all"),
+        ((model, images), {"queries": "clas"}, ValueError, "did you mean class"),
+        ((model, images), {"layers": [5]}, ValueError, "layers has 5, of 2 calls"),
+    ):
+        with pytest.raises(error, match=words):
+            attention_map(*given, **keywords)

@@ -1,0 +1,215 @@
+"""Attention on the grid of patches: rows of a transformer as maps, and rollout through all of its blocks."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsol_ext.attention.calls import AttentionCalls, Call
+from wsol_ext.attention.rows import AttentionRows, Queries
+
+__all__ = ["attention_map", "patch_attention"]
+
+_CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
+_QUERIES_AT_ONCE = 64
+
+
+def patch_attention(rows: Iterable[Tensor], prefix_tokens: int, grid: tuple[int, int]) -> Tensor:
+    """The sum of attention rows, of several blocks, over the patches.
+
+    Args:
+        rows: (..., N) each, as `attention_rows` gives them.
+        prefix_tokens: how many tokens come before those of the patches: class, distillation and register tokens.
+        grid: rows h and columns w of patches, N = prefix_tokens + h * w.
+
+    Returns:
+        (..., h, w), of the rows' dtype.
+
+    Raises:
+        ValueError: no rows, or of another length.
+
+    Example:
+        >>> rows = [torch.tensor([[0.4, 0.1, 0.2, 0.1, 0.2]]), torch.tensor([[0.2, 0.2, 0.2, 0.1, 0.3]])]
+        >>> patch_attention(rows, prefix_tokens=1, grid=(2, 2))
+        tensor([[[0.3000, 0.4000],
+                 [0.2000, 0.5000]]])
+    """
+    rows = list(rows)
+    count = prefix_tokens + grid[0] * grid[1]
+    lengths = [row.size(-1) for row in rows]
+    if not rows or set(lengths) != {count}:
+        raise ValueError(
+            f"patch_attention: rows have lengths {lengths}, with {prefix_tokens} prefix tokens and a grid of "
+            f"{grid[0]} x {grid[1]} they should have {count}, and there should be at least one"
+        )
+    return torch.stack(rows).sum(dim=0)[..., prefix_tokens:].unflatten(-1, grid)
+
+
+def attention_map(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    queries: Queries | None = None,
+    layers: Collection[int] = (-1,),
+    average: bool = True,
+    rollout: bool = False,
+    grid: tuple[int, int] | None = None,
+    **arguments: Any,
+) -> Tensor:
+    """Where a vision transformer looks: attention to the patches of images, on their grid.
+
+    Takes the models of timm, transformers, torchvision and open_clip, and others whose attention is fused: they run
+    once, as they are. The patches' grid is that of the last convolution before the first attention; the tokens that
+    stand before the patches (class, distillation, registers) are what attention has beyond them.
+
+    Args:
+        model: whose ``model(images)`` runs the transformer; of transformers' CLIP and SigLIP the ``vision_model``, of
+            open_clip's the ``visual``. Its training mode and gradients are left as they are, so
+            ``model.eval()`` and ``torch.inference_mode()`` are the caller's.
+        images: (B, C, height, width) float, normalized as the model wants them.
+        queries: whose attention, see `attention_rows`; indices count tokens. None: the class token's where the model
+            has one, else that of the mean patch query; where the last layer is a pool with one query of its own, that
+            one's.
+        layers: whose attention, see `attention_rows`; of several the sum.
+        average: over heads.
+        rollout: attention through all blocks (Abnar and Zuidema, ACL 2020), the product of (A + I) / 2 with A averaged
+            over heads, in place of `layers`. It holds the queries and keys of all blocks, and no matrix.
+        grid: rows and columns of patches, where no convolution makes them.
+        arguments: passed to the model, such as ``interpolate_pos_encoding=True`` of transformers.
+
+    Returns:
+        (B, h, w), with `average` off (B, H, h, w); with a sequence of queries (B, Q, h, w) or (B, H, Q, h, w).
+        float32 (float64 of float64). What attention falls on the prefix tokens is left out, so the sum is below 1.
+
+    Raises:
+        TypeError, ValueError: an argument that is none of these, attention with dropout, or a model whose grid,
+            or attention over its patches, is not found.
+        RuntimeError: no fused attention was seen.
+
+    Example:
+        >>> import timm
+        >>> vit = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+        >>> with torch.inference_mode():
+        ...     attention_map(vit, torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 4, 4])
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"attention_map: model is a {type(model).__name__}, it should be a module")
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
+        found = (images.dtype, *images.shape) if isinstance(images, Tensor) else type(images)
+        raise TypeError(
+            f"attention_map: images are {found}, they should be a float tensor (B, C, height, width)"
+        )
+    if queries is None:
+        names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+        queries = "class" if names & _CLASS_TOKENS else "mean"
+    if rollout and not (isinstance(queries, str) and average and tuple(layers) == (-1,)):
+        raise ValueError(
+            "attention_map: rollout goes through all layers, averages heads, and begins at 'class' or 'mean'; "
+            "layers, average and other queries should be left out"
+        )
+    seen = _Whole(queries) if rollout else _Rows(queries, layers, average)
+    seen.grid = grid
+    with seen:
+        model(images, **arguments)
+    if seen.grid is None:
+        raise ValueError(
+            f"attention_map: {type(model).__name__} makes its patches without a convolution, so `grid` should say "
+            "how many rows and columns there are"
+        )
+    seen.check_found()
+    rows = seen.rolled() if isinstance(seen, _Whole) else seen.rows
+    if any(row.size(0) != images.size(0) for row in rows):
+        raise ValueError(
+            f"attention_map: attention of {rows[0].size(0)} items for {images.size(0)} images, as within windows; "
+            "it should be over all patches of an image"
+        )
+    return patch_attention(rows, seen.prefix_tokens, seen.grid)
+
+
+class _Rows(AttentionRows):
+    """Rows over the patches alone, whose grid, and whose prefix tokens with it, the first such attention tells.
+
+    Until then the grid is that of the last convolution.
+    """
+
+    compiles = False
+
+    def __init__(self, queries: Queries, layers: Collection[int] | None, average: bool) -> None:
+        super().__init__(queries, layers, average, before_dropout=False)
+        self.grid: tuple[int, int] | None = None
+        self._given = False
+
+    def __enter__(self) -> "_Rows":
+        self._given = self.grid is not None
+        super().__enter__()
+        return self
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_function__(function, types, args, kwargs)
+        if function is F.conv2d and self.tokens is None and not self._given:
+            self.grid = result.size(-2), result.size(-1)
+        return result
+
+    def _counts(self, keys: int) -> bool:
+        if self.tokens is None and self.grid is not None:
+            patches = self.grid[0] * self.grid[1]
+            if keys < patches:
+                return False
+            self.tokens, self.prefix_tokens = keys, keys - patches
+        return keys == self.tokens
+
+
+class _Whole(_Rows):
+    """All that rollout is made of: every attention over the patches, of all their queries."""
+
+    def __init__(self, queries: Queries) -> None:
+        super().__init__(queries, None, True)
+        self.calls: list[Call] = []
+
+    def _take(self, index: int, call: Call) -> None:
+        self.calls.append(call)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        AttentionCalls.__exit__(self, kind, error, trace)
+
+    def rolled(self) -> list[Tensor]:
+        """One row (B, N): backwards through the blocks, a row times a matrix each, which is made a few rows at a time.
+
+        Raises:
+            ValueError: attention of other queries than all tokens, but for a pool's at the end.
+        """
+        calls, tokens = list(self.calls), self.shapes[0][1][-2]
+        pooled = calls.pop().rows()[:, 0] if self.shapes[-1][0][-2] == 1 else None
+        lengths = {query[-2] for query, _ in self.shapes[: len(calls)]}
+        if lengths != {tokens}:
+            raise ValueError(
+                f"attention_map: rollout needs blocks in which all {tokens} tokens attend, "
+                f"there are some of {sorted(lengths) or 'no'} queries"
+            )
+        row = self._asking(calls[0], tokens) if pooled is None else pooled
+        for call in reversed(calls):
+            row = (row + _times(row, call)) / 2
+        return [row]
+
+    def _asking(self, call: Call, tokens: int) -> Tensor:
+        """The class token alone, or the patches alike: (B, N)."""
+        some = call.of([0]).rows()[:, 0].detach()
+        first = self.prefix_tokens if self.queries == "mean" else 0
+        count = tokens - first if self.queries == "mean" else 1
+        row = torch.zeros_like(some)
+        row[:, first : first + count] = 1 / count
+        return row
+
+
+def _times(row: Tensor, call: Call) -> Tensor:
+    """Row (B, N) times the head-averaged attention matrix."""
+    total = torch.zeros_like(row)
+    for start in range(0, row.size(1), _QUERIES_AT_ONCE):
+        some = range(start, min(start + _QUERIES_AT_ONCE, row.size(1)))
+        total = total + (row[:, None, some.start : some.stop] @ call.of(some).rows())[:, 0]
+    return total
