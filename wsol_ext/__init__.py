@@ -14,8 +14,9 @@ _HOMES: dict[str, list[str]] = {
     "checkpoints": [],
     "clustering": [],
     "coco": [],
+    "compat": [],
     "data": [],
-    "evaluation": [],
+    "evaluation": ["evaluate_maps"],
     "localize": [],
     "metrics": [],
     "models": ["create_model"],
@@ -25,7 +26,7 @@ _HOMES: dict[str, list[str]] = {
     "training": [],
 }
 
-__all__ = ["__version__", "create_model", *_HOMES]
+__all__ = ["__version__", "create_model", "evaluate_maps", *_HOMES]
 
 __getattr__ = on_first_use(__name__, _HOMES)
 

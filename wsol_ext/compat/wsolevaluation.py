@@ -54,7 +54,7 @@ __all__ = [
 
 _SIDE = 224  # of the square that all is evaluated on
 
-Box = tuple[int, int, int, int]
+_Box = tuple[int, int, int, int]
 
 
 class Metadata(dict[str, str]):
@@ -93,9 +93,9 @@ def get_class_labels(metadata: Metadata) -> dict[str, int]:
     return {row.fields[0]: row.integer(1, "the label") for row in rows}
 
 
-def get_bounding_boxes(metadata: Metadata) -> dict[str, list[Box]]:
+def get_bounding_boxes(metadata: Metadata) -> dict[str, list[_Box]]:
     """Each image's boxes x0, y0, x1, y1 in pixels of the original."""
-    boxes: defaultdict[str, list[Box]] = defaultdict(list)
+    boxes: defaultdict[str, list[_Box]] = defaultdict(list)
     for row in read_rows(Path(metadata.localization), "image id, x0, y0, x1, y1", ","):
         x0, y0, x1, y1 = (
             row.integer(1 + k, name) for k, name in enumerate(("x0", "y0", "x1", "y1"))
@@ -211,7 +211,7 @@ def calculate_multiple_iou(box_a: NDArray[Any], box_b: NDArray[Any]) -> NDArray[
 
 def resize_bbox(
     box: Iterable[float], image_size: Iterable[float], resize_size: Iterable[float]
-) -> Box:
+) -> _Box:
     """A box of an image in the frame of the resized image, truncated to integers.
 
     Args:

@@ -137,6 +137,8 @@ def shown_size(path: str | Path, upright: bool = False) -> tuple[int, int]:
         ImageError: the file is missing, or no picture.
     """
     with _opened(path) as image:
+        if image.format == "TIFF":  # turned by Pillow, when it is read
+            image.load()
         width, height = image.size
         turned = upright and _turn_of(image) in _SIDEWAYS
         return (height, width) if turned else (width, height)

@@ -137,6 +137,10 @@ class WsolMetadataDataset(LocalizationDataset):
             )
         return width, height
 
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """The size in `image_sizes.txt`, for which no picture is needed, or the picture's own."""
+        return self._sizes.get(self.image_names[index]) or super().picture_size(index)
+
     def load_mask(self, index: int) -> Tensor:
         """Mask of picture number `index`, (mask_size, mask_size) uint8: 1 object, 0 background, 255 ignored."""
         name = self.image_names[index]
