@@ -18,6 +18,7 @@ _HOMES: dict[str, list[str]] = {
     "data": [],
     "evaluation": ["evaluate_maps"],
     "localize": [],
+    "map_boxes": [],
     "metrics": [],
     "models": ["create_model"],
     "ops": [],

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any
 from wsol_ext._files import sha256_of, write_json
 
 if TYPE_CHECKING:
-    from wsol_ext.evaluation import Evaluation
+    from wsol_ext.evaluation import Evaluation, ProtocolResult
 
-__all__ = ["StoredThreshold", "best_threshold", "run_folder", "store_threshold", "stored_threshold"]
+__all__ = [
+    "StoredThreshold",
+    "best_threshold",
+    "run_folder",
+    "store_threshold",
+    "stored_threshold",
+    "threshold_of_best_box",
+]
 
 _NAME = "threshold.json"
 _LARGEST = 1 << 16  # bytes, of a file that has a few hundred
 _IOU = 0.5
+_BEST = f"best threshold, IoU {_IOU:g}"
 # By protocol, best first, which contours its boxes are of, and its accuracy at that IoU. `wsol localize` draws the
 # largest contour's box at one threshold: what maxboxacc counts.
 _PROTOCOLS: Mapping[str, tuple[str, str]] = {
@@ -87,26 +95,39 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
     """
     import wsol_ext
 
+    chosen = _choosing(evaluation)
+    if chosen is None:
+        return None
+    result, (contours, share) = chosen, _PROTOCOLS[chosen.name]
+    metrics = result.metrics[evaluation.method]
+    return StoredThreshold(
+        threshold=metrics[_BEST],
+        protocol=result.name,
+        iou=_IOU,
+        contours=contours,
+        interval=result.settings["interval"],
+        accuracy=metrics[share],
+        data=evaluation.about["data"],
+        split=evaluation.about["split"],
+        images=evaluation.images,
+        checkpoint=sha256_of(checkpoint),
+        version=wsol_ext.__version__,
+    )
+
+
+def threshold_of_best_box(evaluation: "Evaluation") -> float | None:
+    """The threshold of `best_threshold`, of whatever was evaluated; None where there is none."""
+    chosen = _choosing(evaluation)
+    return None if chosen is None else chosen.metrics[evaluation.method][_BEST]
+
+
+def _choosing(evaluation: "Evaluation") -> "ProtocolResult | None":
+    """The protocol that chooses the threshold, if any was asked for and any box was right."""
     found = {result.name: result for result in evaluation.protocols}
-    for protocol, (contours, share) in _PROTOCOLS.items():
-        if protocol not in found:
-            continue
-        metrics = found[protocol].metrics[evaluation.method]
-        if metrics[share] == 0:
-            return None
-        return StoredThreshold(
-            threshold=metrics[f"best threshold, IoU {_IOU:g}"],
-            protocol=protocol,
-            iou=_IOU,
-            contours=contours,
-            interval=found[protocol].settings["interval"],
-            accuracy=metrics[share],
-            data=evaluation.about["data"],
-            split=evaluation.about["split"],
-            images=evaluation.images,
-            checkpoint=sha256_of(checkpoint),
-            version=wsol_ext.__version__,
-        )
+    for protocol, (_, share) in _PROTOCOLS.items():
+        if protocol in found:
+            right = found[protocol].metrics[evaluation.method][share]
+            return found[protocol] if right > 0 else None
     return None
 
 
