@@ -15,8 +15,8 @@ __all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"
 
 HELP = "boxes from score maps that any program wrote"
 DESCRIPTION = (
-    "Cut score maps that any program wrote, and write boxes in pixels of their images. Maps that cannot be read are named, "
-    "the rest is done, and the exit status is 1."
+    "Cut score maps that any program wrote, and write boxes in pixels of their images. Maps that cannot be read are "
+    "named, the rest is done, and the exit status is 1."
 )
 
 _WORDS = ("otsu",)

@@ -144,7 +144,7 @@ def check(options: Any, problems: Problems) -> None:
     check_clusters(options, problems)
     check_weights(options, problems)
     options.run_config, there = {}, False
-    if options.checkpoint is not None:  # else that is said already
+    if options.checkpoint is not None and options.maps is None:  # else that is said already
         with problems.collected():
             folder = _folder(options)
             options.run_config = _run_config(folder)
@@ -328,8 +328,7 @@ def _folder(options: Any) -> Path:
 
 def _out(options: Any) -> Path:
     """The folder of the results."""
-    source = _folder(options) if options.maps is None else Path(options.maps)
-    return Path(options.out or source / "evaluation").expanduser()
+    return Path(options.out or Path(options.maps or _folder(options), "evaluation")).expanduser()
 
 
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:
