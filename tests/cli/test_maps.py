@@ -15,6 +15,7 @@ from wsol_ext.data import FolderDataset
 from wsol_ext.evaluation import evaluate_map_files
 
 QUIET = ["--progress", "false", "--workers", "0"]
+FEW = ["--data", "synthetic", "--data-options", '{"length": 4}']
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_missing_maps_are_named_and_left_out_by_choice(maps, dataset, pictures, 
         (["--data", "synthetic"], "CHECKPOINT is missing: a model.safetensors, .* or --maps"),
         (["MAPS", "--data", "synthetic", "--skip-missing"], "--skip-missing is for --maps"),
         (
-            ["--maps", "MAPS", "--data", "synthetic", "--protocols", "sat", "--out", "OUT"],
+            ["--maps", "MAPS", *FEW, "--protocols", "sat", "--out", "OUT"],
             "protocol sat looks at crops, score maps are of whole images",
         ),
     ],
