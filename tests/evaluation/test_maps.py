@@ -169,6 +169,13 @@ def test_missing_maps_are_refused_or_left_out_by_choice(drawn, grad_cam, tmp_pat
     assert found.metric("maxboxacc", "maxboxacc") == expected.metric("maxboxacc", "maxboxacc")
 
 
+def test_maps_of_no_image_are_counted(drawn, grad_cam, tmp_path):
+    save(tmp_path, drawn, grad_cam[0])
+    np.save(tmp_path / "other.npy", np.eye(3))
+    with pytest.warns(UserWarning, match=r"1 score map is of no image of the data: other\.npy"):
+        assert evaluate_map_files(tmp_path, drawn, ["toploc"]).images == 12
+
+
 def test_names_that_fit_nothing_show_what_was_looked_for(drawn, tmp_path):
     np.save(tmp_path / "elsewhere.npy", np.eye(3))
     with pytest.raises(

@@ -182,6 +182,13 @@ def evaluate_map_files(
         about["images without a map, left out"] = len(missing)
     kept = [index for index, name in enumerate(names) if name not in missing]
     maps.check([names[index] for index in kept])
+    unused = maps.unused(names)
+    if unused and is_first_process():
+        shown = some([printable(path.relative_to(maps.folder).as_posix()) for path in unused])
+        count = "1 score map is" if len(unused) == 1 else f"{len(unused)} score maps are"
+        warnings.warn(
+            f"{printable(maps.folder)}: {count} of no image of the data: {shown}", stacklevel=2
+        )
     if isinstance(predictions, str | Path):
         about["predictions"] = printable(predictions)
         named = [names[index] for index in kept]
