@@ -127,6 +127,20 @@ def read_tensors(path: Path, source: str, entry: str | None = None) -> dict[str,
     return state
 
 
+def read_plain_tensors(path: Path, source: str) -> dict[str, Tensor]:
+    """All tensors of a safetensors or torch file by name, of a tensor alone by "". No pickle is run.
+
+    Raises:
+        CheckpointError: the file cannot be read safely, or holds something else.
+    """
+    found: Any = _read(path, source)
+    named = {"": found} if isinstance(found, Tensor) else found
+    if not isinstance(named, Mapping) or not all(isinstance(t, Tensor) for t in named.values()):
+        raise CheckpointError(f"{source} holds something other than tensors by name")
+    _require_plain(named, source, path.stat().st_size)
+    return {str(name): tensor.detach() for name, tensor in named.items()}
+
+
 def _read(path: Path, source: str) -> Mapping[str, Any]:
     try:
         return load_file(path)

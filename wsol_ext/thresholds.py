@@ -11,11 +11,12 @@ from wsol_ext._files import sha256_of, write_json
 from wsol_ext._names import unknown
 
 if TYPE_CHECKING:
-    from wsol_ext.evaluation import Evaluation
+    from wsol_ext.evaluation import Evaluation, ProtocolResult
     from wsol_ext.localize import Threshold
     from wsol_ext.models import LocalizationModel
 
 __all__ = [
+    "OF_EACH_MAP",
     "WAYS",
     "StoredThreshold",
     "asked_threshold",
@@ -24,18 +25,21 @@ __all__ = [
     "run_folder",
     "store_threshold",
     "stored_threshold",
+    "threshold_of_best_box",
 ]
 
-_OF_EACH_MAP = {
+OF_EACH_MAP: Mapping[str, str] = {
     "otsu": "what separates each map's pixels best",
     "mean": "the mean of each map",
 }
-WAYS = ("best", "auto", *_OF_EACH_MAP)
+"""Thresholds that are chosen from each map alone, and what they are: `wsol_ext.metrics.MAP_THRESHOLDS`."""
+WAYS = ("best", "auto", *OF_EACH_MAP)
 """What may be asked for in place of a number: see `choose_threshold`."""
 
 _NAME = "threshold.json"
 _LARGEST = 1 << 16  # bytes, of a file that has a few hundred
 _IOU = 0.5
+_BEST = f"best threshold, IoU {_IOU:g}"
 # By protocol, best first, which contours its boxes are of, and its accuracy at that IoU. `wsol localize` draws the
 # largest contour's box at one threshold: what maxboxacc counts.
 _PROTOCOLS: Mapping[str, tuple[str, str]] = {
@@ -110,26 +114,39 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
     """
     import wsol_ext
 
+    chosen = _choosing(evaluation)
+    if chosen is None:
+        return None
+    result, (contours, share) = chosen, _PROTOCOLS[chosen.name]
+    metrics = result.metrics[evaluation.method]
+    return StoredThreshold(
+        threshold=metrics[_BEST],
+        protocol=result.name,
+        iou=_IOU,
+        contours=contours,
+        interval=result.settings["interval"],
+        accuracy=metrics[share],
+        data=evaluation.about["data"],
+        split=evaluation.about["split"],
+        images=evaluation.images,
+        checkpoint=sha256_of(checkpoint),
+        version=wsol_ext.__version__,
+    )
+
+
+def threshold_of_best_box(evaluation: "Evaluation") -> float | None:
+    """The threshold of `best_threshold`, of whatever was evaluated; None where there is none."""
+    chosen = _choosing(evaluation)
+    return None if chosen is None else chosen.metrics[evaluation.method][_BEST]
+
+
+def _choosing(evaluation: "Evaluation") -> "ProtocolResult | None":
+    """The protocol that chooses the threshold, if any was asked for and any box was right."""
     found = {result.name: result for result in evaluation.protocols}
-    for protocol, (contours, share) in _PROTOCOLS.items():
-        if protocol not in found:
-            continue
-        metrics = found[protocol].metrics[evaluation.method]
-        if metrics[share] == 0:
-            return None
-        return StoredThreshold(
-            threshold=metrics[f"best threshold, IoU {_IOU:g}"],
-            protocol=protocol,
-            iou=_IOU,
-            contours=contours,
-            interval=found[protocol].settings["interval"],
-            accuracy=metrics[share],
-            data=evaluation.about["data"],
-            split=evaluation.about["split"],
-            images=evaluation.images,
-            checkpoint=sha256_of(checkpoint),
-            version=wsol_ext.__version__,
-        )
+    for protocol, (_, share) in _PROTOCOLS.items():
+        if protocol in found:
+            right = found[protocol].metrics[evaluation.method][share]
+            return found[protocol] if right > 0 else None
     return None
 
 
@@ -231,8 +248,8 @@ def choose_threshold(
         return asked, "as given"
     if asked not in WAYS:
         raise ValueError(unknown(name, asked, ["a number in [0, 1)", *WAYS]))
-    if asked in _OF_EACH_MAP:
-        return cast("Threshold", asked), f"{_OF_EACH_MAP[asked]}, as given"
+    if asked in OF_EACH_MAP:
+        return cast("Threshold", asked), f"{OF_EACH_MAP[asked]}, as given"
     stored = asked_threshold(asked, checkpoint, name)
     if stored is not None and stored.checkpoint == digest:
         return stored.threshold, str(stored)
@@ -243,7 +260,7 @@ def choose_threshold(
             raise ValueError(f"{name} is best, but {text}")
         warnings.warn(text, stacklevel=2)
     threshold, method = default_threshold(model), model.config["method"]
-    why = _OF_EACH_MAP.get(str(threshold), f"{method}'s published one")
+    why = OF_EACH_MAP.get(str(threshold), f"{method}'s published one")
     return (
         threshold,
         f"{why}; none was measured for this model, `wsol evaluate` does where boxes are known",

@@ -19,6 +19,8 @@ from wsol_ext.models import METHODS
 from wsol_ext.models.catalogue import candidates
 from wsol_ext.ops import _backend
 
+COMMANDS = ["train", "evaluate", "localize", "boxes", "convert", "demo", "info"]
+
 
 def test_help_lists_the_commands_without_importing_torch():
     script = "import sys; from wsol_ext.cli import main; code = main(['--help'])\n"
@@ -26,7 +28,7 @@ def test_help_lists_the_commands_without_importing_torch():
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    for command in ("train", "evaluate", "localize", "convert", "demo", "info"):
+    for command in COMMANDS:
         assert command in done.stdout
 
 
@@ -41,7 +43,7 @@ def test_rooms_of_the_package_are_there_on_first_use():
     assert found == "box_iou load_published"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "localize", "convert", "demo", "info"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"usage: wsol {command}" in capsys.readouterr().out
@@ -81,8 +83,7 @@ def test_help_of_the_commands_needs_no_torch():
     script = "import sys; from wsol_ext.cli import main\n"
     script += "for name in sys.argv[1:]: assert main([name, '--help']) == 0\n"
     script += "assert 'torch' not in sys.modules"
-    commands = ("train", "evaluate", "localize", "convert", "demo", "info")
-    subprocess.run([sys.executable, "-c", script, *commands], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-c", script, *COMMANDS], capture_output=True, check=True)
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,8 @@ class Parser(argparse.ArgumentParser):
         if not all_read:
             problems.raise_any()
         for action in required:
+            if action.default is not None:  # it may be left out
+                continue
             if action.dest not in values and action.dest not in in_file:
                 problems.add(f"{action.dest.upper()} is missing: {action.help}")
         defaults = {name: action.default for name, action in actions.items()}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import read_yaml
+from wsol_ext._files import missing_paths, read_yaml
 from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
@@ -36,7 +36,12 @@ from wsol_ext.data.factory import (
     missing_data,
 )
 from wsol_ext.evaluation.settings import mistaken_settings
-from wsol_ext.thresholds import best_threshold, run_folder, store_threshold
+from wsol_ext.thresholds import (
+    best_threshold,
+    run_folder,
+    store_threshold,
+    threshold_of_best_box,
+)
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation import Evaluation
@@ -51,12 +56,16 @@ __all__ = [
     "run",
 ]
 
-HELP = "evaluate a model by the published protocols"
+HELP = "evaluate a model, or score maps, by the published protocols"
 DESCRIPTION = (
     "Evaluate a model by the published protocols, the centre baseline beside it, and write tables, curves and an "
     "HTML report. The best threshold by maxboxacc, or else maxboxaccv2, is stored in the run's folder: `wsol localize` "
-    "cuts there."
+    "cuts there. With --maps, evaluate score maps that any program wrote, without a model."
 )
+_CHECKPOINT = (
+    "a model.safetensors, the run folder of `wsol train`, or what a method's authors released"
+)
+_OF_MODEL = ("clusters", "cluster_cache", "backbone_weights", "published_heads")
 
 
 def add_options(parser: Parser) -> None:
@@ -66,7 +75,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "checkpoint",
         type=str,
-        help="a model.safetensors, the run folder of `wsol train`, or what a method's authors released",
+        default="",  # it may be left out, for --maps
+        help=f"{_CHECKPOINT}; none with --maps",
     )
     group = parser.add_argument_group("protocol")
     group.add_argument(
@@ -84,12 +94,31 @@ def add_options(parser: Parser) -> None:
     group.add_argument(
         "--interval", type=float, default=0.001, help="between thresholds, of protocols of many"
     )
+    maps = parser.add_argument_group("score maps in place of a model")
+    maps.add_argument(
+        "--maps",
+        type=str | None,
+        default=None,
+        help="folder of score maps of the true classes, .npy, .npz, grey .png or .pt, named as the images with or "
+        "without suffix",
+    )
+    maps.add_argument(
+        "--predictions",
+        type=str | None,
+        default=None,
+        help="CSV file of class predictions for Top-1 and Top-5, whose first line is image,class or image,class,score "
+        "or image and all classes",
+    )
+    add_switch(maps, "--skip-missing", False, "leave out images without a map, and count them")
     add_weights(parser)
     add_data(parser)
     add_clusters(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out", type=str | None, default=None, help="folder; by default CHECKPOINT's, /evaluation"
+        "--out",
+        type=str | None,
+        default=None,
+        help="folder; by default CHECKPOINT's or that of --maps, /evaluation",
     )
     output.add_argument(
         "--gallery",
@@ -103,6 +132,8 @@ def add_options(parser: Parser) -> None:
 
 def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
+    options.checkpoint = options.checkpoint or None
+    _check_source(options, problems)
     known = registered_names("wsol_ext.metrics", "PROTOCOLS", "register_protocol")
     for name in options.protocols:
         if name not in known:
@@ -113,7 +144,7 @@ def check(options: Any, problems: Problems) -> None:
     check_clusters(options, problems)
     check_weights(options, problems)
     options.run_config, there = {}, False
-    if options.checkpoint is not None:  # else that is said already
+    if options.checkpoint is not None and options.maps is None:  # else that is said already
         with problems.collected():
             folder = _folder(options)
             options.run_config = _run_config(folder)
@@ -122,14 +153,14 @@ def check(options: Any, problems: Problems) -> None:
     if values.get("data") is not None:
         with problems.collected():
             options.chosen = chosen_dataset(values, options.split, evaluation=True)
-    elif there:
+    elif there or options.maps is not None:
         problems.add(f"--data is missing, it should be one of {', '.join(DATASETS)}")
     else:  # the run's config.yaml would say
         with problems.collected():
             check_split_name(options.split, options.root)
     for missing in missing_data(values):
         problems.add(missing)
-    if (there or options.out) and of_torchrun().rank == 0:  # the one that writes
+    if (there or options.out or options.maps) and of_torchrun().rank == 0:  # the one that writes
         check_out(_out(options), problems)
 
 
@@ -140,10 +171,9 @@ def check_further(options: Any, problems: Problems) -> None:
     if options.data_options and "chosen" in options:
         with problems.collected():
             options.chosen.check_options()
-    of_model = ("clusters", "cluster_cache", "backbone_weights", "published_heads")
-    given = any(options[name] is not None for name in of_model)
+    given = any(options[name] is not None for name in _OF_MODEL)
     mistaken = problems.about("checkpoint", "clusters", "backbone_weights", "published_heads")
-    if given and not mistaken:
+    if given and not mistaken and options.checkpoint is not None:
         with problems.collected():
             model = load_weights(options.checkpoint, options)
             set_clusters(model, options, _out(options))
@@ -151,6 +181,8 @@ def check_further(options: Any, problems: Problems) -> None:
 
 def run(options: Any) -> int:
     """Evaluate."""
+    if options.maps is not None:
+        return _run_on_maps(options)
     chosen, config, problems = options.chosen, options.run_config, Problems()
     folder, out = _folder(options), _out(options)
     device = check_device(options.device, problems)
@@ -197,6 +229,65 @@ def run(options: Any) -> int:
     return 0
 
 
+def _check_source(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with a checkpoint and maps beside each other."""
+    if options.maps is None:
+        if options.checkpoint is None:
+            problems.add(f"CHECKPOINT is missing: {_CHECKPOINT}; or --maps, score maps")
+        for name in ("predictions", "skip_missing"):
+            if options[name]:
+                problems.add(f"{flag_of(name)} is for --maps, which is not given")
+        return
+    if options.checkpoint is not None:
+        problems.add(
+            f"CHECKPOINT is {options.checkpoint}, there should be none: --maps needs no model"
+        )
+    for name in _OF_MODEL:
+        if options[name] is not None:
+            problems.add(f"{flag_of(name)} is for a CHECKPOINT, --maps needs no model")
+    given = {"--maps": options.maps, "--predictions": options.predictions}
+    for missing in missing_paths(given):
+        problems.add(missing)
+
+
+def _run_on_maps(options: Any) -> int:
+    """Evaluate score maps that are there already."""
+    chosen, problems = options.chosen, Problems()
+    from wsol_ext.data import ScoreMaps, eval_transform
+    from wsol_ext.evaluation import evaluate_map_files
+    from wsol_ext.report.results import write_results
+
+    maps = dataset = None
+    with problems.collected():
+        maps = ScoreMaps(options.maps)
+    with problems.collected():
+        dataset = chosen.open(eval_transform())  # of which pictures are read for the gallery alone
+    problems.raise_any()
+    assert maps is not None  # else there was a problem
+    assert dataset is not None
+    with _processes("cpu") as rank:
+        evaluation = evaluate_map_files(
+            maps,
+            dataset,
+            options.protocols,
+            predictions=options.predictions,
+            skip_missing=options.skip_missing,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            threshold=options.threshold,
+            interval=options.interval,
+            gallery=options.gallery,
+            progress=options.progress,
+        )
+    if rank == 0:
+        evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
+        write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
+        best = threshold_of_best_box(evaluation)
+        if best is not None:
+            print(f"best threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+    return 0
+
+
 def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:
     """Store the best threshold that was found beside the run's model, for `wsol localize`, and say so."""
     best = best_threshold(evaluation, checkpoint)
@@ -237,7 +328,7 @@ def _folder(options: Any) -> Path:
 
 def _out(options: Any) -> Path:
     """The folder of the results."""
-    return Path(options.out or _folder(options) / "evaluation").expanduser()
+    return Path(options.out or Path(options.maps or _folder(options), "evaluation")).expanduser()
 
 
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:

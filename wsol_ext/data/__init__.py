@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wsol_ext.data.images import ImageError, read_image
     from wsol_ext.data.inspection import broken_images
     from wsol_ext.data.samplers import UnpaddedDistributedSampler
+    from wsol_ext.data.score_maps import ScoreMapError, ScoreMaps, read_score_map
     from wsol_ext.data.synthetic import SyntheticDataset
     from wsol_ext.data.tables import AnnotationError
     from wsol_ext.data.transforms import (
@@ -38,6 +39,8 @@ __all__ = [
     "ImageListDataset",
     "LocalizationDataset",
     "Sample",
+    "ScoreMapError",
+    "ScoreMaps",
     "SyntheticDataset",
     "Tolerant",
     "Transform",
@@ -49,6 +52,7 @@ __all__ = [
     "eval_transform",
     "open_dataset",
     "read_image",
+    "read_score_map",
     "register_dataset",
     "ten_crops",
     "train_transform",
@@ -63,6 +67,7 @@ __getattr__ = on_first_use(
         "images": ["ImageError", "read_image"],
         "inspection": ["broken_images"],
         "samplers": ["UnpaddedDistributedSampler"],
+        "score_maps": ["ScoreMapError", "ScoreMaps", "read_score_map"],
         "synthetic": ["SyntheticDataset"],
         "tables": ["AnnotationError"],
         "transforms": [

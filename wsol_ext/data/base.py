@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from wsol_ext.data.images import ImageError, read_image
+from wsol_ext.data.images import ImageError, read_image, shown_size
 from wsol_ext.data.tables import AnnotationError
 
 __all__ = ["LocalizationDataset", "Sample", "Tolerant", "Transform", "WarnsOnce", "collate"]
@@ -122,8 +122,24 @@ class LocalizationDataset(Dataset[Sample]):
         image = self.load_image(index)
         size = self.original_size(index, image)
         views = self.transform(image) if self.transform else pil_to_tensor(image)
-        sample: Sample = {
+        return {
             **(views if isinstance(views, dict) else {"image": views}),
+            **self._annotations(index, size),
+        }
+
+    def annotations(self, index: int) -> Sample:
+        """All of sample number `index` but views of the picture, whose pixels are not read where that can be helped."""
+        return self._annotations(index, self.picture_size(index))
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """What `original_size` gives for picture number `index`, by its file's header."""
+        path = self.image_path(index)
+        if path is None:
+            return self.original_size(index, self.load_image(index))
+        return shown_size(path, self.upright)
+
+    def _annotations(self, index: int, size: tuple[int, int]) -> Sample:
+        sample: Sample = {
             "label": self.labels[index],
             "boxes": self._boxes_within(index, size),
             "size": torch.tensor(size),
@@ -195,6 +211,9 @@ class _Remaining(LocalizationDataset):
 
     def original_size(self, index: int, image: Image.Image) -> tuple[int, int]:
         return self._dataset.original_size(self._kept[index], image)
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        return self._dataset.picture_size(self._kept[index])
 
     def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:
         return self._dataset._boxes_within(self._kept[index], size)

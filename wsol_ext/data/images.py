@@ -23,6 +23,8 @@ __all__ = [
     "is_readable_name",
     "read_grey",
     "read_image",
+    "resize_nearest",
+    "shown_size",
     "to_rgb",
 ]
 
@@ -110,6 +112,36 @@ def read_grey(path: str | Path) -> Image.Image:
         ImageError: the file is missing, truncated, or no picture.
     """
     return _read(path, _to_grey)
+
+
+def resize_nearest(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels (h, w, ...) resized to (height, width, ...) by nearest neighbour, as OpenCV does and masks are evaluated.
+
+    Example:
+        >>> resize_nearest(np.arange(6).reshape(1, 6), 2, 3)
+        array([[0, 2, 4],
+               [0, 2, 4]])
+    """
+    # Down to the rounding of 1 / (new / old). (Pillow takes pixel centres.)
+    rows, columns = (
+        np.minimum((np.arange(new) * (1 / (new / old))).astype(int), old - 1)
+        for new, old in zip((height, width), pixels.shape, strict=False)
+    )
+    return pixels[rows[:, None], columns]
+
+
+def shown_size(path: str | Path, upright: bool = False) -> tuple[int, int]:
+    """Width and height that `read_image` gives a picture, by the file's header alone.
+
+    Raises:
+        ImageError: the file is missing, or no picture.
+    """
+    with _opened(path) as image:
+        if image.format == "TIFF":  # turned by Pillow, when it is read
+            image.load()
+        width, height = image.size
+        turned = upright and _turn_of(image) in _SIDEWAYS
+        return (height, width) if turned else (width, height)
 
 
 def check_image(path: str | Path) -> None:
@@ -286,6 +318,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+_SIDEWAYS = frozenset(_TURNS[k] for k in (5, 6, 7, 8))
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsol_ext.data.base import LocalizationDataset, Transform, WarnsOnce
-from wsol_ext.data.images import read_grey
+from wsol_ext.data.images import read_grey, resize_nearest
 from wsol_ext.data.tables import Row, check_complete, check_pixels, read_rows
 
 _T = TypeVar("_T")
@@ -137,6 +137,10 @@ class WsolMetadataDataset(LocalizationDataset):
             )
         return width, height
 
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """The size in `image_sizes.txt`, for which no picture is needed, or the picture's own."""
+        return self._sizes.get(self.image_names[index]) or super().picture_size(index)
+
     def load_mask(self, index: int) -> Tensor:
         """Mask of picture number `index`, (mask_size, mask_size) uint8: 1 object, 0 background, 255 ignored."""
         name = self.image_names[index]
@@ -149,14 +153,7 @@ class WsolMetadataDataset(LocalizationDataset):
 
     def _read_mask(self, file: str) -> np.ndarray:
         pixels = np.asarray(read_grey(self.mask_root / file))
-        # Nearest neighbour as OpenCV has it, down to the rounding of 1 / (new / old). (Pillow takes pixel centres.)
-        rows, columns = (
-            np.minimum(
-                (np.arange(self.mask_size) * (1 / (self.mask_size / side))).astype(int), side - 1
-            )
-            for side in pixels.shape
-        )
-        return pixels[rows[:, None], columns] > 0.5
+        return resize_nearest(pixels, self.mask_size, self.mask_size) > 0.5
 
     def _rows_of(self, file: str, columns: str | Sequence[str], ids: dict[str, Row]) -> list[Row]:
         rows = list(read_rows(self.metadata_dir / file, columns, ","))

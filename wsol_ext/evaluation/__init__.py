@@ -7,6 +7,7 @@ from wsol_ext._names import on_first_use
 if TYPE_CHECKING:
     from wsol_ext.evaluation.gallery import Example
     from wsol_ext.evaluation.loop import MapFunction, evaluate
+    from wsol_ext.evaluation.maps import evaluate_map_files, evaluate_maps
     from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
     from wsol_ext.evaluation.views import transform_for
     from wsol_ext.metrics import PROTOCOLS, Curve, Protocol, register_protocol
@@ -21,6 +22,8 @@ __all__ = [
     "Protocol",
     "ProtocolResult",
     "evaluate",
+    "evaluate_map_files",
+    "evaluate_maps",
     "register_protocol",
     "transform_for",
 ]
@@ -30,6 +33,7 @@ __getattr__ = on_first_use(
     {
         "gallery": ["Example"],
         "loop": ["MapFunction", "evaluate"],
+        "maps": ["evaluate_map_files", "evaluate_maps"],
         "results": ["CENTER", "Evaluation", "ProtocolResult"],
         "views": ["transform_for"],
         ".metrics": ["PROTOCOLS", "Curve", "Protocol", "register_protocol"],

@@ -2,29 +2,20 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from wsol_ext._names import unknown
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.evaluation.gallery import Gallery
-from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
+from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process
+from wsol_ext.evaluation.results import Evaluation
 from wsol_ext.evaluation.settings import mistaken_settings
 from wsol_ext.evaluation.views import VIEWS, inputs_of
-from wsol_ext.metrics import (
-    EVALUATED,
-    PROTOCOLS,
-    Batch,
-    Protocol,
-    View,
-    center_map,
-)
+from wsol_ext.metrics import Batch, View
 from wsol_ext.models.base import LocalizationModel, Localized, log_mean_probability
 
 __all__ = ["MapFunction", "evaluate"]
@@ -78,20 +69,16 @@ def evaluate(
     """
     if mistakes := list(mistaken_settings(threshold, interval, gallery)):
         raise ValueError("; ".join(mistakes))
-    _check(dataset, protocols)
+    check_protocols(protocols, lambda needed: getattr(dataset, f"has_{needed}"))
     started = time.perf_counter()
     device = torch.device(device)
     method = method or _name(model)
-    sources = _sources(model, method, protocols, interval, threshold)
-    for by_protocol in sources.values():
-        for protocol in by_protocol.values():
-            protocol.to(device)
+    measures = Measures(method, protocols, interval, threshold, getattr(model, "parts", []), device)
     shows_examples = gallery > 0 and dataset.has_boxes and isinstance(model, nn.Module)
     examples = Gallery(
         gallery if shows_examples else 0, 0.1 if isinstance(threshold, str) else threshold
     )
-    looked_at = {protocol.view for protocol in sources[method].values()}
-    views = [v for v in VIEWS if v in looked_at or (v == "whole" and shows_examples)]
+    views = [v for v in VIEWS if v in measures.views or (v == "whole" and shows_examples)]
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
@@ -103,67 +90,22 @@ def evaluate(
     if isinstance(model, nn.Module):
         model.eval().to(device)
     with torch.inference_mode():
-        for raw in watch(loader, "evaluating", show=progress and _is_first_process()):
+        for raw in watch(loader, "evaluating", show=progress and is_first_process()):
             batches = {}
             for view in views:
                 whole, parts = _ask(model, raw, device, view)
                 batches[view] = whole
-                shown = {_title(method, part): batch for part, batch in parts.items()}
-                shown |= {method: whole, CENTER: _baseline(whole)}
-                for name, by_protocol in sources.items():
-                    for protocol in by_protocol.values():
-                        if protocol.view == view:
-                            protocol.update(shown[name])
+                measures.update(view, whole, parts)
             if shows_examples:
                 examples.update(batches["whole"], raw)
-    results, chosen = _results(sources), examples.chosen()
+    results, chosen = measures.results(), examples.chosen()
     seconds = time.perf_counter() - started
     return Evaluation(method, len(dataset), results, examples=chosen, seconds=seconds)
-
-
-def _check(dataset: LocalizationDataset, protocols: Sequence[str]) -> None:
-    if not protocols:
-        raise ValueError(f"no protocol is given, there should be one of {', '.join(PROTOCOLS)}")
-    for name in protocols:
-        if name not in PROTOCOLS:
-            raise ValueError(unknown("protocol", name, PROTOCOLS))
-        needed = PROTOCOLS[name].needs
-        if not getattr(dataset, f"has_{needed}"):
-            raise ValueError(f"protocol {name} needs {needed}, which the data set does not have")
 
 
 def _name(model: nn.Module | MapFunction) -> str:
     config = getattr(model, "config", {})
     return str(config.get("method") or getattr(model, "__name__", type(model).__name__))
-
-
-def _sources(
-    model: nn.Module | MapFunction,
-    method: str,
-    protocols: Sequence[str],
-    interval: float,
-    threshold: float | str,
-) -> dict[str, dict[str, Protocol]]:
-    """Who is measured by what: the method, its parts, which see whole pictures only, and the baseline."""
-
-    def make(threshold: float | str, views: Sequence[View] = VIEWS) -> dict[str, Protocol]:
-        chosen = [PROTOCOLS[name] for name in protocols if PROTOCOLS[name].view in views]
-        return {each.name: each.make(interval=interval, threshold=threshold) for each in chosen}
-
-    sources = {method: make(threshold)}
-    for part in getattr(model, "parts", []):
-        sources[_title(method, part)] = make(threshold, views=["whole"])
-    # The baseline's Gaussian has no threshold of its own: it gets the one that is best for it.
-    sources[CENTER] = make("best")
-    return sources
-
-
-def _title(method: str, part: str) -> str:
-    return f"{method}, {part}"
-
-
-def _is_first_process() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def _ask(
@@ -193,27 +135,3 @@ def _ask(
     if others:
         logits = log_mean_probability([logits, *(model(crops) for crops in others)])
     return batch(maps[:, 0], logits), {}
-
-
-def _baseline(batch: Batch) -> Batch:
-    """The same images under a centred Gaussian."""
-    maps = center_map(EVALUATED, EVALUATED).to(batch.maps.device).expand(len(batch.labels), -1, -1)
-    return replace(batch, maps=maps, logits=None)
-
-
-def _results(sources: dict[str, dict[str, Protocol]]) -> list[ProtocolResult]:
-    results = []
-    method, *_ = sources
-    for name, protocol in sources[method].items():
-        result = ProtocolResult(name, protocol.settings(), {})
-        for source, by_name in sources.items():
-            if name not in by_name:
-                continue
-            result.metrics[source] = by_name[name].compute()
-            cut = by_name[name].settings().get("threshold")
-            if (source == CENTER and cut is not None) or cut != result.settings.get("threshold"):
-                result.settings[f"{source}'s best threshold"] = cut
-            for title, curve in by_name[name].curves().items():
-                result.curves.setdefault(title, {})[source] = curve
-        results.append(result)
-    return results

@@ -1,0 +1,215 @@
+"""Score maps that are there already are evaluated as the published programs would, whoever made them."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from oracles.opencv_boxes import box_iou, boxes_of_map
+
+import wsol_ext
+from wsol_ext.data import ScoreMapError
+from wsol_ext.evaluation import CENTER, evaluate, evaluate_map_files, evaluate_maps
+from wsol_ext.metrics import center_map, scale_boxes
+
+BOXED = ("maxboxacc", "maxboxaccv2", "toploc")
+NUMBERS = ("maxboxacc", "maxboxaccv2", "toploc", "pxap")
+
+
+def truth_of(dataset):
+    samples = [dataset.annotations(k) for k in range(len(dataset))]
+    boxes = [sample["boxes"] for sample in samples]
+    masks = [sample["mask"] for sample in samples]
+    return boxes, torch.stack([sample["size"] for sample in samples]), masks
+
+
+def save(folder, dataset, maps, suffix=".npy"):
+    for name, score_map in zip(dataset.image_names, maps, strict=True):
+        path = folder / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, score_map)
+
+
+def published(maps, boxes, sizes, thresholds, contours):
+    """MaxBoxAcc as the public evaluator's loop has it, at IoU 0.3, 0.5, 0.7, as shares."""
+    right = np.zeros((3, len(thresholds)))
+    for score_map, gt_boxes in zip(maps, scale_boxes(boxes, sizes), strict=True):
+        score_map = cv2.resize(
+            score_map.astype(np.float64), (224, 224), interpolation=cv2.INTER_CUBIC
+        )
+        score_map = (score_map - score_map.min()) / (score_map.max() - score_map.min())
+        found = boxes_of_map(score_map, thresholds, contours)
+        clipped = [np.minimum(b, (224, 224, 223, 223)) for b in found]
+        best = np.array([box_iou(b, gt_boxes.numpy()).max() for b in clipped])
+        right += best >= np.array([[0.3], [0.5], [0.7]])
+    return (right / len(maps)).max(axis=1)
+
+
+@pytest.mark.parametrize("step", [1, 16], ids=["at the picture's size", "on a coarse grid"])
+def test_grad_cam_has_the_published_numbers_in_every_digit(drawn, grad_cam, step):
+    maps = grad_cam[0][:, step // 2 :: step, step // 2 :: step]
+    boxes, sizes, _ = truth_of(drawn)
+    found = evaluate_maps(maps, boxes, sizes, BOXED, interval=0.01)
+    thresholds = np.arange(0, 1, 0.01)
+    largest = published(maps, boxes, sizes, thresholds, "largest")
+    contours = published(maps, boxes, sizes, thresholds, "all")
+    assert 0 < largest[1] < 1
+    assert found.metric("maxboxacc", "maxboxacc") == largest[1]
+    for k, iou in enumerate(("0.3", "0.5", "0.7")):
+        assert found.metric("maxboxaccv2", f"IoU {iou}") == contours[k]
+
+
+def test_files_arrays_and_a_function_have_the_same_numbers(drawn, grad_cam, tmp_path):
+    maps, logits = grad_cam
+    boxes, sizes, masks = truth_of(drawn)
+    save(tmp_path, drawn, maps)
+    labels = torch.tensor(drawn.labels)
+    of_arrays = evaluate_maps(
+        maps, boxes, sizes, NUMBERS, masks=masks, logits=logits, labels=labels, interval=0.01
+    )
+    classes = "".join(
+        f"{name},{','.join(f'{v:.9g}' for v in row)}\n"
+        for name, row in zip(drawn.image_names, logits.tolist(), strict=True)
+    )
+    (tmp_path / "p.csv").write_text(f"image,{','.join(drawn.class_names)}\n{classes}")
+    of_files = evaluate_map_files(
+        tmp_path, drawn, NUMBERS, predictions=tmp_path / "p.csv", interval=0.01, batch_size=5
+    )
+    assert [r.metrics for r in of_files.protocols] == [r.metrics for r in of_arrays.protocols]
+    assert "loc_top5" in of_arrays.protocols[2].metrics["maps"]
+    remaining = iter(torch.from_numpy(maps).split(5))
+    alone = evaluate(
+        lambda images: next(remaining), drawn, NUMBERS, batch_size=5, interval=0.01, method="maps"
+    )
+    for protocol in ("maxboxacc", "maxboxaccv2", "pxap"):
+        assert alone.metric(protocol, protocol) == of_files.metric(protocol, protocol)
+        assert alone.metric(protocol, protocol, CENTER) == of_files.metric(
+            protocol, protocol, CENTER
+        )
+    assert alone.metric("toploc", "gt_known") == of_files.metric("toploc", "gt_known")
+
+
+def test_maps_of_any_size_stand_side_by_side():
+    boxes = [[[8, 16, 48, 40]], [[10, 10, 20, 20]], [[0, 0, 32, 64]]]
+    maps = []
+    for (height, width), [(x0, y0, x1, y1)] in zip(
+        [(64, 64), (30, 40), (64, 128)], boxes, strict=True
+    ):
+        score_map = np.zeros((height, width), np.uint8)
+        score_map[y0:y1, x0:x1] = 200
+        maps.append(score_map)
+    found = wsol_ext.evaluate_maps(maps, boxes, protocols=["maxboxaccv2"], interval=0.05)
+    assert found.metric("maxboxaccv2", "maxboxaccv2") == 1
+    assert found.images == 3
+
+
+def test_without_class_predictions_toploc_has_gt_known_alone(drawn, grad_cam):
+    maps, _ = grad_cam
+    boxes, sizes, _ = truth_of(drawn)
+    (result,) = evaluate_maps(torch.from_numpy(maps), boxes, sizes, ["toploc"]).protocols
+    assert list(result.metrics["maps"]) == ["gt_known"]
+
+
+def test_one_class_an_image_has_top1_and_no_top5(drawn, grad_cam, tmp_path):
+    maps, _ = grad_cam
+    save(tmp_path, drawn, maps)
+    names = drawn.class_names
+    right = [names[label] for label in drawn.labels]
+    right[0] = names[(drawn.labels[0] + 1) % len(names)]
+    lines = [f"{image},{name}\n" for image, name in zip(drawn.image_names, right, strict=True)]
+    (tmp_path / "p.csv").write_text("image,class\n" + "".join(lines))
+    found = evaluate_map_files(tmp_path, drawn, ["toploc"], predictions=tmp_path / "p.csv")
+    metrics = found.protocols[0].metrics["maps"]
+    assert metrics["cls_top1"] == pytest.approx(11 / 12)
+    assert "cls_top5" not in metrics
+    assert "loc_top5" not in metrics
+
+
+def test_constant_maps_are_evaluated_and_counted(drawn, grad_cam, tmp_path):
+    maps = grad_cam[0].copy()
+    maps[[2, 7]] = 0.5
+    save(tmp_path, drawn, maps)
+    with pytest.warns(
+        UserWarning, match=f"2 of 12 score maps are constant: {drawn.image_names[2]}, "
+    ):
+        found = evaluate_map_files(tmp_path, drawn, ["maxboxacc"], interval=0.1)
+    assert found.about["constant maps"] == 2
+    assert found.images == 12
+    boxes, sizes, _ = truth_of(drawn)
+    assert evaluate_maps(maps, boxes, sizes, ["maxboxacc"]).about == {"constant maps": 2}
+
+
+def test_broken_maps_are_counted_and_named_together(drawn, grad_cam, tmp_path):
+    maps = grad_cam[0].copy()
+    maps[3, 5, 5] = np.nan
+    save(tmp_path, drawn, maps)
+    (tmp_path / f"{drawn.image_names[9]}.npy").write_bytes(b"nothing")
+    with pytest.raises(ScoreMapError) as error:
+        evaluate_map_files(tmp_path, drawn, ["maxboxacc"], interval=0.1)
+    assert "2 of 12 score maps cannot be evaluated" in str(error.value)
+    assert f"{drawn.image_names[3]}.npy: NaN in 1 of 50176 pixels" in str(error.value)
+    assert f"{drawn.image_names[9]}.npy" in str(error.value)
+
+
+def test_missing_maps_are_refused_or_left_out_by_choice(drawn, grad_cam, tmp_path):
+    save(tmp_path, drawn, grad_cam[0])
+    for k in (0, 5):
+        (tmp_path / f"{drawn.image_names[k]}.npy").unlink()
+    words = f"2 of 12 images have no score map: {drawn.image_names[0]}, {drawn.image_names[5]}"
+    with pytest.raises(ValueError, match=words):
+        evaluate_map_files(tmp_path, drawn, ["maxboxacc"], interval=0.1)
+    with pytest.warns(UserWarning, match=f"{words}; left out"):
+        found = evaluate_map_files(tmp_path, drawn, ["maxboxacc"], interval=0.1, skip_missing=True)
+    assert found.images == 10
+    assert found.about["images without a map, left out"] == 2
+    boxes, sizes, _ = truth_of(drawn)
+    kept = [k for k in range(12) if k not in (0, 5)]
+    expected = evaluate_maps(
+        grad_cam[0][kept], [boxes[k] for k in kept], sizes[kept], ["maxboxacc"], interval=0.1
+    )
+    assert found.metric("maxboxacc", "maxboxacc") == expected.metric("maxboxacc", "maxboxacc")
+
+
+def test_maps_of_no_image_are_counted(drawn, grad_cam, tmp_path):
+    save(tmp_path, drawn, grad_cam[0])
+    np.save(tmp_path / "other.npy", np.eye(3))
+    with pytest.warns(UserWarning, match=r"1 score map is of no image of the data: other\.npy"):
+        assert evaluate_map_files(tmp_path, drawn, ["toploc"]).images == 12
+
+
+def test_names_that_fit_nothing_show_what_was_looked_for(drawn, tmp_path):
+    np.save(tmp_path / "elsewhere.npy", np.eye(3))
+    with pytest.raises(
+        ValueError, match=r"the folder has elsewhere\.npy, it should have .*\.npy or"
+    ):
+        evaluate_map_files(tmp_path, drawn, ["maxboxacc"], skip_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"protocols": ["sat"]}, "protocol sat looks at crops, score maps are of whole images"),
+        ({"protocols": ["pxap"]}, "protocol pxap needs masks"),
+        ({"boxes": None}, "protocol maxboxaccv2 needs boxes"),
+        ({"boxes": [[[0, 0, 1, 1]]]}, "boxes is for 1 images, there are 2 maps"),
+        ({"boxes": [[[0, 0, 1, 1]], np.zeros((0, 4))]}, r"boxes\[1\] has shape \(0, 4\)"),
+        ({"boxes": [[[0, 0, 1, 1]], [[3, 0, 1, 1]]]}, r"boxes\[1\] is .* x1 >= x0"),
+        ({"sizes": [[8, 8]]}, "sizes is for 1 images"),
+        ({"maps": [np.eye(8), np.full((8, 8), np.nan)]}, r"maps\[1\] has a NaN or infinite value"),
+        ({"maps": [np.eye(8), np.zeros((3, 8, 8))]}, r"maps\[1\] has shape \(3, 8, 8\)"),
+        ({"maps": [], "boxes": []}, "maps is empty"),
+        ({"logits": np.zeros((2, 3))}, "logits and labels should both be given"),
+        ({"threshold": 2}, r"threshold is 2, it should be in \[0, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, words):
+    given = {"maps": [np.eye(8), np.eye(8)], "boxes": [[[0, 0, 1, 1]], [[0, 0, 1, 1]]]}
+    with pytest.raises(ValueError, match=words):
+        evaluate_maps(**{**given, **changes})
+
+
+def test_baseline_is_that_of_any_evaluation():
+    maps = center_map(224, 224).expand(3, -1, -1)
+    boxes = [[[10, 20, 150, 180]], [[50, 50, 170, 200]], [[0, 0, 40, 40]]]
+    found = evaluate_maps(maps, boxes, protocols=["maxboxacc"], interval=0.01)
+    own, beside = (found.metric("maxboxacc", "maxboxacc", source) for source in ("maps", CENTER))
+    assert own == beside > 0

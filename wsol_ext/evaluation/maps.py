@@ -1,0 +1,366 @@
+"""Evaluation of score maps that are there already, whatever program made them: no model is needed."""
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wsol_ext._names import printable, some
+from wsol_ext._progress import watch
+from wsol_ext.data import UnpaddedDistributedSampler
+from wsol_ext.data.base import LocalizationDataset, Sample
+from wsol_ext.data.predictions import Predictions, read_predictions
+from wsol_ext.data.score_maps import ScoreMapError, ScoreMaps
+from wsol_ext.evaluation.gallery import Gallery
+from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process
+from wsol_ext.evaluation.results import Evaluation, ProtocolResult
+from wsol_ext.evaluation.settings import mistaken_settings
+from wsol_ext.metrics import PROTOCOLS, Batch
+
+__all__ = ["Array", "evaluate_map_files", "evaluate_maps"]
+
+Array: TypeAlias = Tensor | NDArray[Any]
+
+_TOP5 = ("cls_top5", "loc_top5")
+
+
+def evaluate_maps(
+    maps: Array | Sequence[Array],
+    boxes: Sequence[Any] | None = None,
+    sizes: Any = None,
+    protocols: Sequence[str] = ("maxboxaccv2", "toploc"),
+    *,
+    masks: Array | Sequence[Array] | None = None,
+    logits: Array | None = None,
+    labels: Any = None,
+    threshold: float | str = 0.1,
+    interval: float = 0.001,
+    method: str = "maps",
+    batch_size: int = 64,
+) -> Evaluation:
+    """Evaluate score maps of one's own by one or more protocols, the centre baseline beside them.
+
+    Each protocol upsamples the maps to its square of 224 x 224 and normalizes them, as its paper's program does.
+
+    Args:
+        maps: n score maps of the true classes, any finite values on any grid: (n, h, w), or a list of (h_i, w_i); NumPy
+            or torch.
+        boxes: for each image (G_i, 4), x0, y0, x1, y1 in pixels of the image, G_i at least 1; for all protocols but
+            `pxap`.
+        sizes: (n, 2), each image's width and height; one pair for all; None: each map's.
+        protocols: names out of `PROTOCOLS` that look at whole images: all but `sat`.
+        masks: for `pxap`: (n, h, w), or a list of (h_i, w_i): 1 object, 0 background, 255 ignored.
+        logits: (n, C) class scores, with which `toploc` has Top-1 and Top-5, not GT-known alone.
+        labels: (n,), each image's class, where there are logits.
+        threshold: of `toploc`, in [0, 1); "best" chooses it on these images, and the result says so.
+        interval: of the thresholds of `maxboxacc` and `maxboxaccv2`, and of the bins of `pxap`.
+        method: the name under which the maps stand in the results.
+        batch_size: images at a time.
+
+    Returns:
+        The results; `about` counts constant maps, which are evaluated: they have no box that fits.
+
+    Raises:
+        ValueError: a protocol that is unknown, looks at crops, or needs what is not given; numbers of maps, boxes,
+            sizes, masks, labels or logits that differ; a map with a value that is not finite; an image without a box;
+            or a threshold or interval outside its range.
+
+    Example:
+        >>> maps = np.zeros((1, 8, 8))
+        >>> maps[0, 2:5, 1:6] = 1
+        >>> found = evaluate_maps(maps, [[[100, 200, 600, 500]]], (800, 800), ["maxboxacc"])
+        >>> found.metric("maxboxacc", "maxboxacc")
+        1.0
+    """
+    _check_settings(protocols, threshold, interval)
+    has = {"boxes": boxes is not None, "masks": masks is not None}
+    check_protocols(protocols, has.__getitem__)
+    count = len(maps)
+    if count == 0:
+        raise ValueError("evaluate_maps: maps is empty, there should be one map at least")
+    if (logits is None) != (labels is None):
+        raise ValueError("evaluate_maps: logits and labels should both be given, or neither")
+    shared = {"size": sizes, "label": labels, "logits": logits}
+    columns = {key: _tensor(values) for key, values in shared.items() if values is not None}
+    if "size" in columns and columns["size"].dim() == 1:
+        columns["size"] = columns["size"].expand(count, -1)
+    given = {"boxes": boxes, "sizes": columns.get("size"), "masks": masks}
+    given |= {"labels": columns.get("label"), "logits": columns.get("logits")}
+    for name, values in given.items():
+        if values is not None and len(values) != count:
+            raise ValueError(
+                f"evaluate_maps: {name} is for {len(values)} images, there are {count} maps"
+            )
+
+    def sample(index: int) -> Sample:
+        score_map = _checked_map(index, maps[index])
+        found: Sample = {
+            "map": score_map,
+            "index": index,
+            "size": torch.tensor(score_map.shape[::-1]),
+            "label": torch.tensor(0),
+            "boxes": torch.zeros(0, 4) if boxes is None else _checked_boxes(index, boxes[index]),
+        }
+        if masks is not None:
+            found["mask"] = _tensor(masks[index])
+        return found | {key: values[index] for key, values in columns.items()}
+
+    started = time.perf_counter()
+    measures = Measures(method, protocols, interval, threshold)
+    samples = map(sample, range(count))
+    constant = _measure(measures, iter(lambda: list(islice(samples, batch_size)), []))
+    about = {"constant maps": len(constant)} if constant else {}
+    seconds = time.perf_counter() - started
+    return Evaluation(method, count, measures.results(), about=about, seconds=seconds)
+
+
+def evaluate_map_files(
+    maps: ScoreMaps | str | Path,
+    dataset: LocalizationDataset,
+    protocols: Sequence[str] = ("maxboxaccv2", "toploc"),
+    *,
+    predictions: Predictions | str | Path | None = None,
+    skip_missing: bool = False,
+    batch_size: int = 64,
+    workers: int = 0,
+    threshold: float | str = 0.1,
+    interval: float = 0.001,
+    gallery: int = 0,
+    progress: bool = True,
+    method: str = "maps",
+) -> Evaluation:
+    """Evaluate a folder of score maps on a data set, as `evaluate` does a model: protocols, baseline and results alike.
+
+    Pictures are not read but for their sizes, where no table has those. In several processes (an initialized process
+    group) each takes its share of the images, and every process gets the results over all.
+
+    Args:
+        maps: the folder, of files that `ScoreMaps` reads, named by the data set's `image_names`.
+        dataset: with boxes or masks as the protocols need.
+        protocols: names out of `PROTOCOLS` that look at whole images: all but `sat`.
+        predictions: a CSV file that `read_predictions` reads, with which `toploc` has Top-1, and Top-5 where five
+            classes of each image are there.
+        skip_missing: whether to leave out images without a map, with a warning that counts them.
+        batch_size: images at a time.
+        workers: processes that read maps; 0: none beside this one.
+        threshold: as of `evaluate`.
+        interval: likewise.
+        gallery: how many examples of each outcome to keep, if predictions have scores of all classes.
+        progress: show a bar, or a line now and then where standard error is no terminal.
+        method: the name under which the maps stand in the results.
+
+    Returns:
+        The results; `about` says which folder and predictions, and counts images left out and constant maps.
+
+    Raises:
+        FileNotFoundError: no such folder or CSV file.
+        ValueError: images without a map, or several; a protocol that is unknown, looks at crops, or needs what the data
+            set lacks; or a setting outside its range.
+        ScoreMapError: maps that cannot be read or have values that are not finite: all are counted, three named.
+        AnnotationError: predictions that do not fit.
+    """
+    _check_settings(protocols, threshold, interval, gallery)
+    check_protocols(protocols, lambda needed: getattr(dataset, f"has_{needed}"))
+    maps = maps if isinstance(maps, ScoreMaps) else ScoreMaps(maps)
+    about: dict[str, Any] = {"maps": printable(maps.folder)}
+    names = dataset.image_names
+    missing = set(maps.missing(names))
+    if missing:
+        text = _missing_text(maps, [name for name in names if name in missing], len(names))
+        if not skip_missing or len(missing) == len(set(names)):
+            raise ValueError(text)
+        warnings.warn(f"{text}; left out", stacklevel=2)
+        about["images without a map, left out"] = len(missing)
+    kept = [index for index, name in enumerate(names) if name not in missing]
+    maps.check([names[index] for index in kept])
+    unused = maps.unused(names)
+    if unused and is_first_process():
+        shown = some([printable(path.relative_to(maps.folder).as_posix()) for path in unused])
+        count = "1 score map is" if len(unused) == 1 else f"{len(unused)} score maps are"
+        warnings.warn(
+            f"{printable(maps.folder)}: {count} of no image of the data: {shown}", stacklevel=2
+        )
+    if isinstance(predictions, str | Path):
+        about["predictions"] = printable(predictions)
+        named = [names[index] for index in kept]
+        predictions = read_predictions(predictions, named, dataset.class_names)
+    started = time.perf_counter()
+    shows = gallery > 0 and dataset.has_boxes and predictions is not None and predictions.complete
+    examples = Gallery(gallery if shows else 0, 0.1 if isinstance(threshold, str) else threshold)
+    measures = Measures(method, protocols, interval, threshold)
+    files = _MapFiles(maps, dataset, kept, None if predictions is None else predictions.logits)
+    loader = DataLoader(
+        files,
+        batch_size=batch_size,
+        sampler=UnpaddedDistributedSampler(files),
+        num_workers=workers,
+        collate_fn=list,
+    )
+    errors: list[tuple[int, str]] = []
+
+    def readable() -> Iterator[list[Sample]]:
+        for samples in watch(loader, "evaluating", show=progress and is_first_process()):
+            errors.extend((each["index"], each["error"]) for each in samples if "error" in each)
+            yield [sample for sample in samples if "error" not in sample]
+
+    constant = _gathered(_measure(measures, readable(), examples if shows else None))
+    _raise_for(_gathered(errors), len(kept))
+    if constant:
+        about["constant maps"] = len(constant)
+        if is_first_process():
+            shown = some([names[index] for index in constant])
+            warnings.warn(
+                f"{len(constant)} of {len(kept)} score maps are constant: {shown}", stacklevel=2
+            )
+    results, chosen = measures.results(), examples.chosen()
+    if predictions is not None and not predictions.has_top5:
+        _drop_top5(results)
+    seconds = time.perf_counter() - started
+    return Evaluation(method, len(kept), results, about, chosen, seconds)
+
+
+class _MapFiles(Dataset[Sample]):
+    """Some images of a data set with the maps of a folder in place of their pixels; a broken one says so."""
+
+    def __init__(
+        self,
+        maps: ScoreMaps,
+        dataset: LocalizationDataset,
+        kept: Sequence[int],
+        logits: Tensor | None,
+    ) -> None:
+        self.maps, self.dataset, self.kept, self.logits = maps, dataset, kept, logits
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, place: int) -> Sample:
+        index = self.kept[place]
+        try:
+            score_map = self.maps.read(self.dataset.image_names[index])
+        except ScoreMapError as error:
+            return {"index": index, "error": str(error)}
+        sample = {"map": score_map, **self.dataset.annotations(index)}
+        return sample if self.logits is None else {**sample, "logits": self.logits[place]}
+
+
+def _check_settings(
+    protocols: Sequence[str], threshold: float | str, interval: float, gallery: int = 0
+) -> None:
+    if mistakes := list(mistaken_settings(threshold, interval, gallery)):
+        raise ValueError("; ".join(mistakes))
+    for name in protocols:
+        if name in PROTOCOLS and PROTOCOLS[name].view != "whole":
+            raise ValueError(f"protocol {name} looks at crops, score maps are of whole images")
+
+
+@torch.inference_mode()
+def _measure(
+    measures: Measures, batches: Iterable[list[Sample]], examples: Gallery | None = None
+) -> list[int]:
+    """Count all samples; gives the numbers of those whose map is constant."""
+    constant = []
+    for samples in batches:
+        for group in _of_one_shape(samples):
+            batch = _batch(group)
+            measures.update("whole", batch)
+            if examples is not None:
+                indices = torch.tensor([sample["index"] for sample in group])
+                examples.update(batch, {"indices": indices, "boxes": batch.boxes})
+            low, high = batch.maps.flatten(1).aminmax(dim=1)
+            constant += [group[row]["index"] for row in (low == high).nonzero().flatten().tolist()]
+    return sorted(constant)
+
+
+def _of_one_shape(samples: Iterable[Sample]) -> Iterable[list[Sample]]:
+    """The samples whose maps, and masks, have one shape together."""
+    groups: dict[Any, list[Sample]] = {}
+    for sample in samples:
+        kind = [(sample[key].shape, sample[key].dtype) for key in ("map", "mask") if key in sample]
+        groups.setdefault(tuple(kind), []).append(sample)
+    return groups.values()
+
+
+def _batch(samples: Sequence[Sample]) -> Batch:
+    def stacked(key: str) -> Tensor | None:
+        return torch.stack([sample[key] for sample in samples]) if key in samples[0] else None
+
+    return Batch(
+        maps=torch.stack([sample["map"] for sample in samples]),
+        logits=stacked("logits"),
+        labels=torch.tensor([sample["label"] for sample in samples]),
+        boxes=[sample["boxes"] for sample in samples],
+        sizes=torch.stack([sample["size"] for sample in samples]),
+        masks=stacked("mask"),
+    )
+
+
+def _tensor(values: Any) -> Tensor:
+    return (
+        values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    )
+
+
+def _checked_map(index: int, values: Any) -> Tensor:
+    score_map, name = _tensor(values), f"evaluate_maps: maps[{index}]"
+    if score_map.dim() != 2 or 0 in score_map.shape:
+        raise ValueError(f"{name} has shape {tuple(score_map.shape)}, it should be (h, w)")
+    if score_map.dtype != torch.float64:
+        score_map = score_map.float()
+    if not score_map.isfinite().all():
+        raise ValueError(f"{name} has a NaN or infinite value, it should be finite")
+    return score_map
+
+
+def _checked_boxes(index: int, values: Any) -> Tensor:
+    boxes = _tensor(values)
+    if boxes.dim() != 2 or boxes.size(1) != 4 or len(boxes) == 0:
+        raise ValueError(
+            f"evaluate_maps: boxes[{index}] has shape {tuple(boxes.shape)}, it should be (G, 4) with G >= 1"
+        )
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise ValueError(
+            f"evaluate_maps: boxes[{index}] is {boxes.tolist()}, it should have x1 >= x0 and y1 >= y0"
+        )
+    return boxes
+
+
+def _missing_text(maps: ScoreMaps, missing: Sequence[str], count: int) -> str:
+    text = f"{printable(maps.folder)}: {len(missing)} of {count} images have no score map: {some(missing)}"
+    if len(missing) == count:
+        there = maps.files[0].relative_to(maps.folder).as_posix()
+        text += f"; the folder has {printable(there)}, it should have {missing[0]}.npy or the like"
+    return text
+
+
+def _raise_for(errors: Sequence[tuple[int, str]], count: int) -> None:
+    if errors:
+        texts = some([text for _, text in sorted(errors)], separator="; ")
+        maps = "score map" if count == 1 else "score maps"
+        raise ScoreMapError(f"{len(errors)} of {count} {maps} cannot be evaluated: {texts}")
+
+
+def _gathered(found: list[Any]) -> list[Any]:
+    """What all processes found, sorted."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return found
+    lists: list[list[Any]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(lists, found)
+    return sorted(each for one in lists for each in one)
+
+
+def _drop_top5(results: Iterable[ProtocolResult]) -> None:
+    """Leave out what needs five classes of each image."""
+    for result in results:
+        for numbers in result.metrics.values():
+            for name in _TOP5:
+                numbers.pop(name, None)

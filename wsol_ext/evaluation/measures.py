@@ -1,0 +1,117 @@
+"""The protocols over each source of maps: a method, its parts, and the centre baseline beside them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from wsol_ext._names import unknown
+from wsol_ext.evaluation.results import CENTER, ProtocolResult
+from wsol_ext.evaluation.views import VIEWS
+from wsol_ext.metrics import EVALUATED, PROTOCOLS, Batch, Protocol, View, center_map
+
+__all__ = ["Measures", "check_protocols", "is_first_process"]
+
+
+def check_protocols(protocols: Sequence[str], has: Callable[[str], bool]) -> None:
+    """Refuse protocols that there are not, or that the data cannot be evaluated by.
+
+    Args:
+        protocols: names.
+        has: whether the data has "boxes" or "masks".
+
+    Raises:
+        ValueError: no protocol, an unknown one, or one that needs what the data lacks.
+    """
+    if not protocols:
+        raise ValueError(f"no protocol is given, there should be one of {', '.join(PROTOCOLS)}")
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise ValueError(unknown("protocol", name, PROTOCOLS))
+        needed = PROTOCOLS[name].needs
+        if not has(needed):
+            raise ValueError(f"protocol {name} needs {needed}, which the data set does not have")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that shows progress."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+class Measures:
+    """What each protocol counts of each source of maps.
+
+    Args:
+        method: the name of the method in the results.
+        protocols: names out of `PROTOCOLS`.
+        interval: of thresholds and of bins of scores.
+        threshold: of the method and its parts; "best" chooses it.
+        parts: the method's parts, which see whole pictures only.
+        device: where the counts are kept.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        protocols: Sequence[str],
+        interval: float,
+        threshold: float | str,
+        parts: Sequence[str] = (),
+        device: torch.device | None = None,
+    ) -> None:
+        def make(threshold: float | str, views: Sequence[View] = VIEWS) -> dict[str, Protocol]:
+            chosen = [PROTOCOLS[name] for name in protocols if PROTOCOLS[name].view in views]
+            return {each.name: each.make(interval=interval, threshold=threshold) for each in chosen}
+
+        self.method = method
+        self._sources = {method: make(threshold)}
+        for part in parts:
+            self._sources[self._title(part)] = make(threshold, views=["whole"])
+        # The baseline's Gaussian has no threshold of its own: it gets the one that is best for it.
+        self._sources[CENTER] = make("best")
+        for by_protocol in self._sources.values():
+            for protocol in by_protocol.values():
+                protocol.to(device or torch.device("cpu"))
+
+    @property
+    def views(self) -> set[View]:
+        """What of each picture the protocols look at."""
+        return {protocol.view for protocol in self._sources[self.method].values()}
+
+    def update(self, view: View, whole: Batch, parts: Mapping[str, Batch] | None = None) -> None:
+        """Count a batch in one view: the method's maps, those of its parts, and the baseline's for the same images."""
+        shown = {self._title(part): batch for part, batch in (parts or {}).items()}
+        shown |= {self.method: whole, CENTER: _baseline(whole)}
+        for name, by_protocol in self._sources.items():
+            for protocol in by_protocol.values():
+                if protocol.view == view:
+                    protocol.update(shown[name])
+
+    def results(self) -> list[ProtocolResult]:
+        """Each protocol's numbers over all that was counted, by all processes."""
+        results = []
+        for name, protocol in self._sources[self.method].items():
+            result = ProtocolResult(name, protocol.settings(), {})
+            for source, by_name in self._sources.items():
+                if name not in by_name:
+                    continue
+                result.metrics[source] = by_name[name].compute()
+                cut = by_name[name].settings().get("threshold")
+                if (source == CENTER and cut is not None) or cut != result.settings.get(
+                    "threshold"
+                ):
+                    result.settings[f"{source}'s best threshold"] = cut
+                for title, curve in by_name[name].curves().items():
+                    result.curves.setdefault(title, {})[source] = curve
+            results.append(result)
+        return results
+
+    def _title(self, part: str) -> str:
+        return f"{self.method}, {part}"
+
+
+def _baseline(batch: Batch) -> Batch:
+    """The same images under a centred Gaussian."""
+    maps = center_map(EVALUATED, EVALUATED).to(batch.maps.device).expand(len(batch.labels), -1, -1)
+    return replace(batch, maps=maps, logits=None)
