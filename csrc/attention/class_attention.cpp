@@ -93,12 +93,13 @@ void class_attention_forward(const ClassAttentionForward& args, int threads) {
       }
     });
     // A separate pass, so that the sum over heads has one order whatever the number of threads.
-    parallel_for(n.images, tasks_a_thread(8 * n.heads * rows), threads, [&](int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) {
-        mean_of_heads<A>(probabilities + image * n.heads * rows, n.heads, rows,
-                         args.out.as<A>() + image * rows);
-      }
-    });
+    parallel_for(n.images, tasks_a_thread(8 * n.heads * rows), threads,
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t image = begin; image < end; ++image) {
+                     mean_of_heads<A>(probabilities + image * n.heads * rows, n.heads, rows,
+                                      args.out.as<A>() + image * rows);
+                   }
+                 });
   });
 }
 
@@ -113,10 +114,10 @@ void class_attention_backward(const ClassAttentionBackward& args, int threads) {
       A* const sums = memory.get();
       for (int64_t task = begin; task < end; ++task) {
         const int64_t image = task / n.heads, head = task % n.heads;
-        head_backward<T, A>(
-            {args.query, image, head}, {args.key, image, head}, n, static_cast<A>(args.scale),
-            args.grad_out.as<A>() + image * rows, {sums + n.width, n.tokens},
-            {args.grad_query, image, head}, {args.grad_key, image, head}, sums);
+        head_backward<T, A>({args.query, image, head}, {args.key, image, head}, n,
+                            static_cast<A>(args.scale), args.grad_out.as<A>() + image * rows,
+                            {sums + n.width, n.tokens}, {args.grad_query, image, head},
+                            {args.grad_key, image, head}, sums);
       }
     });
   });

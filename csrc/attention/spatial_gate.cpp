@@ -15,7 +15,9 @@
 namespace wsol::cpu {
 namespace {
 
-constexpr int64_t kTokens = 64;  // a task: some 100 KB of keys, and their sums stay in the L1 cache
+// A task's tokens: their sums stay in the L1 cache. Of few images fewer, so that every thread has
+// some; more make longer runs of memory, where each head's keys are apart.
+constexpr int64_t kFewTokens = 64, kManyTokens = 2048;
 
 template <typename T, typename A>
 WSOL_MULTIVERSION void add_head(Rows<const T> query, Rows<const T> key, const QueryKeySizes& n,
@@ -54,12 +56,13 @@ void spatial_gate_forward(const SpatialGateForward& args, int threads) {
       n.width *= n.heads;
       n.heads = 1;
     }
-    const int64_t ranges = (n.tokens + kTokens - 1) / kTokens;
-    const int64_t grain = tasks_a_thread(std::min(kTokens, n.tokens) * n.heads * n.width);
+    const int64_t task_tokens = threads == 1 || n.images >= 4 * threads ? kManyTokens : kFewTokens;
+    const int64_t ranges = (n.tokens + task_tokens - 1) / task_tokens;
+    const int64_t grain = tasks_a_thread(std::min(task_tokens, n.tokens) * n.heads * n.width);
     parallel_for(n.images * ranges, grain, threads, [&](int64_t first, int64_t last) {
       for (int64_t task = first; task < last; ++task) {
-        const int64_t image = task / ranges, begin = task % ranges * kTokens;
-        const int64_t end = std::min(begin + kTokens, n.tokens);
+        const int64_t image = task / ranges, begin = task % ranges * task_tokens;
+        const int64_t end = std::min(begin + task_tokens, n.tokens);
         A* gate = args.gate.as<A>() + image * n.tokens;
         std::fill(gate + begin, gate + end, A(0));
         for (int64_t head = 0; head < n.heads; ++head) {

@@ -56,8 +56,7 @@ inline pybind11::object attribute(PyObject* object, PyObject* name) {
 }
 
 inline pybind11::object call_method(PyObject* object, PyObject* name) {
-  PyObject* const found =
-      PyObject_VectorcallMethod(name, &object, 1, nullptr);
+  PyObject* const found = PyObject_VectorcallMethod(name, &object, 1, nullptr);
   if (found == nullptr) throw pybind11::error_already_set();
   return pybind11::reinterpret_steal<pybind11::object>(found);
 }

@@ -86,7 +86,11 @@ def scratch(name: str, *sizes: int, device: torch.device) -> Tensor | None:
     None where the backend's kernel has no such function, because it finds its memory itself.
     """
     count_of = getattr(kernels(name, device), f"{name}_scratch_bytes", None)
-    return None if count_of is None else torch.empty(count_of(*sizes), dtype=torch.uint8, device=device)
+    return (
+        None
+        if count_of is None
+        else torch.empty(count_of(*sizes), dtype=torch.uint8, device=device)
+    )
 
 
 def define(
@@ -95,8 +99,12 @@ def define(
     kernel: Callable[..., Any],
     fake: Callable[..., Any],
     in_cuda_graphs: bool = True,
+    alone: Callable[..., Any] | None = None,
 ) -> "Operator":
     """Register `torch.ops.wsol.<name>`: `kernel` for CPU and CUDA tensors, `fake` for shapes and dtypes alone.
+
+    `alone` may be quicker than `kernel` because nothing follows that has a gradient: of its outputs only the first is
+    one, in place of others it may give None.
 
     Returns: the operator; to call it is quicker than `torch.ops.wsol.<name>`, and is the same.
 
@@ -111,7 +119,7 @@ def define(
     for key in ("CPU", "CUDA"):
         _library.impl(name, kernel, key)
     torch.library.register_fake(f"wsol::{name}", fake, lib=_library)
-    operator = _operators[name] = Operator(name, kernel)
+    operator = _operators[name] = Operator(name, kernel, alone or kernel)
     return operator
 
 
@@ -122,12 +130,14 @@ class Operator:
     transform, mode, tracer, autocast or profiler is on: then this is what the dispatcher would call at last.
 
     Attributes:
-        kernel: runs the operator on such tensors, without a gradient.
+        kernel: runs the operator on such tensors.
+        alone: the same where no gradient is wanted.
         with_gradient: the same with one, where the operator has any.
     """
 
-    def __init__(self, name: str, kernel: Callable[..., Any]) -> None:
+    def __init__(self, name: str, kernel: Callable[..., Any], alone: Callable[..., Any]) -> None:
         self.kernel = kernel
+        self.alone = alone
         self.with_gradient: Callable[..., Any] | None = None
         self._name = name
         self._registered = getattr(torch.ops.wsol, name).default
@@ -135,7 +145,9 @@ class Operator:
         self._fitting: set[tuple[type, ...]] = set()  # types of arguments, as they have been seen
 
     def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling():  # first: torch.compile follows the calls, and goes no further here
+        if (
+            torch.compiler.is_compiling()
+        ):  # first: torch.compile follows the calls, and goes no further here
             return self._registered(*arguments)
         types = tuple(map(type, arguments))
         if types not in self._fitting and not self._fit(arguments, types):
@@ -155,7 +167,7 @@ class Operator:
                 requires_grad = requires_grad or argument.requires_grad
         if requires_grad and self.with_gradient is not None and torch.is_grad_enabled():
             return self.with_gradient(*arguments)
-        return self.kernel(*arguments)
+        return self.alone(*arguments)
 
     def _fit(self, arguments: tuple[Any, ...], types: tuple[type, ...]) -> bool:
         """Whether arguments of these types need no conversion; an error where one should be a tensor and is none."""
@@ -398,6 +410,8 @@ def rows_contiguous(tensor: Tensor) -> Tensor:
 
 
 # --- checks of arguments: each error names the operator, the argument, what it is and what it should be
+#
+# Numbers may be symbols too, which can be compared, and asked for nothing else: no math.isfinite.
 
 
 def remembered(check: Callable[..., Any]) -> Callable[..., Any]:
@@ -429,13 +443,15 @@ def remembered(check: Callable[..., Any]) -> Callable[..., Any]:
 _MOST_REMEMBERED = 1024
 
 
-def not_a_tensor(operator: str, argument: str, value: Any) -> TypeError:
+def not_a_tensor(
+    operator: str, argument: str, value: Any, should: str = "a torch.Tensor"
+) -> TypeError:
     """The error for what should be a tensor: it names the conversion, where there is one."""
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     convert = {"numpy.ndarray": "torch.from_numpy", "list": "torch.tensor", "tuple": "torch.tensor"}
     way = f": {convert[name]}({argument})" if name in convert else ""
-    return TypeError(f"{operator}: {argument} is {name}, it should be a torch.Tensor{way}")
+    return TypeError(f"{operator}: {argument} is {name}, it should be {should}{way}")
 
 
 def as_mask(operator: str, argument: str, mask: Any) -> Tensor:

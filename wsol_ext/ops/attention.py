@@ -122,7 +122,7 @@ def _check(
         raise ValueError(
             f"{name}: key has shape {tuple(key.shape)}, it should have at least one head, token and channel"
         )
-    if scale is not None and not math.isfinite(scale):
+    if scale is not None and not -math.inf < scale < math.inf:
         raise ValueError(f"{name}: scale is {scale}, it should be a finite number")
     return width**-0.5 if scale is None else scale
 
@@ -131,6 +131,7 @@ def _check(
 
 
 _QUERIES = ("B", "H", "Q", "D")
+
 
 def _empty_out(query: Tensor, key: Tensor) -> Tensor:
     batch, _, queries, _ = query.shape

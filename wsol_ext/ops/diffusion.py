@@ -72,9 +72,8 @@ def spatial_diffusion(
     """
     if not isinstance(strength, Tensor):
         if not isinstance(strength, (int, float)):
-            raise TypeError(
-                f"spatial_diffusion: strength is {type(strength).__name__}, it should be a number or a torch.Tensor"
-            )
+            should = "a number or a torch.Tensor"
+            raise backend.not_a_tensor("spatial_diffusion", "strength", strength, should)
         _check(features, cam, None, iterations, alpha)
         _check_converges(features, strength, alpha)
         strength = torch.full((), strength, dtype=torch.float64, device=features.device)
@@ -186,7 +185,7 @@ def _check(
         raise ValueError(
             f"{name}: iterations is {iterations}, it should be 0 to {_MOST_ITERATIONS}"
         )
-    if not (alpha > 0 and math.isfinite(alpha)):
+    if not 0 < alpha < math.inf:
         raise ValueError(f"{name}: alpha is {alpha}, it should be a finite number above 0")
 
 

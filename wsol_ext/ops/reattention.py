@@ -102,7 +102,7 @@ def _check(
             f"{name}: query has shape {tuple(query.shape)}, it should have at least one head, token and channel, "
             f"and at most {_LARGEST_WIDTH} channels"
         )
-    if scale is not None and not math.isfinite(scale):
+    if scale is not None and not -math.inf < scale < math.inf:
         raise ValueError(f"{name}: scale is {scale}, it should be a finite number")
     if not 0 <= eps <= _LARGEST_EPS:
         raise ValueError(f"{name}: eps is {eps}, it should be 0 to {_LARGEST_EPS:g}")
@@ -132,7 +132,9 @@ def _fits_tensor_cores(rows: list[Tensor]) -> bool:
     )
 
 
-def _scratch(name: str, query: Tensor) -> Tensor:
+def _scratch(name: str, query: Tensor) -> Tensor | None:
+    if not backend.needs_scratch(query.device):
+        return None
     doubles = query.dtype == torch.float64
     return backend.scratch(name, *query.shape, doubles, device=query.device)
 
@@ -153,13 +155,20 @@ def _forward(
     keep: Tensor,
     scale: float | None = None,
     eps: float = 1e-6,
-) -> tuple[Tensor, Tensor, Tensor]:
+    is_saved: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     scale = _checked(query, key, value, keep, scale, eps)
     if query.numel() == 0:
         return _empty_outputs(query)
     name = "masked_reattention_forward"
     rows = _kernel_rows(query, key, value)
-    out, log_sum, top = _empty_outputs(rows[0])
+    out: Tensor
+    log_sum: Tensor | None
+    top: Tensor | None
+    if is_saved or backend.needs_scratch(query.device):
+        out, log_sum, top = _empty_outputs(rows[0])
+    else:
+        out, log_sum, top = torch.empty(query.shape, dtype=rows[0].dtype), None, None
     backend.run(
         name,
         *rows,
@@ -173,6 +182,10 @@ def _forward(
         device=query.device,
     )
     return out.to(query.dtype), log_sum, top
+
+
+def _forward_alone(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    return _forward(*arguments, is_saved=False)
 
 
 def _forward_fake(
@@ -243,13 +256,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.scale = query.size(-1) ** -0.5 if scale is None else scale
     ctx.eps = eps
     ctx.mark_non_differentiable(log_sum, top)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(query, key, value, keep, out, log_sum, top)
 
 
-def _autograd(ctx: Any, grad_out: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    grads = _masked_reattention_backward(
-        grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps
-    )
+def _autograd(ctx: Any, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_out is None:
+        return (None,) * 6
+    grads = _masked_reattention_backward(grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps)
     return *grads, None, None, None
 
 
@@ -259,6 +273,7 @@ _masked_reattention = backend.define(
     " -> (Tensor out, Tensor log_sum, Tensor top)",
     _forward,
     _forward_fake,
+    alone=_forward_alone,
 )
 _masked_reattention_backward = backend.define(
     "masked_reattention_backward",
