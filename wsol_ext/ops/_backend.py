@@ -217,10 +217,15 @@ def _listeners() -> tuple[Callable[[], Any], ...] | None:
         return None
 
 
-_dispatch_modes = _function_modes = _transforms = _tracer = _autocast = _profiler = bool
-_can_listen = (_found := _listeners()) is not None
-if _found is not None:
-    _dispatch_modes, _function_modes, _transforms, _tracer, _autocast, _profiler = _found
+def _nothing() -> None:
+    return None
+
+
+_found = _listeners()
+_can_listen = _found is not None
+_dispatch_modes, _function_modes, _transforms, _tracer, _autocast, _profiler = (
+    _found or (_nothing,) * 6
+)
 
 
 def _something_listens() -> Any:
@@ -243,8 +248,8 @@ def differentiate(
 ) -> None:
     """Attach a gradient to `torch.ops.wsol.<name>`.
 
-    `backward` and `setup_context` are those of `torch.library.register_autograd`; for the backward, `ctx.wanted` says of
-    each argument whether its gradient is wanted. `tangent` makes the forward-mode
+    `backward` and `setup_context` are those of `torch.library.register_autograd`; for the backward, `ctx.wanted` says
+    of each argument whether its gradient is wanted. `tangent` makes the forward-mode
     derivative from the arguments and their tangents (None where there is none); without it forward mode is an error.
 
     The kernel that `register_autograd` makes is not used: below torch.func.grad it fails, and forward mode goes through
@@ -424,10 +429,7 @@ def remembered(check: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(check)
     def checked(*arguments: Any) -> Any:
         asked: tuple[Any, ...] = tuple(
-            [
-                (a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a  # type: ignore[misc]
-                for a in arguments
-            ]
+            [(a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in arguments]
         )
         if asked in known:
             return known[asked]
@@ -475,7 +477,7 @@ def as_mask(operator: str, argument: str, mask: Any) -> Tensor:
     mask = mask.detach()
     is_mask = ((mask == 0) | (mask == 1)).all()
     if torch.compiler.is_compiling() or _transforms():
-        torch._assert_async(is_mask, message)  # type: ignore[attr-defined]
+        torch._assert_async(is_mask, message)
     elif mask.device.type != "meta" and type(mask) in _PLAIN_TENSORS and not is_mask:
         low, high = mask.aminmax()
         raise ValueError(f"{message} (from {low.item():g} to {high.item():g})")

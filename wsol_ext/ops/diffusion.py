@@ -208,7 +208,7 @@ def _out_dtype(features: Tensor, cam: Tensor) -> torch.dtype:
     return backend.accumulator_dtype(torch.promote_types(features.dtype, cam.dtype))
 
 
-def _scratch(name: str, features: Tensor) -> Tensor:
+def _scratch(name: str, features: Tensor) -> Tensor | None:
     batch, _, height, width = features.shape
     return backend.scratch(name, batch, height, width, device=features.device)
 

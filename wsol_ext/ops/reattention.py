@@ -1,5 +1,6 @@
 """Masked re-attention: attention over the tokens that a mask keeps, without the attention matrix."""
 
+import functools
 import math
 from typing import Any
 
@@ -53,7 +54,8 @@ def masked_reattention(
             compiled program raises RuntimeError.
 
     Differentiable in query, key and value, once, in reverse mode: the backward has no gradient of its own, and forward
-    mode is a NotImplementedError. The maximum m is differentiated too, by the first of equals. Under autocast query, key and value are cast to its dtype.
+    mode is a NotImplementedError. The maximum m is differentiated too, by the first of equals. Under autocast query,
+    key and value are cast to its dtype.
 
     Example:
         >>> query, key = torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 3, 4)
@@ -184,8 +186,7 @@ def _forward(
     return out.to(query.dtype), log_sum, top
 
 
-def _forward_alone(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    return _forward(*arguments, is_saved=False)
+_forward_alone = functools.partial(_forward, is_saved=False)
 
 
 def _forward_fake(

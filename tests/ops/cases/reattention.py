@@ -7,7 +7,6 @@ from ops.cases.inputs import (
     BOOL,
     F64,
     HALF,
-    I32,
     I64,
     INF,
     NAN,
