@@ -72,6 +72,67 @@ def test_forward_and_backward(versus, device, tokens):
     )
 
 
+# (images, heads, tokens, width), from one element to where memory is the limit.
+MATRIX = pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1, 1, 1),
+        (1, 3, 50, 16),
+        (1, 3, 197, 64),
+        (1, 6, 197, 64),
+        (8, 6, 197, 64),
+        (32, 6, 197, 64),
+        (1, 12, 1025, 64),
+        (8, 6, 1025, 64),
+    ],
+    ids=str,
+)
+LAYOUTS = pytest.mark.parametrize("layout", ["heads apart", "fused qkv"])
+
+
+def query_and_key(size, layout, device):
+    images, heads, tokens, width = size
+    if layout == "fused qkv":
+        qkv = torch.randn(images, tokens, 3, heads, width, device=device)
+        query, key, _ = qkv.permute(2, 0, 3, 1, 4)
+    else:
+        query, key = torch.randn(2, images, heads, tokens, width, device=device)
+    return query[:, :, :1], key
+
+
+def plain_row(query, key):
+    """The best plain way: no matrix either."""
+    logits = query @ key.transpose(-2, -1) * query.size(-1) ** -0.5
+    return logits.softmax(dim=-1).mean(dim=1)
+
+
+@MATRIX
+@LAYOUTS
+def test_forward_against_the_row_alone(versus, device, layout, size):
+    query, key = query_and_key(size, layout, device)
+    versus(
+        f"operator, forward, {size}, {layout}, against the row alone in plain PyTorch",
+        lambda: plain_row(query, key),
+        lambda: ops.class_attention(query, key),
+        bar=">= 1x",
+        rounds=101,
+    )
+
+
+@MATRIX
+@LAYOUTS
+def test_forward_and_backward_against_the_row_alone(versus, device, layout, size):
+    query, key = (t.requires_grad_() for t in query_and_key(size, layout, device))
+    upstream = torch.randn_like(plain_row(query, key))
+    versus(
+        f"operator, forward + backward, {size}, {layout}, against the row alone in plain PyTorch",
+        lambda: torch.autograd.grad(plain_row(query, key), (query, key), upstream),
+        lambda: torch.autograd.grad(ops.class_attention(query, key), (query, key), upstream),
+        bar=">= 1x",
+        rounds=51,
+    )
+
+
 @SIZES
 def test_vit_with_rows_against_timm_without(versus, device, img_size, batch):
     torch.manual_seed(0)

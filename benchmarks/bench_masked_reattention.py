@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from wsol_ext import ops
 
 CASES = [  # (batch, tokens): the smaller batches keep the published way's matrices in memory
+    (1, 1),
+    (1, 50),
+    (1, 197),
     (8, 197),
     (4, 577),
     (2, 1025),

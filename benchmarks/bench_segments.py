@@ -10,6 +10,8 @@ CLASSES = 100
 SIZES = pytest.mark.parametrize(
     ("images", "channels", "side", "segments"),
     [
+        (1, 1, 1, 1),
+        (1, 3, 32, 20),
         (16, 3, 224, 200),
         (16, 3, 224, 2000),
         (4, 100, 224, 200),
@@ -19,7 +21,7 @@ SIZES = pytest.mark.parametrize(
 )
 MODE_SIZES = pytest.mark.parametrize(
     ("images", "side", "segments"),
-    [(16, 224, 200), (16, 224, 2000), (1, 512, 200), (1, 512, 2000)],
+    [(1, 1, 1), (1, 32, 20), (16, 224, 200), (16, 224, 2000), (1, 512, 200), (1, 512, 2000)],
 )
 
 

@@ -16,7 +16,7 @@ BARS = {14: "10x"}
 
 # Fewer images where the dense way takes seconds.
 GRIDS = pytest.mark.parametrize(
-    ("side", "images", "rounds"), [(14, 16, 15), (24, 2, 5), (28, 2, 3)]
+    ("side", "images", "rounds"), [(1, 1, 15), (4, 1, 15), (14, 16, 15), (24, 2, 5), (28, 2, 3)]
 )
 ITERATIONS = pytest.mark.parametrize("iterations", [4, 16])
 

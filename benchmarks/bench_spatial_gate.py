@@ -63,6 +63,66 @@ def test_forward_and_backward(versus, query_and_key, tokens, baseline):
     )
 
 
+# (images, heads, width, tokens), from one element to where memory is the limit.
+MATRIX = pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1, 1, 1),
+        (1, 3, 16, 50),
+        (1, 6, 64, 197),
+        (8, 6, 64, 197),
+        (32, 6, 64, 197),
+        (1, 12, 64, 1025),
+        (8, 6, 64, 1025),
+    ],
+    ids=str,
+)
+LAYOUTS = pytest.mark.parametrize("layout", ["heads apart", "fused qkv"])
+
+
+def one_query_and_key(size, layout, device):
+    images, heads, width, tokens = size
+    if layout == "fused qkv":
+        qkv = torch.randn(images, tokens, 3, heads, width, device=device)
+        query, key, _ = qkv.permute(2, 0, 3, 1, 4)
+    else:
+        query, key = torch.randn(2, images, heads, tokens, width, device=device)
+    return query[:, :, -1], key
+
+
+def plain_row(query, key):
+    """The best plain way."""
+    logits = query.unsqueeze(2) @ key.transpose(-2, -1)
+    return logits.squeeze(2).mean(dim=1).mul(query.size(-1) ** -0.5).sigmoid()
+
+
+@MATRIX
+@LAYOUTS
+def test_forward_against_plain_pytorch(versus, device, layout, size):
+    query, key = one_query_and_key(size, layout, device)
+    versus(
+        f"forward, {size}, {layout}, against plain PyTorch",
+        lambda: plain_row(query, key),
+        lambda: ops.spatial_gate(query, key),
+        bar=">= 1x",
+        rounds=101,
+    )
+
+
+@MATRIX
+@LAYOUTS
+def test_forward_and_backward_against_plain_pytorch(versus, device, layout, size):
+    query, key = (t.requires_grad_() for t in one_query_and_key(size, layout, device))
+    upstream = torch.randn_like(plain_row(query, key))
+    versus(
+        f"forward + backward, {size}, {layout}, against plain PyTorch",
+        lambda: torch.autograd.grad(plain_row(query, key), (query, key), upstream),
+        lambda: torch.autograd.grad(ops.spatial_gate(query, key), (query, key), upstream),
+        bar=">= 1x",
+        rounds=51,
+    )
+
+
 @pytest.mark.parametrize("element", [torch.float32, torch.bfloat16])
 def test_bandwidth(versus, device, element):
     """The share of copy bandwidth: 64 Mi elements of keys, beside a copy of them (which moves them twice)."""

@@ -6,7 +6,9 @@ import torch
 from wsol_ext import ops
 
 MASS, EPS = 0.65, 1e-6
-SIZES = pytest.mark.parametrize(("images", "tokens"), [(8, 196), (128, 196), (128, 576), (8, 4096)])
+SIZES = pytest.mark.parametrize(
+    ("images", "tokens"), [(1, 1), (1, 196), (8, 196), (128, 196), (128, 576), (8, 4096)]
+)
 
 
 def sorted_mask(attention):

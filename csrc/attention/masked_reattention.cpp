@@ -1,7 +1,7 @@
-// CPU: one task a (image, head). Its tokens are copied once with the kept ones first, so that what
-// is attended to is one dense matrix; then blocks of queries go through products of matrices in
-// cache. Logits lie transposed, (key, query): a lane is a query, so maxima and sums over keys need
-// no horizontal step. Limited by the products.
+// CPU: one task a (image, head), or, forward, of few heads a range of their queries. Its tokens are
+// copied once with the kept ones first, so that what is attended to is one dense matrix; then
+// blocks of queries go through products of matrices in cache. Logits lie transposed, (key, query):
+// a lane is a query, so maxima and sums over keys need no horizontal step. Limited by the products.
 //
 // A block's logits are tokens x kQueries numbers a thread; nothing else grows faster than N D.
 #include "attention/masked_reattention.h"
@@ -23,6 +23,7 @@
 namespace wsol::cpu {
 namespace {
 
+constexpr int64_t kProductsOfATask = 1 << 20;  // some ten microseconds: enough to wake a thread for
 constexpr int64_t kQueries = 64;  // of a block: a multiple of every Tiling's rows and lanes
 
 int64_t round_up(int64_t count, int64_t multiple) {
@@ -172,7 +173,8 @@ int64_t forward_scratch(int64_t rows, int64_t padded) {
 }
 
 template <typename Tile, typename A = typename Tile::Element>
-void head_forward(const ForwardHead<A>& head, const Order& order, Scratch<A> scratch) {
+void head_forward(const ForwardHead<A>& head, const Order& order, int64_t first_query,
+                  int64_t last_query, Scratch<A> scratch) {
   const int64_t width = head.width, padded = round_up(width, Tile::kLanes);
   A* key = scratch.take(order.rows * padded);
   A* value = scratch.take(order.rows * padded);
@@ -185,8 +187,8 @@ void head_forward(const ForwardHead<A>& head, const Order& order, Scratch<A> scr
   load_tokens(head.value, order, width, padded, value);
   mean_of_rows(head.value, order.tokens(), width, mean_value);
 
-  for (int64_t begin = 0; begin < order.tokens(); begin += kQueries) {
-    const int64_t count = std::min(kQueries, order.tokens() - begin);
+  for (int64_t begin = first_query; begin < last_query; begin += kQueries) {
+    const int64_t count = std::min(kQueries, last_query - begin);
     const int64_t lanes = round_up(count, Tile::kLanes);
     load_queries(head.query, begin, count, head.scale, width, padded, query, query_transposed);
     // With eps = 0 nothing asks for the logits of dropped keys.
@@ -217,6 +219,7 @@ void head_forward(const ForwardHead<A>& head, const Order& order, Scratch<A> scr
       if (head.eps > 0) add_scaled(head.eps, mean_value, row, width);
       const A factor = A(1) / total[i];
       for (int64_t d = 0; d < width; ++d) head.out[begin + i][d] = row[d] * factor;
+      if (head.log_sum == nullptr) continue;  // nobody will ask for a gradient
       head.log_sum[begin + i] = largest[i] + std::log(total[i]);
       head.top[begin + i] = of_kept_only ? -1 : static_cast<int32_t>(first[i]);
     }
@@ -332,21 +335,23 @@ void head_backward(const BackwardHead<A>& head, const Order& order, Scratch<A> s
   }
 }
 
-// Calls `run` with a Tiling, for each head, on several threads.
+// Calls `run` with a Tiling, for each part of each head, on several threads.
 template <typename A, typename Run>
-void for_each_head(const TensorView& query, const TensorView& keep, int threads,
+void for_each_head(const TensorView& query, const TensorView& keep, int threads, int64_t parts,
                    int64_t (*scratch_of)(int64_t rows, int64_t padded), const Run& run) {
   const int64_t heads = query.size(1), tokens = query.size(2), width = query.size(3);
-  parallel_for(query.size(0) * heads, 1, threads, [&](int64_t begin, int64_t end) {
+  const int64_t products = 2 * tokens * tokens * width / parts;
+  const int64_t grain = std::max<int64_t>(1, kProductsOfATask / products);
+  parallel_for(query.size(0) * heads * parts, grain, threads, [&](int64_t begin, int64_t end) {
     with_vectors([&]<int kBytes>() {
       using Tile = Tiling<A, kBytes>;
       // The most rows that an order has: either part may end in an unfinished tile.
       const int64_t rows = round_up(tokens, Tile::kRows) + Tile::kRows;
       const std::unique_ptr<A[]> memory(new A[scratch_of(rows, round_up(width, Tile::kLanes))]);
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t image = task / heads, head = task % heads;
+        const int64_t image = task / parts / heads, head = task / parts % heads;
         const Order order(keep.as<bool>() + image * tokens, tokens, Tile::kRows);
-        run.template operator()<Tile>(image, head, order, Scratch<A>(memory.get()));
+        run.template operator()<Tile>(image, head, task % parts, order, Scratch<A>(memory.get()));
       }
     });
   });
@@ -357,45 +362,52 @@ void for_each_head(const TensorView& query, const TensorView& keep, int threads,
 void masked_reattention_forward(const MaskedReattentionForward& args, int threads) {
   with_float_or_double("masked_reattention", args.query.dtype, [&]<typename A>(ElementTag<A>) {
     const int64_t heads = args.query.size(1), tokens = args.query.size(2);
-    for_each_head<A>(
-        args.query, args.keep, threads, forward_scratch<A>,
-        [&]<typename Tile>(int64_t image, int64_t head, const Order& order, Scratch<A> scratch) {
-          const int64_t first = (image * heads + head) * tokens;
-          head_forward<Tile>({{args.query, image, head},
-                              {args.key, image, head},
-                              {args.value, image, head},
-                              {args.out, image, head},
-                              args.log_sum.as<A>() + first,
-                              args.top.as<int32_t>() + first,
-                              args.query.size(3),
-                              static_cast<A>(args.scale),
-                              static_cast<A>(args.eps)},
-                             order, scratch);
-        });
+    // Of few heads, parts even the threads out. A block of queries is the same in any part.
+    const int64_t blocks = (tokens + kQueries - 1) / kQueries,
+                  all_heads = args.query.size(0) * heads;
+    const int64_t parts = std::clamp<int64_t>(4 * (threads - 1) / all_heads, 1, blocks);
+    const auto saved = [](auto* data, int64_t first) { return data ? data + first : nullptr; };
+    for_each_head<A>(args.query, args.keep, threads, parts, forward_scratch<A>,
+                     [&]<typename Tile>(int64_t image, int64_t head, int64_t part,
+                                        const Order& order, Scratch<A> scratch) {
+                       const int64_t first = (image * heads + head) * tokens;
+                       const int64_t begin = part * blocks / parts * kQueries;
+                       const int64_t end = std::min(tokens, (part + 1) * blocks / parts * kQueries);
+                       head_forward<Tile>({{args.query, image, head},
+                                           {args.key, image, head},
+                                           {args.value, image, head},
+                                           {args.out, image, head},
+                                           saved(args.log_sum.as<A>(), first),
+                                           saved(args.top.as<int32_t>(), first),
+                                           args.query.size(3),
+                                           static_cast<A>(args.scale),
+                                           static_cast<A>(args.eps)},
+                                          order, begin, end, scratch);
+                     });
   });
 }
 
 void masked_reattention_backward(const MaskedReattentionBackward& args, int threads) {
   with_float_or_double("masked_reattention", args.query.dtype, [&]<typename A>(ElementTag<A>) {
     const int64_t heads = args.query.size(1), tokens = args.query.size(2);
-    for_each_head<A>(
-        args.query, args.keep, threads, backward_scratch<A>,
-        [&]<typename Tile>(int64_t image, int64_t head, const Order& order, Scratch<A> scratch) {
-          const int64_t first = (image * heads + head) * tokens;
-          head_backward<Tile>({{args.query, image, head},
-                               {args.key, image, head},
-                               {args.value, image, head},
-                               {args.grad_out, image, head},
-                               {args.grad_query, image, head},
-                               {args.grad_key, image, head},
-                               {args.grad_value, image, head},
-                               args.log_sum.as<A>() + first,
-                               args.top.as<int32_t>() + first,
-                               args.query.size(3),
-                               static_cast<A>(args.scale),
-                               static_cast<A>(args.eps)},
-                              order, scratch);
-        });
+    for_each_head<A>(args.query, args.keep, threads, 1, backward_scratch<A>,
+                     [&]<typename Tile>(int64_t image, int64_t head, int64_t, const Order& order,
+                                        Scratch<A> scratch) {
+                       const int64_t first = (image * heads + head) * tokens;
+                       head_backward<Tile>({{args.query, image, head},
+                                            {args.key, image, head},
+                                            {args.value, image, head},
+                                            {args.grad_out, image, head},
+                                            {args.grad_query, image, head},
+                                            {args.grad_key, image, head},
+                                            {args.grad_value, image, head},
+                                            args.log_sum.as<A>() + first,
+                                            args.top.as<int32_t>() + first,
+                                            args.query.size(3),
+                                            static_cast<A>(args.scale),
+                                            static_cast<A>(args.eps)},
+                                           order, scratch);
+                     });
   });
 }
 

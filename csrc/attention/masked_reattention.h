@@ -27,7 +27,7 @@ struct MaskedReattentionForward {
   TensorView query, key, value;
   TensorView keep;     // (B, N)
   TensorView out;      // like query
-  TensorView log_sum;  // (B, H, N)
+  TensorView log_sum;  // (B, H, N); the CPU may do without both where nothing is to be saved
   TensorView top;      // (B, H, N); -1 where eps = 0
   TensorView scratch;
   double scale, eps;

@@ -310,9 +310,11 @@ def test_opcheck(backend, case):
 
 
 @PYTHON_ALONE
+@pytest.mark.parametrize("dynamic", [None, True], ids=["learned", "dynamic"])
 @each_case()
-def test_compiles_in_one_graph_at_any_shape(backend, case):
-    """The second shape is where torch.compile goes over to sizes that are symbols."""
+def test_compiles_in_one_graph_at_any_shape(backend, case, dynamic):
+    """The second shape is where torch.compile goes over to sizes that are symbols; `dynamic` makes symbols of numbers
+    too, at once."""
     torch.compiler.reset()
     function, differentiable = case.function, case.differentiable
 
@@ -330,11 +332,12 @@ def test_compiles_in_one_graph_at_any_shape(backend, case):
         out = function(**(arguments | of))
         return out, torch.autograd.grad(out[0], tuple(of.values())) if of else ()
 
-    compiled = torch.compile(outputs, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(outputs, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    numbers = {n: v for n, v in (case.options or ({},))[-1].items() if isinstance(v, int | float)}
     # What some releases of torch ask for where the number of boxes is the kernel's to say.
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         for size in case.small:
-            arguments = case.arguments(size, case.dtypes[0], backend.device)
+            arguments = case.arguments(size, case.dtypes[0], backend.device, **numbers)
             found, wanted = derivatives(compiled, **arguments), derivatives(outputs, **arguments)
             torch.testing.assert_close(found, wanted)
 

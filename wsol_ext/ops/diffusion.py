@@ -72,16 +72,12 @@ def spatial_diffusion(
     """
     if not isinstance(strength, Tensor):
         if not isinstance(strength, (int, float)):
-            raise TypeError(
-                f"spatial_diffusion: strength is {type(strength).__name__}, it should be a number or a torch.Tensor"
-            )
+            should = "a number or a torch.Tensor"
+            raise backend.not_a_tensor("spatial_diffusion", "strength", strength, should)
         _check(features, cam, None, iterations, alpha)
         _check_converges(features, strength, alpha)
         strength = torch.full((), strength, dtype=torch.float64, device=features.device)
-    out, _ = torch.ops.wsol.spatial_diffusion(
-        features, cam, strength, iterations, alpha, detach_start
-    )
-    return out
+    return _spatial_diffusion(features, cam, strength, iterations, alpha, detach_start)[0]
 
 
 def spatial_diffusion_reference(
@@ -189,7 +185,7 @@ def _check(
         raise ValueError(
             f"{name}: iterations is {iterations}, it should be 0 to {_MOST_ITERATIONS}"
         )
-    if not (alpha > 0 and math.isfinite(alpha)):
+    if not 0 < alpha < math.inf:
         raise ValueError(f"{name}: alpha is {alpha}, it should be a finite number above 0")
 
 
@@ -212,7 +208,7 @@ def _out_dtype(features: Tensor, cam: Tensor) -> torch.dtype:
     return backend.accumulator_dtype(torch.promote_types(features.dtype, cam.dtype))
 
 
-def _scratch(name: str, features: Tensor) -> Tensor:
+def _scratch(name: str, features: Tensor) -> Tensor | None:
     batch, _, height, width = features.shape
     return backend.scratch(name, batch, height, width, device=features.device)
 
@@ -330,13 +326,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _autograd(ctx: Any, grad_out: Tensor, grad_state: Tensor | None) -> tuple[Any, ...]:
-    grad_features, grad_cam, grad_strength = torch.ops.wsol.spatial_diffusion_backward(
+    grad_features, grad_cam, grad_strength = _spatial_diffusion_backward(
         grad_out, *ctx.saved_tensors, ctx.iterations, ctx.alpha, ctx.detach_start
     )
     return grad_features, grad_cam.to(ctx.cam_dtype), grad_strength, None, None, None
 
 
-backend.define(
+_spatial_diffusion = backend.define(
     "spatial_diffusion",
     "(Tensor features, Tensor cam, Tensor strength, int iterations, float alpha, bool detach_start) "
     "-> (Tensor, Tensor)",
@@ -344,7 +340,7 @@ backend.define(
     _forward_fake,
     in_cuda_graphs=False,  # its table of steps is kept
 )
-backend.define(
+_spatial_diffusion_backward = backend.define(
     "spatial_diffusion_backward",
     "(Tensor grad_out, Tensor features, Tensor strength, Tensor state, int iterations, float alpha, "
     "bool detach_start) -> (Tensor, Tensor, Tensor)",

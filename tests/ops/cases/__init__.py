@@ -1,6 +1,11 @@
 """The operators' table: an entry for every public operator and way to call it. What an entry says: `contract.py`."""
 
-from ops.cases.attention import CLASS_ATTENTION, SPATIAL_GATE
+from ops.cases.attention import (
+    CLASS_ATTENTION,
+    CLASS_ATTENTION_OF_ONE_QUERY,
+    SPATIAL_GATE,
+    SPATIAL_GATE_OF_SEVERAL_QUERIES,
+)
 from ops.cases.boxes import (
     ALL_BOXES,
     BEST_BOX_IOU,
@@ -11,12 +16,14 @@ from ops.cases.boxes import (
 )
 from ops.cases.diffusion import SPATIAL_DIFFUSION, SPATIAL_DIFFUSION_BY_A_NUMBER
 from ops.cases.reattention import MASKED_REATTENTION
-from ops.cases.superpixels import SEGMENT_MEAN, SEGMENT_MODE, SLIC
+from ops.cases.superpixels import SEGMENT_MEAN, SEGMENT_MODE, SEGMENT_MODE_OF_FLAT_IMAGES, SLIC
 from ops.cases.token_masks import ADAPTIVE_TOKEN_MASK, MASKED_SOFTMAX
 
 CASES = (
     CLASS_ATTENTION,
+    CLASS_ATTENTION_OF_ONE_QUERY,
     SPATIAL_GATE,
+    SPATIAL_GATE_OF_SEVERAL_QUERIES,
     MASKED_REATTENTION,
     ADAPTIVE_TOKEN_MASK,
     MASKED_SOFTMAX,
@@ -25,6 +32,7 @@ CASES = (
     SLIC,
     SEGMENT_MEAN,
     SEGMENT_MODE,
+    SEGMENT_MODE_OF_FLAT_IMAGES,
     LARGEST_BOX,
     MOST_PIXELS_BOX,
     ALL_BOXES,

@@ -72,7 +72,7 @@ CLASS_ATTENTION = OperatorCase(
     layouts=((2, 3, 2, 37, 64), (2, 3, 2, 19, 5)),
     threads=((5, 3, 2, 197, 64),),
     empty={(0, 3, 1, 5, 4): (0, 1, 5), (2, 3, 0, 5, 4): (2, 0, 5), (0, 3, 0, 5, 4): (0, 0, 5)},
-    bad=(*bad_query_and_key(2), bad_shape("be (B, H, Q, D)", query=zeros(2, 1, 4))),
+    bad=(*bad_query_and_key(2), bad_shape("be (B, H, Q, D)", query=zeros(2, 4))),
     raw=lambda a: [
         ("class_attention", (a["query"], a["key"], 0.5)),
         ("class_attention", (a["query"], a["key"])),
@@ -114,7 +114,7 @@ SPATIAL_GATE = replace(
     layouts=((2, 3, 37, 64), (2, 3, 19, 5)),
     threads=((5, 3, 197, 64),),
     empty={(0, 3, 5, 4): (0, 5)},
-    bad=(*bad_query_and_key(), bad_shape("be (B, H, D)", query=zeros(1, 2, 1, 4))),
+    bad=(*bad_query_and_key(), bad_shape("be (B, H, D)", query=zeros(2, 4))),
     raw=lambda a: [
         ("spatial_gate", (a["query"], a["key"], 0.5)),
         ("spatial_gate", (a["query"], a["key"])),
@@ -123,4 +123,38 @@ SPATIAL_GATE = replace(
             (normal(3, 1, 5), *(t.detach() for t in a.values()), uniform(4, 1, 5), 0.5),
         ),
     ],
+)
+
+
+def one_query(size: Size, dtype: torch.dtype) -> Arguments:
+    arguments = class_attention_arguments(size, dtype)
+    return arguments | {"query": arguments["query"][:, :, 0]}
+
+
+CLASS_ATTENTION_OF_ONE_QUERY = replace(
+    CLASS_ATTENTION,
+    name="class_attention-of one query",
+    make=one_query,
+    sizes=CLASS_ATTENTION.small,
+    layouts=(),
+    threads=(),
+    empty={(0, 3, 1, 5, 4): (0, 5)},
+    bad=bad_query_and_key(),
+    raw=lambda arguments: (),
+    options=(),
+    gradchecks=(),
+)
+SPATIAL_GATE_OF_SEVERAL_QUERIES = replace(
+    SPATIAL_GATE,
+    name="spatial_gate-of several queries",
+    make=class_attention_arguments,
+    sizes=((1, 2, 1, 5, 4), (2, 3, 3, 37, 16)),
+    small=((1, 2, 1, 5, 4), (2, 3, 3, 37, 16)),
+    layouts=(),
+    threads=(),
+    empty={(0, 3, 2, 5, 4): (0, 2, 5), (2, 3, 0, 5, 4): (2, 0, 5)},
+    bad=bad_query_and_key(1),
+    raw=lambda arguments: (),
+    options=(),
+    gradchecks=(),
 )

@@ -1,5 +1,7 @@
 """`slic`, `segment_mean` and `segment_mode`."""
 
+from dataclasses import replace
+
 import torch
 from ops.cases.inputs import (
     ANY_FLOAT,
@@ -167,4 +169,25 @@ SEGMENT_MODE = OperatorCase(
         bad_shape("be (2, 3, 4)", labels=LABELS[:1]),
     ),
     raw=lambda a: [("segment_mode", (a["classes"], a["labels"]))],
+)
+
+
+def flat_arguments(size: Size, dtype: torch.dtype) -> Arguments:
+    return {name: tensor.flatten(1) for name, tensor in mode_arguments(size, dtype).items()}
+
+
+SEGMENT_MODE_OF_FLAT_IMAGES = replace(
+    SEGMENT_MODE,
+    name="segment_mode-of flat images",
+    make=flat_arguments,
+    sizes=SEGMENT_MODE.small,
+    layouts=(),
+    threads=(),
+    empty={(0, 1, 3, 4, 1): (0, 12), (2, 1, 0, 4, 1): (2, 0)},
+    bad=(
+        bad_dtype("uint8, int32, int64", classes=zeros(2, 12)),
+        bad_shape("be (B, h, w)", classes=zeros(2, 1, 3, 4, dtype=I64)),
+        bad_shape("be (2, 12)", labels=zeros(2, 11, dtype=I64)),
+    ),
+    raw=lambda arguments: (),
 )

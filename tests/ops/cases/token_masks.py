@@ -1,7 +1,7 @@
 """`adaptive_token_mask` and `masked_softmax`."""
 
 import torch
-from ops.cases.inputs import ANY_FLOAT, BOOL, I64, INF, NAN, normal, uniform, zeros
+from ops.cases.inputs import ANY_FLOAT, BOOL, I64, INF, NAN, bad_masks, normal, uniform, zeros
 from ops.contract import (
     ROUNDING,
     SUMS,
@@ -76,7 +76,7 @@ MASKED_SOFTMAX = OperatorCase(
     empty={shape: shape for shape in ((0, 5), (2, 0, 5), (2, 0), (0,))},
     bad=(
         bad_dtype(ANY_FLOAT, logits=zeros(2, 5, dtype=I64)),
-        bad_dtype("bool", keep=zeros(2, 5)),
+        *bad_masks((2, 5)),
         bad_shape("be (N)", logits=zeros(), keep=zeros(dtype=BOOL)),
         bad_shape("broadcast to logits' (2, 5)", keep=zeros(2, 4, dtype=BOOL)),
         bad_shape("broadcast to logits' (1, 5)", keep=zeros(2, 5, dtype=BOOL), logits=zeros(1, 5)),

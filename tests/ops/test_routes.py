@@ -1,0 +1,201 @@
+"""The two ways to an operator's kernel, PyTorch's dispatcher and the shortest, are the same but for their time."""
+
+import numpy as np
+import pytest
+import torch
+from ops.cases import CASES
+from ops.contract import PYTHON_ALONE, as_tuple, floating, leaves, results, tensors
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wsol_ext import ops
+from wsol_ext.ops import _backend
+
+pytestmark = PYTHON_ALONE
+
+each_case = pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES])
+# Of those in `wsol_ext.ops.boxes` all calls go through the dispatcher.
+OF_BOXES = {"extract_boxes", "best_box_iou", "box_iou"}
+each_direct_case = pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name) for c in CASES if c.operator not in OF_BOXES]
+)
+
+
+class Calls(TorchDispatchMode):
+    """Lists the operators of ours that the dispatcher runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if function.namespace == "wsol":
+            self.names.append(function.__name__)
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.fixture
+def dispatched(monkeypatch):
+    """Operators that the dispatcher is asked for, in order."""
+    names = []
+    for name, operator in _backend._operators.items():
+
+        def noted(*arguments, name=name, registered=operator._registered):
+            names.append(name)
+            return registered(*arguments)
+
+        monkeypatch.setattr(operator, "_registered", noted)
+    return names
+
+
+@each_case
+def test_both_ways_give_the_same_bits(backend, case, monkeypatch):
+    for dtype in case.dtypes:
+        arguments = case.arguments(case.small[1], dtype, backend.device)
+        found = results(case, arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(_backend, "_something_listens", lambda: True)
+            wanted = results(case, arguments)
+        for have, want in zip(found, wanted, strict=True):
+            assert have.dtype == want.dtype
+            assert have.stride() == want.stride()
+            assert torch.equal(have, want)
+
+
+@each_direct_case
+def test_plain_tensors_take_the_shortest_way_forward_and_backward(backend, case, dispatched):
+    arguments = case.arguments(case.small[0], case.dtypes[0], backend.device)
+    results(case, arguments)
+    with torch.inference_mode():
+        case.function(**arguments)
+    parameters = {n: torch.nn.Parameter(arguments[n]) for n in case.differentiable}
+    case.function(**(arguments | parameters))
+    assert dispatched == []
+
+
+@each_case
+def test_bad_input_is_the_same_error(backend, case, monkeypatch):
+    monkeypatch.setattr(_backend, "_something_listens", lambda: True)
+    arguments = case.arguments(case.small[0], case.dtypes[0], backend.device)
+    for bad in case.bad:
+        with pytest.raises(bad.error, match=bad.pattern(case.operator)):
+            case.function(**(arguments | bad.arguments))
+
+
+@each_direct_case
+def test_whoever_listens_hears_of_the_call(backend, case, dispatched):
+    """Modes, profiler, tracer: none of them may see a program without the operator."""
+    arguments = case.arguments(case.small[0], case.dtypes[0], backend.device)
+
+    def call() -> None:
+        case.function(**(arguments | leaves(case, arguments)))
+
+    with Calls() as calls:
+        call()
+    assert case.operator in {name.partition(".")[0] for name in calls.names}
+    heard = len(dispatched)
+    assert heard > 0
+    with torch.overrides.BaseTorchFunctionMode():
+        call()
+    assert len(dispatched) == 2 * heard
+    with torch.autograd.profiler.profile() as profile:
+        call()
+    assert f"wsol::{case.operator}" in {event.name for event in profile.function_events}
+    with torch.autocast(backend.device.type, torch.bfloat16):
+        call()
+    assert len(dispatched) == 4 * heard
+
+
+@each_direct_case
+def test_memory_that_holds_other_values_than_the_tensor_is_not_read(backend, case):
+    """The imaginary part of a conjugate: its numbers lie in memory with the other sign."""
+    arguments = case.arguments(case.small[0], case.dtypes[0], backend.device)
+    arguments |= {n: t.float() for n, t in floating(arguments).items()}
+    expected = as_tuple(case.function(**arguments))
+    negated = {
+        name: torch.complex(torch.zeros_like(t), -t).conj().imag
+        for name, t in floating(arguments).items()
+    }
+    for name, tensor in negated.items():
+        assert tensor.is_neg()
+        found = as_tuple(case.function(**(arguments | {name: tensor})))
+        assert all(torch.equal(have, want) for have, want in zip(found, expected, strict=True))
+
+
+@each_direct_case
+def test_arrays_and_lists_are_told_how_to_become_tensors(backend, case):
+    arguments = case.arguments(case.small[0], case.dtypes[0], backend.device)
+    for name in tensors(arguments):
+        for other, way in (
+            (np.zeros((2, 3), dtype=np.float32), f"numpy.ndarray, .*: torch.from_numpy({name})"),
+            ([[0.5]], f"list, .*: torch.tensor({name})"),
+        ):
+            message = f"^{case.operator}: {name} is " + way.replace("(", r"\(").replace(")", r"\)")
+            with pytest.raises(TypeError, match=message):
+                case.function(**(arguments | {name: other}))
+
+
+def test_only_gradients_that_are_wanted_are_made(backend, monkeypatch):
+    made = []
+    run = _backend.run
+
+    def noted(*arguments, device):
+        made.append(arguments)
+        return run(*arguments, device=device)
+
+    monkeypatch.setattr(_backend, "run", noted)
+    query, key = torch.randn(1, 2, 1, 4, requires_grad=True), torch.randn(1, 2, 5, 4)
+    ops.class_attention(query, key).square().sum().backward()
+    ops.spatial_gate(query[:, :, 0], key).square().sum().backward()
+    backwards = {name: rest for name, *rest in made if name.endswith("_backward")}
+    assert backwards["class_attention_backward"][4] is None  # grad_key
+    assert backwards["spatial_gate_backward"][5] is None
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16], ids=str
+)
+def test_a_mask_may_be_of_zeros_and_ones(backend, dtype):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 2, 5, 4)
+    keep = torch.rand(2, 5) < 0.5
+    assert torch.equal(
+        ops.masked_reattention(query, key, value, keep.to(dtype)),
+        ops.masked_reattention(query, key, value, keep),
+    )
+    logits = torch.randn(2, 5)
+    expected = ops.masked_softmax(logits, keep)
+    assert torch.equal(ops.masked_softmax(logits, keep.to(dtype)), expected)
+    compiled = torch.compile(ops.masked_softmax, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(logits, keep.to(dtype)), expected)
+    with pytest.raises(RuntimeError, match="masked_softmax: keep has values other than 0 and 1"):
+        compiled(logits, 2 * keep.to(dtype) + 1)
+
+
+def test_every_call_is_dispatched_where_torch_cannot_be_asked_who_listens(backend, monkeypatch):
+    monkeypatch.delattr(torch._C, "_is_any_autocast_enabled")
+    assert _backend._listeners() is None
+    monkeypatch.setattr(_backend, "_can_listen", False)
+    logits, keep = torch.randn(2, 5), torch.ones(2, 5, dtype=torch.bool)
+    operator = _backend._operators["masked_softmax"]
+    monkeypatch.setattr(operator, "_fitting", set())
+    monkeypatch.setattr(operator, "alone", None)  # it is not called
+    assert ops.masked_softmax(logits, keep).shape == (2, 5)
+
+
+def test_checks_are_remembered_by_what_they_look_at():
+    asked = []
+
+    @_backend.remembered
+    def check(tensor: torch.Tensor, number: float) -> int:
+        asked.append(tensor)
+        if number < 0:
+            raise ValueError("negative")
+        return len(asked)
+
+    assert [check(torch.zeros(2, 3), 1.0), check(torch.ones(2, 3), 1.0)] == [1, 1]
+    assert check(torch.zeros(3, 2), 1.0) == 2
+    assert check(torch.zeros(2, 3, dtype=torch.int32), 1.0) == 3
+    assert check(torch.zeros(2, 3), 2.0) == 4
+    for _ in range(2):
+        with pytest.raises(ValueError, match="negative"):
+            check(torch.zeros(2, 3), -1.0)
