@@ -124,6 +124,14 @@ def test_overlays_of_some_images_are_spread_evenly(run_folder, album, tmp_path, 
     assert len(read(tmp_path / "out")[0]) == 12
 
 
+def test_fast_decoding_is_another_request(run_folder, album, tmp_path, fails):
+    flags = ["--out", tmp_path / "out", "--overlays", "none", *QUIET]
+    assert localize(run_folder, album, *flags, "--decoding", "fast") == 0
+    assert len(read(tmp_path / "out")[0]) == 12
+    message = fails("localize", run_folder, album, *flags)
+    assert "(decoding 'fast' there, None here)" in message
+
+
 def test_speed_is_said_in_the_end(run_folder, album, tmp_path, capsys):
     assert localize(run_folder, album, "--out", tmp_path / "out", "--overlays", "none") == 0
     *_, speed, _ = capsys.readouterr().out.splitlines()
@@ -283,6 +291,7 @@ def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
         (["--labels", "/nowhere.csv"], ["--labels is /nowhere.csv: no such file"]),
         (["/nowhere.jpg"], ["/nowhere.jpg: no such file or folder"]),
         (["--overlays", "pgn"], ["--overlays is 'pgn'", "did you mean png?"]),
+        (["--decoding", "fsat"], ["--decoding is 'fsat'", "did you mean fast?"]),
     ],
 )
 def test_mistake_is_one_line(run_folder, album, tmp_path, fails, flags, words):

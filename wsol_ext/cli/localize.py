@@ -57,6 +57,7 @@ DESCRIPTION = (
 )
 
 _THRESHOLDS = ("best", "auto", "otsu")
+_DECODINGS = ("exact", "fast")
 _OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "all": "jpg", "false": "", "none": ""}
 
 
@@ -102,6 +103,13 @@ def add_options(parser: Parser) -> None:
         default="jpg",
         help="the overlay pictures: all (jpg), png (slow), none, or of how many images, evenly spread, such as 100",
     )
+    parser.add_argument(
+        "--decoding",
+        type=str,
+        default="exact",
+        help="exact: pixels are those of evaluation; fast: of large JPEG files a part is decoded, and boxes may "
+        "differ a little",
+    )
     add_switch(parser, "--progress", True, "show progress")
     add_device(parser, batch_size=32)
 
@@ -110,6 +118,8 @@ def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
     if not str(options.overlays).isdecimal() and str(options.overlays).lower() not in _OVERLAYS:
         problems.add(unknown("--overlays", options.overlays, ["a number", *_OVERLAYS]))
+    if options.decoding not in _DECODINGS:
+        problems.add(unknown("--decoding", options.decoding, _DECODINGS))
     process = of_torchrun()
     if options.overwrite and process.total > 1:
         problems.add(
@@ -225,6 +235,7 @@ def run(options: Any) -> int:
         "folder": printable(root),
         "images": _Described(paths, root),
         "labels": labels,
+        "decoding": None if options.decoding == "exact" else options.decoding,
     }
     folder = BoxesFolder(named(options.out), request, process, processes)
     with folder.held(options.overwrite):
@@ -374,6 +385,7 @@ def _localize(
             workers=options.workers,
             device=device,
             skip=done,
+            decoding=options.decoding,
         ),
         len(share) - len(done),
         options.progress,
