@@ -105,7 +105,7 @@ def jpeg(size):
 def measured(ways):
     """Rows of: size, side, way, milliseconds, largest difference, mean difference."""
     rows = []
-    for size, rounds in (((500, 375), 30), ((4000, 3000), 7)):
+    for size, rounds in (((500, 375), 10), ((4000, 3000), 3)):
         data = jpeg(size)
         for side in (224, 448):
             seconds = {way: [] for way in ways}

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from wsol_ext._files import (
     hold,
@@ -240,7 +240,7 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: io.FileIO | None = None  # to append
-        self._reader: io.BufferedReader | None = None  # which has a place of its own in the file
+        self._reader: BinaryIO | None = None  # which has a place of its own in the file
         self._whole = 0  # bytes of whole lines
 
     def open(self) -> bool:
@@ -261,7 +261,7 @@ class _Lines:
         os.truncate(self._file.fileno(), self._whole)
 
     @property
-    def _opened(self) -> io.BufferedReader:
+    def _opened(self) -> BinaryIO:
         assert self._reader is not None
         return self._reader
 
