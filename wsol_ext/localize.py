@@ -334,7 +334,7 @@ class _Pictures(Dataset[Sample]):
             image, size = read_reduced(path, *self.reduced)
             # Resized by torch: faster than by Pillow. A preview is one of a Pillow image.
             previewed = isinstance(self.transform, _WithPreview)
-            views = self.transform(image if previewed else to_image(image))  # type: ignore[arg-type]
+            views = self.transform(image if previewed else to_image(image))
         return {
             **(views if isinstance(views, dict) else {"image": views}),
             "label": -1,

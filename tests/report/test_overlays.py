@@ -1,7 +1,6 @@
 """Overlays of what was found, drawn by workers."""
 
 import re
-import resource
 
 import pytest
 import torch
@@ -40,15 +39,11 @@ def test_results_are_taken_as_workers_have_room(tmp_path, results):
 
 
 def test_what_a_worker_cannot_write_is_an_error_with_the_files_name(tmp_path, results):
+    file = tmp_path / "overlays" / "000001_0.jpg"
     folders = OverlayFolders(tmp_path, "jpg", ["jay", "wren"])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
-        file = str(tmp_path / "overlays" / "000001_0.jpg")
-        with pytest.raises(OSError, match=f"File too large: '{re.escape(file)}'"):
-            list(drawn(iter(results), folders, workers=1))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file.mkdir()  # in the way
+    with pytest.raises(OSError, match=re.escape(f"Is a directory: '{file}'")):
+        list(drawn(iter(results), folders, workers=1))
 
 
 def test_a_suffix_of_nothing_makes_no_folder(tmp_path):
