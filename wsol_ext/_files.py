@@ -10,9 +10,9 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -262,8 +262,64 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a JSON file, whole or not at all; NaN and other values that JSON lacks raise first."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write a JSON file, whole or not at all; NaN and other values that JSON lacks raise, as by `json_text`."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json_text(value))
+        file.write("\n")
+
+
+def json_text(value: Any, indent: str = "") -> Iterator[str]:
+    """A value as JSON in pieces, those that `json.dumps(value, indent=2)` would give at once.
+
+    What is iterable and no list is written as one, an item at a time, so that it need not fit into memory.
+
+    Args:
+        value: of JSON's types; or such an iterable of them; or a mapping whose values are these.
+        indent: what stands before each line but the first.
+
+    Raises:
+        ValueError: NaN or an infinity.
+        TypeError: another value that JSON lacks.
+
+    Example:
+        >>> "".join(json_text({"squares": (k * k for k in range(2))})).split()
+        ['{', '"squares":', '[', '0,', '1', ']', '}']
+    """
+    deeper = indent + "  "
+    items: Iterator[Iterable[str]]
+    if isinstance(value, Mapping):
+        opening, closing = "{}"
+        items = (chain([f"{_key(k)}: "], json_text(v, deeper)) for k, v in value.items())
+    elif isinstance(value, Iterable) and not isinstance(value, str | list | tuple):
+        opening, closing = "[]"
+        items = ([_plain_json(item, deeper)] for item in value)
+    else:
+        yield _plain_json(value, indent)
+        return
+    before = opening
+    for item in items:
+        yield f"{before}\n{deeper}"
+        yield from item
+        before = ","
+    yield opening + closing if before == opening else f"\n{indent}{closing}"
+
+
+def _plain_json(value: Any, indent: str) -> str:
+    # The standard library's own encoder is slower where lines are indented, and leaves cycles behind.
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{_key(name)}: {_plain_json(item, deeper)}" for name, item in value.items()]
+        brackets = "{}"
+    elif isinstance(value, list | tuple) and value:
+        lines, brackets = [_plain_json(item, deeper) for item in value], "[]"
+    else:
+        return json.dumps(value, allow_nan=False)
+    inside = f",\n{deeper}".join(lines)
+    return f"{brackets[0]}\n{deeper}{inside}\n{indent}{brackets[1]}"
+
+
+def _key(name: Any) -> str:
+    return json.dumps(name if isinstance(name, str) else json.dumps(name, allow_nan=False))
 
 
 def write_csv(

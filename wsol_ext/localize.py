@@ -1,6 +1,7 @@
 """From pictures to boxes: the objects of one's own images."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -9,18 +10,22 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import to_image
 
 from wsol_ext._names import printable
+from wsol_ext._paths import Paths
 from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform
-from wsol_ext.data.base import LocalizationDataset, Sample
+from wsol_ext.data.base import Sample
 from wsol_ext.data.finding import find_images, no_image
-from wsol_ext.data.images import to_rgb
+from wsol_ext.data.images import read_image, read_reduced, to_rgb
 from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
+from wsol_ext.data.transforms import height_width
 from wsol_ext.metrics import EVALUATED, MAP_THRESHOLDS, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
 
 __all__ = [
+    "Decoding",
     "ImageResult",
     "Localization",
     "Picture",
@@ -38,6 +43,9 @@ Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A picture to localize in: a file; a Pillow image; uint8 pixels, an array (h, w, 3) or a tensor (3, h, w)."""
 
 Preview = Callable[[Image.Image], Image.Image]
+
+Decoding: TypeAlias = Literal["exact", "fast"]
+"""How picture files are read: as in evaluation, or faster, and not quite so."""
 
 Threshold: TypeAlias = float | Literal["otsu", "mean"]
 """Where maps are cut: at a share of each one's maximum, in [0, 1), or at one of `wsol_ext.metrics.MAP_THRESHOLDS`."""
@@ -73,6 +81,7 @@ class ImageResult:
         segments: (h, w) int32, the segments that the object's map was drawn to, where there are any.
         preview: what `localize_images`'s `preview` made of the picture.
         error: why there is none of these.
+        seconds: how long it took to read the picture and to resize it.
     """
 
     index: int
@@ -83,6 +92,7 @@ class ImageResult:
     segments: Tensor | None = None
     preview: Image.Image | None = None
     error: str | None = None
+    seconds: float = 0.0
 
 
 def _check_threshold(threshold: Threshold) -> None:
@@ -128,21 +138,27 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
         FileNotFoundError: an input does not exist.
         ValueError: a folder without images, or no input.
     """
-    found: list[Path] = []
-    for given in inputs:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            inside = find_images(path)
-            if not inside:
-                raise ValueError(no_image(path))
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
+    return list(find_paths(inputs))
+
+
+def find_paths(inputs: Sequence[str | Path]) -> Paths:
+    """What `list_images` gives, in less memory."""
+    found = Paths(dict.fromkeys(path for given in inputs for path in _images_of(given)))
     if not found:
         raise ValueError("no image is given")
-    return list(dict.fromkeys(found))
+    return found
+
+
+def _images_of(given: str | Path) -> Sequence[Path]:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        inside = find_images(path)
+        if not inside:
+            raise ValueError(no_image(path))
+        return inside
+    if path.exists():
+        return [path]
+    raise FileNotFoundError(f"{path}: no such file or folder")
 
 
 def default_threshold(model: LocalizationModel) -> Threshold:
@@ -175,6 +191,7 @@ def localize_images(
     device: str | torch.device = "cpu",
     skip: Collection[int] = (),
     preview: Preview | None = None,
+    decoding: Decoding = "exact",
 ) -> Iterator[ImageResult]:
     """Localize the objects of pictures, batch by batch, in their order.
 
@@ -194,14 +211,17 @@ def localize_images(
             that the others' results do too, bit for bit.
         preview: a function of each picture, an RGB Pillow image, that gives another: the results' `preview`. Workers
             call it, so it has to be one that can be pickled.
+        decoding: "exact": pixels are those of evaluation. "fast": of large JPEG files a part of the pixels is decoded,
+            twice as many a side as the model takes, and files are resized by torch. Boxes may differ a little, and
+            previews are smaller.
 
     Returns:
         an iterator over the results of the pictures that are not skipped.
 
     Raises:
         TypeError: an input that is no picture, a label that is no number, or something else in the model's place.
-        ValueError: pixels of another shape, labels that are not one a picture or no classes of the model, or a
-            threshold, top_k, batch_size or number of workers outside its range.
+        ValueError: another word as `decoding`, pixels of another shape, labels that are not one a picture or no classes
+            of the model, or a threshold, top_k, batch_size or number of workers outside its range.
 
     Example:
         >>> from wsol_ext import create_model
@@ -219,31 +239,54 @@ def localize_images(
         name, wanted = ("batch_size", "at least 1") if batch_size < 1 else ("workers", "0 or more")
         value = batch_size if batch_size < 1 else workers
         raise ValueError(f"localize_images: {name} is {value}, it should be {wanted}")
+    if decoding not in ("exact", "fast"):
+        raise ValueError(f"localize_images: decoding is {decoding!r}, it should be exact or fast")
     threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k)
     pictures = [inputs] if isinstance(inputs, Picture) else _list_of(inputs)
-    for index, picture in enumerate(pictures):
-        _check_picture(index, picture)
+    if not isinstance(pictures, Paths):
+        for index, picture in enumerate(pictures):
+            _check_picture(index, picture)
     if labels is not None:
         _check_labels(model, labels, len(pictures))
     if not pictures:
         return iter(())
     transform = eval_transform(model.config["img_size"])
-    dataset = _Pictures(pictures, _WithPreview(transform, preview) if preview else transform)
+    height, width = height_width("localize_images", model.config["img_size"])
+    dataset = _Pictures(
+        pictures,
+        _WithPreview(transform, preview) if preview else transform,
+        (2 * width, 2 * height) if decoding == "fast" else None,
+    )
     job = _Job(model, dataset, threshold, top_k, labels, device)
-    return _results(job, batch_size, workers, frozenset(skip))
+    return _results(job, batch_size, workers, skip if isinstance(skip, Set) else frozenset(skip))
 
 
-def read_picture(picture: Picture) -> Image.Image:
+def read_picture(picture: Picture, name: str = "picture") -> Image.Image:
     """A picture as `localize_images` sees it: RGB, turned by its EXIF orientation.
+
+    Args:
+        picture: the picture.
+        name: what a message calls one that is no file.
 
     Raises:
         ImageError: it cannot be read.
     """
-    return _Pictures([picture]).load_image(0)
+    if isinstance(picture, str | Path):
+        return read_image(picture, upright=True)
+    if isinstance(picture, Tensor):
+        picture = picture.permute(1, 2, 0).cpu().numpy()
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(np.ascontiguousarray(picture))
+    try:
+        return to_rgb(picture, upright=True)
+    except Exception as error:  # formats differ in what a broken file raises, that was not read yet
+        raise ImageError(f"{name}: cannot be read: {error}") from error
 
 
-def _list_of(inputs: Any) -> list[Any]:
+def _list_of(inputs: Any) -> Sequence[Any]:
+    if isinstance(inputs, Paths):
+        return inputs
     try:
         return list(inputs)
     except TypeError:
@@ -277,16 +320,54 @@ def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -
             )
 
 
-class _Pictures(LocalizationDataset):
-    """Pictures in any form that `localize_images` takes."""
+class _Names(Sequence[str]):
+    """What each picture is called, made when it is asked for."""
 
-    def __init__(self, pictures: Sequence[Picture], transform: Transform | None = None) -> None:
-        names = [
-            printable(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
-            for index, picture in enumerate(pictures)
-        ]
-        super().__init__(names, [-1] * len(names), [], transform)
-        self.pictures = pictures
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: Any) -> Any:
+        picture = self._pictures[index]
+        return printable(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
+
+
+class _Pictures(Dataset[Sample]):
+    """Pictures in any form that `localize_images` takes, as samples of a `LocalizationDataset` without boxes."""
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        transform: Transform,
+        reduced: tuple[int, int] | None = None,
+    ) -> None:
+        self.pictures, self.transform, self.reduced = pictures, transform, reduced
+        self.image_names = _Names(pictures)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        began = time.perf_counter()
+        path = self.image_path(index)
+        if self.reduced is None or path is None:
+            image = self.load_image(index)
+            size, views = image.size, self.transform(image)
+        else:
+            image, size = read_reduced(path, *self.reduced)
+            # Resized by torch: faster than by Pillow. A preview is one of a Pillow image.
+            previewed = isinstance(self.transform, _WithPreview)
+            views = self.transform(image if previewed else to_image(image))
+        return {
+            **(views if isinstance(views, dict) else {"image": views}),
+            "label": -1,
+            "boxes": torch.zeros(0, 4),
+            "size": torch.tensor(size),
+            "index": index,
+            "seconds": time.perf_counter() - began,
+        }
 
     def image_path(self, index: int) -> Path | None:
         """The file of a picture that is one."""
@@ -295,19 +376,7 @@ class _Pictures(LocalizationDataset):
 
     def load_image(self, index: int) -> Image.Image:
         """Picture number `index`, RGB."""
-        picture = self.pictures[index]
-        if isinstance(picture, str | Path):
-            return super().load_image(index)
-        if isinstance(picture, Tensor):
-            picture = picture.permute(1, 2, 0).cpu().numpy()
-        if isinstance(picture, np.ndarray):
-            return Image.fromarray(np.ascontiguousarray(picture))
-        try:
-            return to_rgb(picture, self.upright)
-        except (
-            Exception
-        ) as error:  # formats differ in what a broken file raises, that was not read yet
-            raise ImageError(f"{self.image_names[index]}: cannot be read: {error}") from error
+        return read_picture(self.pictures[index], self.image_names[index])
 
 
 @dataclass(frozen=True)
@@ -325,6 +394,7 @@ def _collate(samples: Sequence[Sample]) -> Sample:
     return {
         **collate(samples),
         "previews": [sample.get("preview") for sample in samples if "error" not in sample],
+        "seconds": {sample["index"]: sample.get("seconds", 0.0) for sample in samples},
     }
 
 
@@ -340,14 +410,10 @@ class _Job:
     device: str | torch.device
 
 
-def _results(
-    job: _Job, batch_size: int, workers: int, skip: frozenset[int]
-) -> Iterator[ImageResult]:
-    count = len(job.dataset)
-    batches = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
+def _results(job: _Job, batch_size: int, workers: int, skip: Set[int]) -> Iterator[ImageResult]:
     loader = DataLoader(
         Tolerant(job.dataset),
-        batch_sampler=[list(batch) for batch in batches if not skip.issuperset(batch)],
+        batch_sampler=_Batches(len(job.dataset), batch_size, skip),
         num_workers=workers,
         collate_fn=_collate,
     )
@@ -356,7 +422,25 @@ def _results(
         results = {index: _failed(job, index, error) for index, error in batch["errors"]}
         if len(batch["indices"]):
             results |= _localize_batch(job, batch)
-        yield from (results[index] for index in sorted(results) if index not in skip)
+        for index in sorted(results):
+            if index not in skip:
+                results[index].seconds = batch["seconds"][index]
+                yield results[index]
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The places of pictures, so many at a time, but for batches that are skipped as a whole."""
+
+    count: int
+    size: int
+    skip: Set[int]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in range(0, self.count, self.size):
+            batch = range(first, min(first + self.size, self.count))
+            if not all(index in self.skip for index in batch):
+                yield list(batch)
 
 
 def _failed(job: _Job, index: int, error: str) -> ImageResult:

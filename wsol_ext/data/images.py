@@ -1,10 +1,11 @@
 """Reading picture files, with errors that name the file."""
 
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "is_readable_name",
     "read_grey",
     "read_image",
+    "read_reduced",
     "resize_nearest",
     "shown_size",
     "to_rgb",
@@ -66,7 +68,7 @@ class ImageError(OSError):
     """A picture that cannot be read: missing, truncated, or no picture at all. The message names the file."""
 
 
-def read_image(path: str | Path, upright: bool = False) -> Image.Image:
+def read_image(path: str | Path, upright: bool = False, at_least: int | None = None) -> Image.Image:
     """Read a picture file to its last byte as RGB.
 
     Transparent pictures are laid over white. Of pictures with more than 8 bits, 16-bit integers are divided by 257 (and
@@ -78,6 +80,8 @@ def read_image(path: str | Path, upright: bool = False) -> Image.Image:
         upright: whether to turn the picture as its EXIF orientation asks, as viewers show it. Otherwise pixels come as
             they are stored, which is what the boxes of the field's published data sets are given for (and their
             programs read). TIFF is always turned: Pillow does it.
+        at_least: None; or how many pixels the longest side needs. Of a JPEG with more, a half, a quarter or an eighth
+            of the size is decoded then, which is faster; its pixels are not quite those of the picture resized.
 
     Returns:
         A Pillow image of mode RGB, wholly read.
@@ -94,7 +98,35 @@ def read_image(path: str | Path, upright: bool = False) -> Image.Image:
         >>> image.mode, image.size, image.getpixel((0, 0))
         ('RGB', (4, 3), (255, 255, 255))
     """
-    return _read(path, partial(to_rgb, upright=upright))
+    with _opened(path) as image:
+        if at_least is not None:
+            width, height = (math.ceil(at_least * side / max(image.size)) for side in image.size)
+            image.draft(image.mode, (width, height))
+        return to_rgb(image, upright)
+
+
+def read_reduced(path: str | Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Read a picture file as `read_image` does, upright, of a large JPEG no more than a smaller size needs.
+
+    Args:
+        path: the file.
+        width: how many pixels the picture is to have at least, as it is shown.
+        height: likewise.
+
+    Returns:
+        The picture, or of a JPEG that is at least twice as large the half, quarter or eighth of its size which is the
+        next larger; and width and height of the whole one, as it is shown.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with _opened(path) as image:
+        stored, sideways = image.size, _turn_of(image) in _SIDEWAYS
+        reduced = image.draft(image.mode, (height, width) if sideways else (width, height))
+        rgb = to_rgb(image, upright=True)
+        if reduced is None:
+            return rgb, rgb.size
+        return rgb, (stored[1], stored[0]) if sideways else stored
 
 
 def read_grey(path: str | Path) -> Image.Image:
@@ -111,7 +143,8 @@ def read_grey(path: str | Path) -> Image.Image:
     Raises:
         ImageError: the file is missing, truncated, or no picture.
     """
-    return _read(path, _to_grey)
+    with _opened(path) as image:
+        return _to_grey(image)
 
 
 def resize_nearest(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -222,11 +255,6 @@ def _formats() -> tuple[str, ...]:
         pillow_heif.register_heif_opener()
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def _read(path: str | Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    with _opened(path) as image:
-        return convert(image)
 
 
 @contextmanager
