@@ -15,16 +15,16 @@ namespace wsol {
 struct ClassAttentionForward {
   TensorView query, key;
   TensorView out;            // (B, Q, N)
-  TensorView probabilities;  // (B, H, Q, N), of each head
+  TensorView probabilities;  // (B, H, Q, N), of each head; the CPU needs none
   double scale;
 };
 
 struct ClassAttentionBackward {
   TensorView query, key;
   TensorView grad_out;     // (B, Q, N)
-  TensorView grad_query;   // like query
+  TensorView grad_query;   // like query; without memory where nobody wants it, as grad_key
   TensorView grad_key;     // like key
-  TensorView grad_logits;  // (B, H, Q, N), which both gradients are made of
+  TensorView grad_logits;  // (B, H, Q, N), which both gradients are made of; the CPU needs none
   double scale;
 };
 

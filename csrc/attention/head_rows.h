@@ -16,7 +16,9 @@ struct Rows {
 
   WSOL_HOST_DEVICE Rows(T* first, int64_t row_stride) : data(first), stride(row_stride) {}
   Rows(const TensorView& view, int64_t image, int64_t head)
-      : data(view.as<T>() + image * view.stride(0) + head * view.stride(1)),
+      : data(view.data == nullptr
+                 ? nullptr
+                 : view.as<T>() + image * view.stride(0) + head * view.stride(1)),
         stride(view.stride(2)) {}
   template <typename U>
   WSOL_HOST_DEVICE Rows(const Rows<U>& rows) : data(rows.data), stride(rows.stride) {}

@@ -67,7 +67,8 @@ __global__ void grad_key_kernel(HeadRows<const T> query, QueryKeySizes n,
   }
 }
 
-// grad_dots (B, H, Q, N), any strides but the last, which is 1.
+// grad_dots (B, H, Q, N), any strides but the last, which is 1. A gradient without memory is not
+// wanted.
 template <typename T>
 void dot_gradients(const char* name, const TensorView& query, const TensorView& key,
                    const TensorView& grad_dots, const TensorView& grad_query,
@@ -75,11 +76,16 @@ void dot_gradients(const char* name, const TensorView& query, const TensorView& 
   using A = typename Element<T>::Accumulator;
   const QueryKeySizes n(query, key);
   const auto heads = static_cast<unsigned>(n.images * n.heads);
-  launch(name, grad_query_kernel<T>, dim3(heads, static_cast<unsigned>(n.queries)), kDotThreads,
-         kDotThreads * sizeof(A), stream, HeadRows<const T>(key), n, HeadRows<const A>(grad_dots),
-         HeadRows<T>(grad_query));
-  launch(name, grad_key_kernel<T>, dim3(heads, blocks_for(n.tokens, kDotRows)), kDotThreads, 0,
-         stream, HeadRows<const T>(query), n, HeadRows<const A>(grad_dots), HeadRows<T>(grad_key));
+  if (grad_query.data != nullptr) {
+    launch(name, grad_query_kernel<T>, dim3(heads, static_cast<unsigned>(n.queries)), kDotThreads,
+           kDotThreads * sizeof(A), stream, HeadRows<const T>(key), n, HeadRows<const A>(grad_dots),
+           HeadRows<T>(grad_query));
+  }
+  if (grad_key.data != nullptr) {
+    launch(name, grad_key_kernel<T>, dim3(heads, blocks_for(n.tokens, kDotRows)), kDotThreads, 0,
+           stream, HeadRows<const T>(query), n, HeadRows<const A>(grad_dots),
+           HeadRows<T>(grad_key));
+  }
 }
 
 }  // namespace wsol::cuda

@@ -4,11 +4,11 @@
 #include "attention/spatial_gate.h"
 
 #include <algorithm>
-#include <cmath>
-#include <vector>
+#include <memory>
 
 #include "attention/query_key.h"
 #include "core/element_types.h"
+#include "core/exp.h"
 #include "core/multiversion.h"
 #include "core/parallel_for.h"
 
@@ -21,6 +21,18 @@ template <typename T, typename A>
 WSOL_MULTIVERSION void add_head(Rows<const T> query, Rows<const T> key, const QueryKeySizes& n,
                                 int64_t begin, int64_t end, A* sums) {
   add_dots<T, A>(query[0], key, begin, end, n.width, sums);
+}
+
+// Sums over heads become sigmoid(factor * sum): by the exponential of what is not positive.
+template <typename A>
+WSOL_MULTIVERSION void gates_of(A* gate, int64_t count, A factor) {
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) {
+    const A logit = factor * gate[j];
+    const A small = exp_of_nonpositive(logit > 0 ? -logit : logit);
+    const A above = 1 / (1 + small);
+    gate[j] = logit > 0 ? above : small * above;
+  }
 }
 
 template <typename T, typename A>
@@ -43,7 +55,8 @@ void spatial_gate_forward(const SpatialGateForward& args, int threads) {
       n.heads = 1;
     }
     const int64_t ranges = (n.tokens + kTokens - 1) / kTokens;
-    parallel_for(n.images * ranges, 1, threads, [&](int64_t first, int64_t last) {
+    const int64_t grain = tasks_a_thread(std::min(kTokens, n.tokens) * n.heads * n.width);
+    parallel_for(n.images * ranges, grain, threads, [&](int64_t first, int64_t last) {
       for (int64_t task = first; task < last; ++task) {
         const int64_t image = task / ranges, begin = task % ranges * kTokens;
         const int64_t end = std::min(begin + kTokens, n.tokens);
@@ -52,7 +65,7 @@ void spatial_gate_forward(const SpatialGateForward& args, int threads) {
         for (int64_t head = 0; head < n.heads; ++head) {
           add_head<T, A>({args.query, image, head}, {args.key, image, head}, n, begin, end, gate);
         }
-        for (int64_t j = begin; j < end; ++j) gate[j] = 1 / (1 + std::exp(-factor * gate[j]));
+        gates_of<A>(gate + begin, end - begin, factor);
       }
     });
   });
@@ -69,13 +82,14 @@ void spatial_gate_backward(const SpatialGateBackward& args, int threads) {
     for (int64_t i = 0; i < n.images * n.tokens; ++i) {
       grad_dots[i] = grad_gate[i] * gate[i] * (1 - gate[i]) * factor;
     }
-    parallel_for(n.images * n.heads, 1, threads, [&](int64_t begin, int64_t end) {
-      std::vector<A> sums(n.width);
+    const int64_t grain = tasks_a_thread(2 * n.tokens * n.width);
+    parallel_for(n.images * n.heads, grain, threads, [&](int64_t begin, int64_t end) {
+      const std::unique_ptr<A[]> sums(new A[n.width]);
       for (int64_t task = begin; task < end; ++task) {
         const int64_t image = task / n.heads, head = task % n.heads;
         head_gradients<T, A>({args.query, image, head}, {args.key, image, head}, n,
                              {args.grad_dots, image, head}, {args.grad_query, image, head},
-                             {args.grad_key, image, head}, sums.data());
+                             {args.grad_key, image, head}, sums.get());
       }
     });
   });

@@ -19,8 +19,8 @@ struct SpatialGateForward {
 struct SpatialGateBackward {
   TensorView query, key;
   TensorView gate, grad_gate;  // (B, N) contiguous
-  TensorView grad_query;       // like query
-  TensorView grad_key;         // like key
+  TensorView grad_query;  // like query; without memory where nobody wants it, as grad_key
+  TensorView grad_key;    // like key
   TensorView grad_dots;  // (B, H, 1, N), a view of a contiguous (B, N): the same for all heads
   double scale;
 };

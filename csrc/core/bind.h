@@ -7,6 +7,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -43,15 +45,48 @@ consteval size_t count_members() {
 template <auto kKernel>
 struct Kernel;
 
+// What a C++ exception is in Python, as pybind11's own calls have it.
+inline void set_python_error() {
+  namespace py = pybind11;
+  try {
+    throw;
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const std::bad_alloc& error) {
+    PyErr_SetString(PyExc_MemoryError, error.what());
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+}
+
+// CPython's own function type: pybind11's resolves overloads and packs arguments, which takes
+// longer than all else here.
 template <typename Result, typename Args, typename Last, Result (*kKernel)(const Args&, Last)>
 struct Kernel<kKernel> {
-  static pybind11::object call(const pybind11::args& given) {
+  static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) {
+    try {
+      return call_or_throw(given, count).release().ptr();
+    } catch (...) {
+      set_python_error();
+      return nullptr;
+    }
+  }
+  static inline PyMethodDef definition{
+      nullptr, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)), METH_FASTCALL,
+      nullptr};
+
+ private:
+  static pybind11::object call_or_throw(PyObject* const* given, Py_ssize_t count) {
     constexpr size_t kMembers = count_members<Args>();
-    if (given.size() != kMembers + 1) {
-      throw pybind11::type_error(std::to_string(given.size()) + " arguments, there should be " +
+    if (count != kMembers + 1) {
+      throw pybind11::type_error(std::to_string(count) + " arguments, there should be " +
                                  std::to_string(kMembers + 1));
     }
-    const auto at = [&](size_t i) { return Argument{PyTuple_GET_ITEM(given.ptr(), i), i}; };
+    const auto at = [&](size_t i) { return Argument{given[i], i}; };
     const Args args = [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
       return Args{at(kIndex)...};
     }(std::make_index_sequence<kMembers>());
@@ -64,7 +99,6 @@ struct Kernel<kKernel> {
     }
   }
 
- private:
   static Result run(const Args& args, Last last) {
     const pybind11::gil_scoped_release no_gil;
     return kKernel(args, last);
@@ -73,7 +107,10 @@ struct Kernel<kKernel> {
 
 template <auto kKernel>
 void bind(pybind11::module_& module, const char* name) {
-  module.def(name, &Kernel<kKernel>::call);
+  PyMethodDef& definition = Kernel<kKernel>::definition;
+  definition.ml_name = name;
+  module.attr(name) = pybind11::reinterpret_steal<pybind11::object>(
+      PyCFunction_NewEx(&definition, nullptr, module.attr("__name__").ptr()));
 }
 
 // The same, and, as `<name>_scratch_bytes`, how much scratch the kernel needs for given sizes.

@@ -2,9 +2,11 @@
 
 An operator is one Python function over raw kernels: it allocates outputs with torch and calls `run`. `define`
 registers it as `torch.ops.wsol.NAME` with a schema, a fake twin for `torch.compile`, and, where there is a
-gradient, autograd.
+gradient, autograd. What it returns is that operator by the shortest way: called on plain tensors while nothing of
+PyTorch listens, it runs the function at once, since the dispatcher takes longer than a small operator's work.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -61,17 +63,30 @@ def run(name: str, *arguments: Any, device: torch.device) -> Any:
 
     `arguments` are the members of the kernel's struct in csrc, in their order.
     """
-    kernel = getattr(kernels(name, device), name)
-    if device.type == "cuda":
+    if device != _CPU:
+        kernel = getattr(kernels(name, device), name)
         with torch.cuda.device(device):
             return kernel(*arguments, torch.cuda.current_stream(device).cuda_stream)
-    return kernel(*arguments, torch.get_num_threads() if emulated is None else 0)
+    if emulated is not None:
+        return getattr(emulated, name)(*arguments, 0)
+    return getattr(_cpu, name)(*arguments, torch.get_num_threads())
 
 
-def scratch(name: str, *sizes: int, device: torch.device) -> Tensor:
-    """Memory for the kernel `name` to work in: uint8, as much as its `<name>_scratch_bytes` says of the sizes."""
-    count = getattr(kernels(name, device), f"{name}_scratch_bytes")(*sizes)
-    return torch.empty(count, dtype=torch.uint8, device=device)
+_CPU = torch.device("cpu")
+
+
+def needs_scratch(device: torch.device) -> bool:
+    """Whether kernels for `device` are given all their memory; those of the CPU find small ones themselves."""
+    return device != _CPU or emulated is not None
+
+
+def scratch(name: str, *sizes: int, device: torch.device) -> Tensor | None:
+    """Memory for the kernel `name` to work in: uint8, as much as its `<name>_scratch_bytes` says of the sizes.
+
+    None where the backend's kernel has no such function, because it finds its memory itself.
+    """
+    count_of = getattr(kernels(name, device), f"{name}_scratch_bytes", None)
+    return None if count_of is None else torch.empty(count_of(*sizes), dtype=torch.uint8, device=device)
 
 
 def define(
@@ -80,8 +95,10 @@ def define(
     kernel: Callable[..., Any],
     fake: Callable[..., Any],
     in_cuda_graphs: bool = True,
-) -> None:
+) -> "Operator":
     """Register `torch.ops.wsol.<name>`: `kernel` for CPU and CUDA tensors, `fake` for shapes and dtypes alone.
+
+    Returns: the operator; to call it is quicker than `torch.ops.wsol.<name>`, and is the same.
 
     Where the kernel asks the device for an answer, or keeps what it allocates, `torch.compile` has to leave it out of
     CUDA graphs: it says so with `in_cuda_graphs=False`.
@@ -94,6 +111,116 @@ def define(
     for key in ("CPU", "CUDA"):
         _library.impl(name, kernel, key)
     torch.library.register_fake(f"wsol::{name}", fake, lib=_library)
+    operator = _operators[name] = Operator(name, kernel)
+    return operator
+
+
+class Operator:
+    """`torch.ops.wsol.<name>`, called without PyTorch's dispatcher where nothing would come of that.
+
+    Nothing does where every tensor is a plain one, with its values in the memory of the CPU or a GPU, and no
+    transform, mode, tracer, autocast or profiler is on: then this is what the dispatcher would call at last.
+
+    Attributes:
+        kernel: runs the operator on such tensors, without a gradient.
+        with_gradient: the same with one, where the operator has any.
+    """
+
+    def __init__(self, name: str, kernel: Callable[..., Any]) -> None:
+        self.kernel = kernel
+        self.with_gradient: Callable[..., Any] | None = None
+        self._name = name
+        self._registered = getattr(torch.ops.wsol, name).default
+        self._schema = self._registered._schema.arguments
+        self._fitting: set[tuple[type, ...]] = set()  # types of arguments, as they have been seen
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling():  # first: torch.compile follows the calls, and goes no further here
+            return self._registered(*arguments)
+        types = tuple(map(type, arguments))
+        if types not in self._fitting and not self._fit(arguments, types):
+            return self._registered(*arguments)
+        if _something_listens():
+            return self._registered(*arguments)
+        requires_grad = False
+        for argument in arguments:
+            if type(argument) in _PLAIN_TENSORS:
+                if (
+                    not (argument.is_cpu or argument.is_cuda)
+                    or argument.layout is not torch.strided
+                    or argument.is_neg()
+                    or argument.is_nested
+                ):
+                    return self._registered(*arguments)
+                requires_grad = requires_grad or argument.requires_grad
+        if requires_grad and self.with_gradient is not None and torch.is_grad_enabled():
+            return self.with_gradient(*arguments)
+        return self.kernel(*arguments)
+
+    def _fit(self, arguments: tuple[Any, ...], types: tuple[type, ...]) -> bool:
+        """Whether arguments of these types need no conversion; an error where one should be a tensor and is none."""
+        for argument, value in zip(self._schema, arguments, strict=False):
+            if str(argument.real_type) == "Tensor" and not isinstance(value, Tensor):
+                raise not_a_tensor(self._name, argument.name, value)
+        wanted = [_PLAIN_TYPES.get(str(argument.real_type), ()) for argument in self._schema]
+        fit = (
+            _can_listen
+            and len(types) <= len(wanted)
+            and all(each in may_be for each, may_be in zip(types, wanted, strict=False))
+            and all(argument.has_default_value() for argument in self._schema[len(types) :])
+        )
+        if fit:
+            self._fitting.add(types)
+        return fit
+
+
+_operators: dict[str, Operator] = {}
+
+_PLAIN_TENSORS = frozenset({Tensor, Parameter})
+_PLAIN_TYPES: dict[str, tuple[type, ...]] = {  # of the dispatcher's types
+    "Tensor": (Tensor, Parameter),
+    "float": (float, int),
+    "Optional[float]": (float, int, type(None)),
+    "int": (int,),
+    "bool": (bool,),
+    "ScalarType": (torch.dtype,),
+}
+
+
+def _listeners() -> tuple[Callable[[], Any], ...] | None:
+    """What of PyTorch may want to know of a call: each gives something true while it does.
+
+    None where this torch lacks the name of one: these are not public, and then every call goes through the dispatcher.
+    """
+    try:
+        return (
+            torch._C._len_torch_dispatch_stack,
+            torch._C._len_torch_function_stack,
+            torch._C._are_functorch_transforms_active,
+            torch._C._get_tracing_state,
+            torch._C._is_any_autocast_enabled,
+            torch._C._autograd._profiler_enabled,
+        )
+    except AttributeError:
+        return None
+
+
+_dispatch_modes = _function_modes = _transforms = _tracer = _autocast = _profiler = bool
+_can_listen = (_found := _listeners()) is not None
+if _found is not None:
+    _dispatch_modes, _function_modes, _transforms, _tracer, _autocast, _profiler = _found
+
+
+def _something_listens() -> Any:
+    return (
+        _dispatch_modes()
+        or _function_modes()
+        or _transforms()
+        or _autocast()
+        or _tracer() is not None
+        or _profiler()
+        or forward_ad._current_level >= 0
+    )
 
 
 def differentiate(
@@ -104,7 +231,8 @@ def differentiate(
 ) -> None:
     """Attach a gradient to `torch.ops.wsol.<name>`.
 
-    `backward` and `setup_context` are those of `torch.library.register_autograd`. `tangent` makes the forward-mode
+    `backward` and `setup_context` are those of `torch.library.register_autograd`; for the backward, `ctx.wanted` says of
+    each argument whether its gradient is wanted. `tangent` makes the forward-mode
     derivative from the arguments and their tangents (None where there is none); without it forward mode is an error.
 
     The kernel that `register_autograd` makes is not used: below torch.func.grad it fails, and forward mode goes through
@@ -126,8 +254,26 @@ def differentiate(
         return output
 
     def gradients(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        arguments = len(ctx.needs_input_grad) - 1
-        return (None, *backward(ctx, *grads)[:arguments])
+        ctx.wanted = ctx.needs_input_grad[1:]
+        return (None, *backward(ctx, *grads)[: len(ctx.wanted)])
+
+    kernel = _operators[name].kernel
+
+    def forward_at_once(ctx: Any, *arguments: Any) -> Any:
+        output = kernel(*arguments)
+        setup_context(ctx, (*arguments, *defaults[len(arguments) :]), output)
+        return output
+
+    def gradients_at_once(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        ctx.wanted = ctx.needs_input_grad
+        return backward(ctx, *grads)[: len(ctx.wanted)]
+
+    at_once: Any = type(
+        f"{name}_autograd",
+        (_SingleLevelFunction,),
+        {"forward": staticmethod(forward_at_once), "backward": staticmethod(gradients_at_once)},
+    )
+    _operators[name].with_gradient = at_once.apply
 
     function: Any = type(
         f"{name}_autograd",
@@ -150,6 +296,11 @@ def differentiate(
         return call(keys, *arguments)
 
     _library.impl(name, dispatch, "Autograd", with_keyset=True)
+
+
+def those_wanted(gradients: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients that are wanted; a backward operator gives something empty in place of others."""
+    return [g if is_wanted else None for g, is_wanted in zip(gradients, wanted, strict=True)]
 
 
 def not_differentiable(name: str, message: str) -> None:
@@ -232,6 +383,8 @@ def autocast(name: str) -> None:
 
 HALF_OR_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 FLOATING = (*HALF_OR_SINGLE, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_NUMBERS = (*FLOATING, *_INTEGERS)
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -245,6 +398,72 @@ def rows_contiguous(tensor: Tensor) -> Tensor:
 
 
 # --- checks of arguments: each error names the operator, the argument, what it is and what it should be
+
+
+def remembered(check: Callable[..., Any]) -> Callable[..., Any]:
+    """`check`, which is not made again for tensors of the same shapes, dtypes and devices, and equal other arguments.
+
+    For tensors with memory: sizes that are symbols are no keys.
+    """
+    known: dict[tuple[Any, ...], Any] = {}
+
+    @functools.wraps(check)
+    def checked(*arguments: Any) -> Any:
+        asked: tuple[Any, ...] = tuple(
+            [
+                (a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a  # type: ignore[misc]
+                for a in arguments
+            ]
+        )
+        if asked in known:
+            return known[asked]
+        result = check(*arguments)
+        if len(known) >= _MOST_REMEMBERED:
+            known.clear()
+        known[asked] = result
+        return result
+
+    return checked
+
+
+_MOST_REMEMBERED = 1024
+
+
+def not_a_tensor(operator: str, argument: str, value: Any) -> TypeError:
+    """The error for what should be a tensor: it names the conversion, where there is one."""
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    convert = {"numpy.ndarray": "torch.from_numpy", "list": "torch.tensor", "tuple": "torch.tensor"}
+    way = f": {convert[name]}({argument})" if name in convert else ""
+    return TypeError(f"{operator}: {argument} is {name}, it should be a torch.Tensor{way}")
+
+
+def as_mask(operator: str, argument: str, mask: Any) -> Tensor:
+    """A boolean mask: the tensor itself, or whether each number of it is 1.
+
+    Raises:
+        TypeError: not a tensor, or one of complex numbers.
+        ValueError: a number that is neither 0 nor 1. On CUDA this waits for the device, for masks that are not bool. A
+            compiled or exported program raises RuntimeError.
+    """
+    if not isinstance(mask, Tensor):
+        raise not_a_tensor(operator, argument, mask)
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.dtype not in _NUMBERS:
+        raise TypeError(
+            f"{operator}: {argument} has dtype {str(mask.dtype).removeprefix('torch.')}, it should be bool, "
+            "or numbers that are 0 or 1"
+        )
+    message = f"{operator}: {argument} has values other than 0 and 1, it should be a mask"
+    mask = mask.detach()
+    is_mask = ((mask == 0) | (mask == 1)).all()
+    if torch.compiler.is_compiling() or _transforms():
+        torch._assert_async(is_mask, message)  # type: ignore[attr-defined]
+    elif mask.device.type != "meta" and type(mask) in _PLAIN_TENSORS and not is_mask:
+        low, high = mask.aminmax()
+        raise ValueError(f"{message} (from {low.item():g} to {high.item():g})")
+    return mask != 0
 
 
 def check_tensor(
@@ -263,9 +482,7 @@ def check_tensor(
         ValueError: another number of dimensions, or another size.
     """
     if not isinstance(tensor, Tensor):
-        raise TypeError(
-            f"{operator}: {argument} is {type(tensor).__name__}, it should be a torch.Tensor"
-        )
+        raise not_a_tensor(operator, argument, tensor)
     if tensor.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(

@@ -20,13 +20,14 @@ def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> T
     aggregate into a localization map. The block itself can then run fused attention: the (N, N) matrix never exists.
 
     Args:
-        query: (B, H, Q, D), float32, bfloat16, float16 or float64; usually Q = 1, the class token.
+        query: (B, H, Q, D), float32, bfloat16, float16 or float64; usually Q = 1, the class token. Or (B, H, D), of
+            one.
         key: (B, H, N, D), of the same dtype, N >= 1. Views are read where they lie, such as the keys in a fused qkv
             tensor.
         scale: the logits' factor, by default D ** -0.5.
 
     Returns:
-        (B, Q, N), each row summing to 1; float32 (float64 for float64 inputs).
+        (B, Q, N), each row summing to 1; of a query (B, H, D) (B, N). float32 (float64 for float64 inputs).
 
     Raises:
         TypeError: a dtype that is none of these, or two dtypes.
@@ -40,11 +41,15 @@ def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> T
         >>> class_attention(query, key)[0]
         tensor([[0.2000, 0.2000, 0.2000, 0.2000, 0.2000]])
     """
-    return torch.ops.wsol.class_attention(query, key, scale)
+    if isinstance(query, Tensor) and query.dim() == 3:
+        return _class_attention(query.unsqueeze(2), key, scale).squeeze(1)
+    return _class_attention(query, key, scale)
 
 
 def class_attention_reference(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
     """`class_attention` in plain PyTorch: its definition, and the tests' oracle."""
+    if query.dim() == 3:
+        return class_attention_reference(query.unsqueeze(2), key, scale).squeeze(1)
     scale = query.size(-1) ** -0.5 if scale is None else scale
     dtype = backend.accumulator_dtype(query.dtype)
     logits = scale * query.to(dtype) @ key.to(dtype).transpose(-2, -1)
@@ -61,13 +66,13 @@ def spatial_gate(query: Tensor, key: Tensor, scale: float | None = None) -> Tens
     ``scaled_dot_product_attention(q, k, v * gate[:, None, :, None])``.
 
     Args:
-        query: (B, H, D), float32, bfloat16, float16 or float64: the spatial token's.
+        query: (B, H, D), float32, bfloat16, float16 or float64: the spatial token's. Or (B, H, Q, D), of several.
         key: (B, H, N, D), of the same dtype, N >= 1. Views are read where they lie, such as the keys in a fused qkv
             tensor.
         scale: the logits' factor, by default D ** -0.5.
 
     Returns:
-        (B, N) in [0, 1]; float32 (float64 for float64 inputs).
+        (B, N) in [0, 1]; of a query (B, H, Q, D) (B, Q, N). float32 (float64 for float64 inputs).
 
     Raises:
         TypeError: a dtype that is none of these, or two dtypes.
@@ -81,15 +86,28 @@ def spatial_gate(query: Tensor, key: Tensor, scale: float | None = None) -> Tens
         >>> spatial_gate(query, key, scale=1.0)
         tensor([[0.5000, 0.8808]])
     """
-    return torch.ops.wsol.spatial_gate(query, key, scale)
+    if isinstance(query, Tensor) and query.dim() == 4:
+        gates = [_spatial_gate(one, key, scale) for one in query.unbind(2)]
+        # Of no query: as of one, without its row.
+        return torch.stack(gates, 1) if gates else class_attention(query, key, scale)
+    return _spatial_gate(query, key, scale)
 
 
 def spatial_gate_reference(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
     """`spatial_gate` in plain PyTorch: its definition, and the tests' oracle."""
+    if query.dim() == 3:
+        return spatial_gate_reference(query.unsqueeze(2), key, scale).squeeze(1)
     scale = query.size(-1) ** -0.5 if scale is None else scale
     dtype = backend.accumulator_dtype(query.dtype)
-    logits = scale * query.to(dtype).unsqueeze(-2) @ key.to(dtype).transpose(-2, -1)
-    return logits.squeeze(-2).mean(dim=1).sigmoid()
+    logits = scale * query.to(dtype) @ key.to(dtype).transpose(-2, -1)
+    return logits.mean(dim=1).sigmoid()
+
+
+@backend.remembered
+def _checked(
+    name: str, query: Tensor, query_shape: tuple[str, ...], key: Tensor, scale: float | None
+) -> float:
+    return _check(name, query, query_shape, key, scale)
 
 
 def _check(
@@ -112,6 +130,8 @@ def _check(
 # --- class_attention
 
 
+_QUERIES = ("B", "H", "Q", "D")
+
 def _empty_out(query: Tensor, key: Tensor) -> Tensor:
     batch, _, queries, _ = query.shape
     dtype = backend.accumulator_dtype(query.dtype)
@@ -119,43 +139,71 @@ def _empty_out(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _forward(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
-    scale = _check("class_attention", query, ("B", "H", "Q", "D"), key, scale)
+    scale = _checked("class_attention", query, _QUERIES, key, scale)
     out = _empty_out(query, key)
     if out.numel() > 0:
-        query, key = backend.rows_contiguous(query), backend.rows_contiguous(key)
-        scratch = out.new_empty((*query.shape[:3], key.size(2)))
-        backend.run("class_attention_forward", query, key, out, scratch, scale, device=query.device)
+        backend.run(
+            "class_attention_forward",
+            backend.rows_contiguous(query),
+            backend.rows_contiguous(key),
+            out,
+            _of_each_head(query, key),
+            scale,
+            device=query.device,
+        )
     return out
 
 
 def _forward_fake(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
-    _check("class_attention", query, ("B", "H", "Q", "D"), key, scale)
+    _check("class_attention", query, _QUERIES, key, scale)
     return _empty_out(query, key)
 
 
-def _backward(grad_out: Tensor, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    grad_query, grad_key = query.new_zeros(query.shape), key.new_zeros(key.shape)
-    if grad_out.numel() > 0:
-        query, key = backend.rows_contiguous(query), backend.rows_contiguous(key)
-        scratch = grad_out.new_empty((*query.shape[:3], key.size(2)))
-        backend.run(
-            "class_attention_backward",
-            query,
-            key,
-            grad_out.contiguous(),
-            grad_query,
-            grad_key,
-            scratch,
-            scale,
-            device=query.device,
-        )
-    return grad_query, grad_key
+def _of_each_head(query: Tensor, key: Tensor) -> Tensor | None:
+    """Memory for a number of each head, query and token, where the kernels do not find it themselves."""
+    if not backend.needs_scratch(query.device):
+        return None
+    dtype = backend.accumulator_dtype(query.dtype)
+    return query.new_empty((*query.shape[:3], key.size(2)), dtype=dtype)
+
+
+def _backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    query_wanted: bool = True,
+    key_wanted: bool = True,
+) -> tuple[Tensor, Tensor]:
+    grads = _backward_fake(grad_out, query, key, scale, query_wanted, key_wanted)
+    if grad_out.numel() == 0:
+        return grads[0].zero_(), grads[1].zero_()
+    backend.run(
+        "class_attention_backward",
+        backend.rows_contiguous(query),
+        backend.rows_contiguous(key),
+        grad_out.contiguous(),
+        grads[0] if query_wanted else None,
+        grads[1] if key_wanted else None,
+        _of_each_head(query, key),
+        scale,
+        device=query.device,
+    )
+    return grads
 
 
 def _backward_fake(
-    grad_out: Tensor, query: Tensor, key: Tensor, scale: float
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    query_wanted: bool = True,
+    key_wanted: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape)
+    return (
+        query.new_empty(query.shape if query_wanted else 0),
+        key.new_empty(key.shape if key_wanted else 0),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -164,20 +212,23 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(query, key)
 
 
-def _autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
-    grads = torch.ops.wsol.class_attention_backward(grad_out, *ctx.saved_tensors, ctx.scale)
-    return *grads, None
+def _autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    query, key = ctx.saved_tensors
+    wanted = ctx.wanted[:2]
+    grads = _class_attention_backward(grad_out, query, key, ctx.scale, *wanted)
+    return *backend.those_wanted(grads, wanted), None
 
 
-backend.define(
+_class_attention = backend.define(
     "class_attention",
     "(Tensor query, Tensor key, float? scale=None) -> Tensor",
     _forward,
     _forward_fake,
 )
-backend.define(
+_class_attention_backward = backend.define(
     "class_attention_backward",
-    "(Tensor grad_out, Tensor query, Tensor key, float scale) -> (Tensor, Tensor)",
+    "(Tensor grad_out, Tensor query, Tensor key, float scale, bool query_wanted=True, bool key_wanted=True)"
+    " -> (Tensor, Tensor)",
     _backward,
     _backward_fake,
 )
@@ -189,8 +240,7 @@ backend.autocast("class_attention")
 # --- spatial_gate
 
 
-def _check_gate(query: Tensor, key: Tensor, scale: float | None) -> float:
-    return _check("spatial_gate", query, ("B", "H", "D"), key, scale)
+_ONE_QUERY = ("B", "H", "D")
 
 
 def _empty_gate(query: Tensor, key: Tensor) -> Tensor:
@@ -199,7 +249,7 @@ def _empty_gate(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _gate(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
-    scale = _check_gate(query, key, scale)
+    scale = _checked("spatial_gate", query, _ONE_QUERY, key, scale)
     gate = _empty_gate(query, key)
     if gate.numel() > 0:
         rows = backend.rows_contiguous(query).unsqueeze(2), backend.rows_contiguous(key)
@@ -208,14 +258,20 @@ def _gate(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
 
 
 def _gate_fake(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
-    _check_gate(query, key, scale)
+    _check("spatial_gate", query, _ONE_QUERY, key, scale)
     return _empty_gate(query, key)
 
 
 def _gate_backward(
-    grad_gate: Tensor, query: Tensor, key: Tensor, gate: Tensor, scale: float
+    grad_gate: Tensor,
+    query: Tensor,
+    key: Tensor,
+    gate: Tensor,
+    scale: float,
+    query_wanted: bool = True,
+    key_wanted: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    grad_query, grad_key = _backward_fake(grad_gate, query, key, scale)
+    grads = _backward_fake(grad_gate, query, key, scale, query_wanted, key_wanted)
     if gate.numel() > 0:
         # The gradient by the dot products is the same for all heads.
         grad_dots = torch.empty_like(gate)[:, None, None].expand(-1, query.size(1), 1, -1)
@@ -225,19 +281,25 @@ def _gate_backward(
             backend.rows_contiguous(key),
             gate,
             grad_gate.contiguous(),
-            grad_query.unsqueeze(2),
-            grad_key,
+            grads[0].unsqueeze(2) if query_wanted else None,
+            grads[1] if key_wanted else None,
             grad_dots,
             scale,
             device=query.device,
         )
-    return grad_query, grad_key
+    return grads
 
 
 def _gate_backward_fake(
-    grad_gate: Tensor, query: Tensor, key: Tensor, gate: Tensor, scale: float
+    grad_gate: Tensor,
+    query: Tensor,
+    key: Tensor,
+    gate: Tensor,
+    scale: float,
+    query_wanted: bool = True,
+    key_wanted: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    return _backward_fake(grad_gate, query, key, scale)
+    return _backward_fake(grad_gate, query, key, scale, query_wanted, key_wanted)
 
 
 def _setup_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -246,17 +308,20 @@ def _setup_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(query, key, output)
 
 
-def _gate_autograd(ctx: Any, grad_gate: Tensor) -> tuple[Tensor, Tensor, None]:
-    grads = torch.ops.wsol.spatial_gate_backward(grad_gate, *ctx.saved_tensors, ctx.scale)
-    return *grads, None
+def _gate_autograd(ctx: Any, grad_gate: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, gate = ctx.saved_tensors
+    wanted = ctx.wanted[:2]
+    grads = _spatial_gate_backward(grad_gate, query, key, gate, ctx.scale, *wanted)
+    return *backend.those_wanted(grads, wanted), None
 
 
-backend.define(
+_spatial_gate = backend.define(
     "spatial_gate", "(Tensor query, Tensor key, float? scale=None) -> Tensor", _gate, _gate_fake
 )
-backend.define(
+_spatial_gate_backward = backend.define(
     "spatial_gate_backward",
-    "(Tensor grad_gate, Tensor query, Tensor key, Tensor gate, float scale) -> (Tensor, Tensor)",
+    "(Tensor grad_gate, Tensor query, Tensor key, Tensor gate, float scale, bool query_wanted=True,"
+    " bool key_wanted=True) -> (Tensor, Tensor)",
     _gate_backward,
     _gate_backward_fake,
 )

@@ -78,10 +78,7 @@ def spatial_diffusion(
         _check(features, cam, None, iterations, alpha)
         _check_converges(features, strength, alpha)
         strength = torch.full((), strength, dtype=torch.float64, device=features.device)
-    out, _ = torch.ops.wsol.spatial_diffusion(
-        features, cam, strength, iterations, alpha, detach_start
-    )
-    return out
+    return _spatial_diffusion(features, cam, strength, iterations, alpha, detach_start)[0]
 
 
 def spatial_diffusion_reference(
@@ -330,13 +327,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _autograd(ctx: Any, grad_out: Tensor, grad_state: Tensor | None) -> tuple[Any, ...]:
-    grad_features, grad_cam, grad_strength = torch.ops.wsol.spatial_diffusion_backward(
+    grad_features, grad_cam, grad_strength = _spatial_diffusion_backward(
         grad_out, *ctx.saved_tensors, ctx.iterations, ctx.alpha, ctx.detach_start
     )
     return grad_features, grad_cam.to(ctx.cam_dtype), grad_strength, None, None, None
 
 
-backend.define(
+_spatial_diffusion = backend.define(
     "spatial_diffusion",
     "(Tensor features, Tensor cam, Tensor strength, int iterations, float alpha, bool detach_start) "
     "-> (Tensor, Tensor)",
@@ -344,7 +341,7 @@ backend.define(
     _forward_fake,
     in_cuda_graphs=False,  # its table of steps is kept
 )
-backend.define(
+_spatial_diffusion_backward = backend.define(
     "spatial_diffusion_backward",
     "(Tensor grad_out, Tensor features, Tensor strength, Tensor state, int iterations, float alpha, "
     "bool detach_start) -> (Tensor, Tensor, Tensor)",

@@ -39,7 +39,7 @@ def masked_reattention(
         query: (B, H, N, D), float32, bfloat16, float16 or float64; N >= 1, D up to 256.
         key: (B, H, N, D), of the same dtype. Views are read where they lie, such as those of a fused qkv tensor.
         value: (B, H, N, D), of the same dtype.
-        keep: (B, N) bool, the tokens that all others attend to; an image may keep none.
+        keep: (B, N) bool, or numbers that are 0 or 1: the tokens that all others attend to; an image may keep none.
         scale: the logits' factor, by default D ** -0.5.
         eps: weight of the uniform part, relative to that of the largest logit; 0 to 1e30.
 
@@ -47,13 +47,13 @@ def masked_reattention(
         (B, H, N, D), of the inputs' dtype; sums are kept in float32 (float64 for float64 inputs).
 
     Raises:
-        TypeError: a dtype that is none of these, two dtypes, or a mask that is not bool.
-        ValueError: shapes that do not fit, tensors on two devices, a scale that is not finite, or an eps out of its
-            range.
+        TypeError: a dtype that is none of these, or two dtypes.
+        ValueError: shapes that do not fit, tensors on two devices, a scale that is not finite, an eps out of its
+            range, or a mask of other numbers than 0 and 1: to see that is to wait for the device on CUDA, and a
+            compiled program raises RuntimeError.
 
     Differentiable in query, key and value, once, in reverse mode: the backward has no gradient of its own, and forward
-    mode is a NotImplementedError. The maximum m is
-    differentiated too, by the first of equals. Under autocast query, key and value are cast to its dtype.
+    mode is a NotImplementedError. The maximum m is differentiated too, by the first of equals. Under autocast query, key and value are cast to its dtype.
 
     Example:
         >>> query, key = torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 3, 4)
@@ -62,7 +62,8 @@ def masked_reattention(
         >>> masked_reattention(query, key, value, keep, eps=0.0)[0, 0, :, 0]
         tensor([0.0000, 0.5000, 1.0000])
     """
-    return torch.ops.wsol.masked_reattention(query, key, value, keep, scale, eps)[0]
+    keep = backend.as_mask(_NAME, "keep", keep)
+    return _masked_reattention(query, key, value, keep, scale, eps)[0]
 
 
 def masked_reattention_reference(
@@ -108,6 +109,9 @@ def _check(
     return width**-0.5 if scale is None else scale
 
 
+_checked = backend.remembered(_check)
+
+
 def _kernel_rows(*tensors: Tensor) -> list[Tensor]:
     """The (B, H, N, D) tensors as the kernels read them: half types that those cannot take as float32."""
     rows = [backend.rows_contiguous(tensor) for tensor in tensors]
@@ -150,7 +154,7 @@ def _forward(
     scale: float | None = None,
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    scale = _check(query, key, value, keep, scale, eps)
+    scale = _checked(query, key, value, keep, scale, eps)
     if query.numel() == 0:
         return _empty_outputs(query)
     name = "masked_reattention_forward"
@@ -243,20 +247,20 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _autograd(ctx: Any, grad_out: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.wsol.masked_reattention_backward(
+    grads = _masked_reattention_backward(
         grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps
     )
     return *grads, None, None, None
 
 
-backend.define(
+_masked_reattention = backend.define(
     "masked_reattention",
     "(Tensor query, Tensor key, Tensor value, Tensor keep, float? scale=None, float eps=1e-06)"
     " -> (Tensor out, Tensor log_sum, Tensor top)",
     _forward,
     _forward_fake,
 )
-backend.define(
+_masked_reattention_backward = backend.define(
     "masked_reattention_backward",
     "(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor keep, Tensor out,"
     " Tensor log_sum, Tensor top, float scale, float eps) -> (Tensor, Tensor, Tensor)",

@@ -40,7 +40,7 @@ def segment_mean(values: Tensor, labels: Tensor) -> Tensor:
         tensor([[[2., 2., 2.],
                  [2., 2., 2.]]])
     """
-    return torch.ops.wsol.segment_mean(values, labels)
+    return _segment_mean(values, labels)
 
 
 def segment_mean_reference(values: Tensor, labels: Tensor) -> Tensor:
@@ -63,11 +63,11 @@ def segment_mode(classes: Tensor, labels: Tensor) -> Tensor:
     The vote of a superpixel's pixels (MOLT).
 
     Args:
-        classes: (B, h, w) int32, int64 or uint8, of any values.
-        labels: (B, h, w) int32 or int64, each in [0, h w).
+        classes: (B, h, w) or flat (B, N), int32, int64 or uint8, of any values.
+        labels: (B, h, w) or (B, N) likewise, int32 or int64, each in [0, h w) or [0, N).
 
     Returns:
-        (B, h, w), dtype of `classes`; not differentiable. Memory does not grow with the values of the classes.
+        Shape and dtype of `classes`; not differentiable. Memory does not grow with the values of the classes.
 
     Raises:
         TypeError: a dtype that is none of these.
@@ -80,11 +80,15 @@ def segment_mode(classes: Tensor, labels: Tensor) -> Tensor:
         tensor([[[9, 9, 2],
                  [9, 2, 2]]])
     """
-    return torch.ops.wsol.segment_mode(classes, labels)
+    if isinstance(classes, Tensor) and isinstance(labels, Tensor) and classes.dim() == labels.dim() == 2:
+        return _segment_mode(classes.unsqueeze(1), labels.unsqueeze(1)).squeeze(1)
+    return _segment_mode(classes, labels)
 
 
 def segment_mode_reference(classes: Tensor, labels: Tensor) -> Tensor:
     """`segment_mode` in plain PyTorch: its definition, and the tests' oracle."""
+    if classes.dim() == 2:
+        return segment_mode_reference(classes.unsqueeze(1), labels.unsqueeze(1)).squeeze(1)
     if classes.numel() == 0:
         return torch.empty_like(classes)
     first = torch.arange(labels.size(0), device=labels.device) * labels[0].numel()
@@ -145,9 +149,14 @@ def _mean_fake(values: Tensor, labels: Tensor) -> Tensor:
     return values.new_empty(values.shape)
 
 
+@backend.remembered
+def _checked_mean(values: Tensor, labels: Tensor) -> None:
+    _mean_fake(values, labels)
+
+
 def _mean(values: Tensor, labels: Tensor) -> Tensor:
-    out = _mean_fake(values, labels)
-    return _run("segment_mean", values, labels, out)
+    _checked_mean(values, labels)
+    return _run("segment_mean", values, labels, values.new_empty(values.shape))
 
 
 def _setup_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -156,14 +165,16 @@ def _setup_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _mean_autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None]:
     (labels,) = ctx.saved_tensors
-    return torch.ops.wsol.segment_mean(grad_out, labels), None
+    return _segment_mean(grad_out, labels), None
 
 
 def _mean_tangent(primals: list[Any], tangents: list[Tensor]) -> Tensor:
-    return torch.ops.wsol.segment_mean(tangents[0], primals[1])  # it is linear
+    return _segment_mean(tangents[0], primals[1])  # it is linear
 
 
-backend.define("segment_mean", "(Tensor values, Tensor labels) -> Tensor", _mean, _mean_fake)
+_segment_mean = backend.define(
+    "segment_mean", "(Tensor values, Tensor labels) -> Tensor", _mean, _mean_fake
+)
 backend.differentiate("segment_mean", _mean_autograd, _setup_mean, _mean_tangent)
 
 
@@ -177,9 +188,16 @@ def _mode_fake(classes: Tensor, labels: Tensor) -> Tensor:
     return classes.new_empty(classes.shape)
 
 
+@backend.remembered
+def _checked_mode(classes: Tensor, labels: Tensor) -> None:
+    _mode_fake(classes, labels)
+
+
 def _mode(classes: Tensor, labels: Tensor) -> Tensor:
-    out = _mode_fake(classes, labels)
-    return _run("segment_mode", classes, labels, out)
+    _checked_mode(classes, labels)
+    return _run("segment_mode", classes, labels, classes.new_empty(classes.shape))
 
 
-backend.define("segment_mode", "(Tensor classes, Tensor labels) -> Tensor", _mode, _mode_fake)
+_segment_mode = backend.define(
+    "segment_mode", "(Tensor classes, Tensor labels) -> Tensor", _mode, _mode_fake
+)

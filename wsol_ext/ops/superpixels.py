@@ -71,7 +71,7 @@ def slic(
                  [0, 0, 0, 1, 1, 1]]], dtype=torch.int32)
     """
     _check(images, n_segments, compactness, max_num_iter)
-    return torch.ops.wsol.slic(
+    return _slic(
         images.detach(),
         n_segments,
         float(compactness),
@@ -186,7 +186,7 @@ def _fake(
     return images.new_empty((images.size(0), *images.shape[2:]), dtype=torch.int32)
 
 
-backend.define(
+_slic = backend.define(
     "slic",
     "(Tensor images, int n_segments, float compactness, int max_num_iter, bool enforce_connectivity, "
     "bool check_values=True) -> Tensor",

@@ -43,7 +43,7 @@ def adaptive_token_mask(attention: Tensor, mass: float) -> Tensor:
         tensor([[False,  True,  True, False]])
     """
     attention = attention.detach() if isinstance(attention, Tensor) else attention
-    return torch.ops.wsol.adaptive_token_mask(attention, mass)
+    return _adaptive_token_mask(attention, mass)
 
 
 def adaptive_token_mask_reference(attention: Tensor, mass: float) -> Tensor:
@@ -66,7 +66,7 @@ def masked_softmax(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
 
     Args:
         logits: (..., N), float32, bfloat16, float16 or float64.
-        keep: bool, of a shape that broadcasts to that of `logits`.
+        keep: bool, or numbers that are 0 or 1, of a shape that broadcasts to that of `logits`.
         eps: added to the sum of the exponentials, at least 0.
 
     Returns:
@@ -75,7 +75,9 @@ def masked_softmax(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
 
     Raises:
         TypeError: a dtype that is none of these.
-        ValueError: shapes that do not fit, tensors on two devices, or an eps that is negative or not finite.
+        ValueError: shapes that do not fit, tensors on two devices, an eps that is negative or not finite, or a mask of
+            other numbers than 0 and 1: to see that is to wait for the device on CUDA, and a compiled program raises
+            RuntimeError.
 
     Differentiable in logits, once, in reverse mode; forward mode is a NotImplementedError. Autocast casts nothing:
     logits are used as they are.
@@ -85,7 +87,7 @@ def masked_softmax(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
         >>> masked_softmax(torch.tensor([[100.0, 100.0, 200.0]]), keep)
         tensor([[0.5000, 0.5000, 0.0000]])
     """
-    return torch.ops.wsol.masked_softmax(logits, keep, eps)
+    return _masked_softmax(logits, backend.as_mask("masked_softmax", "keep", keep), eps)
 
 
 def masked_softmax_reference(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
@@ -111,22 +113,29 @@ def _mask_fake(attention: Tensor, mass: float) -> Tensor:
     return attention.new_empty(attention.shape, dtype=torch.bool)
 
 
+@backend.remembered
+def _check_mask(attention: Tensor, mass: float) -> None:
+    _mask_fake(attention, mass)
+
+
 def _mask(attention: Tensor, mass: float) -> Tensor:
-    keep = _mask_fake(attention, mass)
+    _check_mask(attention, mass)
+    keep = attention.new_empty(attention.shape, dtype=torch.bool)
     if keep.numel() > 0:
         attention = backend.rows_contiguous(attention)
         backend.run("adaptive_token_mask", attention, keep, mass, device=attention.device)
     return keep
 
 
-backend.define("adaptive_token_mask", "(Tensor attention, float mass) -> Tensor", _mask, _mask_fake)
+_adaptive_token_mask = backend.define(
+    "adaptive_token_mask", "(Tensor attention, float mass) -> Tensor", _mask, _mask_fake
+)
 
 
 # --- masked_softmax
 
 
-def _check_softmax(logits: Tensor, keep: Tensor, eps: float) -> Tensor:
-    """Check the arguments of `masked_softmax`; return `keep` in the shape of `logits`."""
+def _check_softmax(logits: Tensor, keep: Tensor, eps: float) -> None:
     name = "masked_softmax"
     leading = ("...",) * (logits.dim() - 1)
     backend.check_tensor(name, "logits", logits, (*leading, "N"), backend.FLOATING)
@@ -135,11 +144,14 @@ def _check_softmax(logits: Tensor, keep: Tensor, eps: float) -> Tensor:
     if not 0 <= eps < math.inf:
         raise ValueError(f"{name}: eps is {eps}, it should be a finite number of at least 0")
     try:
-        return keep.expand(logits.shape)
+        keep.expand(logits.shape)
     except RuntimeError as error:
         raise ValueError(
             f"{name}: keep has shape {tuple(keep.shape)}, it should broadcast to logits' {tuple(logits.shape)}"
         ) from error
+
+
+_checked_softmax = backend.remembered(_check_softmax)
 
 
 def _empty_weights(logits: Tensor) -> Tensor:
@@ -147,15 +159,19 @@ def _empty_weights(logits: Tensor) -> Tensor:
 
 
 def _softmax(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
-    keep = _check_softmax(logits, keep, eps)
+    _checked_softmax(logits, keep, eps)
     out = _empty_weights(logits)
     if out.numel() > 0:
-        logits, keep = (
-            backend.rows_contiguous(tensor.reshape(-1, tensor.size(-1)))
-            for tensor in (logits, keep)
-        )
-        backend.run("masked_softmax_forward", logits, keep, out, _log(eps), device=out.device)
+        if keep.shape != logits.shape:
+            keep = keep.expand(logits.shape)
+        rows = _rows(logits), _rows(keep)
+        backend.run("masked_softmax_forward", *rows, out, _log(eps), device=out.device)
     return out
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    rows = tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.size(-1))
+    return backend.rows_contiguous(rows)
 
 
 def _softmax_fake(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
@@ -170,7 +186,7 @@ def _softmax_backward_fake(grad_out: Tensor, out: Tensor, dtype: torch.dtype) ->
 def _softmax_backward(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
     grad_logits = _softmax_backward_fake(grad_out, out, dtype)
     if out.numel() > 0:
-        rows = (t.contiguous().view(-1, out.size(-1)) for t in (grad_out, out, grad_logits))
+        rows = (_rows(t.contiguous()) for t in (grad_out, out, grad_logits))
         backend.run("masked_softmax_backward", *rows, device=out.device)
     return grad_logits
 
@@ -182,16 +198,16 @@ def _setup_softmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _softmax_autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
     (out,) = ctx.saved_tensors
-    return torch.ops.wsol.masked_softmax_backward(grad_out, out, ctx.dtype), None, None
+    return _masked_softmax_backward(grad_out, out, ctx.dtype), None, None
 
 
-backend.define(
+_masked_softmax = backend.define(
     "masked_softmax",
     "(Tensor logits, Tensor keep, float eps=1e-6) -> Tensor",
     _softmax,
     _softmax_fake,
 )
-backend.define(
+_masked_softmax_backward = backend.define(
     "masked_softmax_backward",
     "(Tensor grad_out, Tensor out, ScalarType dtype) -> Tensor",
     _softmax_backward,
