@@ -82,17 +82,17 @@ WSOL_MULTIVERSION void iou_rows(const T* a, int64_t rows, const BoxColumns<T>& b
 }  // namespace
 
 void box_iou(const BoxIou& args, int threads) {
-  int64_t rows = args.a.size(1), columns = args.b.size(1);
+  int64_t rows = rows_of(args.a), columns = rows_of(args.b);
   with_float_or_double("box_iou", args.a.dtype, [&]<typename T>(ElementTag<T>) {
     const T extra = args.inclusive ? T(1) : T(0);
     const T *a = args.a.as<T>(), *b = args.b.as<T>();
-    int64_t a_stride = args.a.stride(0), b_stride = args.b.stride(0);
+    int64_t a_stride = batch_stride(args.a), b_stride = batch_stride(args.b);
     if (columns == 1) {  // the same numbers in the same order, as one row
       std::swap(a, b);
       std::swap(a_stride, b_stride);
       std::swap(rows, columns);
     }
-    parallel_for(args.out.size(0) * rows, std::max<int64_t>(1, kGrain / columns), threads,
+    parallel_for(batch_of(args.out) * rows, std::max<int64_t>(1, kGrain / columns), threads,
                  [&](int64_t begin, int64_t end) {
                    BoxColumns<T> turned;
                    while (begin < end) {

@@ -28,8 +28,8 @@ uint64_t above(const uint8_t* bytes, uint8_t cut) {
     return __builtin_ia32_ucmpb512_mask(*reinterpret_cast<const Bytes64*>(bytes), limits, kGreater,
                                         ~uint64_t{0});
   } else if constexpr (kBytes == 32) {
-    const auto limits = __builtin_ia32_pbroadcastb256(
-        Bytes16{limit, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
+    const auto limits =
+        __builtin_ia32_pbroadcastb256(Bytes16{limit, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
     uint64_t not_above = 0;
     for (int i = 0; i < 64; i += 32) {
       const auto excess =

@@ -32,7 +32,8 @@ class RunComponents {
   int32_t root_of_run(uint32_t run) { return root_of(labels_[run]); }
   bool closed_a_ring() const { return closed_a_ring_; }
 
-  // Calls visit(component), in raster order of their first pixels, for those from number `first` on.
+  // Calls visit(component), in raster order of their first pixels, for those from number `first`
+  // on.
   template <typename Visit>
   void for_each(int32_t first, Visit&& visit) const {
     for (int32_t id = first; id < static_cast<int32_t>(components_.size()); ++id) {
@@ -59,8 +60,8 @@ class CutComponents {
   // Labels the pixels above `cut`, corners touching.
   void find(const QuantizedMap& map, int cut);
 
-  // Joins each hole, and all that lies in it, to what encloses it: then areas are those of the outer
-  // contours, and only of contours that no other encloses.
+  // Joins each hole, and all that lies in it, to what encloses it: then areas are those of the
+  // outer contours, and only of contours that no other encloses.
   void fill_holes();
 
   template <typename Visit>

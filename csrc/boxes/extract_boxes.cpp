@@ -1,7 +1,7 @@
 // CPU: one task an image. Where its cuts have few runs together, each cut is labelled by itself, at
 // some nanoseconds a run. Otherwise its distinct levels are swept once (background, to fill or list
-// holes) and once more (foreground), limited by the sort and by the latency of the pixels' neighbour
-// look-ups. A map fits the second-level cache.
+// holes) and once more (foreground), limited by the sort and by the latency of the pixels'
+// neighbour look-ups. A map fits the second-level cache.
 #include "boxes/extract_boxes.h"
 
 #include <algorithm>
@@ -144,9 +144,8 @@ class ImageContours {
   std::span<const RankedBox> best_of_sweep(const FramedBytes& levels, Ranked&& ranked) {
     best_.reset(cuts(), {0, kNoBox});
     sweep_.run<Connectivity::kEight, false>(
-        levels, cuts(), [&](const Component& c, int low, int high) {
-          best_.raise(low - 1, high - 1, ranked(c));
-        });
+        levels, cuts(),
+        [&](const Component& c, int low, int high) { best_.raise(low - 1, high - 1, ranked(c)); });
     return best_.finish();
   }
 
@@ -232,7 +231,7 @@ float best_iou(Box box, int width, int height, std::span<const BoxOf<float>> gt)
 
 }  // namespace
 
-void extract_boxes(const ExtractBoxes& args, int threads) {
+int32_t extract_boxes(const ExtractBoxes& args, int threads) {
   const int64_t count = args.thresholds.size(0);
   std::atomic<int32_t> status{0};
   for_each_image(args.score_maps, args.thresholds, status, threads,
@@ -245,7 +244,7 @@ void extract_boxes(const ExtractBoxes& args, int threads) {
                      out[t] = cut == ScoreLevels::kNoForeground ? kNoBox : largest[cut].box;
                    }
                  });
-  *args.status.as<int32_t>() |= status;
+  return status;
 }
 
 std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
@@ -311,7 +310,7 @@ void list_boxes(const ListBoxes& args, int threads) {
   });
 }
 
-void best_box_iou(const BestBoxIou& args, int threads) {
+int32_t best_box_iou(const BestBoxIou& args, int threads) {
   const int64_t count = args.thresholds.size(0);
   const int height = static_cast<int>(args.score_maps.size(1));
   const int width = static_cast<int>(args.score_maps.size(2));
@@ -338,7 +337,7 @@ void best_box_iou(const BestBoxIou& args, int threads) {
                      out[t] = cut == ScoreLevels::kNoForeground ? iou(kNoBox) : of_cut[cut];
                    }
                  });
-  *args.status.as<int32_t>() |= status;
+  return status;
 }
 
 }  // namespace wsol::cpu

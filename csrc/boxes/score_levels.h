@@ -40,8 +40,8 @@ struct ScoreLevels {
   static constexpr int kNoForeground = -1;
 
   QuantizedMap quantized;
-  // Distinct cuts below the map's maximum, from the lowest: cut i has a foreground, the pixels above
-  // value_of_cut[i].
+  // Distinct cuts below the map's maximum, from the lowest: cut i has a foreground, the pixels
+  // above value_of_cut[i].
   int cuts = 0;
   std::array<int, 256> value_of_cut;
   std::vector<int> cut_of_threshold;  // (T,): which cut, or kNoForeground

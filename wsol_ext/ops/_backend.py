@@ -86,7 +86,11 @@ def scratch(name: str, *sizes: int, device: torch.device) -> Tensor | None:
     None where the backend's kernel has no such function, because it finds its memory itself.
     """
     count_of = getattr(kernels(name, device), f"{name}_scratch_bytes", None)
-    return None if count_of is None else torch.empty(count_of(*sizes), dtype=torch.uint8, device=device)
+    return (
+        None
+        if count_of is None
+        else torch.empty(count_of(*sizes), dtype=torch.uint8, device=device)
+    )
 
 
 def define(
@@ -135,7 +139,9 @@ class Operator:
         self._fitting: set[tuple[type, ...]] = set()  # types of arguments, as they have been seen
 
     def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling():  # first: torch.compile follows the calls, and goes no further here
+        if (
+            torch.compiler.is_compiling()
+        ):  # first: torch.compile follows the calls, and goes no further here
             return self._registered(*arguments)
         types = tuple(map(type, arguments))
         if types not in self._fitting and not self._fit(arguments, types):

@@ -132,6 +132,7 @@ def _check(
 
 _QUERIES = ("B", "H", "Q", "D")
 
+
 def _empty_out(query: Tensor, key: Tensor) -> Tensor:
     batch, _, queries, _ = query.shape
     dtype = backend.accumulator_dtype(query.dtype)

@@ -247,9 +247,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _autograd(ctx: Any, grad_out: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    grads = _masked_reattention_backward(
-        grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps
-    )
+    grads = _masked_reattention_backward(grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps)
     return *grads, None, None, None
 
 

@@ -80,7 +80,11 @@ def segment_mode(classes: Tensor, labels: Tensor) -> Tensor:
         tensor([[[9, 9, 2],
                  [9, 2, 2]]])
     """
-    if isinstance(classes, Tensor) and isinstance(labels, Tensor) and classes.dim() == labels.dim() == 2:
+    if (
+        isinstance(classes, Tensor)
+        and isinstance(labels, Tensor)
+        and classes.dim() == labels.dim() == 2
+    ):
         return _segment_mode(classes.unsqueeze(1), labels.unsqueeze(1)).squeeze(1)
     return _segment_mode(classes, labels)
 
