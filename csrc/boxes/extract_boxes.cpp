@@ -72,7 +72,7 @@ class ImageContours {
   int32_t read(const TensorView& score_maps, int64_t image, const TensorView& thresholds) {
     const int32_t status = map_.read(score_maps, image, thresholds);
     // What a pixel of the sweep costs is about this many runs, of smooth maps and of noise.
-    constexpr double kRunsAPixel = 1.4;
+    constexpr double kRunsAPixel = 1;
     const QuantizedMap& map = map_.quantized;
     const double most = kRunsAPixel * map.height * map.width;
     by_cut_ = cuts() == 1 || static_cast<double>(map_.estimated_runs()) <= most;
