@@ -1,6 +1,7 @@
-// CPU: one task an image, which sweeps its few distinct levels once (background, to fill or list
-// holes) and once more (foreground). Limited by the sort and by the latency of the pixels'
-// neighbour look-ups; a map fits the second-level cache.
+// CPU: one task an image. Where its cuts have few runs together, each cut is labelled by itself, at
+// some nanoseconds a run. Otherwise its distinct levels are swept once (background, to fill or list
+// holes) and once more (foreground), limited by the sort and by the latency of the pixels'
+// neighbour look-ups. A map fits the second-level cache.
 #include "boxes/extract_boxes.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <span>
 
 #include "boxes/component_sweep.h"
+#include "boxes/cut_components.h"
 #include "boxes/iou.h"
 #include "boxes/score_levels.h"
 #include "core/parallel_for.h"
@@ -68,39 +70,55 @@ struct RankedBox {
 class ImageContours {
  public:
   int32_t read(const TensorView& score_maps, int64_t image, const TensorView& thresholds) {
-    return map_.read(score_maps, image, thresholds);
+    const int32_t status = map_.read(score_maps, image, thresholds);
+    // What a pixel of the sweep costs is about this many runs, of smooth maps and of noise.
+    constexpr double kRunsAPixel = 1;
+    const QuantizedMap& map = map_.quantized;
+    const double most = kRunsAPixel * map.height * map.width;
+    by_cut_ = cuts() == 1 || static_cast<double>(map_.estimated_runs()) <= most;
+    if (!by_cut_) map_.levels(levels_);
+    return status;
   }
   int cuts() const { return map_.cuts; }
   std::span<const int> cut_of_threshold() const { return map_.cut_of_threshold; }
 
   // The box of the contour of largest area at each cut.
   std::span<const RankedBox> largest() {
+    const auto ranked = [](const Component& c) {
+      return RankedBox{static_cast<uint64_t>(c.area2 + 1) << 32 | c.first, outer_box(c)};
+    };
+    if (by_cut_) {
+      return best_of_cuts(ranked, [&] { cut_.fill_holes(); });
+    }
     fill_holes();
-    largest_.reset(cuts(), {0, kNoBox});
-    sweep_.run<Connectivity::kEight, false>(
-        filled_, cuts(), [&](const Component& c, int low, int high) {
-          const uint64_t rank = static_cast<uint64_t>(c.area2 + 1) << 32 | c.first;
-          largest_.raise(low - 1, high - 1, {rank, outer_box(c)});
-        });
-    return largest_.finish();
+    return best_of_sweep(filled_, ranked);
   }
 
   // The box of the component of most pixels at each cut, of equals the first in raster order.
   std::span<const RankedBox> most_pixels() {
-    largest_.reset(cuts(), {0, kNoBox});
-    sweep_.run<Connectivity::kEight, false>(
-        map_.levels, cuts(), [&](const Component& c, int low, int high) {
-          const uint64_t rank = static_cast<uint64_t>(c.pixels) << 32 | ~c.first;
-          largest_.raise(low - 1, high - 1, {rank, outer_box(c)});
-        });
-    return largest_.finish();
+    const auto ranked = [](const Component& c) {
+      return RankedBox{static_cast<uint64_t>(c.pixels) << 32 | ~c.first, outer_box(c)};
+    };
+    return by_cut_ ? best_of_cuts(ranked, [] {}) : best_of_sweep(levels_, ranked);
   }
+
+  // Whether a cut's contours are emitted in the order of their lists.
+  bool in_order() const { return by_cut_; }
 
   // Calls emit(box, is_hole, first pixel, first cut, last cut) for every contour that some interval
   // of cuts has.
   template <typename Emit>
   void for_each_contour(Emit&& emit) {
-    sweep_.run<Connectivity::kEight, false>(map_.levels, cuts(),
+    if (by_cut_) {
+      for (int cut = 0; cut < cuts(); ++cut) {
+        cut_.find(map_.quantized, map_.value_of_cut[cut]);
+        cut_.for_each_component(
+            [&](const Component& c) { emit(outer_box(c), false, c.first, cut, cut); });
+        cut_.for_each_hole([&](const Component& c) { emit(hole_box(c), true, c.first, cut, cut); });
+      }
+      return;
+    }
+    sweep_.run<Connectivity::kEight, false>(levels_, cuts(),
                                             [&](const Component& c, int low, int high) {
                                               emit(outer_box(c), false, c.first, low - 1, high - 1);
                                             });
@@ -110,15 +128,35 @@ class ImageContours {
   }
 
  private:
+  template <typename Ranked, typename Prepare>
+  std::span<const RankedBox> best_of_cuts(Ranked&& ranked, Prepare&& prepare) {
+    best_of_cut_.assign(cuts(), {0, kNoBox});
+    for (int cut = 0; cut < cuts(); ++cut) {
+      cut_.find(map_.quantized, map_.value_of_cut[cut]);
+      prepare();
+      RankedBox& best = best_of_cut_[cut];
+      cut_.for_each_component([&](const Component& c) { best = std::max(best, ranked(c)); });
+    }
+    return best_of_cut_;
+  }
+
+  template <typename Ranked>
+  std::span<const RankedBox> best_of_sweep(const FramedBytes& levels, Ranked&& ranked) {
+    best_.reset(cuts(), {0, kNoBox});
+    sweep_.run<Connectivity::kEight, false>(
+        levels, cuts(),
+        [&](const Component& c, int low, int high) { best_.raise(low - 1, high - 1, ranked(c)); });
+    return best_.finish();
+  }
+
   // Sweeps from the lowest level up: after level v of the complement has come, the background of
   // cut cuts - v is there.
   template <typename Emit>
   void sweep_background(Emit&& emit) {
-    const FramedBytes& levels = map_.levels;
-    complement_.resize(levels.height, levels.width);
+    complement_.resize(levels_.height, levels_.width);
     const int top = cuts();
-    for (size_t i = 0; i < levels.bytes.size(); ++i) {
-      complement_.bytes[i] = static_cast<uint8_t>(top - levels.bytes[i]);
+    for (size_t i = 0; i < complement_.bytes.size(); ++i) {
+      complement_.bytes[i] = static_cast<uint8_t>(top - levels_.bytes[i]);
     }
     complement_.set_frame(255);
     sweep_.run<Connectivity::kFour, true>(complement_, top, emit);
@@ -134,18 +172,23 @@ class ImageContours {
           merge->into == 0 ? static_cast<uint8_t>(cuts() - merge->level) : fill_level_[merge->into];
     }
     fill_level_[0] = 0;
-    filled_.resize(map_.levels.height, map_.levels.width);
+    filled_.resize(levels_.height, levels_.width);
     const std::vector<int32_t>& labels = sweep_.labels();
     for (size_t i = 0; i < labels.size(); ++i) {
-      filled_.bytes[i] = std::max(map_.levels.bytes[i], fill_level_[labels[i]]);
+      filled_.bytes[i] = std::max(levels_.bytes[i], fill_level_[labels[i]]);
     }
   }
 
   ScoreLevels map_;
-  FramedBytes complement_, filled_;
+  bool by_cut_ = true;  // rather than by a sweep over levels
+
+  CutComponents cut_;
+  std::vector<RankedBox> best_of_cut_;
+
+  FramedBytes levels_, complement_, filled_;
   ComponentSweep sweep_;
   std::vector<uint8_t> fill_level_;
-  IntervalMax<RankedBox> largest_;
+  IntervalMax<RankedBox> best_;
 };
 
 // Runs work(contours, image) for each image, its scores read, and adds what was wrong with them to
@@ -188,7 +231,7 @@ float best_iou(Box box, int width, int height, std::span<const BoxOf<float>> gt)
 
 }  // namespace
 
-void extract_boxes(const ExtractBoxes& args, int threads) {
+int32_t extract_boxes(const ExtractBoxes& args, int threads) {
   const int64_t count = args.thresholds.size(0);
   std::atomic<int32_t> status{0};
   for_each_image(args.score_maps, args.thresholds, status, threads,
@@ -201,7 +244,7 @@ void extract_boxes(const ExtractBoxes& args, int threads) {
                      out[t] = cut == ScoreLevels::kNoForeground ? kNoBox : largest[cut].box;
                    }
                  });
-  *args.status.as<int32_t>() |= status;
+  return status;
 }
 
 std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
@@ -222,7 +265,9 @@ std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
           ++counts[first];
           --counts[last + 1];
         });
-        std::ranges::sort(image.contours, {}, &ContourLists::Contour::place);
+        if (!contours.in_order()) {
+          std::ranges::sort(image.contours, {}, &ContourLists::Contour::place);
+        }
         for (int cut = 1; cut < image.cuts; ++cut) counts[cut] += counts[cut - 1];
         int64_t* out = args.counts.as<int64_t>() + index * count;
         for (int64_t t = 0; t < count; ++t) {
@@ -265,7 +310,7 @@ void list_boxes(const ListBoxes& args, int threads) {
   });
 }
 
-void best_box_iou(const BestBoxIou& args, int threads) {
+int32_t best_box_iou(const BestBoxIou& args, int threads) {
   const int64_t count = args.thresholds.size(0);
   const int height = static_cast<int>(args.score_maps.size(1));
   const int width = static_cast<int>(args.score_maps.size(2));
@@ -292,7 +337,7 @@ void best_box_iou(const BestBoxIou& args, int threads) {
                      out[t] = cut == ScoreLevels::kNoForeground ? iou(kNoBox) : of_cut[cut];
                    }
                  });
-  *args.status.as<int32_t>() |= status;
+  return status;
 }
 
 }  // namespace wsol::cpu

@@ -27,7 +27,8 @@
 
 namespace wsol {
 
-// Bits that a kernel sets in `status` (1,) int32 where it meets a value it should not.
+// Bits that a kernel sets in `status` (1,) int32 where it meets a value it should not. On the CPU
+// extract_boxes and best_box_iou return them instead, and no status need be given.
 enum BoxStatus : int32_t { kBadScore = 1, kBadThreshold = 2, kBadGtBox = 4 };
 
 struct ExtractBoxes {
@@ -86,10 +87,10 @@ namespace cpu {
 inline int64_t extract_boxes_scratch_bytes(int64_t, int64_t, int64_t, int64_t) { return 0; }
 inline int64_t count_boxes_scratch_bytes(int64_t, int64_t, int64_t, int64_t) { return 0; }
 inline int64_t best_box_iou_scratch_bytes(int64_t, int64_t, int64_t, int64_t, bool) { return 0; }
-void extract_boxes(const ExtractBoxes& args, int threads);
+int32_t extract_boxes(const ExtractBoxes& args, int threads);
 std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads);
 void list_boxes(const ListBoxes& args, int threads);
-void best_box_iou(const BestBoxIou& args, int threads);
+int32_t best_box_iou(const BestBoxIou& args, int threads);
 }  // namespace cpu
 
 namespace cuda {

@@ -1,7 +1,7 @@
 #include "boxes/score_levels.h"
 
 #include <algorithm>
-#include <array>
+#include <bit>
 #include <cmath>
 
 #include "boxes/extract_boxes.h"
@@ -16,28 +16,70 @@ struct Quantized {
   bool in_range;
 };
 
-// u = floor(255 s) in float64, in which the product is exact for every narrower type.
+// The nearest score in [0, 1]; 0 for NaN. Numbers that are not negative are ordered as their bits
+// are: after a second comparison of floats GCC would jump, and vectorize no loop around it.
+template <typename T, typename Bits>
+T nearest_good(T score) {
+  const T positive = score > 0 ? score : 0;
+  return std::bit_cast<T>(std::min(std::bit_cast<Bits>(positive), std::bit_cast<Bits>(T(1))));
+}
+inline float nearest_good(float score) { return nearest_good<float, int32_t>(score); }
+inline double nearest_good(double score) { return nearest_good<double, int64_t>(score); }
+
+// floor(255 s) of a score in [0, 1]: in float64, in which the product is exact for every narrower
+// type.
+inline int quantized(double score) { return static_cast<int>(255.0 * score); }
+
+// The same in float32. 256 s is exact, and so is its distance from the rounded product 255 s: that
+// is below s where it was rounded up, and then steps one number down. The sign says so without a
+// comparison, which would be a jump in the loop.
+inline int quantized(float score) {
+  const float times_256 = 256.0f * score;
+  const float product = times_256 - score;
+  const int32_t minus_rounded_up = std::bit_cast<int32_t>(times_256 - product - score) >> 31;
+  return static_cast<int>(std::bit_cast<float>(std::bit_cast<int32_t>(product) + minus_rounded_up));
+}
+
 template <typename T>
-WSOL_MULTIVERSION Quantized quantize(const T* scores, int64_t row_stride, int height, int width,
-                                     uint8_t* out) {
+WSOL_MULTIVERSION Quantized quantize(const T* scores, int64_t row_stride, QuantizedMap& map) {
+  const int width = map.width;  // a byte that is written could be one of map's
   int largest = 0;
   int bad = 0;
-  for (int y = 0; y < height; ++y) {
+  for (int y = 0; y < map.height; ++y) {
     const T* row = scores + y * row_stride;
-    uint8_t* out_row = out + static_cast<int64_t>(y) * width;
+    uint8_t* out = map.row(y);
     for (int x = 0; x < width; ++x) {
-      const double score = static_cast<double>(row[x]);
-      bad |= !(score >= 0.0) | !(score <= 1.0);
-      const double bounded = score >= 0.0 ? (score <= 1.0 ? score : 1.0) : 0.0;
-      const int u = static_cast<int>(255.0 * bounded);
+      const auto score = static_cast<Accumulator<T>>(row[x]);
+      const Accumulator<T> good = nearest_good(score);
+      bad |= good != score;
+      const int u = quantized(good);
       largest = std::max(largest, u);
-      out_row[x] = static_cast<uint8_t>(u);
+      out[x] = static_cast<uint8_t>(u);
     }
+    std::fill(out + width, out + map.stride, uint8_t{0});
   }
   return {largest, bad == 0};
 }
 
+// The sum of |a - b| over neighbours in the rows.
+WSOL_MULTIVERSION int64_t variation(const QuantizedMap& map) {
+  int64_t sum = 0;
+  for (int y = 0; y < map.height; ++y) {
+    const uint8_t* row = map.row(y);
+    int of_row = row[0];
+    for (int x = 1; x < map.stride; ++x) of_row += std::abs(row[x] - row[x - 1]);
+    sum += of_row;
+  }
+  return sum;
+}
+
 }  // namespace
+
+void QuantizedMap::resize(int new_height, int new_width) {
+  height = new_height, width = new_width, stride = (new_width / 64 + 1) * 64;
+  const size_t size = static_cast<size_t>(height) * stride;
+  if (bytes.size() < size) bytes.resize(size);
+}
 
 void FramedBytes::set_frame(uint8_t value) {
   std::fill_n(row(-1) - 1, stride, value);
@@ -47,49 +89,58 @@ void FramedBytes::set_frame(uint8_t value) {
 
 int32_t ScoreLevels::read(const TensorView& score_maps, int64_t image,
                           const TensorView& thresholds) {
-  const int height = static_cast<int>(score_maps.size(1)),
-            width = static_cast<int>(score_maps.size(2));
   int32_t status = 0;
-  quantized_.resize(static_cast<size_t>(height) * width);
-  int largest = 0;
+  quantized.resize(static_cast<int>(score_maps.size(1)), static_cast<int>(score_maps.size(2)));
   with_floating_type("extract_boxes", score_maps.dtype, [&]<typename T>(ElementTag<T>) {
     const T* scores = score_maps.as<T>() + image * score_maps.stride(0);
-    const Quantized result =
-        quantize(scores, score_maps.stride(1), height, width, quantized_.data());
-    largest = result.largest;
+    const Quantized result = quantize(scores, score_maps.stride(1), quantized);
+    largest_ = result.largest;
     if (!result.in_range) status |= kBadScore;
   });
 
   const double* threshold = thresholds.as<double>();
   cut_of_threshold.resize(thresholds.size(0));
-  std::array<bool, 256> used{};
+  std::array<uint64_t, 4> used{};
   for (size_t t = 0; t < cut_of_threshold.size(); ++t) {
     const bool good = threshold[t] >= 0.0 && threshold[t] < 1.0;
     if (!good) status |= kBadThreshold;
-    const int cut = good ? static_cast<int>(threshold[t] * largest) : 0;
-    cut_of_threshold[t] = cut < largest ? cut : kNoForeground;
-    if (cut < largest) used[cut] = true;
+    const int value = good ? static_cast<int>(threshold[t] * largest_) : 0;
+    cut_of_threshold[t] = value < largest_ ? value : kNoForeground;
+    if (value < largest_) used[value / 64] |= uint64_t{1} << value % 64;
   }
-  std::array<int, 256> index_of_cut{};
-  std::array<uint8_t, 256> level_of_value{};
+  std::array<int, 256> cut_of_value;  // of the used ones
   cuts = 0;
-  for (int value = 0; value < 256; ++value) {
-    level_of_value[value] = static_cast<uint8_t>(cuts);
-    index_of_cut[value] = cuts;
-    if (used[value]) ++cuts;
+  for (int word = 0; word < 4; ++word) {
+    for (uint64_t bits = used[word]; bits != 0; bits &= bits - 1) {
+      const int value = 64 * word + std::countr_zero(bits);
+      cut_of_value[value] = cuts;
+      value_of_cut[cuts++] = value;
+    }
   }
   for (int& cut : cut_of_threshold) {
-    if (cut != kNoForeground) cut = index_of_cut[cut];
-  }
-
-  levels.resize(height, width);
-  levels.set_frame(0);
-  for (int y = 0; y < height; ++y) {
-    const uint8_t* from = quantized_.data() + static_cast<int64_t>(y) * width;
-    uint8_t* to = levels.row(y);
-    for (int x = 0; x < width; ++x) to[x] = level_of_value[from[x]];
+    if (cut != kNoForeground) cut = cut_of_value[cut];
   }
   return status;
+}
+
+int64_t ScoreLevels::estimated_runs() const {
+  if (cuts == 0) return 0;
+  return variation(quantized) / 2 * cuts / largest_;
+}
+
+void ScoreLevels::levels(FramedBytes& out) const {
+  std::array<uint8_t, 256> level_of_value;
+  for (int value = 0, cut = 0; value < 256; ++value) {
+    level_of_value[value] = static_cast<uint8_t>(cut);
+    if (cut < cuts && value_of_cut[cut] == value) ++cut;
+  }
+  out.resize(quantized.height, quantized.width);
+  out.set_frame(0);
+  for (int y = 0; y < quantized.height; ++y) {
+    const uint8_t* from = quantized.row(y);
+    uint8_t* to = out.row(y);
+    for (int x = 0; x < quantized.width; ++x) to[x] = level_of_value[from[x]];
+  }
 }
 
 }  // namespace wsol::cpu

@@ -1,12 +1,24 @@
-// A score map as the few levels that its thresholds tell apart.
+// A score map in 256 steps, the cuts that its thresholds make, and the map as the few levels that
+// those tell apart.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "core/tensor_view.h"
 
 namespace wsol::cpu {
+
+// floor(255 score), in rows of a multiple of 64 bytes that end with at least one 0.
+struct QuantizedMap {
+  int height = 0, width = 0, stride = 0;
+  std::vector<uint8_t> bytes;
+
+  void resize(int new_height, int new_width);
+  uint8_t* row(int y) { return bytes.data() + static_cast<size_t>(y) * stride; }
+  const uint8_t* row(int y) const { return bytes.data() + static_cast<size_t>(y) * stride; }
+};
 
 // Bytes on a (height, width) grid inside a frame one pixel wide.
 struct FramedBytes {
@@ -27,18 +39,25 @@ struct FramedBytes {
 struct ScoreLevels {
   static constexpr int kNoForeground = -1;
 
-  // Distinct cuts below the map's maximum, from the lowest: cut i has a foreground, the pixels of
-  // level > i.
+  QuantizedMap quantized;
+  // Distinct cuts below the map's maximum, from the lowest: cut i has a foreground, the pixels
+  // above value_of_cut[i].
   int cuts = 0;
-  FramedBytes levels;                 // 0..cuts: how many cuts a pixel is above; 0 in the frame
+  std::array<int, 256> value_of_cut;
   std::vector<int> cut_of_threshold;  // (T,): which cut, or kNoForeground
 
   // Reads image `image` of (B, H, W) scores. Returns the BoxStatus bits of what is wrong with it; a
   // bad score counts as the nearest good one, NaN as 0.
   int32_t read(const TensorView& score_maps, int64_t image, const TensorView& thresholds);
 
+  // How many runs of foreground the rows have at all cuts together, if levels are evenly used.
+  int64_t estimated_runs() const;
+
+  // 0..cuts: how many cuts a pixel is above; 0 in the frame.
+  void levels(FramedBytes& out) const;
+
  private:
-  std::vector<uint8_t> quantized_;
+  int largest_ = 0;
 };
 
 }  // namespace wsol::cpu

@@ -55,6 +55,20 @@ def test_image_without_boxes_keeps_its_place():
     assert [len(boxes) for boxes in scaled] == [0, 1]
 
 
+@pytest.mark.parametrize("protocol", ["maxboxacc", "toploc", "sat"])
+def test_width_and_height_scale_as_squares_of_each(protocol):
+    wide = scale_boxes(BOXES, SIZES, protocol, size=(320, 200))
+    squares = [scale_boxes(BOXES, SIZES, protocol, size=side) for side in (320, 200)]
+    for boxes, of_width, of_height in zip(wide, *squares, strict=True):
+        assert boxes[:, ::2].equal(of_width[:, ::2])
+        assert boxes[:, 1::2].equal(of_height[:, 1::2])
+
+
+def test_size_without_pixels_is_an_error():
+    with pytest.raises(ValueError, match=r"^scale_boxes: size is \(0, 5\), it should be positive"):
+        scale_boxes(BOXES, SIZES, size=(0, 5))
+
+
 def test_another_size_scales_alike():
     assert scale_boxes(
         [torch.tensor([[0.0, 10.0, 50.0, 100.0]])], torch.tensor([[100, 100]]), "maxboxacc", size=64

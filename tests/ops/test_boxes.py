@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from ops.cases.boxes import THRESHOLDS
-from ops.contract import REST_OF_A_SWEEP
+from ops.contract import FLOATING, REST_OF_A_SWEEP
 from oracles import opencv_boxes, score_maps
 from torch import Tensor
 
@@ -309,12 +309,41 @@ def test_gt_boxes_of_any_dtype(backend, dtype):
     assert best_box_iou(scores, [0.5], gt_boxes).tolist() == [[1.0]]
 
 
-def test_thresholds_may_be_a_list_an_array_or_a_tensor(backend):
+def test_thresholds_may_be_in_any_form(backend):
     scores = torch.rand(1, 6, 7, generator=torch.Generator().manual_seed(0)).to(backend.device)
     expected = extract_boxes(scores, [0.25, 0.5])
-    assert extract_boxes(scores, np.array([0.25, 0.5])).equal(expected)
-    as_tensor = torch.tensor([0.25, 0.5], dtype=torch.float64, device=backend.device)
-    assert extract_boxes(scores, as_tensor).equal(expected)
+    for form in (
+        (0.25, 0.5),
+        np.array([0.25, 0.5]),
+        np.array([0.25, 0.5], np.float32),
+        *(torch.tensor([0.25, 0.5], dtype=d, device=backend.device) for d in FLOATING),
+    ):
+        assert extract_boxes(scores, form).equal(expected)
+    for form in (0.25, np.float32(0.25), torch.tensor(0.25, device=backend.device)):
+        assert extract_boxes(scores, form).equal(expected[:, :1])
+
+
+@pytest.mark.parametrize("contours", ["largest", "most_pixels", "all"])
+def test_clipped_boxes_end_before_the_last_pixel(backend, contours):
+    scores = torch.ones(1, 4, 5, device=backend.device)
+    boxes = extract_boxes(scores, 0.5, contours, clip=True)
+    boxes = boxes[0] if contours == "all" else boxes
+    assert boxes.view(-1, 4).tolist() == [[0, 0, 4, 3]]
+
+
+def test_gt_boxes_may_be_lists_of_an_image_each(backend):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(3, 6, 7, generator=generator).to(backend.device)
+    padded = torch.tensor([[[0, 0, 3, 3], [1, 2, 4, 5]], [[-1] * 4] * 2, [[2, 2, 5, 5], [-1] * 4]])
+    expected = best_box_iou(scores, 0.5, padded.to(backend.device))
+    lists = [[[0, 0, 3, 3], [1, 2, 4, 5]], [], [[2, 2, 5, 5]]]
+    for form in (
+        lists,
+        [torch.tensor(boxes).view(-1, 4) for boxes in lists],
+        [np.array(boxes, np.float64).reshape(-1, 4) for boxes in lists],
+        padded.numpy(),
+    ):
+        assert best_box_iou(scores, 0.5, form).equal(expected)
 
 
 def test_order_of_all_boxes_is_the_same_on_every_backend(backend):
@@ -391,6 +420,25 @@ def test_box_iou_counts_both_end_pixels(backend):
     a = torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]], device=backend.device)
     b = torch.tensor([[1, 1, 2, 2]], device=backend.device)
     torch.testing.assert_close(box_iou(a, b).cpu(), torch.tensor([[1 / 7], [1 / 4]]))
+
+
+def test_box_iou_of_large_integers_takes_float64(backend):
+    a = torch.tensor([[2**24, 0, 2**24 + 1, 0]], device=backend.device)
+    b = torch.tensor([[2**24 + 1, 0, 2**24 + 2, 0]], device=backend.device)
+    iou = box_iou(a, b, dtype=torch.float64)
+    assert iou.dtype == torch.float64
+    torch.testing.assert_close(iou.cpu(), torch.tensor([[1 / 3]], dtype=torch.float64))
+    assert box_iou(a.double(), b.double(), dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 33])
+def test_box_iou_of_any_count_is_its_definition(backend, count, dtype):
+    """Pairs come in blocks, of which the last may not be whole."""
+    corners = torch.rand(2, count, 4, generator=torch.Generator().manual_seed(2)).cumsum(dim=-1)
+    boxes = corners.to(backend.device, dtype)
+    for a, b in ((boxes, boxes), (boxes, boxes[:, :1]), (boxes[:, :1], boxes[0])):
+        torch.testing.assert_close(box_iou(a, b), box_iou_reference(a, b))
 
 
 def test_box_iou_of_empty_boxes_is_zero(backend):

@@ -1,7 +1,7 @@
 """What a protocol is, and the protocols there are, by name."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -183,9 +183,12 @@ def register_protocol(name: str) -> Callable[[_P], _P]:
 
 
 def scale_boxes(
-    boxes: Boxes, sizes: Tensor, protocol: str = "maxboxacc", size: int = EVALUATED
+    boxes: Boxes,
+    sizes: Tensor,
+    protocol: str = "maxboxacc",
+    size: int | tuple[int, int] = EVALUATED,
 ) -> list[Tensor]:
-    """Ground-truth boxes in the frame of the evaluated, square picture, as each published program computes them.
+    """Ground-truth boxes in the frame of the evaluated picture, as each published program computes them.
 
     | protocol | x0, y0, x1, y1, each truncated to an integer |
     | --- | --- |
@@ -200,13 +203,14 @@ def scale_boxes(
             being padding. Best on the CPU: on CUDA their check waits for the device once an image.
         sizes: (B, 2), each picture's original width and height.
         protocol: a name in `PROTOCOLS`, of a protocol that needs boxes.
-        size: side of the evaluated picture in pixels.
+        size: side of the evaluated picture in pixels, which is a square in the published programs; or its width and
+            height, for each of which the table then holds.
 
     Returns:
         B tensors (G_i, 4) int64.
 
     Raises:
-        ValueError: another protocol; shapes that do not fit; a picture without pixels; a box that is not finite.
+        ValueError: another protocol; shapes that do not fit; a picture or `size` without pixels; a box not finite.
 
     Example:
         >>> scale_boxes([torch.tensor([[60.0, 27.0, 385.0, 331.0]])], torch.tensor([[500, 335]]))
@@ -224,6 +228,11 @@ def scale_boxes(
         )
     if (sizes <= 0).any():
         raise ValueError("scale_boxes: sizes has values that are not positive")
+    width, height = size if isinstance(size, Sequence) else (size, size)
+    if min(width, height) < 1:
+        raise ValueError(f"scale_boxes: size is {size}, it should be positive")
+    frame = known[protocol].frame
+    is_x = torch.tensor([True, False, True, False])
     sides = sizes.to(torch.float64).repeat(1, 2).unbind()
     scaled = []
     for image_boxes, side in zip(listed, sides, strict=True):
@@ -232,6 +241,9 @@ def scale_boxes(
             raise ValueError(
                 f"scale_boxes: boxes has values that are not finite: {image_boxes.tolist()}"
             )
-        framed = known[protocol].frame(values, side.to(values.device), size)
+        side = side.to(values.device)
+        framed = frame(values, side, width)
+        if height != width:
+            framed = torch.where(is_x.to(values.device), framed, frame(values, side, height))
         scaled.append(framed.trunc().to(torch.int64))
     return scaled

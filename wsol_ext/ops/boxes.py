@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
 __all__ = [
     "Contours",
+    "GtBoxes",
     "OneContour",
     "Thresholds",
     "best_box_iou",
@@ -21,7 +24,8 @@ __all__ = [
 
 Contours = Literal["largest", "all"]
 OneContour = Literal["largest", "most_pixels"]
-Thresholds = Tensor | Sequence[float]
+Thresholds = Tensor | Sequence[float] | NDArray[np.floating] | float
+GtBoxes = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any] | Sequence[Sequence[float]]]
 
 _INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LARGEST_SIDE = 32767  # a pixel's row and column fit 16 bits each, a map's doubled area 32
@@ -34,6 +38,7 @@ def extract_boxes(
     contours: OneContour = "largest",
     *,
     check_values: bool = True,
+    clip: bool = False,
 ) -> Tensor: ...
 
 
@@ -44,6 +49,7 @@ def extract_boxes(
     contours: Literal["all"],
     *,
     check_values: bool = True,
+    clip: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -53,18 +59,19 @@ def extract_boxes(
     contours: OneContour | Literal["all"] = "largest",
     *,
     check_values: bool = True,
+    clip: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Boxes around what of each score map lies above each threshold.
 
     The box step of MaxBoxAcc (Choe et al., CVPR 2020). A map is quantized, ``u = floor(255 * s)`` in
     float64; a pixel is foreground at threshold t where ``u > floor(t * max(u))``; boxes are those of
-    the contours that OpenCV's ``findContours(RETR_TREE)`` finds. They are not clipped (the evaluator
-    goes on to clip x1 to w - 1 and y1 to h - 1; `best_box_iou` does that).
+    the contours that OpenCV's ``findContours(RETR_TREE)`` finds.
 
     Args:
         score_maps: (B, h, w), in [0, 1], float32, bfloat16, float16 or float64; sides up to 32,767.
-        thresholds: T numbers in [0, 1), in any order: a sequence, or a (T,) float64 tensor on the
-            maps' device.
+        thresholds: T numbers in [0, 1), in any order: a number, a sequence, an array, or a floating
+            tensor () or (T,) on the maps' device. They are used in float64, as they are: 0.3 in
+            float32 is a little more than 0.3.
         contours: ``"largest"``: only the contour of largest area (``cv2.contourArea``; the first of
             equals in OpenCV's order). ``"most_pixels"``: only the outer contour of the 8-connected
             component with most pixels, holes not counted; of equals the one whose first pixel in raster
@@ -73,6 +80,8 @@ def extract_boxes(
         check_values: whether values out of range are an error. On CUDA that waits for the kernel.
             Without it nothing waits; a score out of range counts as the nearest in range, NaN as 0,
             and a threshold out of range as 0.
+        clip: whether boxes are clipped to x1 <= w - 1 and y1 <= h - 1, as evaluators go on to do, and
+            as `best_box_iou` does.
 
     Returns:
         For ``"largest"`` and ``"most_pixels"``: boxes (B, T, 4) int32, ``[x0, y0, x1, y1]`` in pixels,
@@ -97,21 +106,21 @@ def extract_boxes(
         tensor([[[1, 2, 7, 5],
                  [3, 3, 4, 4]]], dtype=torch.int32)
     """
-    _check_contours("extract_boxes", contours, ("largest", "most_pixels", "all"))
-    score_maps, thresholds = (
-        _detach(score_maps),
-        _as_tensor("extract_boxes", thresholds, score_maps),
-    )
+    name = "extract_boxes"
+    _check_contours(name, contours, ("largest", "most_pixels", "all"))
+    score_maps = _constant_maps(name, score_maps)
+    thresholds = _threshold_tensor(name, thresholds, score_maps)
     if contours == "all":
-        return torch.ops.wsol.extract_all_boxes(score_maps, thresholds, check_values)
-    most_pixels = contours == "most_pixels"
-    return torch.ops.wsol.extract_boxes(score_maps, thresholds, check_values, most_pixels)
+        boxes, offsets = _all_boxes_operator(score_maps, thresholds, check_values)
+        return (_clip(boxes, score_maps) if clip else boxes), offsets
+    boxes = _boxes_operator(score_maps, thresholds, check_values, contours == "most_pixels")
+    return _clip(boxes, score_maps) if clip else boxes
 
 
 def best_box_iou(
     score_maps: Tensor,
     thresholds: Thresholds,
-    gt_boxes: Tensor,
+    gt_boxes: GtBoxes,
     contours: Contours = "largest",
     *,
     check_values: bool = True,
@@ -126,7 +135,7 @@ def best_box_iou(
         score_maps: (B, h, w), as for `extract_boxes`.
         thresholds: T numbers in [0, 1), as for `extract_boxes`.
         gt_boxes: (B, G, 4), ``[x0, y0, x1, y1]`` in pixels of the map, integer or floating (used in
-            float32); rows of -1 are padding.
+            float32); rows of -1 are padding. Or B of (G_i, 4): tensors, arrays or lists.
         contours: ``"largest"`` or ``"all"``, as for `extract_boxes`.
         check_values: as for `extract_boxes`; also whether a ground-truth box that is not finite is an
             error or left out.
@@ -145,15 +154,17 @@ def best_box_iou(
         >>> best_box_iou(score_map, [0.5], torch.tensor([[[1, 2, 6, 5], [-1, -1, -1, -1]]]))
         tensor([[1.]])
     """
-    _check_contours("best_box_iou", contours, ("largest", "all"))
-    (gt_boxes,) = backend.constant("best_box_iou", gt_boxes=gt_boxes)
-    score_maps, thresholds = _detach(score_maps), _as_tensor("best_box_iou", thresholds, score_maps)
-    return torch.ops.wsol.best_box_iou(
-        score_maps, thresholds, gt_boxes, contours == "all", check_values
-    )
+    name = "best_box_iou"
+    _check_contours(name, contours, ("largest", "all"))
+    score_maps = _constant_maps(name, score_maps)
+    thresholds = _threshold_tensor(name, thresholds, score_maps)
+    (gt_boxes,) = backend.constant(name, gt_boxes=_gt_tensor(name, gt_boxes, score_maps))
+    return _best_iou_operator(score_maps, thresholds, gt_boxes, contours == "all", check_values)
 
 
-def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
+def box_iou(
+    a: Tensor, b: Tensor, inclusive: bool = True, *, dtype: torch.dtype | None = None
+) -> Tensor:
     """Intersection over union of every box of `a` with every box of `b`, for batches of both.
 
     Args:
@@ -161,13 +172,15 @@ def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
         b: (..., M, 4), of any of these dtypes; the leading dimensions broadcast with those of `a`.
         inclusive: whether both end pixels count, so that a side is x1 - x0 + 1, as in this field's
             evaluators. Otherwise a side is x1 - x0, as in ``torchvision.ops.box_iou``.
+        dtype: float32 or float64, to compute and return it in; None: float64 if a or b is, else
+            float32. Integers above 16,777,216 take float64 to be exact.
 
     Returns:
-        (..., N, M) float32 (float64 if a or b is); 0 where both boxes are empty. Not
+        (..., N, M) of that dtype; 0 where both boxes are empty. Not
         differentiable: it requires no gradient, and a forward-mode tangent is a NotImplementedError.
 
     Raises:
-        TypeError: a dtype that is neither integer nor floating.
+        TypeError: a dtype of boxes that is neither integer nor floating, or another `dtype`.
         ValueError: shapes that do not fit, or tensors on two devices.
 
     Example:
@@ -175,7 +188,12 @@ def box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
         tensor([[0.5000, 0.0000]])
     """
     a, b = backend.constant("box_iou", a=a, b=b)
-    return torch.ops.wsol.box_iou(a, b, inclusive)
+    if dtype is None:
+        return _iou_operator(a, b, inclusive)
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"box_iou: dtype is {dtype}, it should be torch.float32 or torch.float64")
+    _check_boxes(a, b)
+    return _iou_operator(a.to(dtype), b.to(dtype), inclusive)
 
 
 def box_iou_reference(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
@@ -200,20 +218,64 @@ def _check_contours(name: str, contours: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: contours is {contours!r}, it should be {wanted}")
 
 
-def _detach(tensor: Any) -> Any:
-    return tensor.detach() if isinstance(tensor, Tensor) else tensor  # else the check says so
+def _constant_maps(name: str, score_maps: Any) -> Tensor:
+    if not isinstance(score_maps, Tensor):
+        raise backend.not_a_tensor(name, "score_maps", score_maps)
+    return score_maps.detach() if score_maps.requires_grad else score_maps
 
 
-def _as_tensor(name: str, thresholds: Thresholds, score_maps: Tensor) -> Tensor:
-    if isinstance(thresholds, Tensor) or not isinstance(score_maps, Tensor):
-        return _detach(thresholds)
-    try:
-        return torch.as_tensor(thresholds, dtype=torch.float64, device=score_maps.device)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name}: thresholds is {type(thresholds).__name__}, "
-            "it should be a sequence of numbers or a tensor"
-        ) from error
+def _threshold_tensor(name: str, thresholds: Thresholds, score_maps: Tensor) -> Tensor:
+    """Thresholds in any form as (T,) float64."""
+    if isinstance(thresholds, Tensor):
+        if thresholds.dtype != torch.float64:
+            backend.check_tensor(
+                name, "thresholds", thresholds, ("T",) * thresholds.dim(), backend.FLOATING
+            )
+            thresholds = thresholds.to(torch.float64)
+        thresholds = thresholds.detach() if thresholds.requires_grad else thresholds
+    else:
+        try:
+            thresholds = torch.as_tensor(thresholds, dtype=torch.float64, device=score_maps.device)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name}: thresholds is {type(thresholds).__name__}, "
+                "it should be a sequence of numbers or a tensor"
+            ) from error
+    return thresholds if thresholds.dim() > 0 else thresholds.view(1)
+
+
+def _gt_tensor(name: str, gt_boxes: GtBoxes, score_maps: Tensor) -> Tensor:
+    """Ground-truth boxes in any form as (B, G, 4), rows of -1 being padding."""
+    if isinstance(gt_boxes, Tensor):
+        return gt_boxes
+    if isinstance(gt_boxes, np.ndarray):
+        return torch.from_numpy(gt_boxes).to(score_maps.device)
+    if not isinstance(gt_boxes, Sequence) or isinstance(gt_boxes, str):
+        raise backend.not_a_tensor(name, "gt_boxes", gt_boxes)
+    images = []
+    for index, of_image in enumerate(gt_boxes):
+        try:
+            boxes = torch.as_tensor(of_image)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{name}: gt_boxes[{index}] is {type(of_image).__name__}, it should be a (G, 4) tensor, array or list"
+            ) from error
+        if boxes.dim() == 1 and boxes.numel() == 0:
+            boxes = boxes.view(0, 4)
+        backend.check_tensor(
+            name, f"gt_boxes[{index}]", boxes, ("G", 4), (*backend.FLOATING, *_INTEGER)
+        )
+        images.append(boxes.to(score_maps.device, torch.float32))
+    if not images:
+        return score_maps.new_empty((0, 0, 4), dtype=torch.float32)
+    return torch.nn.utils.rnn.pad_sequence(images, batch_first=True, padding_value=-1)
+
+
+def _clip(boxes: Tensor, score_maps: Tensor) -> Tensor:
+    height, width = score_maps.shape[-2:]
+    boxes.select(-1, 2).clamp_(max=width - 1)
+    boxes.select(-1, 3).clamp_(max=height - 1)
+    return boxes
 
 
 def _check(name: str, score_maps: Tensor, thresholds: Tensor) -> None:
@@ -228,8 +290,29 @@ def _check(name: str, score_maps: Tensor, thresholds: Tensor) -> None:
         )
 
 
-def _raise_for_status(name: str, status: Tensor, score_maps: Tensor, thresholds: Tensor) -> None:
-    bits = int(status.item())
+_check_once = backend.remembered(_check)
+
+
+def _run_checked(
+    name: str, score_maps: Tensor, thresholds: Tensor, *others: Any, option: bool, check: bool
+) -> None:
+    """Run the kernel `name`, its status and scratch between the other arguments and its option."""
+    device = score_maps.device
+    status = scratch = None
+    if backend.needs_scratch(device):
+        status = torch.zeros(1, dtype=torch.int32, device=device)
+        sizes = (*score_maps.shape, thresholds.size(0))
+        sizes = sizes if name == "extract_boxes" else (*sizes, option)
+        scratch = backend.scratch(name, *sizes, device=device)
+    arguments = (backend.rows_contiguous(score_maps), thresholds.contiguous(), *others)
+    bits = backend.run(name, *arguments, status, scratch, option, device=device)
+    if check:
+        bits = bits if status is None else int(status.item())
+        if bits != 0:
+            _raise_for_status(name, bits, score_maps, thresholds)
+
+
+def _raise_for_status(name: str, bits: int, score_maps: Tensor, thresholds: Tensor) -> None:
     if bits & backend.constants["bad_score"]:
         low, high = score_maps.min().item(), score_maps.max().item()
         raise ValueError(
@@ -255,22 +338,11 @@ def _extract_boxes(
     score_maps: Tensor, thresholds: Tensor, check_values: bool = True, most_pixels: bool = False
 ) -> Tensor:
     name = "extract_boxes"
-    boxes = _extract_boxes_fake(score_maps, thresholds)
+    _check_once(name, score_maps, thresholds)
+    shape = (score_maps.size(0), thresholds.size(0), 4)
+    boxes = score_maps.new_empty(shape, dtype=torch.int32)
     if boxes.numel() > 0:
-        score_maps = backend.rows_contiguous(score_maps)
-        status = boxes.new_zeros(1)
-        backend.run(
-            name,
-            score_maps,
-            thresholds.contiguous(),
-            boxes,
-            status,
-            backend.scratch(name, *score_maps.shape, thresholds.size(0), device=boxes.device),
-            most_pixels,
-            device=score_maps.device,
-        )
-        if check_values:
-            _raise_for_status(name, status, score_maps, thresholds)
+        _run_checked(name, score_maps, thresholds, boxes, option=most_pixels, check=check_values)
     return boxes
 
 
@@ -286,7 +358,7 @@ def _extract_all_boxes(
     score_maps: Tensor, thresholds: Tensor, check_values: bool = True
 ) -> tuple[Tensor, Tensor]:
     name = "extract_boxes"
-    _check(name, score_maps, thresholds)
+    _check_once(name, score_maps, thresholds)
     shape = (score_maps.size(0), thresholds.size(0))
     counts = score_maps.new_empty(shape, dtype=torch.int64)
     offsets = counts.new_zeros(counts.numel() + 1)
@@ -295,11 +367,14 @@ def _extract_all_boxes(
     score_maps, thresholds = backend.rows_contiguous(score_maps), thresholds.contiguous()
     status = counts.new_zeros(1, dtype=torch.int32)
     device = score_maps.device
-    scratch = backend.scratch("count_boxes", *score_maps.shape, thresholds.size(0), device=device)
+    scratch = None
+    if backend.needs_scratch(device):
+        sizes = (*score_maps.shape, thresholds.size(0))
+        scratch = backend.scratch("count_boxes", *sizes, device=device)
     arguments = (score_maps, thresholds, counts, status, scratch)
     found = backend.run("count_boxes", *arguments, device=device)
-    if check_values:
-        _raise_for_status(name, status, score_maps, thresholds)
+    if check_values and (bits := int(status.item())) != 0:
+        _raise_for_status(name, bits, score_maps, thresholds)
     torch.cumsum(counts.flatten(), dim=0, out=offsets[1:])
     boxes = counts.new_empty((int(offsets[-1].item()), 4), dtype=torch.int32)
     arguments = (score_maps, thresholds, offsets, boxes, scratch)
@@ -327,24 +402,13 @@ def _best_box_iou(
     check_values: bool = True,
 ) -> Tensor:
     name = "best_box_iou"
-    best_iou = _best_box_iou_fake(score_maps, thresholds, gt_boxes)
+    _check_gt_once(name, score_maps, thresholds, gt_boxes)
+    shape = (score_maps.size(0), thresholds.size(0))
+    best_iou = score_maps.new_empty(shape, dtype=torch.float32)
     if best_iou.numel() > 0:
-        score_maps = backend.rows_contiguous(score_maps)
-        status = best_iou.new_zeros(1, dtype=torch.int32)
-        sizes = (*score_maps.shape, thresholds.size(0))
-        backend.run(
-            name,
-            score_maps,
-            thresholds.contiguous(),
-            gt_boxes.to(torch.float32).contiguous(),
-            best_iou,
-            status,
-            backend.scratch(name, *sizes, all_contours, device=score_maps.device),
-            all_contours,
-            device=score_maps.device,
-        )
-        if check_values:
-            _raise_for_status(name, status, score_maps, thresholds)
+        gt_boxes = gt_boxes.to(torch.float32).contiguous()
+        arguments = (score_maps, thresholds, gt_boxes, best_iou)
+        _run_checked(name, *arguments, option=all_contours, check=check_values)
     return best_iou
 
 
@@ -355,14 +419,18 @@ def _best_box_iou_fake(
     all_contours: bool = False,
     check_values: bool = True,
 ) -> Tensor:
-    name = "best_box_iou"
+    _check_gt("best_box_iou", score_maps, thresholds, gt_boxes)
+    return score_maps.new_empty((score_maps.size(0), thresholds.size(0)), dtype=torch.float32)
+
+
+def _check_gt(name: str, score_maps: Tensor, thresholds: Tensor, gt_boxes: Tensor) -> None:
     _check(name, score_maps, thresholds)
-    batch = score_maps.size(0)
-    backend.check_tensor(
-        name, "gt_boxes", gt_boxes, (batch, "G", 4), (*backend.FLOATING, *_INTEGER)
-    )
+    shape = (score_maps.size(0), "G", 4)
+    backend.check_tensor(name, "gt_boxes", gt_boxes, shape, (*backend.FLOATING, *_INTEGER))
     backend.check_same_device(name, score_maps=score_maps, gt_boxes=gt_boxes)
-    return score_maps.new_empty((batch, thresholds.size(0)), dtype=torch.float32)
+
+
+_check_gt_once = backend.remembered(_check_gt)
 
 
 # --- box_iou
@@ -389,18 +457,28 @@ def _check_boxes(a: Tensor, b: Tensor) -> tuple[int, ...]:
         ) from error
 
 
+_check_boxes_once = backend.remembered(_check_boxes)
+
+
 def _box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
-    batch = _check_boxes(a, b)
-    out = _box_iou_fake(a, b)
+    batch = _check_boxes_once(a, b)
+    dtype = _iou_dtype(a, b)
+    shape = (*batch, a.size(-2), b.size(-2))
+    out = a.new_empty(shape, dtype=dtype)
     if out.numel() > 0:
-        flat = [
-            boxes.to(out.dtype).expand(*batch, -1, -1).reshape(-1, boxes.size(-2), 4).contiguous()
-            for boxes in (a, b)
-        ]
-        backend.run(
-            "box_iou", *flat, out.view(-1, a.size(-2), b.size(-2)), inclusive, device=out.device
-        )
+        flat = out if len(shape) <= 3 else out.view(-1, *shape[-2:])
+        a, b = _flat_boxes(a, batch, dtype), _flat_boxes(b, batch, dtype)
+        backend.run("box_iou", a, b, flat, inclusive, device=out.device)
     return out
+
+
+def _flat_boxes(boxes: Tensor, batch: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Contiguous boxes (B, N, 4), or (N, 4) that are the same for the whole batch."""
+    if boxes.dtype != dtype:
+        boxes = boxes.to(dtype)
+    if boxes.dim() > 2 and (boxes.dim() > 3 or boxes.shape[:-2] != batch):
+        boxes = boxes.expand(*batch, -1, -1).reshape(-1, boxes.size(-2), 4)
+    return boxes.contiguous()
 
 
 def _box_iou_fake(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
@@ -408,7 +486,7 @@ def _box_iou_fake(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
     return a.new_empty((*batch, a.size(-2), b.size(-2)), dtype=_iou_dtype(a, b))
 
 
-backend.define(
+_boxes_operator = backend.define(
     "extract_boxes",
     "(Tensor score_maps, Tensor thresholds, bool check_values=True, bool most_pixels=False)"
     " -> Tensor",
@@ -416,7 +494,7 @@ backend.define(
     _extract_boxes_fake,
     in_cuda_graphs=False,  # whether values are scores is asked of the device
 )
-backend.define(
+_all_boxes_operator = backend.define(
     "extract_all_boxes",
     "(Tensor score_maps, Tensor thresholds, bool check_values=True)"
     " -> (Tensor boxes, Tensor offsets)",
@@ -424,7 +502,7 @@ backend.define(
     _extract_all_boxes_fake,
     in_cuda_graphs=False,
 )
-backend.define(
+_best_iou_operator = backend.define(
     "best_box_iou",
     "(Tensor score_maps, Tensor thresholds, Tensor gt_boxes, bool all_contours=False,"
     " bool check_values=True) -> Tensor",
@@ -432,6 +510,6 @@ backend.define(
     _best_box_iou_fake,
     in_cuda_graphs=False,
 )
-backend.define(
+_iou_operator = backend.define(
     "box_iou", "(Tensor a, Tensor b, bool inclusive=True) -> Tensor", _box_iou, _box_iou_fake
 )

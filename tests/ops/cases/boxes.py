@@ -83,9 +83,14 @@ BAD_MAPS = (
         {"score_maps": zeros(2, 5, 0)},
         "score_maps has shape (2, 5, 0), its sides should be 1 to 32,767 pixels",
     ),
-    bad_dtype("float64", thresholds=zeros(3)),
+    bad_dtype(ANY_FLOAT, thresholds=zeros(3, dtype=torch.int64)),
     Bad(TypeError, {"thresholds": "0.5"}, "thresholds is str, it should be a sequence"),
-    bad_shape("be (T)", thresholds=zeros(dtype=F64)),
+    bad_shape("be (T)", thresholds=zeros(1, 3, dtype=F64)),
+    Bad(
+        TypeError,
+        {"score_maps": np.ones((2, 5, 6), np.float32)},
+        "score_maps is numpy.ndarray, it should be a torch.Tensor: torch.from_numpy(score_maps)",
+    ),
     *(
         Bad(
             ValueError,
@@ -167,6 +172,17 @@ BEST_BOX_IOU = replace(
         bad_shape("be (2, G, 4)", gt_boxes=zeros(1, 3, 4)),
         Bad(
             ValueError,
+            {"gt_boxes": [zeros(1, 4), zeros(4)]},
+            "gt_boxes[1] has shape (4,), it should be (G, 4)",
+        ),
+        Bad(
+            TypeError,
+            {"gt_boxes": [zeros(1, 4), [["a"] * 4]]},
+            "gt_boxes[1] is list, it should be a (G, 4) tensor, array or list",
+        ),
+        Bad(TypeError, {"gt_boxes": 3}, "gt_boxes is int, it should be a torch.Tensor"),
+        Bad(
+            ValueError,
             {"gt_boxes": torch.full((2, 1, 4), INF)},
             "gt_boxes has values that are infinite or NaN, they should be finite",
         ),
@@ -177,6 +193,7 @@ BEST_BOX_IOU = replace(
         ),
     ),
     raw=lambda a: [("best_box_iou", (*a.values(), True)), ("best_box_iou", tuple(a.values()))],
+    lists=("thresholds", "gt_boxes"),
     out_dtype=lambda dtype: torch.float32,
     tolerance=dict.fromkeys(FLOATING, 1e-06),
     near=near_one,
@@ -220,6 +237,16 @@ BOX_IOU = OperatorCase(
     bad=(
         bad_dtype("float16, ... int64", b=zeros(1, 5, 4, dtype=torch.complex64)),
         bad_shape("be (N, 4)", a=zeros(4)),
+        Bad(
+            TypeError,
+            {"dtype": torch.float16},
+            "dtype is torch.float16, it should be torch.float32 or torch.float64",
+        ),
+        Bad(
+            TypeError,
+            {"b": np.ones((2, 5, 4))},
+            "b is numpy.ndarray, it should be a torch.Tensor: torch.from_numpy(b)",
+        ),
         Bad(
             ValueError,
             {"a": zeros(2, 3, 4), "b": zeros(3, 3, 4)},
