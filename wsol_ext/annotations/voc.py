@@ -20,7 +20,7 @@ from wsol_ext.annotations.pictures import (
 def write(
     paths: Sequence[Path], pictures: Iterable[Picture], classes: Sequence[str], about: About
 ) -> None:
-    """Write `Annotations/`, `JPEGImages/` and `ImageSets/Main/train.txt`.
+    """Write `Annotations/`, `JPEGImages/`, `ImageSets/Main/train.txt`, and `labelmap.txt`, CVAT's list of the classes.
 
     Corners are whole pixels counted from 1, both inside the box, as VOC's kit has them. White space in names becomes
     `_`, since some readers of `train.txt` take what is behind it for something else.
@@ -29,6 +29,10 @@ def write(
     annotations, sets = folder / "Annotations", folder / "ImageSets" / "Main"
     annotations.mkdir()
     sets.mkdir(parents=True)
+    labels = "".join(f"{xml_text(name)}:::\n" for name in classes)
+    (folder / "labelmap.txt").write_text(
+        f"# label:color_rgb:parts:actions\n{labels}", encoding="utf-8"
+    )
     with open(sets / "train.txt", "w", encoding="utf-8") as listed:
         for picture in shown(pictures):
             plain = replace(picture, name="_".join(picture.name.split()))

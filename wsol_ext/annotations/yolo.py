@@ -14,14 +14,15 @@ _RENAMED = {"images": "images_"}
 def write(
     paths: Sequence[Path], pictures: Iterable[Picture], classes: Sequence[str], about: About
 ) -> None:
-    """Write `images/`, `labels/` and `data.yaml`.
+    """Write `images/train/`, `labels/train/` and `data.yaml`.
 
     A label is a line: the class from 0, then the box's centre, width and height as shares of the picture's. Scores have
     no place there: a sixth number would be refused.
     """
     (folder,) = paths
-    images, labels = folder / "images", folder / "labels"
-    images.mkdir()
+    images, labels = folder / "images" / "train", folder / "labels" / "train"
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
     for picture in shown(pictures):
         name = free_name(picture, labels, ".txt", _RENAMED)
         place(picture, images / name, about.pictures)
@@ -30,7 +31,7 @@ def write(
         path.write_text("".join(_line(picture, *one[:3]) for one in picture.objects))
     names = dict(enumerate(classes))
     # No `path`: pictures are then looked for beside this file, wherever the folder goes.
-    data = {"train": "images", "val": "images", "names": names}
+    data = {"train": "images/train", "val": "images/train", "names": names}
     text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
 
