@@ -7,8 +7,8 @@ from pathlib import Path
 
 from wsol_ext._files import atomic_folder, atomic_path, is_results_folder, mark_results_folder
 from wsol_ext._names import unknown
-from wsol_ext.annotations import coco, csv_table, cvat, fiftyone, labelstudio, voc, yolo
-from wsol_ext.annotations.pictures import About, Object, Picture, Placing
+from wsol_ext.annotations import _coco, _csv_table, _cvat, _fiftyone, _labelstudio, _voc, _yolo
+from wsol_ext.annotations._pictures import About, Object, Picture, Placing
 
 __all__ = ["FORMATS", "About", "Format", "Object", "Picture", "Placing", "write"]
 
@@ -32,14 +32,14 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     "coco": Format(
-        "pycocotools, CVAT, FiftyOne", ("dataset.json", "boxes.json"), False, coco.write
+        "pycocotools, CVAT, FiftyOne", ("dataset.json", "boxes.json"), False, _coco.write
     ),
-    "yolo": Format("ultralytics", ("yolo",), True, yolo.write),
-    "voc": Format("Pascal VOC's readers", ("voc",), True, voc.write),
-    "labelstudio": Format("Label Studio", ("labelstudio",), True, labelstudio.write),
-    "cvat": Format("CVAT", ("cvat",), True, cvat.write),
-    "fiftyone": Format("FiftyOne", ("fiftyone",), True, fiftyone.write),
-    "csv": Format("spreadsheets, pandas", ("boxes.csv",), False, csv_table.write),
+    "yolo": Format("ultralytics", ("yolo",), True, _yolo.write),
+    "voc": Format("Pascal VOC's readers", ("voc",), True, _voc.write),
+    "labelstudio": Format("Label Studio", ("labelstudio",), True, _labelstudio.write),
+    "cvat": Format("CVAT", ("cvat",), True, _cvat.write),
+    "fiftyone": Format("FiftyOne", ("fiftyone",), True, _fiftyone.write),
+    "csv": Format("spreadsheets, pandas", ("boxes.csv",), False, _csv_table.write),
 }
 """The forms by name."""
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from wsol_ext.annotations.pictures import About, Picture, shown
+from wsol_ext.annotations._pictures import About, Picture, shown
 
 _COLUMNS = ("image", "width", "height", "class", "score", "class_probability", "map_mean")
 _CORNERS = ("x0", "y0", "x1", "y1")

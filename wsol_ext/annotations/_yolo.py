@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from wsol_ext.annotations.pictures import About, Picture, clipped, free_name, place, shown
+from wsol_ext.annotations._pictures import About, Picture, clipped, free_name, place, shown
 
 # In a picture's path the last folder of this name is what ultralytics looks for labels beside.
 _RENAMED = {"images": "images_"}

@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 from xml.sax.saxutils import XMLGenerator
+from xml.sax.xmlreader import AttributesImpl
 
-from wsol_ext.annotations.pictures import About, Picture, shown, xml_text
+from wsol_ext.annotations._pictures import About, Picture, shown, xml_text
 
 
 def write(
@@ -15,7 +16,7 @@ def write(
 ) -> None:
     """Write `annotations.xml`, and `labels.json` for a task's raw labels: each has an attribute for the score."""
     (folder,) = paths
-    with open(folder / "annotations.xml", "w", encoding="utf-8") as file:
+    with open(folder / "annotations.xml", "wb") as file:
         xml = _Xml(file)
         xml.startDocument()
         with xml.inside("annotations"):
@@ -42,7 +43,7 @@ def write(
 class _Xml(XMLGenerator):
     """Indented XML, as it comes."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, "utf-8", short_empty_elements=True)
         self._depth = 0
 
@@ -65,7 +66,7 @@ class _Xml(XMLGenerator):
     def _start(self, tag: str, attributes: Mapping[str, object]) -> None:
         if self._depth:
             self._indent()
-        self.startElement(tag, {k: xml_text(str(v)) for k, v in attributes.items()})
+        self.startElement(tag, AttributesImpl({k: xml_text(str(v)) for k, v in attributes.items()}))
 
     def _indent(self) -> None:
         self.ignorableWhitespace("\n" + "  " * self._depth)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from wsol_ext.annotations.pictures import (
+from wsol_ext.annotations._pictures import (
     About,
     Object,
     Picture,

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from wsol_ext.annotations.pictures import (
+from wsol_ext.annotations._pictures import (
     About,
     Object,
     Picture,

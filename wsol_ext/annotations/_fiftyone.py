@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsol_ext._names import printable
-from wsol_ext.annotations.pictures import About, Members, Picture, clipped, shown, write_json
+from wsol_ext.annotations._pictures import About, Members, Picture, clipped, shown, write_json
 
 
 def write(

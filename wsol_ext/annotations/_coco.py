@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import wsol_ext
-from wsol_ext.annotations.pictures import About, Object, Picture, shown, write_json
+from wsol_ext.annotations._pictures import About, Object, Picture, shown, write_json
 
 
 def write(
