@@ -18,8 +18,9 @@ def found_in(result: ImageResult) -> dict[str, Any]:
     """What files say of an image: plain values, which JSON gives back as they were.
 
     Returns:
-        `size`, width and height, and `boxes`, for each object its class, score, and x, y, width and height in pixels;
-        or the `error`.
+        `size`, width and height, and `boxes`, for each object its class, score, and x, y, width and height in pixels,
+        then the class's probability and the mean of its map where the score is made of them; `rejected`, the best class
+        and its probability, of a picture that is; or only the `error`.
     """
     if result.error is not None:
         return {"error": result.error}
@@ -27,8 +28,20 @@ def found_in(result: ImageResult) -> dict[str, Any]:
     for one in result.objects:
         x0, y0, x1, y1 = (round(float(v), 2) for v in one.box)
         box = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-        boxes.append([one.category, round(one.score, 6), *box])
-    return {"size": list(result.size), "boxes": boxes}
+        apart = () if one.map_mean is None else (one.probability, one.map_mean)
+        boxes.append(
+            [
+                one.category,
+                round(one.score, 6),
+                *box,
+                *(round(v, 6) for v in apart if v is not None),
+            ]
+        )
+    found: dict[str, Any] = {"size": list(result.size), "boxes": boxes}
+    if result.rejected is not None:
+        category, probability = result.rejected
+        found["rejected"] = [category, round(probability, 6)]
+    return found
 
 
 def file_name(path: Path, root: Path) -> str:
