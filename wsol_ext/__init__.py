@@ -11,6 +11,7 @@ from wsol_ext._names import on_first_use
 __version__ = version("wsol_ext")
 
 _HOMES: dict[str, list[str]] = {
+    "annotations": [],
     "checkpoints": [],
     "clustering": [],
     "coco": [],
@@ -20,6 +21,7 @@ _HOMES: dict[str, list[str]] = {
     "metrics": [],
     "models": ["create_model"],
     "ops": [],
+    "rejection": [],
     "report": [],
     "thresholds": [],
     "training": [],

@@ -11,9 +11,9 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -300,8 +300,48 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a JSON file, whole or not at all; NaN and other values that JSON lacks raise first."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write a JSON file, whole or not at all; NaN and other values that JSON lacks raise, as by `json_text`."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json_text(value))
+        file.write("\n")
+
+
+def json_text(value: Any, indent: str = "") -> Iterator[str]:
+    """A value as JSON in pieces, those that `json.dumps(value, indent=2)` would give at once.
+
+    What is iterable and no list is written as one, an item at a time, so that it need not fit into memory.
+
+    Args:
+        value: of JSON's types, or an iterable, or a mapping of them.
+        indent: what stands before each line but the first.
+
+    Raises:
+        ValueError: NaN or an infinity.
+        TypeError: another value that JSON lacks.
+
+    Example:
+        >>> "".join(json_text({"squares": (k * k for k in range(2))})).split()
+        ['{', '"squares":', '[', '0,', '1', ']', '}']
+    """
+    deeper = indent + "  "
+    if isinstance(value, Mapping):
+        opening, closing = "{}"
+        items: Iterator[Iterable[str]] = (
+            chain([f"{json.dumps(name)}: "], json_text(item, deeper))
+            for name, item in value.items()
+        )
+    elif isinstance(value, Iterable) and not isinstance(value, str | list | tuple):
+        opening, closing = "[]"
+        items = (json_text(item, deeper) for item in value)
+    else:
+        yield json.dumps(value, indent=2, allow_nan=False).replace("\n", f"\n{indent}")
+        return
+    before = opening
+    for item in items:
+        yield f"{before}\n{deeper}"
+        yield from item
+        before = ","
+    yield opening + closing if before == opening else f"\n{indent}{closing}"
 
 
 def write_csv(

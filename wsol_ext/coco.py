@@ -1,15 +1,15 @@
 """Boxes in the COCO form, which labelling tools and pycocotools read."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from wsol_ext._files import write_json
 from wsol_ext._names import printable
+from wsol_ext.annotations import About, Picture, write
 from wsol_ext.localize import ImageResult
 
-__all__ = ["CocoResults", "file_name", "found_in"]
+__all__ = ["Counts", "file_name", "found_in", "write_coco"]
 
 _FILLING = 0.95  # of an image's area: a box of more says nothing of where
 
@@ -60,70 +60,54 @@ def file_name(path: Path, root: Path) -> str:
     return printable((absolute.relative_to(root) if below else absolute).as_posix())
 
 
-class CocoResults:
-    """What was found, collected image by image; no map is kept, which a million images have no room for.
-
-    Category k + 1 is class k; image ids count from 1, over the images that could not be read too, which are left out;
-    boxes are x, y, width, height in pixels of the picture as it is shown.
-
-    Args:
-        class_names: the model's classes.
-        root: the folder, as an absolute path, that file names are given relative to, where they lie below it.
+class Counts(NamedTuple):
+    """How many there are.
 
     Attributes:
-        seen: how many images were added.
-        broken: how many of them could not be read.
-        filling: how many of the boxes cover nearly all of their image.
+        images: of the images.
+        broken: of those that could not be read.
+        boxes: of the boxes.
+        filling: of those that cover nearly all of their image.
+        rejected: of the images that were rejected.
     """
 
-    def __init__(self, class_names: Sequence[str], root: Path) -> None:
-        self.class_names, self.root = class_names, root
-        self.seen = self.broken = self.filling = 0
-        self._images: list[dict[str, Any]] = []
-        self._found: list[dict[str, Any]] = []
+    images: int = 0
+    broken: int = 0
+    boxes: int = 0
+    filling: int = 0
+    rejected: int = 0
 
-    @property
-    def boxes(self) -> int:
-        """How many boxes there are."""
-        return len(self._found)
 
-    def add(self, result: ImageResult) -> None:
-        """Take in the next image; one that is no file is called by its place."""
-        path = result.path
-        name = f"{result.index}" if path is None else file_name(path, self.root)
-        self.add_found(name, found_in(result))
+def write_coco(
+    folder: Path,
+    class_names: Sequence[str],
+    pictures: Iterable[Picture],
+    about: About | None = None,
+) -> Counts:
+    """Write `boxes.json`, COCO results, and `dataset.json`, the data set with the same boxes as annotations.
 
-    def add_found(self, name: str, found: Mapping[str, Any]) -> None:
-        """Take in the next image by its `file_name`, as `found_in` has it."""
-        self.seen += 1
-        if "error" in found:
-            self.broken += 1
-            return
-        width, height = found["size"]
-        image = {"id": self.seen, "file_name": name, "width": width, "height": height}
-        self._images.append(image)
-        for category, score, *box in found["boxes"]:
-            self.filling += box[2] * box[3] > _FILLING * width * height
-            self._found.append(
-                {
-                    "image_id": self.seen,
-                    "file_name": name,
-                    "category_id": category + 1,
-                    "category": self.class_names[category],
-                    "bbox": box,
-                    "score": score,
-                }
-            )
+    `COCO("dataset.json").loadRes("boxes.json")` of pycocotools reads them. `boxes.json` comes last. Category k + 1 is
+    class k; image ids count from 1, over the images that are left out too, those that could not be read or were
+    rejected; boxes are x, y, width, height in pixels of the picture as it is shown. They are written as they come: a
+    million need no memory.
 
-    def write(self, folder: Path) -> None:
-        """Write `boxes.json`, COCO results, and `dataset.json`, the images and categories they refer to.
+    Args:
+        folder: where to.
+        class_names: the model's classes.
+        pictures: what was found in each image; gone through several times.
+        about: what the data set says of its origin.
 
-        `COCO("dataset.json").loadRes("boxes.json")` of pycocotools reads them. `boxes.json` comes last.
-
-        Raises:
-            OSError: the files cannot be written.
-        """
-        categories = [{"id": k + 1, "name": name} for k, name in enumerate(self.class_names)]
-        dataset = {"info": {}, "images": self._images, "categories": categories, "annotations": []}
-        write_json(folder / "dataset.json", dataset)
-        write_json(folder / "boxes.json", self._found)
+    Raises:
+        OSError: the files cannot be written.
+    """
+    images = broken = boxes = filling = rejected = 0
+    for picture in pictures:
+        images += 1
+        broken += picture.error is not None
+        rejected += picture.rejected is not None
+        width, height = picture.size
+        for one in picture.objects:
+            boxes += 1
+            filling += one.box[2] * one.box[3] > _FILLING * width * height
+    write("coco", folder, pictures, class_names, about)
+    return Counts(images, broken, boxes, filling, rejected)

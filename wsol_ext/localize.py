@@ -1,6 +1,7 @@
 """From pictures to boxes: the objects of one's own images."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from wsol_ext._names import printable
 from wsol_ext._objects import Choice, Objects, objects_of_map
+from wsol_ext._paths import Paths
 from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform
-from wsol_ext.data.base import LocalizationDataset, Sample
+from wsol_ext.data.base import Sample
 from wsol_ext.data.finding import find_images, no_image
-from wsol_ext.data.images import to_rgb
+from wsol_ext.data.images import read_image, to_rgb
 from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
 from wsol_ext.metrics import EVALUATED, otsu_thresholds, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
@@ -78,6 +80,7 @@ class ImageResult:
         preview: what `localize_images`'s `preview` made of the picture.
         error: why there is none of these.
         rejected: the best class and its probability, of a picture where that is below `reject`.
+        seconds: how long it took to read the picture and to resize it.
     """
 
     index: int
@@ -89,6 +92,7 @@ class ImageResult:
     preview: Image.Image | None = None
     error: str | None = None
     rejected: tuple[int, float] | None = None
+    seconds: float = 0.0
 
 
 def _check_threshold(threshold: Threshold) -> None:
@@ -137,21 +141,27 @@ def list_images(inputs: Sequence[str | Path]) -> list[Path]:
         FileNotFoundError: an input does not exist.
         ValueError: a folder without images, or no input.
     """
-    found: list[Path] = []
-    for given in inputs:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            inside = find_images(path)
-            if not inside:
-                raise ValueError(no_image(path))
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
+    return list(find_paths(inputs))
+
+
+def find_paths(inputs: Sequence[str | Path]) -> Paths:
+    """What `list_images` gives, in less memory."""
+    found = Paths(dict.fromkeys(path for given in inputs for path in _images_of(given)))
     if not found:
         raise ValueError("no image is given")
-    return list(dict.fromkeys(found))
+    return found
+
+
+def _images_of(given: str | Path) -> Sequence[Path]:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        inside = find_images(path)
+        if not inside:
+            raise ValueError(no_image(path))
+        return inside
+    if path.exists():
+        return [path]
+    raise FileNotFoundError(f"{path}: no such file or folder")
 
 
 def default_threshold(model: LocalizationModel) -> Threshold:
@@ -243,8 +253,9 @@ def localize_images(
     check_settings(model, threshold, top_k)
     choice = Choice(objects, min_score, nms, reject)
     pictures = [inputs] if isinstance(inputs, Picture) else _list_of(inputs)
-    for index, picture in enumerate(pictures):
-        _check_picture(index, picture)
+    if not isinstance(pictures, Paths):
+        for index, picture in enumerate(pictures):
+            _check_picture(index, picture)
     if labels is not None:
         _check_labels(model, labels, len(pictures))
     if not pictures:
@@ -252,10 +263,12 @@ def localize_images(
     transform = eval_transform(model.config["img_size"])
     dataset = _Pictures(pictures, _WithPreview(transform, preview) if preview else transform)
     job = _Job(model, dataset, threshold, top_k, labels, choice, device)
-    return _results(job, batch_size, workers, frozenset(skip))
+    return _results(job, batch_size, workers, skip if isinstance(skip, Set) else frozenset(skip))
 
 
-def _list_of(inputs: Any) -> list[Any]:
+def _list_of(inputs: Any) -> Sequence[Any]:
+    if isinstance(inputs, Paths):
+        return inputs
     try:
         return list(inputs)
     except TypeError:
@@ -289,16 +302,42 @@ def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -
             )
 
 
-class _Pictures(LocalizationDataset):
-    """Pictures in any form that `localize_images` takes."""
+class _Names(Sequence[str]):
+    """What each picture is called, made when it is asked for."""
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: Any) -> Any:
+        picture = self._pictures[index]
+        return printable(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
+
+
+class _Pictures(Dataset[Sample]):
+    """Pictures in any form that `localize_images` takes, as samples of a `LocalizationDataset` without boxes."""
 
     def __init__(self, pictures: Sequence[Picture], transform: Transform) -> None:
-        names = [
-            printable(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
-            for index, picture in enumerate(pictures)
-        ]
-        super().__init__(names, [-1] * len(names), [], transform)
-        self.pictures = pictures
+        self.pictures, self.transform = pictures, transform
+        self.image_names = _Names(pictures)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        began = time.perf_counter()
+        image = self.load_image(index)
+        views = self.transform(image)
+        return {
+            **(views if isinstance(views, dict) else {"image": views}),
+            "label": -1,
+            "boxes": torch.zeros(0, 4),
+            "size": torch.tensor(image.size),
+            "index": index,
+            "seconds": time.perf_counter() - began,
+        }
 
     def image_path(self, index: int) -> Path | None:
         """The file of a picture that is one."""
@@ -309,13 +348,13 @@ class _Pictures(LocalizationDataset):
         """Picture number `index`, RGB."""
         picture = self.pictures[index]
         if isinstance(picture, str | Path):
-            return super().load_image(index)
+            return read_image(picture, upright=True)
         if isinstance(picture, Tensor):
             picture = picture.permute(1, 2, 0).cpu().numpy()
         if isinstance(picture, np.ndarray):
             return Image.fromarray(np.ascontiguousarray(picture))
         try:
-            return to_rgb(picture, self.upright)
+            return to_rgb(picture, upright=True)
         except (
             Exception
         ) as error:  # formats differ in what a broken file raises, that was not read yet
@@ -337,6 +376,7 @@ def _collate(samples: Sequence[Sample]) -> Sample:
     return {
         **collate(samples),
         "previews": [sample.get("preview") for sample in samples if "error" not in sample],
+        "seconds": {sample["index"]: sample.get("seconds", 0.0) for sample in samples},
     }
 
 
@@ -353,14 +393,10 @@ class _Job:
     device: str | torch.device
 
 
-def _results(
-    job: _Job, batch_size: int, workers: int, skip: frozenset[int]
-) -> Iterator[ImageResult]:
-    count = len(job.dataset)
-    batches = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
+def _results(job: _Job, batch_size: int, workers: int, skip: Set[int]) -> Iterator[ImageResult]:
     loader = DataLoader(
         Tolerant(job.dataset),
-        batch_sampler=[list(batch) for batch in batches if not skip.issuperset(batch)],
+        batch_sampler=_Batches(len(job.dataset), batch_size, skip),
         num_workers=workers,
         collate_fn=_collate,
     )
@@ -369,7 +405,25 @@ def _results(
         results = {index: _failed(job, index, error) for index, error in batch["errors"]}
         if len(batch["indices"]):
             results |= _localize_batch(job, batch)
-        yield from (results[index] for index in sorted(results) if index not in skip)
+        for index in sorted(results):
+            if index not in skip:
+                results[index].seconds = batch["seconds"][index]
+                yield results[index]
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The places of pictures, so many at a time, but for batches that are skipped as a whole."""
+
+    count: int
+    size: int
+    skip: Set[int]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in range(0, self.count, self.size):
+            batch = range(first, min(first + self.size, self.count))
+            if not all(index in self.skip for index in batch):
+                yield list(batch)
 
 
 def _failed(job: _Job, index: int, error: str) -> ImageResult:

@@ -8,9 +8,9 @@ from pathlib import Path
 from wsol_ext._files import atomic_folder, atomic_path, is_results_folder, mark_results_folder
 from wsol_ext._names import unknown
 from wsol_ext.annotations import _coco, _csv_table, _cvat, _fiftyone, _labelstudio, _voc, _yolo
-from wsol_ext.annotations._pictures import About, Object, Picture, Placing
+from wsol_ext.annotations._pictures import PLACINGS, About, Object, Picture, Placing
 
-__all__ = ["FORMATS", "About", "Format", "Object", "Picture", "Placing", "write"]
+__all__ = ["FORMATS", "PLACINGS", "About", "Format", "Object", "Picture", "Placing", "write"]
 
 
 @dataclass(frozen=True)

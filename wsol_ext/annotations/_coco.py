@@ -16,25 +16,21 @@ def write(
     Category k + 1 is class k, since tools take 0 for the background; a picture's id is its number.
     """
     dataset, results = paths
-    with open(dataset, "w", encoding="utf-8") as file:
-        write_json(
-            file,
-            {
-                "info": {
-                    "description": f"boxes by {about.model}",
-                    "version": wsol_ext.__version__,
-                },
-                "licenses": [{"id": 0, "name": "", "url": ""}],  # CVAT wants one
-                "images": (_image(picture) for picture in shown(pictures)),
-                "categories": [
-                    {"id": k + 1, "name": name, "supercategory": ""}
-                    for k, name in enumerate(classes)
-                ],
-                "annotations": _annotations(pictures),
-            },
-        )
-    with open(results, "w", encoding="utf-8") as file:
-        write_json(file, _results(pictures, classes))
+    categories = [
+        {"id": k + 1, "name": name, "supercategory": ""} for k, name in enumerate(classes)
+    ]
+    info = {"description": f"boxes by {about.model}", "version": wsol_ext.__version__}
+    write_json(
+        dataset,
+        {
+            "info": info,
+            "licenses": [{"id": 0, "name": "", "url": ""}],  # CVAT wants one
+            "images": (_image(picture) for picture in shown(pictures)),
+            "categories": categories,
+            "annotations": _annotations(pictures),
+        },
+    )
+    write_json(results, _results(pictures, classes))
 
 
 def _image(picture: Picture) -> dict[str, Any]:

@@ -18,13 +18,10 @@ def write(
     box is in shares of the picture's sides.
     """
     (folder,) = paths
-    with open(folder / "data.json", "w", encoding="utf-8") as file:
-        write_json(
-            file, Members((_key(p), printable(os.path.abspath(p.path))) for p in shown(pictures))
-        )
-    with open(folder / "labels.json", "w", encoding="utf-8") as file:
-        labels = ((_key(p), _detections(p, about)) for p in shown(pictures))
-        write_json(file, {"classes": list(classes), "labels": Members(labels)})
+    where = ((_key(p), printable(os.path.abspath(p.path))) for p in shown(pictures))
+    write_json(folder / "data.json", Members(where))
+    labels = ((_key(p), _detections(p, about)) for p in shown(pictures))
+    write_json(folder / "labels.json", {"classes": list(classes), "labels": Members(labels)})
 
 
 def _key(picture: Picture) -> str:

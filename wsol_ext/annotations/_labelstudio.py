@@ -26,8 +26,8 @@ def write(
     best of a picture at its prediction, which tasks are sorted by.
     """
     (folder,) = paths
-    with open(folder / "tasks.json", "w", encoding="utf-8") as file:
-        write_json(file, (_task(picture, classes, about) for picture in shown(pictures)))
+    tasks = (_task(picture, classes, about) for picture in shown(pictures))
+    write_json(folder / "tasks.json", tasks)
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name="image", value="$image")
     labels = ElementTree.SubElement(view, "RectangleLabels", name="label", toName="image")

@@ -1,14 +1,14 @@
 """What forms are made of: pictures and the objects found in them."""
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple
 
+from wsol_ext._files import json_text
 from wsol_ext._names import unknown
 
 Placing = Literal["link", "copy", "none"]
@@ -158,37 +158,31 @@ def place(picture: Picture, target: Path, placing: Placing) -> None:
         shutil.copyfile(picture.path, target)
 
 
-@dataclass(frozen=True)
-class Members:
+class Members(Mapping[str, Any]):
     """The members of a JSON object, as they come."""
 
-    pairs: Iterable[tuple[str, Any]]
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        self._pairs = pairs
+
+    def items(self) -> Any:
+        """The pairs."""
+        return self._pairs
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._pairs)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._pairs)
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self._pairs)[name]
 
 
-def write_json(file: TextIO, value: Any) -> None:
-    """Write JSON of which not all is in memory: iterators become arrays, `Members` objects, a line an element."""
-    file.writelines(_pieces(value))
-    file.write("\n")
-
-
-def _pieces(value: Any) -> Iterator[str]:
-    if isinstance(value, dict) and any(isinstance(v, Members | Iterator) for v in value.values()):
-        value = Members(value.items())
-    if isinstance(value, Members):
-        yield from _lines("{}", ((json.dumps(key) + ": ", each) for key, each in value.pairs))
-    elif isinstance(value, Iterator):
-        yield from _lines("[]", (("", each) for each in value))
-    else:
-        yield json.dumps(value, allow_nan=False)
-
-
-def _lines(brackets: str, elements: Iterable[tuple[str, Any]]) -> Iterator[str]:
-    first = True
-    for key, value in elements:
-        yield f"{brackets[0] if first else ','}\n{key}"
-        yield from _pieces(value)
-        first = False
-    yield f"{brackets[0] if first else chr(10)}{brackets[1]}"
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON of which not all is in memory: iterators become arrays, `Members` objects."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json_text(value))
+        file.write("\n")
 
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

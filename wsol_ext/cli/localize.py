@@ -1,33 +1,45 @@
 """`wsol localize`."""
 
-import functools
 import json
 import os
 import sys
+import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsol_ext._boxes_folder import BoxesFolder
+from wsol_ext._boxes_folder import BoxesFolder, is_full
 from wsol_ext._files import (
     again_if_removed,
-    atomic_path,
     file_size,
-    make_results_folder,
-    mark_results_folder,
     missing_paths,
     named,
     sha256_of,
 )
 from wsol_ext._names import on_terminal, printable, registered_names, unknown
+from wsol_ext._paths import Flagged, Paths
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext._progress import watch
+from wsol_ext.annotations import About
 from wsol_ext.cli.arguments import Parser
+from wsol_ext.cli.boxes_out import (
+    REJECTED,
+    Pictures,
+    StoredPictures,
+    about,
+    add_objects,
+    check_objects,
+    level_of,
+    of_request,
+    write_formats,
+    write_pictures,
+)
+from wsol_ext.cli.calibrate import calibrate
 from wsol_ext.cli.options import (
     add_clusters,
     add_config,
@@ -45,9 +57,6 @@ from wsol_ext.cli.options import (
 from wsol_ext.thresholds import stored_threshold
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from wsol_ext.coco import CocoResults
     from wsol_ext.localize import ImageResult, Threshold
     from wsol_ext.models import LocalizationModel
 
@@ -62,9 +71,7 @@ DESCRIPTION = (
 )
 
 _THRESHOLDS = ("best", "auto", "otsu")
-_OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "false": ""}
-
-_T = TypeVar("_T")
+_OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "all": "jpg", "false": "", "none": ""}
 
 
 def add_options(parser: Parser) -> None:
@@ -99,6 +106,7 @@ def add_options(parser: Parser) -> None:
         default=None,
         help="known classes: 'folder' for the name of each image's folder, or a CSV file `image,class`",
     )
+    add_objects(parser)
     add_weights(parser)
     add_clusters(parser)
     parser.add_argument(
@@ -107,7 +115,7 @@ def add_options(parser: Parser) -> None:
         nargs="?",
         const="jpg",
         default="jpg",
-        help="the overlay pictures: jpg, png (slow) or false",
+        help="the overlay pictures: all (jpg), png (slow), none, or of how many images, evenly spread, such as 100",
     )
     add_switch(parser, "--progress", True, "show progress")
     add_device(parser, batch_size=32)
@@ -115,9 +123,11 @@ def add_options(parser: Parser) -> None:
 
 def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
-    if str(options.overlays).lower() not in _OVERLAYS:
-        problems.add(unknown("--overlays", options.overlays, ["jpg", "png", "false"]))
+    if not str(options.overlays).isdecimal() and str(options.overlays).lower() not in _OVERLAYS:
+        problems.add(unknown("--overlays", options.overlays, ["a number", *_OVERLAYS]))
     process = of_torchrun()
+    if options.calibrate and process.total > 1:
+        problems.add("--calibrate is done by one process, not under a launcher of several")
     if options.overwrite and process.total > 1:
         problems.add(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
@@ -125,6 +135,7 @@ def check(options: Any, problems: Problems) -> None:
     _check_threshold(options, problems)
     if options.top_k < 1:
         problems.add(f"--top-k is {options.top_k}, it should be at least 1")
+    check_objects(options, problems)
     check_hardware(options, problems)
     check_clusters(options, problems)
     check_weights(options, problems)
@@ -176,6 +187,7 @@ class _Loaded(NamedTuple):
     digest: str
     threshold: "Threshold"
     reason: str  # for the threshold
+    level: float | None = None  # below which images are rejected
 
 
 def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | None:
@@ -192,10 +204,13 @@ def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | Non
                 set_clusters(model, options, named(options.out))
         digest = sha256_of(checkpoint)
         loaded = _Loaded(model, digest, "otsu", "")
+        if not problems.about("reject"):
+            with problems.collected():
+                loaded = loaded._replace(level=level_of(options, digest))
         if not problems.about("threshold", "top_k"):
             with problems.collected():
                 threshold, reason = _threshold(options, model, digest)
-                loaded = _Loaded(model, digest, threshold, reason)
+                loaded = loaded._replace(threshold=threshold, reason=reason)
                 check_settings(model, threshold, options.top_k)
     return loaded
 
@@ -203,50 +218,98 @@ def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | Non
 def run(options: Any) -> int:
     """Localize."""
     problems = Problems()
-    overlays = _OVERLAYS[str(options.overlays).lower()]
     process, processes = of_torchrun()
     device = _own_device(check_device(options.device, problems))
-    from wsol_ext.coco import CocoResults, file_name
     from wsol_ext.data.labels import read_labels
-    from wsol_ext.localize import list_images
+    from wsol_ext.localize import find_paths
 
-    paths = known = None
+    paths = labels = None
     with problems.collected():
-        paths = list_images(options.images)
+        paths = find_paths(options.images)
     loaded = _load(options, options.model, problems)
-    if paths and loaded and options.labels:
+    source = options.labels or ("folder" if options.calibrate else None)
+    if paths and loaded and source:
         with problems.collected():
-            known = read_labels(options.labels, paths, _names(loaded.model))
+            known = read_labels(source, paths, _names(loaded.model), bool(options.calibrate))
+            labels = array("q", (known[path] for path in paths))
+            del known
     problems.raise_any()
     assert paths is not None  # else there was a problem
     assert loaded is not None
-    model, digest, threshold, reason = loaded
-    names = _names(model)
-    labels = None if known is None else [known[path] for path in paths]
-    out = named(options.out)
-    results = CocoResults(names, _common_folder(paths))
+    model, digest, threshold, reason, level = loaded
+    if options.calibrate:
+        assert labels is not None
+        return calibrate(model, digest, paths, labels, device, options)
+    root = _common_folder(paths)
     request = {
         "checkpoint": digest,
         "published_heads": options.published_heads,  # with others the weights mean something else
         "threshold": threshold,
         "top_k": options.top_k,
         "clusters": _settings_of_clusters(model),
-        "overlays": overlays,
-        "folder": printable(results.root),
-        "images": [[file_name(path, results.root), file_size(path)] for path in paths],
+        "overlays": _overlays(options.overlays),
+        "folder": printable(root),
+        "images": _Described(paths, root),
         "labels": labels,
+        **of_request(options, level),
     }
-    folder = BoxesFolder(out, request, process, processes)
+    folder = BoxesFolder(named(options.out), request, process, processes)
+    said = about(options, model.config["method"], digest)
     with folder.held(options.overwrite):
         if folder.finished:
             folder.end()
             print(f"{folder.path} is finished: nothing to localize")
-            found = len(json.loads(folder.dataset.read_text(encoding="utf-8"))["images"])
-            return _tell(folder, found)
+            stored = StoredPictures(folder, paths)
+            write_formats(folder, stored, _names(model), options, said)
+            return _tell(folder, _images_in(folder.dataset), _images_in(folder.path / REJECTED))
         if process == 0:
             print(f"wsol: threshold {threshold}: {reason}", file=sys.stderr)
-        _localize(folder, model, names, paths, labels, threshold, device, options)
-        return _finish(folder, results, threshold)
+        _localize(folder, model, paths, labels, threshold, device, options)
+        return _finish(folder, Pictures(folder, paths, root), _names(model), options, said)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What a request says of its images, made as it is written: name and size of each."""
+
+    paths: Paths
+    root: Path
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        from wsol_ext.coco import file_name
+
+        return ([file_name(path, self.root), file_size(path)] for path in self.paths)
+
+
+def _overlays(value: Any) -> str:
+    """What a request says of overlays: their suffix, "" for none, and behind it of how many images, if not of all."""
+    value = str(value).lower()
+    if value.isdecimal():
+        return f"jpg {int(value)}" if int(value) else ""
+    return _OVERLAYS[value]
+
+
+def _has_overlay(index: int, overlays: str, count: int) -> bool:
+    """Whether an image of so many is one that gets an overlay; of N images, all N parts of the list have one.
+
+    Example:
+        >>> [_has_overlay(k, "jpg 2", 6) for k in range(6)]
+        [True, False, False, True, False, False]
+    """
+    _, _, number = overlays.partition(" ")
+    wanted = min(int(number or count), count)
+    return bool(overlays) and index * wanted % count < wanted
+
+
+def _images_in(dataset: Path) -> int:
+    """How many images a `dataset.json` or `rejected.json` of ours has, without reading it into memory."""
+    if not dataset.exists():
+        return 0
+    with open(dataset, encoding="utf-8") as file:
+        return sum(line.startswith('      "file_name": ') for line in file)
 
 
 def _threshold(
@@ -290,9 +353,8 @@ def _names(model: "LocalizationModel") -> list[str]:
 def _localize(
     folder: BoxesFolder,
     model: "LocalizationModel",
-    names: Sequence[str],
-    paths: Sequence[Path],
-    labels: Sequence[int] | None,
+    paths: Paths,
+    labels: "array[int] | None",
     threshold: "Threshold",
     device: str,
     options: Any,
@@ -300,101 +362,139 @@ def _localize(
     """Do this process's share of what the folder lacks."""
     from wsol_ext.coco import found_in
     from wsol_ext.localize import localize_images
-    from wsol_ext.report import drawing
+    from wsol_ext.report.overlays import OverlayFolders, drawn
 
-    share, suffix = folder.share, folder.request["overlays"]
-    folders = _picture_folders(folder.path, bool(model.parts)) if suffix else {}
-    done = {k for k, index in enumerate(share) if index in folder.found}
-    for k in sorted(done):
-        _say_error(folder.found[share[k]].get("error"))
-    results = localize_images(
-        model,
-        [paths[index] for index in share],
-        threshold=threshold,
-        top_k=options.top_k,
-        labels=None if labels is None else [labels[index] for index in share],
-        batch_size=options.batch_size,
-        workers=options.workers,
-        device=device,
-        skip=done,
-        preview=functools.partial(drawing.fit, smallest=400, largest=1024) if suffix else None,
+    share, overlays = folder.share, folder.request["overlays"]
+    of_share = slice(share.start, share.stop, share.step)
+
+    def lacks_overlay(index: int) -> bool:
+        return _has_overlay(index, overlays, folder.count) and not folder.has_drawn(index)
+
+    for _, found in folder.found(share):
+        _say_error(found.get("error"))
+    done = Flagged(
+        folder.has(index) and (not lacks_overlay(index) or not folder.has_boxes(index))
+        for index in share
+    )
+    began = time.perf_counter()
+    results = _Watched(
+        localize_images(
+            model,
+            paths[of_share],
+            threshold=threshold,
+            top_k=options.top_k,
+            labels=None if labels is None else labels[of_share],
+            batch_size=options.batch_size,
+            workers=options.workers,
+            device=device,
+            skip=done,
+            objects=options.objects,
+            min_score=options.min_score,
+            nms=options.nms,
+            reject=folder.request["reject"],
+        ),
+        len(share) - len(done),
+        options.progress,
     )
 
-    def keep(result: "ImageResult") -> None:
-        index = share[result.index]
-        if result.preview is not None:
-            name = f"{_picture_name(index + 1, paths[index])}.{suffix}"
-            picture = result.preview
-            again_if_removed(lambda: _write_pictures(folders, name, result, picture, names))
-        again_if_removed(lambda: folder.keep(index, found_in(result)))
-
-    def watched() -> Iterator["ImageResult"]:
-        for result in watch(results, "localizing", len(share) - len(done), options.progress):
-            _say_error(result.error)
-            yield result
+    def kept() -> Iterator["ImageResult"]:
+        """The results whose overlays are to be drawn; of all, what was found is kept by then."""
+        for result in results:
+            result.index = share[result.index]
+            if not folder.has(result.index):  # else it comes for its overlay alone
+                _say_error(result.error)
+                again_if_removed(partial(folder.keep, result.index, found_in(result)))
+            if result.objects and lacks_overlay(result.index):
+                yield result
 
     try:
         folder.begin()
-        _in_threads(keep, watched(), max(1, options.workers), most=2 * options.batch_size)
-    except BaseException:
-        ready = sum(index in folder.found for index in share)
+        pictures = OverlayFolders(
+            folder.path, overlays.partition(" ")[0], _names(model), bool(model.parts)
+        )
+        for index, error in drawn(kept(), pictures, options.workers):
+            _say_error(error)
+            again_if_removed(partial(folder.mark_drawn, index))
+    except BaseException as error:
+        ready = sum(folder.has(index) for index in share)
         if ready:
+            room = "once there is room, " if is_full(error) else ""
             print(
-                f"wsol: stopped after {ready} of {len(share)} images; the same command goes on from there",
+                f"wsol: stopped after {ready} of {len(share)} images; {room}the same command goes on from there",
                 file=sys.stderr,
             )
         raise
+    results.tell(time.perf_counter() - began, options.workers)
 
 
-def _finish(folder: BoxesFolder, results: "CocoResults", threshold: "Threshold") -> int:
+class _Watched:
+    """Results under a bar, counted."""
+
+    def __init__(self, results: Iterator["ImageResult"], total: int, show: bool) -> None:
+        self._results = watch(results, "localizing", total, show)
+        self._images, self._reading = 0, 0.0
+
+    def __iter__(self) -> Iterator["ImageResult"]:
+        for result in self._results:
+            self._images += 1
+            self._reading += result.seconds
+            yield result
+
+    def tell(self, seconds: float, workers: int) -> None:
+        """Say how fast it went, and whether more workers would help."""
+        if self._images:
+            share = self._reading / (seconds * max(1, workers))
+            whose = "of the time" if workers < 2 else f"of {workers} workers' time"
+            print(
+                f"{self._images} images in {seconds:.1f} s, {self._images / seconds:.1f} a second; reading them took "
+                f"{share:.0%} {whose}"
+            )
+
+
+def _finish(
+    folder: BoxesFolder, pictures: Pictures, names: Sequence[str], options: Any, said: About
+) -> int:
     """Write what was found, if nothing is left that other processes are to find; gives the exit status."""
     if not folder.complete():
         share = f"{len(folder.share)} of {folder.count} images are this process's share, and done"
         print(f"{share}; the last process writes {folder.boxes}")
         return 0  # a launcher ends all processes when one fails
-    for index, (name, _) in enumerate(folder.request["images"]):
-        results.add_found(name, folder.found.pop(index))
-    results.write(folder.path)
+    try:
+        counts = write_pictures(folder, pictures, names, options, said)
+    except OSError as error:
+        room = "make room, then " if is_full(error) else ""
+        print(
+            f"wsol: all {folder.count} images are done, and what was found is kept; {room}the same command writes the "
+            "files, without computing anything again",
+            file=sys.stderr,
+        )
+        raise
     folder.end()
-    if 2 * results.filling > results.boxes:
+    if 2 * counts.filling > counts.boxes:
+        threshold = folder.request["threshold"]
         other = "another" if threshold == "otsu" else f"otsu, or a higher one than {threshold},"
         warnings.warn(
-            f"{results.filling} of {results.boxes} boxes cover nearly all of their image: as --threshold, {other} may "
+            f"{counts.filling} of {counts.boxes} boxes cover nearly all of their image: as --threshold, {other} may "
             "fit this model's maps; `wsol evaluate` stores the best where boxes are known",
             stacklevel=2,
         )
-    return _tell(folder, results.seen - results.broken)
+    return _tell(folder, counts.images - counts.broken - counts.rejected, counts.rejected)
 
 
-def _tell(folder: BoxesFolder, found: int) -> int:
+def _tell(folder: BoxesFolder, found: int, rejected: int) -> int:
     """Say what there is in the end, of how many images; gives the exit status."""
     print(f"{found} of {folder.count} images: {folder.boxes}")
-    if found == folder.count:
+    if rejected:
+        print(f"{rejected} rejected: {folder.path / REJECTED}")
+    if found + rejected == folder.count:
         return 0
-    _say_error(f"{folder.count - found} of {folder.count} images could not be read")
+    _say_error(f"{folder.count - found - rejected} of {folder.count} images could not be read")
     return 1
 
 
 def _say_error(error: str | None) -> None:
     if error is not None:
         print(f"wsol: error: {on_terminal(error)}", file=sys.stderr)
-
-
-def _in_threads(
-    function: Callable[[_T], None], things: Iterable[_T], threads: int, most: int
-) -> None:
-    """Call a function of each thing while the next come, no more than `most` behind.
-
-    Its errors end all, as those of the things do; what has come by then is done still.
-    """
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(threads) as pool:  # which waits in the end
-        for thing in things:
-            pending.append(pool.submit(function, thing))
-            while len(pending) > most or (pending and pending[0].done()):
-                pending.popleft().result()
-        for each in pending:
-            each.result()
 
 
 def _own_device(device: str) -> str:
@@ -412,42 +512,6 @@ def _settings_of_clusters(model: "LocalizationModel") -> dict[str, Any] | None:
     return None if clustering is None else json.loads(json.dumps(asdict(clustering)))
 
 
-def _picture_folders(out: Path, parts: bool) -> dict[str, Path]:
-    """Where overlays go and, of a method that has parts, the pictures of those."""
-    kinds = ("overlays", "parts") if parts else ("overlays",)
-    return {kind: make_results_folder(out / kind) for kind in kinds}
-
-
-def _picture_name(number: int, path: Path) -> str:
-    """A name that sorts in the images' order, no longer than file systems and temporary names allow."""
-    stem = os.fsencode(path.stem)[:150].decode("utf-8", errors="ignore")
-    return f"{number:06d}_{stem}"
-
-
-def _write_pictures(
-    folders: Mapping[str, Path],
-    name: str,
-    result: "ImageResult",
-    image: "Image",
-    names: Sequence[str],
-) -> None:
-    import torch
-
-    from wsol_ext.report import drawing
-
-    best = result.objects[0]
-    overlay = drawing.overlay(image, best.score_map)
-    boxes = torch.stack([one.box for one in result.objects])
-    texts = [f"{names[one.category]} {one.score:.0%}" for one in result.objects]
-    overlay = drawing.draw_boxes(overlay, boxes, drawing.RED, result.size)
-    overlay = drawing.caption(overlay, texts, boxes, result.size)
-    with atomic_path(mark_results_folder(folders["overlays"]) / name) as temporary:
-        overlay.save(temporary, quality=90)
-    if result.parts:
-        sheet = drawing.parts_sheet(image, result.parts, result.segments, best.score_map, overlay)
-        with atomic_path(mark_results_folder(folders["parts"]) / name) as temporary:
-            sheet.save(temporary, quality=90)
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
+def _common_folder(paths: Paths) -> Path:
+    # The folders of a million images are few.
+    return Path(os.path.commonpath({os.path.abspath(path.parent) for path in paths}))

@@ -204,7 +204,7 @@ class Tolerant(Dataset[Sample]):
     """A data set whose unreadable pictures come as samples that say so, so that a long run goes on with the rest.
 
     Args:
-        dataset: any `LocalizationDataset`.
+        dataset: any `LocalizationDataset`, or one that is like it.
 
     A picture that raises `ImageError` gives `{"index": i, "error": message}`; `collate` gathers those as `errors`.
 
@@ -214,11 +214,11 @@ class Tolerant(Dataset[Sample]):
         {'index': 0, 'error': 'missing.jpg: no such image file'}
     """
 
-    def __init__(self, dataset: LocalizationDataset) -> None:
+    def __init__(self, dataset: Dataset[Sample]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Sample:
         try:
