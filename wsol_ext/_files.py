@@ -306,6 +306,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         file.write("\n")
 
 
+_SCALAR = json.JSONEncoder(allow_nan=False)
+
+
 def json_text(value: Any, indent: str = "") -> Iterator[str]:
     """A value as JSON in pieces, those that `json.dumps(value, indent=2)` would give at once.
 
@@ -330,11 +333,11 @@ def json_text(value: Any, indent: str = "") -> Iterator[str]:
             chain([f"{json.dumps(name)}: "], json_text(item, deeper))
             for name, item in value.items()
         )
-    elif isinstance(value, Iterable) and not isinstance(value, str | list | tuple):
+    elif isinstance(value, Iterable) and not isinstance(value, str):
         opening, closing = "[]"
         items = (json_text(item, deeper) for item in value)
     else:
-        yield json.dumps(value, indent=2, allow_nan=False).replace("\n", f"\n{indent}")
+        yield _SCALAR.encode(value)
         return
     before = opening
     for item in items:
