@@ -518,7 +518,7 @@ def _objects(
         scores: (B, K), their probabilities.
     """
     found: list[list[_Found]] = [[] for _ in range(len(maps))]
-    scale = sizes.float().repeat(1, 2).cpu() / EVALUATED
+    sides = sizes.float().repeat(1, 2).cpu()
     for k in range(maps.size(1)):
         if job.choice.one:
             boxes = boxes_of_maps(maps[:, k], sizes, job.threshold).cpu()
@@ -528,7 +528,7 @@ def _objects(
         components = objects_of_map(*_upsampled(maps[:, k], job.threshold))
         for row, (boxes, means) in enumerate(components):
             category, probability = int(classes[row, k]), float(scores[row, k])
-            for box, mean in zip(boxes.cpu() * scale[row], means.tolist(), strict=True):
+            for box, mean in zip(boxes.cpu() * sides[row] / EVALUATED, means.tolist(), strict=True):
                 found[row].append(_Found(k, category, probability * mean, box, probability, mean))
     return found
 
