@@ -337,3 +337,13 @@ def test_memory_does_not_grow_with_the_pictures(name, tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] < 2 * peaks[1]  # of eleven times as many
+
+
+def test_page_on_labelling_tools_names_every_format_and_what_it_writes(pictures, tmp_path):
+    page = Path(__file__).parents[1] / "docs" / "labelling_tools.md"
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, _ in rows] == list(FORMATS)
+    for name, written in rows:
+        write(name, tmp_path, pictures, CLASSES)
+        for path in re.findall(r"`([^`]+)`", written):
+            assert (tmp_path / path).exists(), path
