@@ -328,15 +328,15 @@ class Many:
         )
 
 
-@pytest.mark.parametrize("name", ["coco", "labelstudio", "cvat", "fiftyone", "csv"])
+@pytest.mark.parametrize("name", ["coco", "labelstudio", "cvat", "fiftyone"])
 def test_memory_does_not_grow_with_the_pictures(name, tmp_path):
-    peaks = []
-    for count in (50, 50, 550):
-        tracemalloc.start()
-        write(name, tmp_path / f"{count}", Many(count), CLASSES)
-        peaks.append(tracemalloc.get_traced_memory()[1])
+    write(name, tmp_path / "first", Many(20), CLASSES)  # which imports things
+    tracemalloc.start()
+    try:
+        write(name, tmp_path / "many", Many(700), CLASSES)
+        assert tracemalloc.get_traced_memory()[1] < 200_000  # what is written has twice that
+    finally:
         tracemalloc.stop()
-    assert peaks[2] < 2 * peaks[1]  # of eleven times as many
 
 
 def test_page_on_labelling_tools_names_every_format_and_what_it_writes(pictures, tmp_path):

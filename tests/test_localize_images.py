@@ -271,3 +271,22 @@ def test_arguments_of_other_kinds_are_refused_in_words(arguments, error, message
     arguments = {"model": model, "inputs": [Image.new("RGB", (32, 32))], **arguments}
     with pytest.raises(error, match=message):
         list(localize_images(**arguments))
+
+
+def test_fast_decoding_finds_nearly_the_same(model, tmp_path):
+    paths = [tmp_path / name for name in ("wide.jpg", "turned.jpg", "small.png")]
+    photo = Image.effect_mandelbrot((800, 600), (-2, -1.5, 1, 1.5), 60).convert("RGB")
+    photo.save(paths[0])
+    photo.save(paths[1], exif=turned(6))
+    photo.resize((90, 60)).save(paths[2])
+    exact = list(localize_images(model, paths))
+    fast = list(localize_images(model, paths, decoding="fast"))
+    assert [result.size for result in fast] == [(800, 600), (600, 800), (90, 60)]
+    for one, other in zip(exact, fast, strict=True):
+        assert one.size == other.size
+        assert torch.allclose(one.objects[0].score_map, other.objects[0].score_map, atol=0.05)
+    assert not torch.equal(exact[0].objects[0].score_map, fast[0].objects[0].score_map)
+    (previewed,) = localize_images(model, paths[0], decoding="fast", preview=Image.Image.copy)
+    assert (previewed.size, previewed.preview.size) == ((800, 600), (100, 75))
+    with pytest.raises(ValueError, match="decoding is 'quick', it should be exact or fast"):
+        localize_images(model, paths, decoding="quick")

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from wsol_ext._files import (
     hold,
@@ -243,33 +243,29 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: io.FileIO | None = None
-        self._reader: io.BufferedReader | None = None
+        self._file: io.FileIO | None = None  # to append
+        self._reader: BinaryIO | None = None  # which has a place of its own in the file
         self._whole = 0  # bytes of whole lines
 
     def open(self) -> bool:
         """Open the file to read, if it is there."""
-        if self._file is None:
+        if self._reader is None:
             with suppress(FileNotFoundError):  # another process has ended it all meanwhile
-                self._use(io.FileIO(self.path))
-        return self._file is not None
+                self._reader = open(self.path, "rb", 1 << 16)  # noqa: SIM115 (stays open)
+        return self._reader is not None
 
     def open_to_write(self) -> None:
         """Open the file to read and to append, new where there is none."""
         self.close()
-        self._use(io.FileIO(self.path, "a+"))
+        self._file, self._whole = io.FileIO(self.path, "a"), 0
+        self.open()
         # What a kill or a full disk left of a line would be joined to the next one.
         for _ in self.unread():
             pass
-        os.truncate(self._opened.fileno(), self._whole)
-
-    def _use(self, file: io.FileIO) -> None:
-        self._file, self._whole = file, 0
-        self._reader = io.BufferedReader(file, 1 << 16)
-        file.seek(0)
+        os.truncate(self._file.fileno(), self._whole)
 
     @property
-    def _opened(self) -> io.BufferedReader:
+    def _opened(self) -> BinaryIO:
         assert self._reader is not None
         return self._reader
 
@@ -312,8 +308,9 @@ class _Lines:
 
     def close(self) -> None:
         """Close the file; to be opened again it has to be there."""
-        if self._reader is not None:
-            self._reader.close()
+        for file in (self._file, self._reader):
+            if file is not None:
+                file.close()
         self._file = self._reader = None
 
 

@@ -306,16 +306,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         file.write("\n")
 
 
-_SCALAR = json.JSONEncoder(allow_nan=False)
-
-
 def json_text(value: Any, indent: str = "") -> Iterator[str]:
     """A value as JSON in pieces, those that `json.dumps(value, indent=2)` would give at once.
 
     What is iterable and no list is written as one, an item at a time, so that it need not fit into memory.
 
     Args:
-        value: of JSON's types, or an iterable, or a mapping of them.
+        value: of JSON's types; or such an iterable of them; or a mapping whose values are these.
         indent: what stands before each line but the first.
 
     Raises:
@@ -327,17 +324,15 @@ def json_text(value: Any, indent: str = "") -> Iterator[str]:
         ['{', '"squares":', '[', '0,', '1', ']', '}']
     """
     deeper = indent + "  "
+    items: Iterator[Iterable[str]]
     if isinstance(value, Mapping):
         opening, closing = "{}"
-        items: Iterator[Iterable[str]] = (
-            chain([f"{json.dumps(name)}: "], json_text(item, deeper))
-            for name, item in value.items()
-        )
-    elif isinstance(value, Iterable) and not isinstance(value, str):
+        items = (chain([f"{_key(k)}: "], json_text(v, deeper)) for k, v in value.items())
+    elif isinstance(value, Iterable) and not isinstance(value, str | list | tuple):
         opening, closing = "[]"
-        items = (json_text(item, deeper) for item in value)
+        items = ([_plain_json(item, deeper)] for item in value)
     else:
-        yield _SCALAR.encode(value)
+        yield _plain_json(value, indent)
         return
     before = opening
     for item in items:
@@ -345,6 +340,24 @@ def json_text(value: Any, indent: str = "") -> Iterator[str]:
         yield from item
         before = ","
     yield opening + closing if before == opening else f"\n{indent}{closing}"
+
+
+def _plain_json(value: Any, indent: str) -> str:
+    # The standard library's own encoder is slower where lines are indented, and leaves cycles behind.
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{_key(name)}: {_plain_json(item, deeper)}" for name, item in value.items()]
+        brackets = "{}"
+    elif isinstance(value, list | tuple) and value:
+        lines, brackets = [_plain_json(item, deeper) for item in value], "[]"
+    else:
+        return json.dumps(value, allow_nan=False)
+    inside = f",\n{deeper}".join(lines)
+    return f"{brackets[0]}\n{deeper}{inside}\n{indent}{brackets[1]}"
+
+
+def _key(name: Any) -> str:
+    return json.dumps(name if isinstance(name, str) else json.dumps(name, allow_nan=False))
 
 
 def write_csv(

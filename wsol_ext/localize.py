@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import to_image
 
 from wsol_ext._names import printable
 from wsol_ext._objects import Choice, Objects, objects_of_map
@@ -18,12 +19,14 @@ from wsol_ext._paths import Paths
 from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform
 from wsol_ext.data.base import Sample
 from wsol_ext.data.finding import find_images, no_image
-from wsol_ext.data.images import read_image, to_rgb
+from wsol_ext.data.images import read_image, read_reduced, to_rgb
 from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
+from wsol_ext.data.transforms import height_width
 from wsol_ext.metrics import EVALUATED, otsu_thresholds, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
 
 __all__ = [
+    "Decoding",
     "ImageResult",
     "Localization",
     "Picture",
@@ -32,6 +35,7 @@ __all__ = [
     "boxes_of_maps",
     "check_settings",
     "default_threshold",
+    "find_paths",
     "list_images",
     "localize_images",
 ]
@@ -40,6 +44,9 @@ Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A picture to localize in: a file; a Pillow image; uint8 pixels, an array (h, w, 3) or a tensor (3, h, w)."""
 
 Preview = Callable[[Image.Image], Image.Image]
+
+Decoding: TypeAlias = Literal["exact", "fast"]
+"""How picture files are read: as in evaluation, or faster, and not quite so."""
 
 Threshold: TypeAlias = float | Literal["otsu"]
 """Where maps are cut: at a share of each one's maximum, in [0, 1), or at `wsol_ext.metrics.otsu_thresholds` of it."""
@@ -198,6 +205,7 @@ def localize_images(
     device: str | torch.device = "cpu",
     skip: Collection[int] = (),
     preview: Preview | None = None,
+    decoding: Decoding = "exact",
 ) -> Iterator[ImageResult]:
     """Localize the objects of pictures, batch by batch, in their order.
 
@@ -224,14 +232,18 @@ def localize_images(
             that the others' results do too, bit for bit.
         preview: a function of each picture, an RGB Pillow image, that gives another: the results' `preview`. Workers
             call it, so it has to be one that can be pickled.
+        decoding: "exact": pixels are those of evaluation. "fast": of large JPEG files a part of the pixels is decoded,
+            twice as many a side as the model takes, and files are resized by torch. Boxes may differ a little, and
+            previews are smaller.
 
     Returns:
         an iterator over the results of the pictures that are not skipped.
 
     Raises:
         TypeError: an input that is no picture, a label that is no number, or something else in the model's place.
-        ValueError: pixels of another shape, labels that are not one a picture or no classes of the model, or a
-            threshold, top_k, objects, min_score, nms, reject, batch_size or number of workers outside its range.
+        ValueError: another word as `decoding`, pixels of another shape, labels that are not one a picture or no classes
+            of the model, or a threshold, top_k, objects, min_score, nms, reject, batch_size or number of workers out of
+            its range.
 
     Example:
         >>> from wsol_ext import create_model
@@ -249,6 +261,8 @@ def localize_images(
         name, wanted = ("batch_size", "at least 1") if batch_size < 1 else ("workers", "0 or more")
         value = batch_size if batch_size < 1 else workers
         raise ValueError(f"localize_images: {name} is {value}, it should be {wanted}")
+    if decoding not in ("exact", "fast"):
+        raise ValueError(f"localize_images: decoding is {decoding!r}, it should be exact or fast")
     threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k)
     choice = Choice(objects, min_score, nms, reject)
@@ -261,7 +275,12 @@ def localize_images(
     if not pictures:
         return iter(())
     transform = eval_transform(model.config["img_size"])
-    dataset = _Pictures(pictures, _WithPreview(transform, preview) if preview else transform)
+    height, width = height_width("localize_images", model.config["img_size"])
+    dataset = _Pictures(
+        pictures,
+        _WithPreview(transform, preview) if preview else transform,
+        (2 * width, 2 * height) if decoding == "fast" else None,
+    )
     job = _Job(model, dataset, threshold, top_k, labels, choice, device)
     return _results(job, batch_size, workers, skip if isinstance(skip, Set) else frozenset(skip))
 
@@ -319,8 +338,13 @@ class _Names(Sequence[str]):
 class _Pictures(Dataset[Sample]):
     """Pictures in any form that `localize_images` takes, as samples of a `LocalizationDataset` without boxes."""
 
-    def __init__(self, pictures: Sequence[Picture], transform: Transform) -> None:
-        self.pictures, self.transform = pictures, transform
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        transform: Transform,
+        reduced: tuple[int, int] | None = None,
+    ) -> None:
+        self.pictures, self.transform, self.reduced = pictures, transform, reduced
         self.image_names = _Names(pictures)
 
     def __len__(self) -> int:
@@ -328,13 +352,20 @@ class _Pictures(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         began = time.perf_counter()
-        image = self.load_image(index)
-        views = self.transform(image)
+        path = self.image_path(index)
+        if self.reduced is None or path is None:
+            image = self.load_image(index)
+            size, views = image.size, self.transform(image)
+        else:
+            image, size = read_reduced(path, *self.reduced)
+            # Resized by torch: faster than by Pillow. A preview is one of a Pillow image.
+            previewed = isinstance(self.transform, _WithPreview)
+            views = self.transform(image if previewed else to_image(image))
         return {
             **(views if isinstance(views, dict) else {"image": views}),
             "label": -1,
             "boxes": torch.zeros(0, 4),
-            "size": torch.tensor(image.size),
+            "size": torch.tensor(size),
             "index": index,
             "seconds": time.perf_counter() - began,
         }

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -100,11 +101,42 @@ def test_overlay_is_written_for_each_image(run_folder, album, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "suffixes"), [("png", {".png"}), ("true", {".jpg"}), ("false", set())]
+    ("value", "suffixes"),
+    [
+        ("png", {".png"}),
+        ("true", {".jpg"}),
+        ("all", {".jpg"}),
+        ("false", set()),
+        ("none", set()),
+        ("0", set()),
+    ],
 )
 def test_overlays_are_of_the_kind_asked_for(run_folder, album, tmp_path, value, suffixes):
     assert localize(run_folder, album, "--out", tmp_path / "out", "--overlays", value) == 0
     assert {path.suffix for path in (tmp_path / "out").glob("overlays/0*")} == suffixes
+
+
+@pytest.mark.parametrize(("number", "drawn"), [("5", [1, 4, 6, 9, 11]), ("99", range(1, 13))])
+def test_overlays_of_some_images_are_spread_evenly(run_folder, album, tmp_path, number, drawn):
+    assert localize(run_folder, album, "--out", tmp_path / "out", "--overlays", number) == 0
+    found = sorted(int(path.name[:6]) for path in (tmp_path / "out" / "overlays").glob("*.jpg"))
+    assert found == list(drawn)
+    assert len(read(tmp_path / "out")[0]) == 12
+
+
+def test_fast_decoding_is_another_request(run_folder, album, tmp_path, fails):
+    flags = ["--out", tmp_path / "out", "--overlays", "none", *QUIET]
+    assert localize(run_folder, album, *flags, "--decoding", "fast") == 0
+    assert len(read(tmp_path / "out")[0]) == 12
+    message = fails("localize", run_folder, album, *flags)
+    assert "(decoding 'fast' there, None here)" in message
+
+
+def test_speed_is_said_in_the_end(run_folder, album, tmp_path, capsys):
+    assert localize(run_folder, album, "--out", tmp_path / "out", "--overlays", "none") == 0
+    *_, speed, _ = capsys.readouterr().out.splitlines()
+    words = r"12 images in \d+\.\d s, \d+\.\d a second; reading them took \d+% of the time"
+    assert re.fullmatch(words, speed)
 
 
 def test_broken_images_are_named_and_the_rest_is_done(run_folder, album, tmp_path, capsys):
@@ -259,6 +291,7 @@ def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
         (["--labels", "/nowhere.csv"], ["--labels is /nowhere.csv: no such file"]),
         (["/nowhere.jpg"], ["/nowhere.jpg: no such file or folder"]),
         (["--overlays", "pgn"], ["--overlays is 'pgn'", "did you mean png?"]),
+        (["--decoding", "fsat"], ["--decoding is 'fsat'", "did you mean fast?"]),
     ],
 )
 def test_mistake_is_one_line(run_folder, album, tmp_path, fails, flags, words):

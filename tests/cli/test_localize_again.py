@@ -1,5 +1,6 @@
 """`wsol localize`, interrupted and begun again: nothing found is lost, and a folder is one result."""
 
+import contextlib
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ from filelock import FileLock
 from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._files import is_results_folder
 from wsol_ext.checkpoints import load_model, save_model
+from wsol_ext.cli import main
 from wsol_ext.models import TSCAM
 from wsol_ext.report import drawing
 
@@ -333,3 +335,110 @@ def test_what_drawing_raises_ends_the_run_and_keeps_what_was_found(
     assert {0, 1} <= set(kept) < set(range(12))
     assert localize(run_folder, album, *flags) == 0
     assert len(list((out / "overlays").glob("*.jpg"))) == 12
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size):
+    """As where a disk is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_disk_that_is_full_at_the_end_loses_no_box(
+    run_folder, album, tmp_path, capsys, unbroken, counted, file
+):
+    out = tmp_path / "out"
+    interrupted_run(run_folder, album, out, after=10)
+    capsys.readouterr()
+    sizes = [len(content) for content in unbroken]
+    assert sizes[0] > sizes[1] > (out / "request.json").stat().st_size
+    with files_no_larger_than(sizes[FILES.index(file)] - 1):
+        assert localize(run_folder, album, *SIZE, "--out", out) == 1
+    *_, advice, error = capsys.readouterr().err.splitlines()
+    assert "all 12 images are done, and what was found is kept; make room, then the same" in advice
+    assert error == f"wsol: error: {out / file}: File too large"
+    assert sorted(journal(out)) == list(range(12))
+    assert not (out / "boxes.json").exists()
+    counted.clear()
+    assert localize(run_folder, album, *SIZE, "--out", out) == 0
+    assert counted == []
+    assert contents(out) == unbroken
+
+
+def test_a_disk_too_full_for_overlays_loses_no_box_and_they_are_drawn_later(
+    run_folder, album, tmp_path, capsys, unbroken
+):
+    out, flags = (
+        tmp_path / "out",
+        ["--out", tmp_path / "out", "--batch-size", "5", "--overlays", "png"],
+    )
+    with files_no_larger_than(4000):
+        assert localize(run_folder, album, *flags) == 1
+    *_, stopped, error = capsys.readouterr().err.splitlines()
+    assert "once there is room, the same command goes on" in stopped
+    assert error.startswith(f"wsol: error: {out / 'overlays'}/0000")
+    assert error.endswith(".png: File too large")
+    before = (out / "journal-0.jsonl").read_bytes()
+    assert before
+    assert list((out / "overlays").glob("*.png")) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BoxesFolder, "end", lambda self: None)
+        assert localize(run_folder, album, *flags) == 0
+    assert (out / "journal-0.jsonl").read_bytes().startswith(before)
+    assert sorted(journal(out)) == list(range(12))  # each once
+    assert contents(out) == unbroken
+    assert len(list((out / "overlays").glob("*.png"))) == 12
+
+
+def test_overlays_that_somebody_removed_are_not_drawn_again(run_folder, album, tmp_path):
+    out, flags = tmp_path / "out", ["--out", tmp_path / "out", "--batch-size", "5"]
+    mark = BoxesFolder.mark_drawn
+
+    def interrupted(self, index):
+        mark(self, index)
+        if index == 6:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BoxesFolder, "mark_drawn", interrupted)
+        assert localize(run_folder, album, *flags) == 130
+    shutil.rmtree(out / "overlays")
+    assert localize(run_folder, album, *flags) == 0
+    drawn = sorted(path.name[:6] for path in (out / "overlays").glob("*.jpg"))
+    assert drawn == [f"{number:06d}" for number in range(8, 13)]
+    assert not list(out.glob("drawn-*"))
+
+
+def test_workers_draw_what_one_process_does(run_folder, album, tmp_path):
+    def overlays(workers):
+        out = tmp_path / workers
+        command = ["localize", str(run_folder), str(album), "--out", str(out), *QUIET]
+        assert main([*command, "--workers", workers, "--batch-size", "5"]) == 0
+        return {path.name: path.read_bytes() for path in (out / "overlays").iterdir()}, contents(
+            out
+        )
+
+    assert overlays("2") == overlays("0")
+
+
+def test_a_picture_that_is_gone_when_it_is_to_be_drawn_is_named(
+    run_folder, album, tmp_path, monkeypatch, capsys
+):
+    photos = tmp_path / "photos"
+    shutil.copytree(album, photos)
+    keep, last = BoxesFolder.keep, sorted(photos.rglob("*.png"))[-1]
+
+    def removing(self, index, found):
+        last.unlink(missing_ok=True)
+        keep(self, index, found)
+
+    monkeypatch.setattr(BoxesFolder, "keep", removing)
+    assert localize(run_folder, photos, "--out", tmp_path / "out") == 0
+    error = f"wsol: error: no overlay is drawn: {last}: no such image file"
+    assert error in capsys.readouterr().err.splitlines()
+    assert len(list((tmp_path / "out" / "overlays").glob("*.jpg"))) == 11

@@ -6,7 +6,13 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from wsol_ext.data import ImageError, ImageListDataset, Tolerant, collate, read_image
-from wsol_ext.data.images import check_image, format_by_content, image_suffixes, read_grey
+from wsol_ext.data.images import (
+    check_image,
+    format_by_content,
+    image_suffixes,
+    read_grey,
+    read_reduced,
+)
 
 
 @pytest.fixture
@@ -350,3 +356,26 @@ def test_image_list_takes_a_folder_at_any_depth_but_not_hidden_files(tmp_path, p
 def test_folder_without_pictures_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="the folder has no image"):
         ImageListDataset(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_reduced_picture_is_the_next_larger_part_and_says_its_whole_size(tmp_path, orientation):
+    whole = Image.linear_gradient("L").resize((800, 600)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("photo.jpg", "photo.tif", "photo.png"):
+        whole.save(tmp_path / name, exif=exif)
+        shown = read_image(tmp_path / name, upright=True)
+        wanted = (300, 220) if shown.width == 800 else (220, 300)
+        image, size = read_reduced(tmp_path / name, *wanted)
+        assert size == shown.size
+        part = 2 if name == "photo.jpg" else 1
+        assert image.size == (size[0] // part, size[1] // part)
+        difference = np.asarray(image.resize((9, 9)), int) - np.asarray(shown.resize((9, 9)), int)
+        assert np.abs(difference).max() <= 3
+
+
+def test_longest_side_of_a_reduced_picture_is_long_enough(tmp_path):
+    Image.new("RGB", (2000, 100)).save(tmp_path / "wide.jpg")
+    assert read_image(tmp_path / "wide.jpg", at_least=600).size == (1000, 50)
+    assert read_image(tmp_path / "wide.jpg", at_least=1001).size == (2000, 100)

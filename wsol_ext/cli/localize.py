@@ -71,6 +71,7 @@ DESCRIPTION = (
 )
 
 _THRESHOLDS = ("best", "auto", "otsu")
+_DECODINGS = ("exact", "fast")
 _OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "all": "jpg", "false": "", "none": ""}
 
 
@@ -117,6 +118,13 @@ def add_options(parser: Parser) -> None:
         default="jpg",
         help="the overlay pictures: all (jpg), png (slow), none, or of how many images, evenly spread, such as 100",
     )
+    parser.add_argument(
+        "--decoding",
+        type=str,
+        default="exact",
+        help="exact: pixels are those of evaluation; fast: of large JPEG files a part is decoded, and boxes may "
+        "differ a little",
+    )
     add_switch(parser, "--progress", True, "show progress")
     add_device(parser, batch_size=32)
 
@@ -125,6 +133,8 @@ def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
     if not str(options.overlays).isdecimal() and str(options.overlays).lower() not in _OVERLAYS:
         problems.add(unknown("--overlays", options.overlays, ["a number", *_OVERLAYS]))
+    if options.decoding not in _DECODINGS:
+        problems.add(unknown("--decoding", options.decoding, _DECODINGS))
     process = of_torchrun()
     if options.calibrate and process.total > 1:
         problems.add("--calibrate is done by one process, not under a launcher of several")
@@ -252,6 +262,7 @@ def run(options: Any) -> int:
         "images": _Described(paths, root),
         "labels": labels,
         **of_request(options, level),
+        "decoding": None if options.decoding == "exact" else options.decoding,
     }
     folder = BoxesFolder(named(options.out), request, process, processes)
     said = about(options, model.config["method"], digest)
@@ -392,6 +403,7 @@ def _localize(
             min_score=options.min_score,
             nms=options.nms,
             reject=folder.request["reject"],
+            decoding=options.decoding,
         ),
         len(share) - len(done),
         options.progress,

@@ -24,6 +24,7 @@ __all__ = [
     "is_readable_name",
     "read_grey",
     "read_image",
+    "read_reduced",
     "to_rgb",
 ]
 
@@ -100,6 +101,30 @@ def read_image(path: str | Path, upright: bool = False, at_least: int | None = N
             width, height = (math.ceil(at_least * side / max(image.size)) for side in image.size)
             image.draft(image.mode, (width, height))
         return to_rgb(image, upright)
+
+
+def read_reduced(path: str | Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Read a picture file as `read_image` does, upright, of a large JPEG no more than a smaller size needs.
+
+    Args:
+        path: the file.
+        width: how many pixels the picture is to have at least, as it is shown.
+        height: likewise.
+
+    Returns:
+        The picture, or of a JPEG that is at least twice as large the half, quarter or eighth of its size which is the
+        next larger; and width and height of the whole one, as it is shown.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with _opened(path) as image:
+        stored, sideways = image.size, _turn_of(image) in _SIDEWAYS
+        reduced = image.draft(image.mode, (height, width) if sideways else (width, height))
+        rgb = to_rgb(image, upright=True)
+        if reduced is None:
+            return rgb, rgb.size
+        return rgb, (stored[1], stored[0]) if sideways else stored
 
 
 def read_grey(path: str | Path) -> Image.Image:
@@ -289,6 +314,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+_SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
