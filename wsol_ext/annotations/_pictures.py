@@ -179,10 +179,17 @@ class Members(Mapping[str, Any]):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON of which not all is in memory: iterators become arrays, `Members` objects."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json_text(value))
-        file.write("\n")
+    """Write JSON of which not all is in memory: iterators become arrays, `Members` objects.
+
+    Raises:
+        OSError: the disk is full; it names the file, since others may be written at the same time.
+    """
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(json_text(value))
+            file.write("\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
