@@ -3,12 +3,14 @@
 import json
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._files import json_text
 from wsol_ext._paths import Flagged, Paths
+from wsol_ext.annotations import Picture
 from wsol_ext.coco import write_coco
 from wsol_ext.localize import find_paths
 
@@ -44,7 +46,7 @@ class Records:
 
     def __iter__(self):
         for index, found in self.folder.found(range(self.folder.count)):
-            yield f"{index}.jpg", found
+            yield Picture.of(index, f"{index}.jpg", Path(f"{index}.jpg"), found)
 
 
 def kept(path, count):
@@ -59,7 +61,7 @@ def kept(path, count):
                 folder.mark_drawn(index)
             assert folder.complete()
             counts = write_coco(folder.path, NAMES, Records(folder))
-            assert counts == (count, 0, 4 * count, 0)
+            assert counts == (count, 0, 4 * count, 0, 0)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

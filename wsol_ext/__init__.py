@@ -11,6 +11,7 @@ from wsol_ext._names import on_first_use
 __version__ = version("wsol_ext")
 
 _HOMES: dict[str, list[str]] = {
+    "annotations": [],
     "attention": ["attention_map", "attention_rows"],
     "checkpoints": [],
     "clustering": [],
@@ -26,6 +27,7 @@ _HOMES: dict[str, list[str]] = {
     "predict": ["load"],
     "predictions": [],
     "pretrained": ["from_pretrained"],
+    "rejection": [],
     "report": [],
     "thresholds": [],
     "training": [],

@@ -118,6 +118,10 @@ class BoxesFolder:
         """Whether an image is known to give no boxes but an error."""
         return self.has(index) and "error" in self._found[index]
 
+    def has_boxes(self, index: int) -> bool:
+        """Whether there is something to draw in an image."""
+        return self.has(index) and bool(self._found[index].get("boxes"))
+
     def has_drawn(self, index: int) -> bool:
         """Whether an image's pictures are drawn."""
         return bool(self._drawn[index])

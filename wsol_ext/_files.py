@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -63,6 +64,40 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; what was written into it becomes `path` at the end, in an old one's place.
+
+    An exception leaves the old folder as it was, and removes the temporary one. Nothing is flushed to the disk: a
+    folder may hold a million files. Missing folders above are made.
+
+    Raises:
+        OSError: the folder cannot be made; the message names `path`.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "numbers"
+        >>> with atomic_folder(target) as temporary:
+        ...     _ = (temporary / "one.txt").write_text("1")
+        >>> (target / "one.txt").read_text()
+        '1'
+    """
+    target = Path(path)
+    temporary = target.with_name(_temporary_name(target))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.filename in (None, str(temporary), os.fspath(temporary)):
+            raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def again_if_removed(write: Callable[[], None]) -> None:
     """Write what makes its own folder first, again where somebody removes that folder in between."""
     for _ in range(3):
@@ -74,7 +109,7 @@ def again_if_removed(write: Callable[[], None]) -> None:
 
 
 def remove_leftovers(folder: Path, older_than: float = math.inf) -> None:
-    """Remove the temporary files that a killed process left in a folder.
+    """Remove the temporary files and folders that a killed process left in a folder.
 
     Args:
         folder: one that only this process writes to, or those of others are told by their age.
@@ -82,7 +117,10 @@ def remove_leftovers(folder: Path, older_than: float = math.inf) -> None:
     """
     for left in folder.glob(".*"):
         if _TEMPORARY.fullmatch(left.name) and left.stat().st_mtime < older_than:
-            left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def missing_paths(paths: Mapping[str, str | None]) -> list[str]:

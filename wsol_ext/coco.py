@@ -1,12 +1,12 @@
 """Boxes in the COCO form, which labelling tools and pycocotools read."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wsol_ext._files import write_json
 from wsol_ext._names import printable
+from wsol_ext.annotations import About, Picture, write
 from wsol_ext.localize import ImageResult
 
 __all__ = ["Counts", "file_name", "found_in", "write_coco"]
@@ -18,8 +18,9 @@ def found_in(result: ImageResult) -> dict[str, Any]:
     """What files say of an image: plain values, which JSON gives back as they were.
 
     Returns:
-        `size`, width and height, and `boxes`, for each object its class, score, and x, y, width and height in pixels;
-        or the `error`.
+        `size`, width and height, and `boxes`, for each object its class, score, and x, y, width and height in pixels,
+        then the class's probability and the mean of its map where the score is made of them; `rejected`, the best class
+        and its probability, of a picture that is; or only the `error`.
     """
     if result.error is not None:
         return {"error": result.error}
@@ -27,8 +28,20 @@ def found_in(result: ImageResult) -> dict[str, Any]:
     for one in result.objects:
         x0, y0, x1, y1 = (round(float(v), 2) for v in one.box)
         box = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-        boxes.append([one.category, round(one.score, 6), *box])
-    return {"size": list(result.size), "boxes": boxes}
+        apart = () if one.map_mean is None else (one.probability, one.map_mean)
+        boxes.append(
+            [
+                one.category,
+                round(one.score, 6),
+                *box,
+                *(round(v, 6) for v in apart if v is not None),
+            ]
+        )
+    found: dict[str, Any] = {"size": list(result.size), "boxes": boxes}
+    if result.rejected is not None:
+        category, probability = result.rejected
+        found["rejected"] = [category, round(probability, 6)]
+    return found
 
 
 def file_name(path: Path, root: Path) -> str:
@@ -55,62 +68,46 @@ class Counts(NamedTuple):
         broken: of those that could not be read.
         boxes: of the boxes.
         filling: of those that cover nearly all of their image.
+        rejected: of the images that were rejected.
     """
 
     images: int = 0
     broken: int = 0
     boxes: int = 0
     filling: int = 0
+    rejected: int = 0
 
 
 def write_coco(
     folder: Path,
     class_names: Sequence[str],
-    records: Iterable[tuple[str, Mapping[str, Any]]],
+    pictures: Iterable[Picture],
+    about: About | None = None,
 ) -> Counts:
-    """Write `boxes.json`, COCO results, and `dataset.json`, the images and categories they refer to.
+    """Write `boxes.json`, COCO results, and `dataset.json`, the data set with the same boxes as annotations.
 
     `COCO("dataset.json").loadRes("boxes.json")` of pycocotools reads them. `boxes.json` comes last. Category k + 1 is
-    class k; image ids count from 1, over the images that could not be read too, which are left out; boxes are x, y,
-    width, height in pixels of the picture as it is shown. Records are written as they come: a million need no memory.
+    class k; image ids count from 1, over the images that are left out too, those that could not be read or were
+    rejected; boxes are x, y, width, height in pixels of the picture as it is shown. They are written as they come: a
+    million need no memory.
 
     Args:
         folder: where to.
         class_names: the model's classes.
-        records: for each image its `file_name` and what `found_in` says of it; gone through twice.
+        pictures: what was found in each image; gone through several times.
+        about: what the data set says of its origin.
 
     Raises:
         OSError: the files cannot be written.
     """
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(class_names)]
-    images = broken = boxes = filling = 0
-
-    def all_images() -> Iterator[dict[str, Any]]:
-        nonlocal images, broken
-        for images, (name, found) in enumerate(records, start=1):
-            if "error" in found:
-                broken += 1
-                continue
-            width, height = found["size"]
-            yield {"id": images, "file_name": name, "width": width, "height": height}
-
-    def all_boxes() -> Iterator[dict[str, Any]]:
-        nonlocal boxes, filling
-        for number, (name, found) in enumerate(records, start=1):
-            for category, score, *box in found.get("boxes", ()):
-                width, height = found["size"]
-                boxes += 1
-                filling += box[2] * box[3] > _FILLING * width * height
-                yield {
-                    "image_id": number,
-                    "file_name": name,
-                    "category_id": category + 1,
-                    "category": class_names[category],
-                    "bbox": box,
-                    "score": score,
-                }
-
-    dataset = {"info": {}, "images": all_images(), "categories": categories, "annotations": []}
-    write_json(folder / "dataset.json", dataset)
-    write_json(folder / "boxes.json", all_boxes())
-    return Counts(images, broken, boxes, filling)
+    images = broken = boxes = filling = rejected = 0
+    for picture in pictures:
+        images += 1
+        broken += picture.error is not None
+        rejected += picture.rejected is not None
+        width, height = picture.size
+        for one in picture.objects:
+            boxes += 1
+            filling += one.box[2] * one.box[3] > _FILLING * width * height
+    write("coco", folder, pictures, class_names, about)
+    return Counts(images, broken, boxes, filling, rejected)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_image
 
 from wsol_ext._names import printable
+from wsol_ext._objects import Choice, Objects, objects_of_map
 from wsol_ext._paths import Paths
 from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform
 from wsol_ext.data.base import Sample
@@ -34,6 +35,7 @@ __all__ = [
     "boxes_of_maps",
     "check_settings",
     "default_threshold",
+    "find_paths",
     "list_images",
     "localize_images",
     "read_picture",
@@ -57,15 +59,19 @@ class Localization:
 
     Attributes:
         category: the class.
-        score: its probability.
+        score: its probability; where a class may have several objects, that times `map_mean`.
         box: (4,) float32 x0, y0, x1, y1, pixels of the picture as it is shown, turned by its EXIF orientation.
         score_map: (h, w), on the model's patch grid.
+        probability: of the class, where a class may have several objects.
+        map_mean: the mean over the object's pixels of the class's map, normalized to [0, 1], likewise.
     """
 
     category: int
     score: float
     box: Tensor
     score_map: Tensor
+    probability: float | None = None
+    map_mean: float | None = None
 
 
 @dataclass
@@ -76,11 +82,12 @@ class ImageResult:
         index: its place among the inputs.
         path: the image file; None where the input was no file.
         size: its width and height, as it is shown.
-        objects: what was found.
+        objects: what was found; none where all scores are below `min_score`, or the picture is rejected.
         parts: the first object's map by each part of a method that has `parts`, (h, w) each on its own grid.
         segments: (h, w) int32, the segments that the object's map was drawn to, where there are any.
         preview: what `localize_images`'s `preview` made of the picture.
         error: why there is none of these.
+        rejected: the best class and its probability, of a picture where that is below `reject`.
         seconds: how long it took to read the picture and to resize it.
     """
 
@@ -92,6 +99,7 @@ class ImageResult:
     segments: Tensor | None = None
     preview: Image.Image | None = None
     error: str | None = None
+    rejected: tuple[int, float] | None = None
     seconds: float = 0.0
 
 
@@ -120,12 +128,18 @@ def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: Threshold) -> Tensor:
         ValueError: a threshold outside [0, 1), or another word.
     """
     _check_threshold(threshold)
-    upsampled = to_score_maps(maps.float(), EVALUATED, "bilinear")
-    cut = MAP_THRESHOLDS[threshold](upsampled) if isinstance(threshold, str) else threshold
+    upsampled, cut = _upsampled(maps, threshold)
     boxes = single_boxes(upsampled, cut).float()
     constant = upsampled.flatten(1).amax(dim=1, keepdim=True) == 0
     boxes = torch.where(constant, boxes.new_tensor([0.0, 0.0, EVALUATED, EVALUATED]), boxes)
     return boxes * sizes.to(boxes).repeat(1, 2) / EVALUATED
+
+
+def _upsampled(maps: Tensor, threshold: Threshold) -> tuple[Tensor, float | Tensor]:
+    """Maps as they are cut, and where: at one number, or at a (B,) tensor of them."""
+    upsampled = to_score_maps(maps.float(), EVALUATED, "bilinear")
+    cut = MAP_THRESHOLDS[threshold](upsampled) if isinstance(threshold, str) else threshold
+    return upsampled, cut
 
 
 def list_images(inputs: Sequence[str | Path]) -> list[Path]:
@@ -186,6 +200,10 @@ def localize_images(
     threshold: Threshold | None = None,
     top_k: int = 1,
     labels: Sequence[int] | None = None,
+    objects: Objects = 1,
+    min_score: float = 0.0,
+    nms: float | None = None,
+    reject: float | None = None,
     batch_size: int = 32,
     workers: int = 0,
     device: str | torch.device = "cpu",
@@ -204,6 +222,13 @@ def localize_images(
             that was evaluated; "otsu" or "mean"; or None for the method's `default_threshold`.
         top_k: how many of the best classes get a box each.
         labels: the class of each picture, where known; boxes are then of that class alone.
+        objects: how many objects each of these classes has in a picture at most, or "all". Of 1, its box is that of the
+            largest contour, and its score the class's probability. Of more, objects are the 8-connected components of
+            what of the class's map lies above the threshold, and a score is the probability times the component's mean
+            map value, both of which the result gives apart too; the best objects come first.
+        min_score: objects of lower scores are left out.
+        nms: of two objects, of whatever classes, whose IoU is above this the one with the lower score is left out.
+        reject: a picture whose best class, of all, has a lower probability gives a result that is `rejected`.
         batch_size: images at a time.
         workers: processes that read images.
         device: where to compute.
@@ -221,7 +246,8 @@ def localize_images(
     Raises:
         TypeError: an input that is no picture, a label that is no number, or something else in the model's place.
         ValueError: another word as `decoding`, pixels of another shape, labels that are not one a picture or no classes
-            of the model, or a threshold, top_k, batch_size or number of workers outside its range.
+            of the model, or a threshold, top_k, objects, min_score, nms, reject, batch_size or number of workers out of
+            its range.
 
     Example:
         >>> from wsol_ext import create_model
@@ -243,6 +269,7 @@ def localize_images(
         raise ValueError(f"localize_images: decoding is {decoding!r}, it should be exact or fast")
     threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k)
+    choice = Choice(objects, min_score, nms, reject)
     pictures = [inputs] if isinstance(inputs, Picture) else _list_of(inputs)
     if not isinstance(pictures, Paths):
         for index, picture in enumerate(pictures):
@@ -258,7 +285,7 @@ def localize_images(
         _WithPreview(transform, preview) if preview else transform,
         (2 * width, 2 * height) if decoding == "fast" else None,
     )
-    job = _Job(model, dataset, threshold, top_k, labels, device)
+    job = _Job(model, dataset, threshold, top_k, labels, choice, device)
     return _results(job, batch_size, workers, skip if isinstance(skip, Set) else frozenset(skip))
 
 
@@ -407,6 +434,7 @@ class _Job:
     threshold: Threshold
     top_k: int
     labels: Sequence[int] | None
+    choice: Choice
     device: str | torch.device
 
 
@@ -478,14 +506,14 @@ def _localize_together(job: _Job, batch: Sample) -> dict[int, ImageResult]:
     found = job.model.localize_parts(images, classes=classes)
     logits, maps = found.whole
     classes = logits.argmax(dim=1, keepdim=True) if classes is None else classes
-    scores = logits.float().softmax(dim=1).gather(1, classes).cpu()
+    probabilities = logits.float().softmax(dim=1)
+    best = [one.cpu() for one in probabilities.max(dim=1)]
+    scores = probabilities.gather(1, classes).cpu()
     finite = maps.flatten(1).isfinite().all(dim=1) & logits.isfinite().all(dim=1)
     # One image's trouble is not the batch's.
     maps = torch.where(finite[:, None, None, None], maps, 0.0)
-    boxes = torch.stack(
-        [boxes_of_maps(maps[:, k], sizes, job.threshold) for k in range(maps.size(1))], 1
-    )
-    boxes, maps, classes = boxes.cpu(), maps.float().cpu(), classes.cpu()
+    found_objects = _objects(job, maps, sizes, classes.cpu(), scores)
+    maps = maps.float().cpu()
     results = {}
     for row, index in enumerate(indices):
         if not finite[row]:
@@ -494,18 +522,70 @@ def _localize_together(job: _Job, batch: Sample) -> dict[int, ImageResult]:
                 job, index, f"{name}: the model gave values that are not finite"
             )
             continue
-        objects = [
-            Localization(int(classes[row, k]), float(scores[row, k]), boxes[row, k], maps[row, k])
-            for k in range(classes.size(1))
-        ]
         width, height = batch["sizes"][row].tolist()
-        results[index] = ImageResult(
+        result = results[index] = ImageResult(
             index,
             job.dataset.image_path(index),
             (width, height),
-            objects,
             parts={name: part.maps[row, 0].float().cpu() for name, part in found.parts.items()},
             segments=None if found.segments is None else found.segments[row].cpu(),
             preview=batch["previews"][row],
         )
+        probability, category = float(best[0][row]), int(best[1][row])
+        if job.choice.reject is not None and probability < job.choice.reject:
+            result.rejected = (category, probability)
+        else:
+            result.objects = _chosen(job, found_objects[row], maps[row])
     return results
+
+
+class _Found(NamedTuple):
+    """An object of a picture, before any is left out."""
+
+    k: int  # which of the picture's classes
+    category: int
+    score: float
+    box: Tensor
+    probability: float | None = None
+    map_mean: float | None = None
+
+
+def _objects(
+    job: _Job, maps: Tensor, sizes: Tensor, classes: Tensor, scores: Tensor
+) -> list[list[_Found]]:
+    """The objects of each picture, by its classes in their order.
+
+    Args:
+        job: how.
+        maps: (B, K, h, w).
+        sizes: (B, 2).
+        classes: (B, K).
+        scores: (B, K), their probabilities.
+    """
+    found: list[list[_Found]] = [[] for _ in range(len(maps))]
+    sides = sizes.float().repeat(1, 2).cpu()
+    for k in range(maps.size(1)):
+        if job.choice.one:
+            boxes = boxes_of_maps(maps[:, k], sizes, job.threshold).cpu()
+            for row, box in enumerate(boxes):
+                found[row].append(_Found(k, int(classes[row, k]), float(scores[row, k]), box))
+            continue
+        components = objects_of_map(*_upsampled(maps[:, k], job.threshold))
+        for row, (boxes, means) in enumerate(components):
+            category, probability = int(classes[row, k]), float(scores[row, k])
+            for box, mean in zip(boxes.cpu() * sides[row] / EVALUATED, means.tolist(), strict=True):
+                found[row].append(_Found(k, category, probability * mean, box, probability, mean))
+    return found
+
+
+def _chosen(job: _Job, found: Sequence[_Found], maps: Tensor) -> list[Localization]:
+    """Those objects of a picture that are asked for; maps (K, h, w) are those of its classes."""
+    boxes = torch.stack([one.box for one in found])
+    scores = torch.tensor([one.score for one in found], dtype=torch.float64)
+    chosen = [
+        found[place] for place in job.choice.of(boxes, scores, [one.category for one in found])
+    ]
+    return [
+        Localization(one.category, one.score, one.box, maps[one.k], one.probability, one.map_mean)
+        for one in chosen
+    ]

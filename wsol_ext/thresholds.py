@@ -1,14 +1,14 @@
 """The best threshold of a run: `wsol evaluate` stores it beside the model, and `wsol localize` cuts there."""
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wsol_ext._files import sha256_of, write_json
 from wsol_ext._names import unknown
+from wsol_ext._stored import is_number, is_whole, read_stored
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation import Evaluation, ProtocolResult
@@ -37,7 +37,6 @@ WAYS = ("best", "auto", *OF_EACH_MAP)
 """What may be asked for in place of a number: see `choose_threshold`."""
 
 _NAME = "threshold.json"
-_LARGEST = 1 << 16  # bytes, of a file that has a few hundred
 _IOU = 0.5
 _BEST = f"best threshold, IoU {_IOU:g}"
 # By protocol, best first, which contours its boxes are of, and its accuracy at that IoU. `wsol localize` draws the
@@ -185,13 +184,8 @@ def stored_threshold(run: str | Path) -> StoredThreshold | None:
     folder = run_folder(run)
     if folder is None or not (folder / _NAME).exists():
         return None
-    path = folder / _NAME
-    try:
-        return _checked(_read(path))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged: {error}; remove it, or write it anew by wsol evaluate"
-        ) from error
+    by = "wsol evaluate"
+    return StoredThreshold(**read_stored(folder / _NAME, StoredThreshold, _RULES, by))
 
 
 def asked_threshold(
@@ -267,52 +261,10 @@ def choose_threshold(
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise ValueError(f"it is larger than {_LARGEST} bytes")
-    try:
-        found = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError("it is no JSON") from error
-    if not isinstance(found, dict):
-        raise ValueError("it should hold values by name")
-    return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    # It is shown on terminals.
-    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= 200
-
-
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "threshold": ("a number in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1),
-    "iou": ("a number in (0, 1]", lambda value: _is_number(value) and 0 < value <= 1),
-    "interval": ("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1),
-    "accuracy": ("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1),
-    "images": (
-        "a whole number of at least 1",
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-    ),
+    "threshold": ("a number in [0, 1)", lambda value: is_number(value) and 0 <= value < 1),
+    "iou": ("a number in (0, 1]", lambda value: is_number(value) and 0 < value <= 1),
+    "interval": ("a number between 0 and 1", lambda value: is_number(value) and 0 < value < 1),
+    "accuracy": ("a number in [0, 1]", lambda value: is_number(value) and 0 <= value <= 1),
+    "images": ("a whole number of at least 1", is_whole),
 }
-
-
-def _checked(found: Mapping[str, Any]) -> StoredThreshold:
-    """The values of a file, each held to what it should be; others, of a later version, are passed over."""
-    values = {}
-    for field in fields(StoredThreshold):
-        wanted, suits = _RULES.get(field.name, ("a line of text", _is_text))
-        if field.name not in found:
-            raise ValueError(f"{field.name} is missing, it should be {wanted}")
-        value = found[field.name]
-        if not suits(value):
-            shown = ascii(value)
-            shown = shown if len(shown) < 60 else f"{shown[:57]}..."
-            raise ValueError(f"{field.name} is {shown}, it should be {wanted}")
-        values[field.name] = value
-    return StoredThreshold(**values)

@@ -255,7 +255,7 @@ def _read_one(action: argparse.Action, value: Any) -> Any:
 _HINTS: list[Any] = [
     *(str, int, float, bool),
     *(str | None, int | None, float | None, bool | None),
-    *(float | str, float | str | None, bool | str),
+    *(int | str, float | str, float | str | None, bool | str, bool | float),
     *(dict[str, Any], dict[str, Any] | None, dict[str, Any] | str | None),
 ]
 """The type hints that flags have; argparse wants to be told."""

@@ -25,7 +25,21 @@ from wsol_ext._paths import Flagged, Paths
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext._progress import watch
+from wsol_ext.annotations import About
 from wsol_ext.cli.arguments import Parser
+from wsol_ext.cli.boxes_out import (
+    REJECTED,
+    Pictures,
+    StoredPictures,
+    about,
+    add_objects,
+    check_objects,
+    level_of,
+    of_request,
+    write_formats,
+    write_pictures,
+)
+from wsol_ext.cli.calibrate import calibrate
 from wsol_ext.cli.options import (
     add_clusters,
     add_config,
@@ -93,6 +107,7 @@ def add_options(parser: Parser) -> None:
         default=None,
         help="known classes: 'folder' for the name of each image's folder, or a CSV file `image,class`",
     )
+    add_objects(parser)
     add_weights(parser)
     add_clusters(parser)
     parser.add_argument(
@@ -121,6 +136,8 @@ def check(options: Any, problems: Problems) -> None:
     if options.decoding not in _DECODINGS:
         problems.add(unknown("--decoding", options.decoding, _DECODINGS))
     process = of_torchrun()
+    if options.calibrate and process.total > 1:
+        problems.add("--calibrate is done by one process, not under a launcher of several")
     if options.overwrite and process.total > 1:
         problems.add(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
@@ -128,6 +145,7 @@ def check(options: Any, problems: Problems) -> None:
     _check_threshold(options, problems)
     if options.top_k < 1:
         problems.add(f"--top-k is {options.top_k}, it should be at least 1")
+    check_objects(options, problems)
     check_hardware(options, problems)
     check_clusters(options, problems)
     check_weights(options, problems)
@@ -175,6 +193,7 @@ class _Loaded(NamedTuple):
     digest: str
     threshold: "Threshold"
     reason: str  # for the threshold
+    level: float | None = None  # below which images are rejected
 
 
 def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | None:
@@ -191,12 +210,15 @@ def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | Non
                 set_clusters(model, options, named(options.out))
         digest = sha256_of(checkpoint)
         loaded = _Loaded(model, digest, "otsu", "")
+        if not problems.about("reject"):
+            with problems.collected():
+                loaded = loaded._replace(level=level_of(options, digest))
         if not problems.about("threshold", "top_k"):
             with problems.collected():
                 threshold, reason = choose_threshold(
                     options.threshold, model, options.checkpoint, digest, "--threshold"
                 )
-                loaded = _Loaded(model, digest, threshold, reason)
+                loaded = loaded._replace(threshold=threshold, reason=reason)
                 check_settings(model, threshold, options.top_k)
     return loaded
 
@@ -213,15 +235,19 @@ def run(options: Any) -> int:
     with problems.collected():
         paths = find_paths(options.images)
     loaded = _load(options, options.model, problems)
-    if paths and loaded and options.labels:
+    source = options.labels or ("folder" if options.calibrate else None)
+    if paths and loaded and source:
         with problems.collected():
-            known = read_labels(options.labels, paths, _names(loaded.model))
+            known = read_labels(source, paths, _names(loaded.model), bool(options.calibrate))
             labels = array("q", (known[path] for path in paths))
             del known
     problems.raise_any()
     assert paths is not None  # else there was a problem
     assert loaded is not None
-    model, digest, threshold, reason = loaded
+    model, digest, threshold, reason, level = loaded
+    if options.calibrate:
+        assert labels is not None
+        return calibrate(model, digest, paths, labels, device, options)
     root = _common_folder(paths)
     request = {
         "checkpoint": digest,
@@ -233,18 +259,22 @@ def run(options: Any) -> int:
         "folder": printable(root),
         "images": _Described(paths, root),
         "labels": labels,
+        **of_request(options, level),
         "decoding": None if options.decoding == "exact" else options.decoding,
     }
     folder = BoxesFolder(named(options.out), request, process, processes)
+    said = about(options, model.config["method"], digest)
     with folder.held(options.overwrite):
         if folder.finished:
             folder.end()
             print(f"{folder.path} is finished: nothing to localize")
-            return _tell(folder, _images_in(folder.dataset))
+            stored = StoredPictures(folder, paths)
+            write_formats(folder, stored, _names(model), options, said)
+            return _tell(folder, _images_in(folder.dataset), _images_in(folder.path / REJECTED))
         if process == 0:
             print(f"wsol: threshold {threshold}: {reason}", file=sys.stderr)
         _localize(folder, model, paths, labels, threshold, device, options)
-        return _finish(folder, _Records(folder, paths, root), _names(model), threshold)
+        return _finish(folder, Pictures(folder, paths, root), _names(model), options, said)
 
 
 @dataclass(frozen=True)
@@ -261,24 +291,6 @@ class _Described:
         from wsol_ext.coco import file_name
 
         return ([file_name(path, self.root), file_size(path)] for path in self.paths)
-
-
-@dataclass(frozen=True)
-class _Records:
-    """What was found in each image, by its name, read from the journals each time that it is gone through."""
-
-    folder: BoxesFolder
-    paths: Paths
-    root: Path
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        from wsol_ext.coco import file_name
-
-        for index, found in self.folder.found(range(len(self.paths))):
-            yield file_name(self.paths[index], self.root), found
 
 
 def _overlays(value: Any) -> str:
@@ -302,7 +314,9 @@ def _has_overlay(index: int, overlays: str, count: int) -> bool:
 
 
 def _images_in(dataset: Path) -> int:
-    """How many images a `dataset.json` of ours has, without reading it into memory."""
+    """How many images a `dataset.json` or `rejected.json` of ours has, without reading it into memory."""
+    if not dataset.exists():
+        return 0
     with open(dataset, encoding="utf-8") as file:
         return sum(line.startswith('      "file_name": ') for line in file)
 
@@ -334,7 +348,7 @@ def _localize(
     for _, found in folder.found(share):
         _say_error(found.get("error"))
     done = Flagged(
-        folder.has(index) and (not lacks_overlay(index) or folder.is_broken(index))
+        folder.has(index) and (not lacks_overlay(index) or not folder.has_boxes(index))
         for index in share
     )
     began = time.perf_counter()
@@ -349,6 +363,10 @@ def _localize(
             workers=options.workers,
             device=device,
             skip=done,
+            objects=options.objects,
+            min_score=options.min_score,
+            nms=options.nms,
+            reject=folder.request["reject"],
             decoding=options.decoding,
         ),
         len(share) - len(done),
@@ -362,7 +380,7 @@ def _localize(
             if not folder.has(result.index):  # else it comes for its overlay alone
                 _say_error(result.error)
                 again_if_removed(partial(folder.keep, result.index, found_in(result)))
-            if result.error is None and lacks_overlay(result.index):
+            if result.objects and lacks_overlay(result.index):
                 yield result
 
     try:
@@ -410,17 +428,15 @@ class _Watched:
 
 
 def _finish(
-    folder: BoxesFolder, records: _Records, names: Sequence[str], threshold: "Threshold"
+    folder: BoxesFolder, pictures: Pictures, names: Sequence[str], options: Any, said: About
 ) -> int:
     """Write what was found, if nothing is left that other processes are to find; gives the exit status."""
-    from wsol_ext.coco import write_coco
-
     if not folder.complete():
         share = f"{len(folder.share)} of {folder.count} images are this process's share, and done"
         print(f"{share}; the last process writes {folder.boxes}")
         return 0  # a launcher ends all processes when one fails
     try:
-        counts = write_coco(folder.path, names, records)
+        counts = write_pictures(folder, pictures, names, options, said)
     except OSError as error:
         room = "make room, then " if is_full(error) else ""
         print(
@@ -431,21 +447,24 @@ def _finish(
         raise
     folder.end()
     if 2 * counts.filling > counts.boxes:
+        threshold = folder.request["threshold"]
         other = "another" if threshold == "otsu" else f"otsu, or a higher one than {threshold},"
         warnings.warn(
             f"{counts.filling} of {counts.boxes} boxes cover nearly all of their image: as --threshold, {other} may "
             "fit this model's maps; `wsol evaluate` stores the best where boxes are known",
             stacklevel=2,
         )
-    return _tell(folder, counts.images - counts.broken)
+    return _tell(folder, counts.images - counts.broken - counts.rejected, counts.rejected)
 
 
-def _tell(folder: BoxesFolder, found: int) -> int:
+def _tell(folder: BoxesFolder, found: int, rejected: int) -> int:
     """Say what there is in the end, of how many images; gives the exit status."""
     print(f"{found} of {folder.count} images: {folder.boxes}")
-    if found == folder.count:
+    if rejected:
+        print(f"{rejected} rejected: {folder.path / REJECTED}")
+    if found + rejected == folder.count:
         return 0
-    _say_error(f"{folder.count - found} of {folder.count} images could not be read")
+    _say_error(f"{folder.count - found - rejected} of {folder.count} images could not be read")
     return 1
 
 

@@ -8,10 +8,16 @@ from pathlib import Path, PurePosixPath
 from wsol_ext._names import printable, some
 from wsol_ext.data.tables import Row, read_csv
 
-__all__ = ["read_labels"]
+__all__ = ["NOTHING", "read_labels"]
 
 
-def read_labels(source: str, paths: Sequence[Path], class_names: Sequence[str]) -> dict[Path, int]:
+NOTHING = "nothing"
+"""What stands for a class where an image has none of them."""
+
+
+def read_labels(
+    source: str, paths: Sequence[Path], class_names: Sequence[str], nothing: bool = False
+) -> dict[Path, int]:
     """The known class of each image.
 
     Args:
@@ -20,6 +26,7 @@ def read_labels(source: str, paths: Sequence[Path], class_names: Sequence[str]) 
             with forward slashes, as tells them apart: `jay/001.jpg`, or `001.jpg` where no other image is called so.
         paths: the images.
         class_names: the model's classes.
+        nothing: whether an image may have none of them, -1: one whose class is `NOTHING`, where no class is called so.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -28,6 +35,8 @@ def read_labels(source: str, paths: Sequence[Path], class_names: Sequence[str]) 
         ValueError: an image without a line or, by "folder", in a folder that is no class.
     """
     numbers = {name: number for number, name in enumerate(class_names)}
+    if nothing:
+        numbers.setdefault(NOTHING, -1)
     if source == "folder":
         for path in paths:
             if printable(path.parent.name) not in numbers:

@@ -1,5 +1,6 @@
 """The published evaluation protocols: torchmetrics classes over pure functions, and the protocols by name."""
 
+from wsol_ext.metrics.components import Components, map_components
 from wsol_ext.metrics.ground_truth import pad_boxes
 from wsol_ext.metrics.map_thresholds import MAP_THRESHOLDS, mean_thresholds, otsu_thresholds
 from wsol_ext.metrics.maps import center_map, normalize_maps, resize_maps, to_score_maps
@@ -52,6 +53,7 @@ __all__ = [
     "SHARES",
     "Batch",
     "BoxAccCurve",
+    "Components",
     "Curve",
     "LocalizationAccuracy",
     "MaxBoxAcc",
@@ -68,6 +70,7 @@ __all__ = [
     "count_right_boxes",
     "explained_variation",
     "localization_outcomes",
+    "map_components",
     "mean_thresholds",
     "normalize_maps",
     "otsu_thresholds",

@@ -16,6 +16,7 @@ __all__ = [
     "OUTCOMES",
     "SHARES",
     "LocalizationAccuracy",
+    "cut_maps",
     "localization_outcomes",
     "single_boxes",
     "true_class_maps",
@@ -51,13 +52,13 @@ def single_boxes(score_maps: Tensor, threshold: float | Tensor) -> Tensor:
         [[1, 2, 6, 5], [0, 0, 1, 1]]
     """
     if isinstance(threshold, Tensor):
-        score_maps, threshold = _foreground(score_maps, threshold), 0.5
+        score_maps, threshold = cut_maps(score_maps, threshold), 0.5
     thresholds = torch.tensor([threshold], dtype=torch.float64, device=score_maps.device)
     boxes = ops.extract_boxes(score_maps, thresholds)[:, 0]
     return torch.where((boxes == 0).all(dim=1, keepdim=True), boxes.new_tensor([0, 0, 1, 1]), boxes)
 
 
-def _foreground(score_maps: Tensor, thresholds: Tensor) -> Tensor:
+def cut_maps(score_maps: Tensor, thresholds: Tensor) -> Tensor:
     """What `ops.extract_boxes` takes for foreground, (B, h, w) float16 of 0 and 1, at a threshold (B,) a map."""
     name = "single_boxes"
     if thresholds.shape != score_maps.shape[:1]:
