@@ -16,6 +16,7 @@ _HOMES: dict[str, list[str]] = {
     "coco": [],
     "data": [],
     "evaluation": [],
+    "export": ["export_model"],
     "localize": [],
     "metrics": [],
     "models": ["create_model"],
@@ -25,7 +26,7 @@ _HOMES: dict[str, list[str]] = {
     "training": [],
 }
 
-__all__ = ["__version__", "create_model", *_HOMES]
+__all__ = ["__version__", "create_model", "export_model", *_HOMES]
 
 __getattr__ = on_first_use(__name__, _HOMES)
 
