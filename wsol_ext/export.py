@@ -130,7 +130,9 @@ def exported_program(
     shapes: list[dict[int, Any]] = [{0: Dim("batch", min=1)}]
     if dynamic:
         patch = model.backbones()[-1].patch_size
-        images = torch.zeros((2, 3, *(max(2, s // p) * p for s, p in zip((height, width), patch, strict=True))))
+        images = torch.zeros(
+            (2, 3, *(max(2, s // p) * p for s, p in zip((height, width), patch, strict=True)))
+        )
         images = images.to(device)
         shapes[0] |= {2: patch[0] * Dim("rows", min=2), 3: patch[1] * Dim("columns", min=2)}
     arguments = [images]
@@ -224,7 +226,9 @@ def _check_model(model: Any, classes: str, dynamic: bool) -> None:
         )
     dtypes = {weight.dtype for weight in model.parameters()} - {torch.float32}
     if dtypes:
-        raise ValueError(f"model has weights of {dtypes.pop()}, they should be float32: model.float()")
+        raise ValueError(
+            f"model has weights of {dtypes.pop()}, they should be float32: model.float()"
+        )
     if dynamic and not all(backbone.any_size for backbone in model.backbones()):
         height, width = height_width("export_model", model.img_size)
         raise ValueError(

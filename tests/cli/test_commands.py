@@ -26,7 +26,7 @@ def test_help_lists_the_commands_without_importing_torch():
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    for command in ("train", "evaluate", "localize", "demo", "info"):
+    for command in ("train", "evaluate", "localize", "export", "demo", "info"):
         assert command in done.stdout
 
 
@@ -41,7 +41,7 @@ def test_rooms_of_the_package_are_there_on_first_use():
     assert found == "box_iou load_published"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "localize", "demo", "info"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "localize", "export", "demo", "info"])
 def test_each_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"usage: wsol {command}" in capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_help_of_the_commands_needs_no_torch():
     script = "import sys; from wsol_ext.cli import main\n"
     script += "for name in sys.argv[1:]: assert main([name, '--help']) == 0\n"
     script += "assert 'torch' not in sys.modules"
-    commands = ("train", "evaluate", "localize", "demo", "info")
+    commands = ("train", "evaluate", "localize", "export", "demo", "info")
     subprocess.run([sys.executable, "-c", script, *commands], capture_output=True, check=True)
 
 

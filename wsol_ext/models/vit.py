@@ -19,6 +19,7 @@ from timm.layers import (
     Attention,
     DiffAttention,
     PatchEmbed,
+    nchw_to,
     resample_abs_pos_embed,
     resize_rel_pos_bias_table,
     to_2tuple,
@@ -318,7 +319,10 @@ class Backbone(TokenBackbone):
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, height, width) to tokens (B, N, C): prefix tokens, the class token first, then patches."""
         vit = self.vit
-        patches = vit.patch_embed(images)
+        # timm's forward, without its checks, which `grid` makes: of a size that their texts name, a compiled program
+        # could be for no other.
+        embedding = vit.patch_embed
+        patches = embedding.norm(nchw_to(embedding.proj(images), embedding.output_fmt))
         if self.resamples_by_scale:
             return vit.norm_pre(self._with_positions(patches))
         return vit.norm_pre(vit._pos_embed(patches))
