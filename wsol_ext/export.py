@@ -194,7 +194,11 @@ class _OfTop1(nn.Module):
         return logits, maps.contiguous()  # some are one map, shown for each class
 
 
-class _OfGivenClasses(_OfTop1):
+class _OfGivenClasses(nn.Module):
+    def __init__(self, model: LocalizationModel) -> None:
+        super().__init__()
+        self.model = model
+
     def forward(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         logits, maps = self.model.localize(images, classes)
         return logits, maps.contiguous()

@@ -1,7 +1,7 @@
 """`wsol export`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wsol_ext._names import registered_names, unknown
 from wsol_ext._problems import Problems, check_folder
@@ -13,6 +13,9 @@ from wsol_ext.cli.options import (
     check_weights,
     load_weights,
 )
+
+if TYPE_CHECKING:
+    from wsol_ext.models import MOLT, LocalizationModel
 
 __all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
 
@@ -109,7 +112,7 @@ def check_further(options: Any, problems: Problems) -> None:
         _load(options)
 
 
-def _load(options: Any) -> Any:
+def _load(options: Any) -> "LocalizationModel":
     """The checkpoint's model, as `--clusters` has it.
 
     Raises:
@@ -121,7 +124,7 @@ def _load(options: Any) -> Any:
             raise ValueError(
                 f"--clusters is for methods that refine their maps, the checkpoint is of {model.config['method']}"
             )
-        model.set_clusters(None)
+        cast("MOLT", model).set_clusters(None)
     return model
 
 
