@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,8 +67,8 @@ def export_model(
         path: the file, ``*.onnx`` or ``*.pt2``.
         format: ``onnx`` or ``pt2``; None: what the file's suffix says.
         classes: whose maps, see above.
-        dynamic: take images of every size that the patches divide, from two patches a side on, not of `model.img_size`
-            alone.
+        dynamic: take images of every size that the patches divide, from two patches a side on (molt: in its coarsest
+            level), not of `model.img_size` alone.
         threshold: where maps are to be cut, for `metadata`; None: the method's `default_threshold`.
 
     Raises:
@@ -129,12 +130,13 @@ def exported_program(
     images = torch.zeros((2, 3, height, width), device=device)
     shapes: list[dict[int, Any]] = [{0: Dim("batch", min=1)}]
     if dynamic:
-        patch = model.backbones()[-1].patch_size
-        images = torch.zeros(
-            (2, 3, *(max(2, s // p) * p for s, p in zip((height, width), patch, strict=True)))
-        )
-        images = images.to(device)
-        shapes[0] |= {2: patch[0] * Dim("rows", min=2), 3: patch[1] * Dim("columns", min=2)}
+        patch, least = model.backbones()[-1].patch_size, _fewest_patches(model)
+        sides = [max(least, s // p) * p for s, p in zip((height, width), patch, strict=True)]
+        images = torch.zeros((2, 3, *sides), device=device)
+        shapes[0] |= {
+            2: patch[0] * Dim("rows", min=least),
+            3: patch[1] * Dim("columns", min=least),
+        }
     arguments = [images]
     if classes == "given":
         arguments.append(torch.zeros((2, 2), dtype=torch.int64, device=device))
@@ -202,6 +204,12 @@ class _OfGivenClasses(nn.Module):
     def forward(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         logits, maps = self.model.localize(images, classes)
         return logits, maps.contiguous()
+
+
+def _fewest_patches(model: Any) -> int:
+    """Of a side: two, in the coarsest level of a pyramid too. Of one torch would make a case of its own."""
+    levels = getattr(model, "levels", [1])
+    return max(2, math.ceil(1.5 * levels[-1] / levels[0]))
 
 
 @contextmanager
