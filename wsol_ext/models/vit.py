@@ -319,10 +319,13 @@ class Backbone(TokenBackbone):
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, height, width) to tokens (B, N, C): prefix tokens, the class token first, then patches."""
         vit = self.vit
-        # timm's forward, without its checks, which `grid` makes: of a size that their texts name, a compiled program
-        # could be for no other.
-        embedding = vit.patch_embed
-        patches = embedding.norm(nchw_to(embedding.proj(images), embedding.output_fmt))
+        if torch.is_grad_enabled():
+            patches = vit.patch_embed(images)
+        else:
+            # The same without timm's checks, which `grid` makes: their texts name a size, which ties a compiled program
+            # to it. The gradient of resampled positions wants that: torch has none for a size that is a symbol.
+            embedding = vit.patch_embed
+            patches = embedding.norm(nchw_to(embedding.proj(images), embedding.output_fmt))
         if self.resamples_by_scale:
             return vit.norm_pre(self._with_positions(patches))
         return vit.norm_pre(vit._pos_embed(patches))
