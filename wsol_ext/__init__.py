@@ -19,6 +19,7 @@ _HOMES: dict[str, list[str]] = {
     "compat": [],
     "data": [],
     "evaluation": ["evaluate_maps"],
+    "export": ["export_model"],
     "localize": [],
     "map_boxes": [],
     "metrics": [],

@@ -444,6 +444,10 @@ def asked_classes(logits: Tensor, classes: Tensor | None) -> Tensor:
         raise TypeError(f"classes have dtype {classes.dtype}, they should be int64")
     if classes.dim() != 2 or classes.size(0) != batch:
         raise ValueError(f"classes have shape {tuple(classes.shape)}, they should be ({batch}, K)")
+    if torch.compiler.is_compiling():  # nor can a graph branch on values: it holds the check itself
+        in_range = ((classes >= 0) & (classes < count)).all()
+        torch._assert_async(in_range, f"classes should be in [0, {count})")
+        return classes
     # On CUDA the indexing itself checks, without a synchronization.
     if (
         classes.device.type == "cpu"

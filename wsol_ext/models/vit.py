@@ -19,6 +19,7 @@ from timm.layers import (
     Attention,
     DiffAttention,
     PatchEmbed,
+    nchw_to,
     resample_abs_pos_embed,
     resize_rel_pos_bias_table,
     to_2tuple,
@@ -321,7 +322,13 @@ class Backbone(TokenBackbone):
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, height, width) to tokens (B, N, C): prefix tokens, the class token first, then patches."""
         vit = self.vit
-        patches = vit.patch_embed(images)
+        if torch.is_grad_enabled():
+            patches = vit.patch_embed(images)
+        else:
+            # The same without timm's checks, which `grid` makes: their texts name a size, which ties a compiled program
+            # to it. The gradient of resampled positions wants that: torch has none for a size that is a symbol.
+            embedding = vit.patch_embed
+            patches = embedding.norm(nchw_to(embedding.proj(images), embedding.output_fmt))
         if self.resamples_by_scale:
             return vit.norm_pre(self._with_positions(patches))
         return vit.norm_pre(vit._pos_embed(patches))
