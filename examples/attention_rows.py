@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import wsol_ext
+from wsol_ext.attention import patch_attention
 from wsol_ext.data import eval_transform
-from wsol_ext.ops import patch_attention
 
 
 def main():
@@ -32,7 +32,9 @@ def main():
     figure, axes = plt.subplots(1, len(rows) + 1, figsize=(2 * (len(rows) + 1), 2.4))
     axes[0].imshow(picture.resize((width, height)))
     for block, (row, axis) in enumerate(zip(rows, axes[1:], strict=True), start=1):
-        axis.imshow(patch_attention([row], model.num_prefix_tokens, model.patch_embed.grid_size)[0])
+        axis.imshow(
+            patch_attention([row], model.num_prefix_tokens, model.patch_embed.grid_size)[0].numpy()
+        )
         axis.set_title(f"block {block}")
     for axis in axes:
         axis.set_axis_off()

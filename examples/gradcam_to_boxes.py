@@ -29,7 +29,7 @@ def main():
     transform = eval_transform(224)
     for path in list_images([options.photos]):
         picture = Image.open(path).convert("RGB")
-        score_map = cam(transform(picture)[None])[0]  # of the class that the network names
+        score_map = cam(transform(picture)[None], targets=None)[0]  # of the class that is named
         place = (options.maps / path.relative_to(options.photos)).with_suffix(".npy")
         place.parent.mkdir(parents=True, exist_ok=True)
         np.save(place, score_map)

@@ -39,7 +39,7 @@ def patch_attention(rows: Iterable[Tensor], prefix_tokens: int, grid: tuple[int,
     rows = list(rows)
     count = prefix_tokens + grid[0] * grid[1]
     lengths = [row.size(-1) for row in rows]
-    if not rows or set(lengths) != {count}:
+    if not rows or any(length != count for length in lengths):  # lengths may be symbols
         raise ValueError(
             f"patch_attention: rows have lengths {lengths}, with {prefix_tokens} prefix tokens and a grid of "
             f"{grid[0]} x {grid[1]} they should have {count}, and there should be at least one"

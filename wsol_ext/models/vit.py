@@ -322,13 +322,13 @@ class Backbone(TokenBackbone):
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, height, width) to tokens (B, N, C): prefix tokens, the class token first, then patches."""
         vit = self.vit
-        if torch.is_grad_enabled():
-            patches = vit.patch_embed(images)
-        else:
+        embedding = vit.patch_embed
+        if torch.compiler.is_compiling() and not torch.is_grad_enabled():
             # The same without timm's checks, which `grid` makes: their texts name a size, which ties a compiled program
             # to it. The gradient of resampled positions wants that: torch has none for a size that is a symbol.
-            embedding = vit.patch_embed
             patches = embedding.norm(nchw_to(embedding.proj(images), embedding.output_fmt))
+        else:
+            patches = embedding(images)
         if self.resamples_by_scale:
             return vit.norm_pre(self._with_positions(patches))
         return vit.norm_pre(vit._pos_embed(patches))
