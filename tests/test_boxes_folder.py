@@ -12,7 +12,7 @@ from wsol_ext._files import json_text
 from wsol_ext._paths import Flagged, Paths
 from wsol_ext.annotations import Picture
 from wsol_ext.coco import write_coco
-from wsol_ext.localize import find_paths
+from wsol_ext.pictures import find_paths
 
 NAMES = ["jay", "wren"]
 

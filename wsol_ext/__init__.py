@@ -25,6 +25,7 @@ _HOMES: dict[str, list[str]] = {
     "metrics": [],
     "models": ["create_model"],
     "ops": [],
+    "pictures": [],
     "predict": ["load"],
     "predictions": [],
     "pretrained": ["from_pretrained"],

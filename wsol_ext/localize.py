@@ -1,53 +1,33 @@
 """From pictures to boxes: the objects of one's own images."""
 
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2.functional import to_image
+from torch.utils.data import DataLoader
 
-from wsol_ext._names import printable
 from wsol_ext._objects import Choice, Objects, objects_of_map
-from wsol_ext._paths import Paths
-from wsol_ext.data import ImageError, Tolerant, Transform, collate, eval_transform
+from wsol_ext.data import Tolerant
 from wsol_ext.data.base import Sample
-from wsol_ext.data.finding import find_images, no_image
-from wsol_ext.data.images import read_image, read_reduced, to_rgb
-from wsol_ext.data.labels import read_labels as read_labels  # here for those who know it from here
-from wsol_ext.data.transforms import height_width
+from wsol_ext.data.labels import read_labels as read_labels
 from wsol_ext.metrics import EVALUATED, MAP_THRESHOLDS, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
+from wsol_ext.pictures import Decoding, Picture, Pictures, Preview, as_pictures, collate_pictures
+from wsol_ext.pictures import list_images as list_images  # here for those who know it from here
 
 __all__ = [
-    "Decoding",
     "ImageResult",
     "Localization",
-    "Picture",
-    "Preview",
     "Threshold",
     "boxes_of_maps",
     "check_settings",
     "default_threshold",
-    "find_paths",
-    "list_images",
     "localize_images",
-    "read_picture",
 ]
-
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
-"""A picture to localize in: a file; a Pillow image; uint8 pixels, an array (h, w, 3) or a tensor (3, h, w)."""
-
-Preview = Callable[[Image.Image], Image.Image]
-
-Decoding: TypeAlias = Literal["exact", "fast"]
-"""How picture files are read: as in evaluation, or faster, and not quite so."""
 
 Threshold: TypeAlias = float | Literal["otsu", "mean"]
 """Where maps are cut: at a share of each one's maximum, in [0, 1), or at one of `wsol_ext.metrics.MAP_THRESHOLDS`."""
@@ -140,39 +120,6 @@ def _upsampled(maps: Tensor, threshold: Threshold) -> tuple[Tensor, float | Tens
     upsampled = to_score_maps(maps.float(), EVALUATED, "bilinear")
     cut = MAP_THRESHOLDS[threshold](upsampled) if isinstance(threshold, str) else threshold
     return upsampled, cut
-
-
-def list_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """The images that files and folders name; folders are searched at any depth, but for what `wsol` made.
-
-    Args:
-        inputs: files and folders.
-
-    Raises:
-        FileNotFoundError: an input does not exist.
-        ValueError: a folder without images, or no input.
-    """
-    return list(find_paths(inputs))
-
-
-def find_paths(inputs: Sequence[str | Path]) -> Paths:
-    """What `list_images` gives, in less memory."""
-    found = Paths(dict.fromkeys(path for given in inputs for path in _images_of(given)))
-    if not found:
-        raise ValueError("no image is given")
-    return found
-
-
-def _images_of(given: str | Path) -> Sequence[Path]:
-    path = Path(given).expanduser()
-    if path.is_dir():
-        inside = find_images(path)
-        if not inside:
-            raise ValueError(no_image(path))
-        return inside
-    if path.exists():
-        return [path]
-    raise FileNotFoundError(f"{path}: no such file or folder")
 
 
 def default_threshold(model: LocalizationModel) -> Threshold:
@@ -270,69 +217,14 @@ def localize_images(
     threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k)
     choice = Choice(objects, min_score, nms, reject)
-    pictures = [inputs] if isinstance(inputs, Picture) else _list_of(inputs)
-    if not isinstance(pictures, Paths):
-        for index, picture in enumerate(pictures):
-            _check_picture(index, picture)
+    pictures = as_pictures(inputs)
     if labels is not None:
         _check_labels(model, labels, len(pictures))
     if not pictures:
         return iter(())
-    transform = eval_transform(model.config["img_size"])
-    height, width = height_width("localize_images", model.config["img_size"])
-    dataset = _Pictures(
-        pictures,
-        _WithPreview(transform, preview) if preview else transform,
-        (2 * width, 2 * height) if decoding == "fast" else None,
-    )
+    dataset = Pictures(pictures, model.config["img_size"], preview, decoding)
     job = _Job(model, dataset, threshold, top_k, labels, choice, device)
     return _results(job, batch_size, workers, skip if isinstance(skip, Set) else frozenset(skip))
-
-
-def read_picture(picture: Picture, name: str = "picture") -> Image.Image:
-    """A picture as `localize_images` sees it: RGB, turned by its EXIF orientation.
-
-    Args:
-        picture: the picture.
-        name: what a message calls one that is no file.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    if isinstance(picture, str | Path):
-        return read_image(picture, upright=True)
-    if isinstance(picture, Tensor):
-        picture = picture.permute(1, 2, 0).cpu().numpy()
-    if isinstance(picture, np.ndarray):
-        return Image.fromarray(np.ascontiguousarray(picture))
-    try:
-        return to_rgb(picture, upright=True)
-    except Exception as error:  # formats differ in what a broken file raises, that was not read yet
-        raise ImageError(f"{name}: cannot be read: {error}") from error
-
-
-def _list_of(inputs: Any) -> Sequence[Any]:
-    if isinstance(inputs, Paths):
-        return inputs
-    try:
-        return list(inputs)
-    except TypeError:
-        return [inputs]
-
-
-def _check_picture(index: int, picture: Any) -> None:
-    name = f"localize_images: inputs[{index}]"
-    wanted = "it should be a path, a Pillow image, or uint8 pixels: an array (h, w, 3) or a tensor (3, h, w)"
-    if not isinstance(picture, Picture):
-        raise TypeError(f"{name} is of type {type(picture).__name__}, {wanted}")
-    if isinstance(picture, np.ndarray | Tensor):
-        if picture.dtype not in (np.uint8, torch.uint8):
-            raise TypeError(f"{name} has dtype {picture.dtype}, {wanted}")
-        channels = (
-            picture.shape[-1 if isinstance(picture, np.ndarray) else 0] if picture.ndim else 0
-        )
-        if picture.ndim != 3 or channels != 3 or 0 in picture.shape:
-            raise ValueError(f"{name} has shape {tuple(picture.shape)}, {wanted}")
 
 
 def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -> None:
@@ -347,90 +239,12 @@ def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -
             )
 
 
-class _Names(Sequence[str]):
-    """What each picture is called, made when it is asked for."""
-
-    def __init__(self, pictures: Sequence[Picture]) -> None:
-        self._pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, index: Any) -> Any:
-        picture = self._pictures[index]
-        return printable(picture) if isinstance(picture, str | Path) else f"inputs[{index}]"
-
-
-class _Pictures(Dataset[Sample]):
-    """Pictures in any form that `localize_images` takes, as samples of a `LocalizationDataset` without boxes."""
-
-    def __init__(
-        self,
-        pictures: Sequence[Picture],
-        transform: Transform,
-        reduced: tuple[int, int] | None = None,
-    ) -> None:
-        self.pictures, self.transform, self.reduced = pictures, transform, reduced
-        self.image_names = _Names(pictures)
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> Sample:
-        began = time.perf_counter()
-        path = self.image_path(index)
-        if self.reduced is None or path is None:
-            image = self.load_image(index)
-            size, views = image.size, self.transform(image)
-        else:
-            image, size = read_reduced(path, *self.reduced)
-            # Resized by torch: faster than by Pillow. A preview is one of a Pillow image.
-            previewed = isinstance(self.transform, _WithPreview)
-            views = self.transform(image if previewed else to_image(image))
-        return {
-            **(views if isinstance(views, dict) else {"image": views}),
-            "label": -1,
-            "boxes": torch.zeros(0, 4),
-            "size": torch.tensor(size),
-            "index": index,
-            "seconds": time.perf_counter() - began,
-        }
-
-    def image_path(self, index: int) -> Path | None:
-        """The file of a picture that is one."""
-        picture = self.pictures[index]
-        return Path(picture) if isinstance(picture, str | Path) else None
-
-    def load_image(self, index: int) -> Image.Image:
-        """Picture number `index`, RGB."""
-        return read_picture(self.pictures[index], self.image_names[index])
-
-
-@dataclass(frozen=True)
-class _WithPreview:
-    """A transform, and the preview of the same picture beside what it gives."""
-
-    transform: Transform
-    preview: Preview
-
-    def __call__(self, image: Image.Image) -> dict[str, Any]:
-        return {"image": self.transform(image), "preview": self.preview(image)}
-
-
-def _collate(samples: Sequence[Sample]) -> Sample:
-    return {
-        **collate(samples),
-        "previews": [sample.get("preview") for sample in samples if "error" not in sample],
-        "seconds": {sample["index"]: sample.get("seconds", 0.0) for sample in samples},
-    }
-
-
 @dataclass(frozen=True)
 class _Job:
     """What every batch is localized by."""
 
     model: LocalizationModel
-    dataset: _Pictures
+    dataset: Pictures
     threshold: Threshold
     top_k: int
     labels: Sequence[int] | None
@@ -443,7 +257,7 @@ def _results(job: _Job, batch_size: int, workers: int, skip: Set[int]) -> Iterat
         Tolerant(job.dataset),
         batch_sampler=_Batches(len(job.dataset), batch_size, skip),
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate_pictures,
     )
     job.model.eval().to(job.device)
     for batch in loader:

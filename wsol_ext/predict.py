@@ -16,14 +16,13 @@ from wsol_ext._names import nearest, some
 from wsol_ext.checkpoints import find_checkpoint, load_model
 from wsol_ext.localize import (
     ImageResult,
-    Picture,
     Threshold,
     check_settings,
     default_threshold,
-    list_images,
     localize_images,
 )
 from wsol_ext.models import LocalizationModel
+from wsol_ext.pictures import Picture, list_images
 from wsol_ext.predictions import Prediction, Predictions
 from wsol_ext.pretrained import find_pretrained, require_agreement
 from wsol_ext.thresholds import choose_threshold, run_folder

@@ -14,8 +14,9 @@ from torch import Tensor
 from wsol_ext._files import atomic_path
 from wsol_ext._names import printable, some
 from wsol_ext.data.images import ImageError
-from wsol_ext.localize import Localization, Picture, Threshold, read_picture
+from wsol_ext.localize import Localization, Threshold
 from wsol_ext.metrics import to_score_maps
+from wsol_ext.pictures import Picture, read_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -229,7 +229,7 @@ def run(options: Any) -> int:
     process, processes = of_torchrun()
     device = _own_device(check_device(options.device, problems))
     from wsol_ext.data.labels import read_labels
-    from wsol_ext.localize import find_paths
+    from wsol_ext.pictures import find_paths
 
     paths = labels = None
     with problems.collected():
