@@ -102,7 +102,7 @@ def read_image(path: str | Path, upright: bool = False, at_least: int | None = N
         if at_least is not None:
             width, height = (math.ceil(at_least * side / max(image.size)) for side in image.size)
             image.draft(image.mode, (width, height))
-        return to_rgb(image, upright)
+        return _to_rgb(image, upright)
 
 
 def read_reduced(path: str | Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -123,7 +123,7 @@ def read_reduced(path: str | Path, width: int, height: int) -> tuple[Image.Image
     with _opened(path) as image:
         stored, sideways = image.size, _turn_of(image) in _SIDEWAYS
         reduced = image.draft(image.mode, (height, width) if sideways else (width, height))
-        rgb = to_rgb(image, upright=True)
+        rgb = _to_rgb(image, upright=True)
         if reduced is None:
             return rgb, rgb.size
         return rgb, (stored[1], stored[0]) if sideways else stored
@@ -292,6 +292,12 @@ def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
         >>> to_rgb(Image.new("I;16", (4, 3), 65535)).getpixel((0, 0))
         (255, 255, 255)
     """
+    rgb = _to_rgb(image, upright)
+    return rgb.copy() if rgb is image else rgb
+
+
+def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
+    """What `to_rgb` gives, or the image itself where it is that: a copy takes a quarter of the time of a large JPEG."""
     turn = _turn_of(image) if upright else None
     if _is_deep(image):
         rgb = _scaled_to_8_bits(image).convert("RGB")
@@ -299,6 +305,9 @@ def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
         colours = image.convert("RGBA")
         ground = Image.new("RGBA", colours.size, "white")
         rgb = Image.alpha_composite(ground, colours).convert("RGB")
+    elif image.mode == "RGB":
+        image.load()
+        rgb = image
     else:
         rgb = image.convert("RGB")
     return rgb if turn is None else rgb.transpose(turn)
