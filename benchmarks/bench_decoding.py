@@ -38,11 +38,6 @@ def _resized(pixels, side):
 
 
 def pillow(data, side):
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    return image.resize((side, side), Image.Resampling.BILINEAR)
-
-
-def pillow_without_a_copy(data, side):
     image = Image.open(io.BytesIO(data))
     image.load()
     return image.resize((side, side), Image.Resampling.BILINEAR)
@@ -86,7 +81,7 @@ def simplejpeg_scaled_torch(data, side):
     return _resized(torch.from_numpy(pixels).permute(2, 0, 1), side)
 
 
-WAYS = [pillow, pillow_without_a_copy, pillow_draft, pillow_draft_torch, torchvision_io]
+WAYS = [pillow, pillow_draft, pillow_draft_torch, torchvision_io]
 if find_spec("simplejpeg"):
     WAYS += [simplejpeg_pillow, simplejpeg_torch, simplejpeg_scaled_torch]
 
