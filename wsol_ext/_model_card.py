@@ -224,6 +224,11 @@ def _results(model: LocalizationModel, evaluation: Mapping[str, Any]) -> list[_N
 
 
 def _evaluation(model: LocalizationModel, origin: Origin, results: Sequence[_Number]) -> str:
+    if not results and origin.threshold is not None:
+        return (
+            "The run's folder holds no evaluation. Its threshold was measured, as above; `wsol evaluate RUN` without "
+            "`--out` keeps the numbers beside it."
+        )
     if not results:
         return "Not measured: `wsol evaluate` does that, on pictures with boxes."
     about = origin.evaluation

@@ -1,9 +1,9 @@
 """Pictures in every form that `localize_images` takes them, and how they are read."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -106,8 +106,9 @@ def as_pictures(inputs: Picture | Sequence[Picture]) -> Sequence[Any]:
     if isinstance(inputs, Paths):
         return inputs
     pictures: list[Any]
+    is_one = isinstance(inputs, Picture | bytes) or hasattr(inputs, "read")  # no file's lines
     try:
-        pictures = [inputs] if isinstance(inputs, Picture) else list(inputs)
+        pictures = [inputs] if is_one else list(cast(Iterable[Any], inputs))
     except TypeError:
         pictures = [inputs]
     for index, picture in enumerate(pictures):

@@ -126,8 +126,9 @@ class Prediction:
         if not self.objects:
             return image
         image = drawing.overlay(image, self.objects[0].score_map)
-        image = drawing.draw_boxes(image, self.boxes, drawing.RED, self.size)
-        return drawing.caption(image, self._captions(), self.boxes, self.size)
+        boxes = self.boxes.flip(0)  # the best one last, on top
+        image = drawing.draw_boxes(image, boxes, drawing.RED, self.size)
+        return drawing.caption(image, self._captions()[::-1], boxes, self.size)
 
     def save(self, path: str | Path, largest: int | None = None) -> Path:
         """Write what `draw` gives to a file, whole or not at all, in the format of its suffix.
@@ -169,7 +170,8 @@ class Prediction:
         ax.imshow(np.asarray(image), extent=(0, width, height, 0))
         ax.set_axis_off()
         colour = [value / 255 for value in drawing.RED]
-        for (x0, y0, x1, y1), text in zip(self.boxes.tolist(), self._captions(), strict=True):
+        objects = list(zip(self.boxes.tolist(), self._captions(), strict=True))
+        for (x0, y0, x1, y1), text in reversed(objects):  # the best one last, on top
             frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2)
             ax.add_patch(frame)
             # As it is written: a name is no formula.

@@ -56,6 +56,7 @@ def attention_map(
     average: bool = True,
     rollout: bool = False,
     grid: tuple[int, int] | None = None,
+    before_dropout: bool = False,
     **arguments: Any,
 ) -> Tensor:
     """Where a vision transformer looks: attention to the patches of images, on their grid.
@@ -77,6 +78,7 @@ def attention_map(
         rollout: attention through all blocks (Abnar and Zuidema, ACL 2020), the product of (A + I) / 2 with A averaged
             over heads, in place of `layers`. It holds the queries and keys of all blocks, and no matrix.
         grid: rows and columns of patches, where no convolution makes them.
+        before_dropout: attention as it is before dropout, where it is on, in place of an error.
         arguments: passed to the model, such as ``interpolate_pos_encoding=True`` of transformers.
 
     Returns:
@@ -110,7 +112,10 @@ def attention_map(
             "attention_map: rollout goes through all layers, averages heads, and begins at 'class' or 'mean'; "
             "layers, average and other queries should be left out"
         )
-    seen = _Whole(queries) if rollout else _Rows(queries, layers, average)
+    if rollout:
+        seen: _Rows = _Whole(queries, before_dropout)
+    else:
+        seen = _Rows(queries, layers, average, before_dropout)
     seen.grid = grid
     with seen:
         model(images, **arguments)
@@ -137,8 +142,14 @@ class _Rows(AttentionRows):
 
     compiles = False
 
-    def __init__(self, queries: Queries, layers: Collection[int] | None, average: bool) -> None:
-        super().__init__(queries, layers, average, before_dropout=False)
+    def __init__(
+        self,
+        queries: Queries,
+        layers: Collection[int] | None,
+        average: bool,
+        before_dropout: bool,
+    ) -> None:
+        super().__init__(queries, layers, average, before_dropout=before_dropout)
         self.grid: tuple[int, int] | None = None
         self._given = False
 
@@ -160,6 +171,10 @@ class _Rows(AttentionRows):
             patches = self.grid[0] * self.grid[1]
             if keys < patches:
                 return False
+            if self._given and keys >= 2 * patches:
+                raise ValueError(
+                    f"attention_map: grid is {self.grid[0]} x {self.grid[1]}, but attention is over {keys} tokens"
+                )
             self.tokens, self.prefix_tokens = keys, keys - patches
         return keys == self.tokens
 
@@ -167,8 +182,8 @@ class _Rows(AttentionRows):
 class _Whole(_Rows):
     """All that rollout is made of: every attention over the patches, of all their queries."""
 
-    def __init__(self, queries: Queries) -> None:
-        super().__init__(queries, None, True)
+    def __init__(self, queries: Queries, before_dropout: bool) -> None:
+        super().__init__(queries, None, True, before_dropout)
         self.calls: list[Call] = []
 
     def _take(self, index: int, call: Call) -> None:

@@ -57,6 +57,7 @@ def add_options(parser: Parser) -> None:
         default="top1",
         help="whose maps: top1, each image's best class's, or given, those of classes that are a second input",
     )
+    add_switch(parser, "--overwrite", False, "replace a file that is there")
     add_switch(
         parser,
         "--dynamic",
@@ -100,6 +101,8 @@ def _check_suffix(options: Any, problems: Problems) -> None:
         problems.add(f"--out is {options.out}, it should end in {endings}")
     elif out.is_dir():
         problems.add(f"--out is {options.out}, which is a folder")
+    elif out.exists() and not options.overwrite:
+        problems.add(f"--out is {options.out}, which exists: give --overwrite to replace it")
     else:
         check_folder("--out", out.parent, problems)
 

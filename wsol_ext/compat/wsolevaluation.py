@@ -264,7 +264,8 @@ def compute_bboxes_from_scoremaps(
     check_scoremap_validity(scoremap)
     height, width = scoremap.shape
     thresholds = [float(threshold) for threshold in scoremap_threshold_list]
-    cut = [threshold for threshold in thresholds if threshold < 1]  # above others there is nothing
+    # Above others there is nothing, or all.
+    cut = [threshold for threshold in thresholds if 0 <= threshold < 1]
     maps = torch.from_numpy(np.ascontiguousarray(scoremap))[None]
     if multi_contour_eval:
         boxes, offsets = ops.extract_boxes(maps, cut, "all")
@@ -274,7 +275,11 @@ def compute_bboxes_from_scoremaps(
     last = torch.tensor([width, height, width - 1, height - 1])
     found = iter(pieces)
     nothing = torch.zeros(1, 4, dtype=torch.int32)
-    kept = [next(found) if threshold < 1 else nothing for threshold in thresholds]
+    everything = torch.tensor([[0, 0, width, height]], dtype=torch.int32)
+    kept = [
+        next(found) if 0 <= threshold < 1 else nothing if threshold >= 1 else everything
+        for threshold in thresholds
+    ]
     arrays = [torch.minimum(piece, last).long().numpy() for piece in kept]
     return arrays, [len(array) for array in arrays]
 

@@ -273,14 +273,15 @@ class ChosenDataset:
 
 
 def chosen_dataset(
-    values: Mapping[str, Any], split: str, evaluation: bool = False
+    values: Mapping[str, Any], split: str, evaluation: bool = False, option: str = "--split"
 ) -> ChosenDataset:
     """The data set that flags choose, those that training and evaluation share.
 
     Args:
         values: by name, those of `data`, `root`, `data_options` and `FLAGS`; None, or missing, where one is not given.
         split: the split.
-        evaluation: whether to take the flags that only evaluation passes on, and `--split` is the split's.
+        evaluation: whether to take the flags that only evaluation passes on, and look at the split.
+        option: what the split was given as, for errors.
 
     Raises:
         ValueError: an unknown data set or split, a path that is not given, or a flag that it has no use for; all of
@@ -309,7 +310,7 @@ def chosen_dataset(
     root = root and str(Path(root).expanduser())
     if evaluation:  # training has no --split
         with problems.collected():
-            _check_split(entry, root, split)
+            _check_split(entry, root, split, option)
     problems.raise_any()
     return ChosenDataset(name, root, split, options)
 
@@ -340,15 +341,15 @@ def check_split_name(split: str, root: str | None) -> None:
         raise ValueError(unknown("--split", split, known))
 
 
-def _check_split(entry: DatasetEntry, root: str | None, split: str) -> None:
+def _check_split(entry: DatasetEntry, root: str | None, split: str, option: str) -> None:
     if root is None or not entry.split_folders:
         if split not in entry.splits:
-            raise ValueError(unknown("--split", split, entry.splits))
+            raise ValueError(unknown(option, split, entry.splits))
         return
     # An undivided folder serves whatever training and evaluation ask for, but no misspelt split.
     known = dict.fromkeys((*entry.splits, *DatasetEntry.splits))
     if split not in known and not _is_split(Path(root, split)):
-        raise ValueError(unknown("--split", split, known))
+        raise ValueError(unknown(option, split, known))
     _split_folder(Path(root), split, entry.splits)
 
 

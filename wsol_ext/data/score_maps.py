@@ -212,6 +212,11 @@ class ScoreMaps:
                 first three named.
         """
         found = {image_id: self.find(image_id) for image_id in image_ids}
+        known = set(image_ids)
+        for image_id, files in found.items():
+            stem = _without_suffix(image_id)
+            if stem not in known:  # else it is another image's
+                found[image_id] = list(dict.fromkeys([*files, *self._by_stem.get(stem, [])]))
         several = [files for files in found.values() if len(files) > 1]
         if several:
             names = some([" and ".join(self._names(files)) for files in several])

@@ -271,13 +271,16 @@ def _measure(
     constant = []
     for samples in batches:
         for group in _of_one_shape(samples):
+            low, high = torch.stack([each["map"] for each in group]).flatten(1).aminmax(dim=1)
+            for each, is_constant in zip(group, (low == high).tolist(), strict=True):
+                if is_constant:  # upsampled, it would be rounding that normalization makes a map of
+                    each["map"] = torch.zeros_like(each["map"])
+                    constant.append(each["index"])
             batch = _batch(group)
             measures.update("whole", batch)
             if examples is not None:
                 indices = torch.tensor([sample["index"] for sample in group])
                 examples.update(batch, {"indices": indices, "boxes": batch.boxes})
-            low, high = batch.maps.flatten(1).aminmax(dim=1)
-            constant += [group[row]["index"] for row in (low == high).nonzero().flatten().tolist()]
     return sorted(constant)
 
 

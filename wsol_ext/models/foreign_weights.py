@@ -268,6 +268,9 @@ def load_backbone(
     given = {n: t for n, t in given.items() if n not in left_out}
     given = _as_timm_has_them(vit, {**given, **mask}, name)
     problems = differences(own, given)
+    broken = [n for n, t in given.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        problems.append(f"with values that are not finite: {', '.join(broken)}")
     if problems:
         raise MisfitError(beginning, problems)
     vit.load_state_dict(given, strict=False)

@@ -364,6 +364,8 @@ def forward_mode_is_on(arguments: tuple[Any, ...]) -> bool:
 
 def _unpacked(arguments: tuple[Any, ...]) -> tuple[list[Any], list[Tensor | None]]:
     """The arguments without their forward-mode tangents, and the tangents. PyTorch has one level of them: 0."""
+    if forward_ad._current_level < 0 and not torch.compiler.is_compiling():
+        return list(arguments), [None] * len(arguments)  # vmap has no rule for looking
     pairs = [
         forward_ad.unpack_dual(argument, level=0)
         if isinstance(argument, Tensor)

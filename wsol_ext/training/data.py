@@ -151,7 +151,7 @@ def _open_test(config: TrainingConfig, train: LocalizationDataset) -> Localizati
 
 def _open_select(config: TrainingConfig, train: LocalizationDataset) -> LocalizationDataset:
     split = str(config.select)
-    chosen = chosen_dataset(config.as_dict(), split, evaluation=True)
+    chosen = chosen_dataset(config.as_dict(), split, evaluation=True, option="--select")
     select = chosen.open(eval_transform(config.img_size))
     if chosen.is_of_training:
         raise ValueError(
