@@ -9,6 +9,7 @@
 #include "attention/spatial_gate.h"
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
+#include "core/call_checks.h"
 #include "diffusion/spatial_diffusion.h"
 #include "superpixels/segment_mean.h"
 #include "superpixels/segment_mode.h"
@@ -46,6 +47,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.attr("toolkit_version") = WSOL_CUDA_VERSION;
 #else
   module.attr("without_cuda") = WSOL_WITHOUT_CUDA;  // why there is no wsol_ext._cuda, or ""
+  wsol::bind_call_checks(module);
 #endif
   module.attr("constants") = constants();
   module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;

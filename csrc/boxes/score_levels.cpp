@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <type_traits>
 
 #include "boxes/extract_boxes.h"
 #include "core/element_types.h"
@@ -42,19 +43,29 @@ inline int quantized(float score) {
 
 template <typename T>
 WSOL_MULTIVERSION Quantized quantize(const T* scores, int64_t row_stride, QuantizedMap& map) {
+  using A = Accumulator<T>;
+  using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
   const int width = map.width;  // a byte that is written could be one of map's
   int largest = 0;
   int bad = 0;
   for (int y = 0; y < map.height; ++y) {
     const T* row = scores + y * row_stride;
     uint8_t* out = map.row(y);
-    for (int x = 0; x < width; ++x) {
-      const auto score = static_cast<Accumulator<T>>(row[x]);
-      const Accumulator<T> good = nearest_good(score);
-      bad |= good != score;
-      const int u = quantized(good);
-      largest = std::max(largest, u);
-      out[x] = static_cast<uint8_t>(u);
+    // Bits of scores in [0, 1], and of no others, are at most those of 1 (-0 may be looked at
+    // twice).
+    Bits top = 0;
+    for (int x = 0; x < width; ++x) top = std::max(top, std::bit_cast<Bits>(A(row[x])));
+    if (top <= std::bit_cast<Bits>(A(1))) {
+      for (int x = 0; x < width; ++x) out[x] = static_cast<uint8_t>(quantized(A(row[x])));
+      largest = std::max(largest, quantized(std::bit_cast<A>(top)));
+    } else {
+      for (int x = 0; x < width; ++x) {
+        const A score = A(row[x]), good = nearest_good(score);
+        bad |= good != score;
+        const int u = quantized(good);
+        largest = std::max(largest, u);
+        out[x] = static_cast<uint8_t>(u);
+      }
     }
     std::fill(out + width, out + map.stride, uint8_t{0});
   }

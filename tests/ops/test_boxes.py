@@ -447,3 +447,32 @@ def test_box_iou_of_empty_boxes_is_zero(backend):
 
 
 # --- inside PyTorch
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.999])
+def test_one_number_is_the_threshold_of_a_tensor_of_it(backend, threshold):
+    score_map = torch.rand(1, 9, 9, generator=torch.Generator().manual_seed(0))
+    as_tensor = torch.tensor([threshold], dtype=torch.float64)
+    expected = extract_boxes(score_map.to(backend.device), as_tensor.to(backend.device))
+    with torch.inference_mode():
+        found = extract_boxes(score_map.to(backend.device), threshold)
+    again = extract_boxes(score_map.to(backend.device).requires_grad_(), threshold)
+    assert found.tolist() == again.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (5, 8)])
+def test_clipped_boxes_end_at_the_last_pixel(backend, shape):
+    height, width = shape
+    boxes = extract_boxes(torch.ones(1, height, width, device=backend.device), 0.5, clip=True)
+    assert boxes.tolist() == [[[0, 0, width - 1, height - 1]]]
+
+
+def test_scores_out_of_range_are_read_in_a_row_of_good_ones(backend):
+    """Rows are read by two ways: of scores that all lie in [0, 1], and of others."""
+    score_map = torch.full((1, 3, 40), 0.5, device=backend.device)
+    score_map[0, 0, 3:7] = 1.0
+    score_map[0, 1, 3:9] = torch.tensor([2.0, torch.inf, 1.0, -0.0, -1.0, torch.nan])
+    boxes = extract_boxes(score_map, 0.9, check_values=False)
+    assert boxes.tolist() == [[[3, 0, 7, 2]]]
+    score_map[0, 1, 3:9] = torch.tensor([1.0, 1.0, 1.0, -0.0, 0.0, 0.5])
+    assert extract_boxes(score_map, 0.9).tolist() == [[[3, 0, 7, 2]]]

@@ -45,6 +45,11 @@ _library = torch.library.Library("wsol", "DEF")
 # Numbers that kernels and Python share: csrc/bind.cpp says which.
 constants: dict[str, int] = _cpu.constants
 
+# csrc/core/call_checks.h says what these look at.
+_tensors_are: Callable[[tuple[Any, ...]], int] = _cpu.tensors_are
+_shapes_and_others: Callable[[tuple[Any, ...]], tuple[Any, ...] | None] = _cpu.shapes_and_others
+_NOT_PLAIN, _PLAIN_WITH_GRADIENT = 0, 2
+
 
 def kernels(name: str, device: torch.device) -> Any:
     """The compiled module that runs the operator `name` on `device`."""
@@ -154,18 +159,14 @@ class Operator:
             return self._registered(*arguments)
         if _something_listens():
             return self._registered(*arguments)
-        requires_grad = False
-        for argument in arguments:
-            if type(argument) in _PLAIN_TENSORS:
-                if (
-                    not (argument.is_cpu or argument.is_cuda)
-                    or argument.layout is not torch.strided
-                    or argument.is_neg()
-                    or argument.is_nested
-                ):
-                    return self._registered(*arguments)
-                requires_grad = requires_grad or argument.requires_grad
-        if requires_grad and self.with_gradient is not None and torch.is_grad_enabled():
+        tensors_are = _tensors_are(arguments)
+        if tensors_are == _NOT_PLAIN:
+            return self._registered(*arguments)
+        if (
+            tensors_are == _PLAIN_WITH_GRADIENT
+            and self.with_gradient is not None
+            and torch.is_grad_enabled()
+        ):
             return self.with_gradient(*arguments)
         return self.alone(*arguments)
 
@@ -238,6 +239,11 @@ def _something_listens() -> Any:
         or _profiler()
         or forward_ad._current_level >= 0
     )
+
+
+def is_heard_by_nobody() -> bool:
+    """Whether a call of torch is only that: nothing of PyTorch follows, records or replaces it."""
+    return not torch.compiler.is_compiling() and _can_listen and not _something_listens()
 
 
 def differentiate(
@@ -430,9 +436,11 @@ def remembered(check: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(check)
     def checked(*arguments: Any) -> Any:
-        asked: tuple[Any, ...] = tuple(
-            [(a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in arguments]
-        )
+        asked = _shapes_and_others(arguments)
+        if asked is None:  # not all on the CPU
+            asked = tuple(
+                [(a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in arguments]
+            )
         if asked in known:
             return known[asked]
         result = check(*arguments)

@@ -136,7 +136,7 @@ _QUERIES = ("B", "H", "Q", "D")
 def _empty_out(query: Tensor, key: Tensor) -> Tensor:
     batch, _, queries, _ = query.shape
     dtype = backend.accumulator_dtype(query.dtype)
-    return query.new_empty((batch, queries, key.size(2)), dtype=dtype)
+    return query.new_empty(batch, queries, key.size(2), dtype=dtype)
 
 
 def _forward(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
@@ -202,8 +202,8 @@ def _backward_fake(
     key_wanted: bool = True,
 ) -> tuple[Tensor, Tensor]:
     return (
-        query.new_empty(query.shape if query_wanted else 0),
-        key.new_empty(key.shape if key_wanted else 0),
+        query.new_empty(*query.shape) if query_wanted else query.new_empty(0),
+        key.new_empty(*key.shape) if key_wanted else key.new_empty(0),
     )
 
 
@@ -246,7 +246,7 @@ _ONE_QUERY = ("B", "H", "D")
 
 def _empty_gate(query: Tensor, key: Tensor) -> Tensor:
     dtype = backend.accumulator_dtype(query.dtype)
-    return query.new_empty((query.size(0), key.size(2)), dtype=dtype)
+    return query.new_empty(query.size(0), key.size(2), dtype=dtype)
 
 
 def _gate(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Box operators: boxes around what of a score map exceeds thresholds, and their overlap."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
@@ -226,6 +227,8 @@ def _constant_maps(name: str, score_maps: Any) -> Tensor:
 
 def _threshold_tensor(name: str, thresholds: Thresholds, score_maps: Tensor) -> Tensor:
     """Thresholds in any form as (T,) float64."""
+    if type(thresholds) is float and backend.is_heard_by_nobody() and score_maps.is_cpu:
+        return _one_threshold(thresholds)
     if isinstance(thresholds, Tensor):
         if thresholds.dtype != torch.float64:
             backend.check_tensor(
@@ -242,6 +245,13 @@ def _threshold_tensor(name: str, thresholds: Thresholds, score_maps: Tensor) -> 
                 "it should be a sequence of numbers or a tensor"
             ) from error
     return thresholds if thresholds.dim() > 0 else thresholds.view(1)
+
+
+@functools.lru_cache(maxsize=256)
+def _one_threshold(threshold: float) -> Tensor:
+    """One threshold as (1,) float64 on the CPU, which nobody writes to: to make it takes as long as a small map."""
+    with torch.inference_mode(False):
+        return torch.tensor([threshold], dtype=torch.float64, device="cpu")
 
 
 def _gt_tensor(name: str, gt_boxes: GtBoxes, score_maps: Tensor) -> Tensor:
@@ -273,6 +283,8 @@ def _gt_tensor(name: str, gt_boxes: GtBoxes, score_maps: Tensor) -> Tensor:
 
 def _clip(boxes: Tensor, score_maps: Tensor) -> Tensor:
     height, width = score_maps.shape[-2:]
+    if height == width:  # x0 and y0 are smaller anyway
+        return boxes.clamp_(max=width - 1)
     boxes.select(-1, 2).clamp_(max=width - 1)
     boxes.select(-1, 3).clamp_(max=height - 1)
     return boxes
@@ -339,8 +351,7 @@ def _extract_boxes(
 ) -> Tensor:
     name = "extract_boxes"
     _check_once(name, score_maps, thresholds)
-    shape = (score_maps.size(0), thresholds.size(0), 4)
-    boxes = score_maps.new_empty(shape, dtype=torch.int32)
+    boxes = score_maps.new_empty(score_maps.size(0), thresholds.size(0), 4, dtype=torch.int32)
     if boxes.numel() > 0:
         _run_checked(name, score_maps, thresholds, boxes, option=most_pixels, check=check_values)
     return boxes
@@ -359,8 +370,7 @@ def _extract_all_boxes(
 ) -> tuple[Tensor, Tensor]:
     name = "extract_boxes"
     _check_once(name, score_maps, thresholds)
-    shape = (score_maps.size(0), thresholds.size(0))
-    counts = score_maps.new_empty(shape, dtype=torch.int64)
+    counts = score_maps.new_empty(score_maps.size(0), thresholds.size(0), dtype=torch.int64)
     offsets = counts.new_zeros(counts.numel() + 1)
     if counts.numel() == 0:
         return counts.new_empty((0, 4), dtype=torch.int32), offsets
@@ -403,8 +413,7 @@ def _best_box_iou(
 ) -> Tensor:
     name = "best_box_iou"
     _check_gt_once(name, score_maps, thresholds, gt_boxes)
-    shape = (score_maps.size(0), thresholds.size(0))
-    best_iou = score_maps.new_empty(shape, dtype=torch.float32)
+    best_iou = score_maps.new_empty(score_maps.size(0), thresholds.size(0), dtype=torch.float32)
     if best_iou.numel() > 0:
         gt_boxes = gt_boxes.to(torch.float32).contiguous()
         arguments = (score_maps, thresholds, gt_boxes, best_iou)
@@ -464,7 +473,7 @@ def _box_iou(a: Tensor, b: Tensor, inclusive: bool = True) -> Tensor:
     batch = _check_boxes_once(a, b)
     dtype = _iou_dtype(a, b)
     shape = (*batch, a.size(-2), b.size(-2))
-    out = a.new_empty(shape, dtype=dtype)
+    out = a.new_empty(*shape, dtype=dtype)
     if out.numel() > 0:
         flat = out if len(shape) <= 3 else out.view(-1, *shape[-2:])
         a, b = _flat_boxes(a, batch, dtype), _flat_boxes(b, batch, dtype)

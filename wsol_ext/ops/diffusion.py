@@ -222,13 +222,13 @@ def _channels_last(features: Tensor) -> Tensor:
 
 def _new_channels_last(features: Tensor) -> Tensor:
     batch, channels, height, width = features.shape
-    return features.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+    return features.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _outputs(features: Tensor, cam: Tensor) -> tuple[Tensor, Tensor]:
     batch, height, width = cam.shape
-    out = cam.new_empty(cam.shape, dtype=_out_dtype(features, cam))
-    return out, cam.new_empty((batch, 5, height, width), dtype=torch.float64)
+    out = cam.new_empty(batch, height, width, dtype=_out_dtype(features, cam))
+    return out, cam.new_empty(batch, 5, height, width, dtype=torch.float64)
 
 
 def _forward(
@@ -314,7 +314,7 @@ def _backward_fake(
     alpha: float,
     detach_start: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_cam = grad_out.new_empty(grad_out.shape)
+    grad_cam = grad_out.new_empty(*grad_out.shape)
     return _new_channels_last(features), grad_cam, strength.new_empty(strength.shape)
 
 

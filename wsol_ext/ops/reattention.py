@@ -117,7 +117,7 @@ _checked = backend.remembered(_check)
 def _kernel_rows(*tensors: Tensor) -> list[Tensor]:
     """The (B, H, N, D) tensors as the kernels read them: half types that those cannot take as float32."""
     rows = [backend.rows_contiguous(tensor) for tensor in tensors]
-    half = rows[0].dtype in (torch.float16, torch.bfloat16)
+    half = tensors[0].dtype in (torch.float16, torch.bfloat16)
     return [r.float() for r in rows] if half and not _fits_tensor_cores(rows) else rows
 
 
@@ -134,6 +134,10 @@ def _fits_tensor_cores(rows: list[Tensor]) -> bool:
     )
 
 
+def _as(query: Tensor, result: Tensor) -> Tensor:
+    return result if result.dtype == query.dtype else result.to(query.dtype)
+
+
 def _scratch(name: str, query: Tensor) -> Tensor | None:
     if not backend.needs_scratch(query.device):
         return None
@@ -142,11 +146,11 @@ def _scratch(name: str, query: Tensor) -> Tensor | None:
 
 
 def _empty_outputs(query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    rows = query.shape[:-1]
+    batch, heads, tokens, width = query.shape
     return (
-        query.new_empty(query.shape),
-        query.new_empty(rows, dtype=backend.accumulator_dtype(query.dtype)),
-        query.new_empty(rows, dtype=torch.int32),
+        query.new_empty(batch, heads, tokens, width),
+        query.new_empty(batch, heads, tokens, dtype=backend.accumulator_dtype(query.dtype)),
+        query.new_empty(batch, heads, tokens, dtype=torch.int32),
     )
 
 
@@ -170,7 +174,7 @@ def _forward(
     if is_saved or backend.needs_scratch(query.device):
         out, log_sum, top = _empty_outputs(rows[0])
     else:
-        out, log_sum, top = torch.empty(query.shape, dtype=rows[0].dtype), None, None
+        out, log_sum, top = rows[0].new_empty(*query.shape), None, None
     backend.run(
         name,
         *rows,
@@ -183,7 +187,7 @@ def _forward(
         eps,
         device=query.device,
     )
-    return out.to(query.dtype), log_sum, top
+    return _as(query, out), log_sum, top
 
 
 _forward_alone = functools.partial(_forward, is_saved=False)
@@ -217,7 +221,7 @@ def _backward(
         return _backward_fake(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
     name = "masked_reattention_backward"
     *rows, grad_out, out = _kernel_rows(query, key, value, grad_out, out)
-    grads = [row.new_empty(row.shape) for row in rows]
+    grads = [row.new_empty(*row.shape) for row in rows]
     backend.run(
         name,
         *rows,
@@ -232,8 +236,8 @@ def _backward(
         eps,
         device=query.device,
     )
-    grad_query, grad_key, grad_value = (grad.to(query.dtype) for grad in grads)
-    return grad_query, grad_key, grad_value
+    grad_query, grad_key, grad_value = grads
+    return _as(query, grad_query), _as(query, grad_key), _as(query, grad_value)
 
 
 def _backward_fake(

@@ -151,7 +151,7 @@ def _mean_fake(values: Tensor, labels: Tensor) -> Tensor:
     channels = ("C",) if isinstance(values, Tensor) and values.dim() != 3 else ()
     backend.check_tensor(name, "values", values, ("B", *channels, "h", "w"), backend.FLOATING)
     _check_labels(name, "values", values, labels)
-    return values.new_empty(values.shape)
+    return values.new_empty(*values.shape)
 
 
 @backend.remembered
@@ -161,7 +161,7 @@ def _checked_mean(values: Tensor, labels: Tensor) -> None:
 
 def _mean(values: Tensor, labels: Tensor) -> Tensor:
     _checked_mean(values, labels)
-    return _run("segment_mean", values, labels, values.new_empty(values.shape))
+    return _run("segment_mean", values, labels, values.new_empty(*values.shape))
 
 
 def _setup_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -190,7 +190,7 @@ def _mode_fake(classes: Tensor, labels: Tensor) -> Tensor:
     name = "segment_mode"
     backend.check_tensor(name, "classes", classes, ("B", "h", "w"), _CLASSES)
     _check_labels(name, "classes", classes, labels)
-    return classes.new_empty(classes.shape)
+    return classes.new_empty(*classes.shape)
 
 
 @backend.remembered
@@ -200,7 +200,7 @@ def _checked_mode(classes: Tensor, labels: Tensor) -> None:
 
 def _mode(classes: Tensor, labels: Tensor) -> Tensor:
     _checked_mode(classes, labels)
-    return _run("segment_mode", classes, labels, classes.new_empty(classes.shape))
+    return _run("segment_mode", classes, labels, classes.new_empty(*classes.shape))
 
 
 _segment_mode = backend.define(

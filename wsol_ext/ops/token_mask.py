@@ -110,7 +110,7 @@ def _mask_fake(attention: Tensor, mass: float) -> Tensor:
     backend.check_tensor(name, "attention", attention, ("B", "N"), backend.FLOATING)
     if not 0 <= mass <= 1:
         raise ValueError(f"{name}: mass is {mass}, it should be in [0, 1]")
-    return attention.new_empty(attention.shape, dtype=torch.bool)
+    return attention.new_empty(*attention.shape, dtype=torch.bool)
 
 
 @backend.remembered
@@ -120,7 +120,7 @@ def _check_mask(attention: Tensor, mass: float) -> None:
 
 def _mask(attention: Tensor, mass: float) -> Tensor:
     _check_mask(attention, mass)
-    keep = attention.new_empty(attention.shape, dtype=torch.bool)
+    keep = attention.new_empty(*attention.shape, dtype=torch.bool)
     if keep.numel() > 0:
         attention = backend.rows_contiguous(attention)
         backend.run("adaptive_token_mask", attention, keep, mass, device=attention.device)
@@ -155,7 +155,7 @@ _checked_softmax = backend.remembered(_check_softmax)
 
 
 def _empty_weights(logits: Tensor) -> Tensor:
-    return logits.new_empty(logits.shape, dtype=backend.accumulator_dtype(logits.dtype))
+    return logits.new_empty(*logits.shape, dtype=backend.accumulator_dtype(logits.dtype))
 
 
 def _softmax(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
@@ -180,7 +180,7 @@ def _softmax_fake(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def _softmax_backward_fake(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
-    return out.new_empty(out.shape, dtype=dtype)
+    return out.new_empty(*out.shape, dtype=dtype)
 
 
 def _softmax_backward(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
