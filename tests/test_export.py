@@ -238,6 +238,10 @@ def test_the_command_writes_a_runs_program_with_its_stored_threshold(tmp_path, c
     assert f"{out}: sat, images of 64 x 64 pixels, threshold 0.55" in capsys.readouterr().out
     beside = {"wsol_ext.json": ""}
     program = torch.export.load(out, extra_files=beside).module()
+    written = out.read_bytes()
+    assert main(["export", str(run_folder), "--out", str(out)]) == 2
+    assert "which exists: give --overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == written
     about = json.loads(beside["wsol_ext.json"])
     assert (about["threshold"], about["class_names"]) == (0.55, ["a", "b", "c", "d", "e"])
     images, classes = torch.randn(1, 3, 64, 64), torch.tensor([[4, 0]])

@@ -271,3 +271,16 @@ def test_a_source_that_is_not_there_asks_no_network(tmp_path, monkeypatch):
         wsol_ext.load("runs/mien")
     with pytest.raises(FileNotFoundError, match="it has no model.safetensors"):
         wsol_ext.load(tmp_path)
+
+
+def test_a_drawing_does_not_take_its_pictures_place(predictor, tmp_path):
+    path = tmp_path / "one.png"
+    Image.new("RGB", (40, 30)).save(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="which is the picture itself"):
+        predictor.predict(path)[0].save(path)
+    assert path.read_bytes() == before
+    with pytest.raises(TypeError, match=r"inputs\[0\] is of type bytes"):
+        predictor.predict(before)
+    with pytest.raises(ValueError, match=r"inputs\[0\] has size \(0, 0\)"):
+        predictor.predict(Image.new("RGB", (0, 0)))

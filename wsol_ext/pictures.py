@@ -28,6 +28,7 @@ __all__ = [
     "as_pictures",
     "collate_pictures",
     "find_paths",
+    "is_one",
     "list_images",
     "read_picture",
 ]
@@ -105,15 +106,16 @@ def as_pictures(inputs: Picture | Sequence[Picture]) -> Sequence[Any]:
     """
     if isinstance(inputs, Paths):
         return inputs
-    pictures: list[Any]
-    is_one = isinstance(inputs, Picture | bytes) or hasattr(inputs, "read")  # no file's lines
-    try:
-        pictures = [inputs] if is_one else list(cast(Iterable[Any], inputs))
-    except TypeError:
-        pictures = [inputs]
+    pictures = [inputs] if is_one(inputs) else list(cast(Iterable[Any], inputs))
     for index, picture in enumerate(pictures):
         _check_picture(index, picture)
     return pictures
+
+
+def is_one(inputs: Any) -> bool:
+    """Whether it is one picture, or something that is no sequence of them: a file is none of its lines."""
+    single = isinstance(inputs, Picture | bytes) or hasattr(inputs, "read")
+    return single or not isinstance(inputs, Iterable)
 
 
 def _check_picture(index: int, picture: Any) -> None:
@@ -121,6 +123,8 @@ def _check_picture(index: int, picture: Any) -> None:
     wanted = "it should be a path, a Pillow image, or uint8 pixels: an array (h, w, 3) or a tensor (3, h, w)"
     if not isinstance(picture, Picture):
         raise TypeError(f"{name} is of type {type(picture).__name__}, {wanted}")
+    if isinstance(picture, Image.Image) and 0 in picture.size:
+        raise ValueError(f"{name} has size {picture.size}, {wanted}")
     if isinstance(picture, np.ndarray | Tensor):
         if picture.dtype not in (np.uint8, torch.uint8):
             raise TypeError(f"{name} has dtype {picture.dtype}, {wanted}")

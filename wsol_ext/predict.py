@@ -22,7 +22,7 @@ from wsol_ext.localize import (
     localize_images,
 )
 from wsol_ext.models import LocalizationModel
-from wsol_ext.pictures import Picture, list_images
+from wsol_ext.pictures import Picture, is_one, list_images
 from wsol_ext.predictions import Prediction, Predictions
 from wsol_ext.pretrained import find_pretrained, require_agreement
 from wsol_ext.thresholds import choose_threshold, run_folder
@@ -230,8 +230,7 @@ def _pictures(inputs: Picture | Sequence[Picture]) -> list[Any]:
     """The pictures one by one, folders as the pictures in them; what is none `localize_images` names."""
     if isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4:
         return list(inputs)
-    several = isinstance(inputs, Iterable) and not isinstance(inputs, Picture)
-    given_ones: Iterable[Any] = inputs if several else [inputs]  # type: ignore[assignment]
+    given_ones: Iterable[Any] = [inputs] if is_one(inputs) else inputs  # type: ignore[assignment]
     pictures: list[Any] = []
     for given in given_ones:
         pictures += list_images([given]) if isinstance(given, str | Path) else [given]

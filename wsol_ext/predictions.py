@@ -134,12 +134,14 @@ class Prediction:
         """Write what `draw` gives to a file, whole or not at all, in the format of its suffix.
 
         Raises:
-            ValueError: a suffix that is no picture's.
+            ValueError: a suffix that is no picture's, or the file of the picture itself.
             OSError: it cannot be written; or as `draw`.
         """
         path = Path(path).expanduser()
         if path.suffix.lower() not in Image.registered_extensions():
             raise ValueError(f"path is {path}, it should end as pictures do, such as .jpg or .png")
+        if self.path is not None and path.exists() and path.samefile(self.path):
+            raise ValueError(f"path is {path}, which is the picture itself")
         image = self.draw(largest)
         with atomic_path(path) as temporary:
             image.save(temporary, quality=90)
@@ -170,12 +172,17 @@ class Prediction:
         ax.imshow(np.asarray(image), extent=(0, width, height, 0))
         ax.set_axis_off()
         colour = [value / 255 for value in drawing.RED]
-        objects = list(zip(self.boxes.tolist(), self._captions(), strict=True))
-        for (x0, y0, x1, y1), text in reversed(objects):  # the best one last, on top
+        for place, (box, text) in enumerate(
+            zip(self.boxes.tolist(), self._captions(), strict=True)
+        ):
+            x0, y0, x1, y1 = box
+            above = 3 + len(self) - place  # the best one on top
             frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2)
+            frame.set_zorder(above)
             ax.add_patch(frame)
             # As it is written: a name is no formula.
             label = ax.text(x0, y0, text, color="white", va="bottom", parse_math=False)
+            label.set_zorder(above)
             label.set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 2})
         return ax
 

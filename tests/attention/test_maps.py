@@ -161,3 +161,13 @@ def test_mistaken_arguments_are_named():
     ):
         with pytest.raises(error, match=words):
             attention_map(*given, **keywords)
+
+
+def test_dropout_and_a_grid_that_cannot_be():
+    vit = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64, attn_drop_rate=0.1)
+    images = torch.randn(2, 3, 64, 64)
+    with pytest.raises(ValueError, match="before_dropout=True"):
+        attention_map(vit, images)
+    assert attention_map(vit, images, before_dropout=True).shape == (2, 4, 4)
+    with pytest.raises(ValueError, match="grid is 2 x 2, but attention is over 17 tokens"):
+        attention_map(vit.eval(), images, grid=(2, 2))

@@ -95,6 +95,7 @@ def test_a_run_that_was_killed_as_it_stopped_goes_no_further(tmp_path, measured)
     ("flags", "message"),
     [
         (["--patience", "2"], "--patience is 2, without --select it should be 0"),
+        (["--select", "foo"], "--select is 'foo', it should be one of train, val, test"),
         (["--select", "train"], "--select is train, it should be a split that is not trained on"),
     ],
 )

@@ -259,3 +259,8 @@ def test_masks_without_an_object_have_no_precision(masks):
         evaluator.compute()
     with pytest.raises(ValueError, match="masks are those of OpenImages"):
         mask_evaluator(folder, "CUB")
+
+
+def test_all_lies_above_a_threshold_below_zero():
+    boxes, _ = public.compute_bboxes_from_scoremaps(np.eye(4), [-0.5, 0.5])
+    assert [found.tolist() for found in boxes] == [[[0, 0, 3, 3]], [[0, 0, 3, 3]]]

@@ -152,3 +152,10 @@ def test_folder_without_maps_is_refused(tmp_path):
         ScoreMaps(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder of score maps"):
         ScoreMaps(tmp_path / "nowhere")
+
+
+def test_maps_with_and_without_the_images_suffix_are_two(tmp_path):
+    make(tmp_path, "1.jpg.npy", "1.npy", "2.npy")
+    with pytest.raises(ScoreMapError, match=r"1 image has several maps: 1\.jpg\.npy and 1\.npy"):
+        ScoreMaps(tmp_path).check(["1.jpg", "2.jpg"])
+    ScoreMaps(tmp_path).check(["1.jpg", "1", "2.jpg"])  # one each

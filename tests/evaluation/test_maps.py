@@ -213,3 +213,11 @@ def test_baseline_is_that_of_any_evaluation():
     found = evaluate_maps(maps, boxes, protocols=["maxboxacc"], interval=0.01)
     own, beside = (found.metric("maxboxacc", "maxboxacc", source) for source in ("maps", CENTER))
     assert own == beside > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [0.3, 0.7])
+def test_a_constant_map_is_nothing_whatever_its_upsampling_rounds_to(dtype, value):
+    maps = [np.full((9, 7), value, dtype), np.full((14, 14), value, dtype)]
+    found = evaluate_maps(maps, [[[0, 0, 99, 79]]] * 2, (100, 80), ["maxboxacc"])
+    assert found.metric("maxboxacc", "maxboxacc") == 0

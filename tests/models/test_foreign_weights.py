@@ -235,6 +235,10 @@ def test_dinov2s_positions_stay_on_their_grid_and_are_resampled_by_its_scale(tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda s: s["norm.weight"].fill_(torch.nan),
+            "with values that are not finite: norm.weight",
+        ),
         (lambda s: s.pop("blocks.1.mlp.fc1.bias"), "missing: blocks.1.mlp.fc1.bias"),
         (lambda s: s.update({"blocks.0.ls1.gamma": torch.ones(24)}), "unexpected: blocks.0.ls1"),
         (lambda s: s.update({"norm.weight": torch.ones(25)}), r"norm.weight \(25,\), not \(24,\)"),

@@ -476,3 +476,8 @@ def test_scores_out_of_range_are_read_in_a_row_of_good_ones(backend):
     assert boxes.tolist() == [[[3, 0, 7, 2]]]
     score_map[0, 1, 3:9] = torch.tensor([1.0, 1.0, 1.0, -0.0, 0.0, 0.5])
     assert extract_boxes(score_map, 0.9).tolist() == [[[3, 0, 7, 2]]]
+
+
+def test_overlaps_below_vmap_are_those_of_each():
+    a, b = torch.rand(3, 4, 4), torch.rand(3, 5, 4)
+    assert torch.equal(torch.func.vmap(box_iou)(a, b), box_iou(a, b))
