@@ -29,6 +29,17 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
 
 
 @contextmanager
+def _told_of(target: Path, temporary: Path) -> Iterator[None]:
+    """An error of what is written to a temporary path names its place, which people know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+        raise
+
+
+@contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; what was written there becomes `path` at the end.
 
@@ -50,15 +61,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     temporary = target.with_name(_temporary_name(target))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.filename in (None, str(temporary), os.fspath(temporary)):
-            raise OSError(error.errno, error.strerror or str(error), str(target)) from error
-        raise
+        with _told_of(target, temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -85,15 +93,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     temporary = target.with_name(_temporary_name(target))
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.filename in (None, str(temporary), os.fspath(temporary)):
-            raise OSError(error.errno, error.strerror or str(error), str(target)) from error
-        raise
+        with _told_of(target, temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

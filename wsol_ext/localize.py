@@ -27,6 +27,7 @@ __all__ = [
     "check_settings",
     "default_threshold",
     "localize_images",
+    "maps_as_cut",
 ]
 
 Threshold: TypeAlias = float | Literal["otsu", "mean"]
@@ -108,14 +109,14 @@ def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: Threshold) -> Tensor:
         ValueError: a threshold outside [0, 1), or another word.
     """
     _check_threshold(threshold)
-    upsampled, cut = _upsampled(maps, threshold)
+    upsampled, cut = maps_as_cut(maps, threshold)
     boxes = single_boxes(upsampled, cut).float()
     constant = upsampled.flatten(1).amax(dim=1, keepdim=True) == 0
     boxes = torch.where(constant, boxes.new_tensor([0.0, 0.0, EVALUATED, EVALUATED]), boxes)
     return boxes * sizes.to(boxes).repeat(1, 2) / EVALUATED
 
 
-def _upsampled(maps: Tensor, threshold: Threshold) -> tuple[Tensor, float | Tensor]:
+def maps_as_cut(maps: Tensor, threshold: Threshold) -> tuple[Tensor, float | Tensor]:
     """Maps as they are cut, and where: at one number, or at a (B,) tensor of them."""
     upsampled = to_score_maps(maps.float(), EVALUATED, "bilinear")
     cut = MAP_THRESHOLDS[threshold](upsampled) if isinstance(threshold, str) else threshold
@@ -384,7 +385,7 @@ def _objects(
             for row, box in enumerate(boxes):
                 found[row].append(_Found(k, int(classes[row, k]), float(scores[row, k]), box))
             continue
-        components = objects_of_map(*_upsampled(maps[:, k], job.threshold))
+        components = objects_of_map(*maps_as_cut(maps[:, k], job.threshold))
         for row, (boxes, means) in enumerate(components):
             category, probability = int(classes[row, k]), float(scores[row, k])
             for box, mean in zip(boxes.cpu() * sides[row] / EVALUATED, means.tolist(), strict=True):

@@ -14,8 +14,8 @@ from wsol_ext._names import printable, some
 from wsol_ext.data.finding import find_images
 from wsol_ext.data.images import shown_size
 from wsol_ext.data.score_maps import MAP_SUFFIXES, ScoreMapError, ScoreMaps, map_id, read_score_map
-from wsol_ext.localize import Threshold, boxes_of_maps
-from wsol_ext.metrics import EVALUATED, MAP_THRESHOLDS, to_score_maps
+from wsol_ext.localize import Threshold, boxes_of_maps, maps_as_cut
+from wsol_ext.metrics import EVALUATED
 
 __all__ = [
     "MapBoxes",
@@ -96,8 +96,7 @@ def boxes_of_map(
     largest = boxes_of_maps(score_map[None], sides, threshold)
     if contours == "largest" or score_map.amin() == score_map.amax():
         return largest
-    upsampled = to_score_maps(score_map[None].float(), EVALUATED, "bilinear")
-    cut = MAP_THRESHOLDS[threshold](upsampled) if isinstance(threshold, str) else [threshold]
+    upsampled, cut = maps_as_cut(score_map[None], threshold)
     if contours == "all":
         boxes, _ = ops.extract_boxes(upsampled, cut, "all")
     else:

@@ -6,7 +6,7 @@ import threading
 import pytest
 import timm
 import torch
-from torch.overrides import TorchFunctionMode
+from attention.networks import Softmaxes
 from torchvision.transforms.v2.functional import normalize
 
 from wsol_ext.attention.calls import attention_of
@@ -95,20 +95,6 @@ def images_for(backbone, size=None):
     return torch.randn(2, 3, *(size or backbone.img_size), dtype=weight.dtype)
 
 
-class Matrices(TorchFunctionMode):
-    """Takes down what goes through a softmax: in timm's unfused attention, the attention matrices."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if function is torch.Tensor.softmax:
-            self.found.append(result)
-        return result
-
-
 def rows_of_timm(backbone, images):
     """Tokens and rows by timm's own network with the same weights, unfused."""
     vit = copy.deepcopy(backbone.vit)
@@ -116,7 +102,7 @@ def rows_of_timm(backbone, images):
     for module in vit.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
-    with Matrices() as seen, torch.no_grad():
+    with Softmaxes() as seen, torch.no_grad():
         tokens = vit.forward_features(images)
         if backbone.row_of == "pooling query":
             seen.found.clear()
@@ -239,7 +225,7 @@ def test_the_gradient_of_a_row_is_that_of_the_unfused_one(family):
     for module in backbone.vit.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
-    with Matrices() as seen:
+    with Softmaxes() as seen:
         backbone.vit.forward_features(images)
     (expected,) = torch.autograd.grad(seen.found[1].mean(dim=1)[:, 0, 2].sum(), images)
     torch.testing.assert_close(own, expected)
