@@ -5,6 +5,7 @@
 // 8 bytes a pixel and step, then reads and writes each value once: limited by that bandwidth.
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "core/cuda.h"
 #include "core/scratch.h"
@@ -16,99 +17,139 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kByteValues = 256;
+constexpr int kParts = 4;  // of an image's tiles, counted side by side
 constexpr int kPixelsAWarp = 256;
 constexpr int kTile = kWarps * kPixelsAWarp;
 constexpr int kLarge = 2048;             // pixels of a segment from which a block shares it
 constexpr int kBlocksOfMeans = 1 << 13;  // about
 
-// The scratch memory, cut up. Pixels outside of all segments have the label N.
+// Sizes of the sort: `tiles` is how many blocks share an image.
+struct Sizes {
+  int pixels, tiles;
+};
+
 struct Order {
-  int* labels[2];  // (B, N), sorted by the steps so far
-  int* pixels[2];  // (B, N): whose they are
-  int* starts;     // (B, 256, tiles)
-  int2* bounds;    // (B, N), by label: places [x, y) in the order, or nothing
-  int pixel_count, tiles;
+  int* labels;  // (B, N), sorted by the steps so far. Pixels outside of all segments have N.
+  int* pixels;  // (B, N): whose they are
+};
+
+// Where an image's segments end in the order, and in the labels.
+struct SegmentsEnd {
+  int place, label;
+};
+
+// The scratch memory, cut up.
+struct Scratch {
+  Order orders[2];    // of a step and of the next
+  int* starts;        // (B, tiles, 256)
+  int2* bounds;       // (B, N), by label: places [x, y) in the order, or nothing
+  SegmentsEnd* ends;  // (B)
   int64_t bytes;
 
-  Order(const TensorView& memory, int64_t images, int64_t pixels_an_image)
-      : pixel_count(static_cast<int>(pixels_an_image)), tiles(blocks_for(pixels_an_image, kTile)) {
+  Scratch(const TensorView& memory, int64_t images, Sizes n) {
     ScratchParts parts(memory);
-    for (int*& part : labels) parts.take(part, images * pixels_an_image);
-    for (int*& part : pixels) parts.take(part, images * pixels_an_image);
-    parts.take(starts, images * kByteValues * tiles);
-    parts.take(bounds, images * pixels_an_image);
+    for (Order& order : orders) {
+      parts.take(order.labels, images * n.pixels);
+      parts.take(order.pixels, images * n.pixels);
+    }
+    parts.take(starts, images * n.tiles * kByteValues);
+    parts.take(bounds, images * n.pixels);
+    parts.take(ends, images);
     bytes = parts.bytes();
   }
 };
 
 // Calls visit(place or -1) for the warp's pixels of the tile, 32 at a time.
 template <typename Visit>
-__device__ void for_pixels_of_warp(const Order& order, Visit visit) {
+__device__ void for_pixels_of_warp(Sizes n, Visit visit) {
   const int first = blockIdx.x * kTile + threadIdx.x / kWarpSize * kPixelsAWarp;
   for (int step = 0; step < kPixelsAWarp; step += kWarpSize) {
-    if (first + step >= order.pixel_count) return;  // the whole warp
+    if (first + step >= n.pixels) return;  // the whole warp
     const int i = first + step + static_cast<int>(threadIdx.x) % kWarpSize;
-    visit(i < order.pixel_count ? i : -1);
+    visit(i < n.pixels ? i : -1);
   }
 }
 
 template <typename Label>
-__global__ void narrow_kernel(const Label* labels, Order order) {
-  const int64_t first = int64_t{blockIdx.y} * order.pixel_count;
+__global__ void narrow_kernel(const Label* labels, Sizes n, Order order, int2* bounds,
+                              SegmentsEnd* ends) {
+  const int64_t first = int64_t{blockIdx.y} * n.pixels;
   const int i = blockIdx.x * kThreads + threadIdx.x;
-  if (i >= order.pixel_count) return;
+  if (i >= n.pixels) return;
   const auto label = static_cast<uint64_t>(static_cast<int64_t>(labels[first + i]));
-  const auto outside = static_cast<uint64_t>(order.pixel_count);
-  order.labels[0][first + i] = static_cast<int>(label < outside ? label : outside);
-  order.pixels[0][first + i] = i;
-  order.bounds[first + i] = make_int2(0, 0);
+  const auto outside = static_cast<uint64_t>(n.pixels);
+  order.labels[first + i] = static_cast<int>(label < outside ? label : outside);
+  order.pixels[first + i] = i;
+  bounds[first + i] = make_int2(0, 0);
+  if (i == 0) ends[blockIdx.y] = {0, 0};
 }
 
-__global__ void count_kernel(Order order, int from, int shift) {
+__global__ void count_kernel(const int* labels, Sizes n, int shift, int* starts) {
   int* counts = reinterpret_cast<int*>(dynamic_shared());  // (256,)
-  const int64_t image = blockIdx.y;
   counts[threadIdx.x] = 0;
   __syncthreads();
-  const int* labels = order.labels[from] + image * order.pixel_count;
-  for_pixels_of_warp(order, [&](int i) {
+  labels += int64_t{blockIdx.y} * n.pixels;
+  for_pixels_of_warp(n, [&](int i) {
     if (i >= 0) atomicAdd(&counts[labels[i] >> shift & (kByteValues - 1)], 1);
   });
   __syncthreads();
-  order.starts[(image * kByteValues + threadIdx.x) * order.tiles + blockIdx.x] =
-      counts[threadIdx.x];
+  const int64_t tile = int64_t{blockIdx.y} * n.tiles + blockIdx.x;
+  starts[tile * kByteValues + threadIdx.x] = counts[threadIdx.x];
 }
 
-// A thread owns a value of the byte.
-__global__ void start_kernel(Order order) {
-  int* totals = reinterpret_cast<int*>(dynamic_shared());  // (256,)
-  int* starts = order.starts + (int64_t{blockIdx.x} * kByteValues + threadIdx.x) * order.tiles;
+// From counts to where the first of them goes: a block an image, whose thread owns a value of the
+// byte in one of kParts runs of tiles.
+__global__ void start_kernel(int tiles, int* starts) {
+  int* totals = reinterpret_cast<int*>(dynamic_shared());  // (kParts, 256)
+  int* of_warps = totals + kParts * kByteValues;           // (8,)
+  const int value = threadIdx.x % kByteValues, part = threadIdx.x / kByteValues;
+  const int a_part = (tiles + kParts - 1) / kParts;
+  const int first = min(part * a_part, tiles), end = min(first + a_part, tiles);
+  starts += int64_t{blockIdx.x} * tiles * kByteValues + value;
   int total = 0;
-  for (int tile = 0; tile < order.tiles; ++tile) total += starts[tile];
+#pragma unroll 8
+  for (int tile = first; tile < end; ++tile) total += starts[tile * kByteValues];
   totals[threadIdx.x] = total;
   __syncthreads();
-  int start = 0;
-  for (int value = 0; value < static_cast<int>(threadIdx.x); ++value) start += totals[value];
-  for (int tile = 0; tile < order.tiles; ++tile) {
-    const int count = starts[tile];
-    starts[tile] = start;
+  int before = 0, all = 0;  // of this value, in earlier parts and in all of them
+  for (int other = 0; other < kParts; ++other) {
+    const int count = totals[other * kByteValues + value];
+    before += other < part ? count : 0;
+    all += count;
+  }
+  int up_to = all;  // over the warp's values
+  const int lane = threadIdx.x % kWarpSize;
+  for (int offset = 1; offset < kWarpSize; offset *= 2) {
+    const int other = __shfl_up_sync(kFullWarp, up_to, offset);
+    up_to += lane >= offset ? other : 0;
+  }
+  if (part == 0 && lane == kWarpSize - 1) of_warps[value / kWarpSize] = up_to;
+  __syncthreads();
+  int start = up_to - all + before;
+  for (int warp = 0; warp < value / kWarpSize; ++warp) start += of_warps[warp];
+#pragma unroll 8
+  for (int tile = first; tile < end; ++tile) {
+    const int count = starts[tile * kByteValues];
+    starts[tile * kByteValues] = start;
     start += count;
   }
 }
 
-__global__ void move_kernel(Order order, int from, int shift) {
+__global__ void move_kernel(Order from, Order to, Sizes n, int shift, const int* starts) {
   int* next = reinterpret_cast<int*>(dynamic_shared());  // (warps, 256): where the next one goes
-  const int64_t image = blockIdx.y, first = image * order.pixel_count;
+  const int64_t first = int64_t{blockIdx.y} * n.pixels;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const int* labels = order.labels[from] + first;
+  const int *labels = from.labels + first, *pixels = from.pixels + first;
   for (int w = 0; w < kWarps; ++w) next[w * kByteValues + threadIdx.x] = 0;
   __syncthreads();
-  for_pixels_of_warp(order, [&](int i) {
+  for_pixels_of_warp(n, [&](int i) {
     if (i >= 0) {
       atomicAdd(&next[warp * kByteValues + (labels[i] >> shift & (kByteValues - 1))], 1);
     }
   });
   __syncthreads();
-  int start = order.starts[(image * kByteValues + threadIdx.x) * order.tiles + blockIdx.x];
+  const int64_t tile = int64_t{blockIdx.y} * n.tiles + blockIdx.x;
+  int start = starts[tile * kByteValues + threadIdx.x];
   for (int w = 0; w < kWarps; ++w) {
     int& place = next[w * kByteValues + threadIdx.x];
     const int count = place;
@@ -116,7 +157,7 @@ __global__ void move_kernel(Order order, int from, int shift) {
     start += count;
   }
   __syncthreads();
-  for_pixels_of_warp(order, [&](int i) {
+  for_pixels_of_warp(n, [&](int i) {
     const int label = i >= 0 ? labels[i] : 0;
     const int value = label >> shift & (kByteValues - 1);
     unsigned same = __ballot_sync(kFullWarp, i >= 0);  // lanes with this value
@@ -130,49 +171,44 @@ __global__ void move_kernel(Order order, int from, int shift) {
     __syncwarp();
     if (i >= 0) {
       if (before == 0) *place += __popc(same);
-      order.labels[1 - from][first + at] = label;
-      order.pixels[1 - from][first + at] = order.pixels[from][first + i];
+      to.labels[first + at] = label;
+      to.pixels[first + at] = pixels[i];
     }
     __syncwarp();
   });
 }
 
-__global__ void bound_kernel(Order order, int from) {
-  const int64_t first = int64_t{blockIdx.y} * order.pixel_count;
-  const int i = blockIdx.x * kThreads + threadIdx.x, last = order.pixel_count - 1;
-  if (i > last) return;
-  const int* labels = order.labels[from] + first;
-  const int label = labels[i];
-  if (label > last) return;
-  if (i == 0 || labels[i - 1] != label) order.bounds[first + label].x = i;
-  if (i == last || labels[i + 1] != label) order.bounds[first + label].y = i + 1;
-}
-
-// The segments' labels end with this; what follows belongs to none.
-__device__ int labels_end(const Order& order, const int* labels) {
-  int low = 0, high = order.pixel_count;  // the pixels before `low` have a segment
-  while (low < high) {
-    const int middle = low + (high - low) / 2;
-    if (labels[middle] < order.pixel_count) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
+__global__ void bound_kernel(const int* labels, int pixel_count, int2* bounds, SegmentsEnd* ends) {
+  const int64_t first = int64_t{blockIdx.y} * pixel_count;
+  const int i = blockIdx.x * kThreads + threadIdx.x, last = pixel_count - 1;
+  const int lane = threadIdx.x % kWarpSize;
+  labels += first;
+  // Neighbours are in the warp, but for those of its first and its last pixel.
+  const int label = labels[min(i, last)];
+  int before = __shfl_up_sync(kFullWarp, label, 1);
+  int after = __shfl_down_sync(kFullWarp, label, 1);
+  if (i > last || label > last) return;
+  if (lane == 0 && i > 0) before = labels[i - 1];
+  if (lane == kWarpSize - 1 && i < last) after = labels[i + 1];
+  if (i == 0 || before != label) bounds[first + label].x = i;
+  if (i == last || after != label) {
+    bounds[first + label].y = i + 1;
+    if (i == last || after > last) ends[blockIdx.y] = {i + 1, label + 1};
   }
-  return low;
 }
 
 template <typename T>
-__global__ void mean_kernel(const T* all_values, T* all_out, Order order, int from,
+__global__ void mean_kernel(const T* all_values, T* all_out, const int* all_pixels,
+                            const int2* all_bounds, const SegmentsEnd* ends, int pixel_count,
                             int64_t channels, int64_t first_plane) {
   using A = typename Element<T>::Accumulator;
   auto* of_warps = reinterpret_cast<double*>(dynamic_shared());
-  const int64_t plane = first_plane + blockIdx.y, first = plane / channels * order.pixel_count;
-  const T* values = all_values + plane * order.pixel_count;
-  T* out = all_out + plane * order.pixel_count;
-  const int* pixels = order.pixels[from] + first;
-  const int* labels = order.labels[from] + first;
-  const int2* bounds = order.bounds + first;
+  const int64_t plane = first_plane + blockIdx.y, image = plane / channels;
+  const T* values = all_values + plane * pixel_count;
+  T* out = all_out + plane * pixel_count;
+  const int* pixels = all_pixels + image * pixel_count;
+  const int2* bounds = all_bounds + image * pixel_count;
+  const SegmentsEnd end = ends[image];
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
 
   const auto sum = [&](int2 bound, int start, int step) {
@@ -187,15 +223,13 @@ __global__ void mean_kernel(const T* all_values, T* all_out, Order order, int fr
     for (int i = bound.x + start; i < bound.y; i += step) out[pixels[i]] = mean;
   };
 
-  const int inside = labels_end(order, labels);
-  const int segments = inside == 0 ? 0 : labels[inside - 1] + 1;
-  for (int base = blockIdx.x * kWarps; base < segments; base += gridDim.x * kWarps) {
-    if (base + warp < segments) {
+  for (int base = blockIdx.x * kWarps; base < end.label; base += gridDim.x * kWarps) {
+    if (base + warp < end.label) {
       const int2 bound = bounds[base + warp];
       const int count = bound.y - bound.x;
       if (count > 0 && count < kLarge) spread(bound, sum(bound, lane, kWarpSize), lane, kWarpSize);
     }
-    for (int w = 0; w < kWarps && base + w < segments; ++w) {
+    for (int w = 0; w < kWarps && base + w < end.label; ++w) {
       const int2 bound = bounds[base + w];
       if (bound.y - bound.x < kLarge) continue;  // the same in all threads
       const double part = sum(bound, threadIdx.x, kThreads);
@@ -208,30 +242,39 @@ __global__ void mean_kernel(const T* all_values, T* all_out, Order order, int fr
     }
   }
   const A nan = __int_as_float(0x7fc00000);
-  for (int i = inside + blockIdx.x * kThreads + threadIdx.x; i < order.pixel_count;
+  for (int i = end.place + blockIdx.x * kThreads + threadIdx.x; i < pixel_count;
        i += gridDim.x * kThreads) {
     out[pixels[i]] = Element<T>::store(nan);
   }
 }
 
-// Returns which of the two arrays the order is in.
-int sort_pixels(const char* name, const Order& order, unsigned images, Stream stream) {
+// Returns the order by whole labels.
+Order sort_pixels(const char* name, const Scratch& scratch, Sizes n, unsigned images,
+                  Stream stream) {
   constexpr size_t kShared = kByteValues * sizeof(int);
-  const int bits = std::bit_width(static_cast<unsigned>(order.pixel_count));
-  const dim3 tiles(order.tiles, images);
-  int from = 0;
-  for (int shift = 0; shift < bits; shift += 8, from = 1 - from) {
-    launch(name, count_kernel, tiles, kThreads, kShared, stream, order, from, shift);
-    launch(name, start_kernel, images, kThreads, kShared, stream, order);
-    launch(name, move_kernel, tiles, kThreads, kWarps * kShared, stream, order, from, shift);
+  const int bits = std::bit_width(static_cast<unsigned>(n.pixels));
+  const dim3 tiles(n.tiles, images);
+  Order from = scratch.orders[0], to = scratch.orders[1];
+  for (int shift = 0; shift < bits; shift += 8) {
+    launch(name, count_kernel, tiles, kThreads, kShared, stream, from.labels, n, shift,
+           scratch.starts);
+    launch(name, start_kernel, images, kParts * kByteValues, kParts * kShared + kShared / kWarpSize,
+           stream, n.tiles, scratch.starts);
+    launch(name, move_kernel, tiles, kThreads, kWarps * kShared, stream, from, to, n, shift,
+           scratch.starts);
+    std::swap(from, to);
   }
   return from;
+}
+
+Sizes sizes_of(int64_t pixels) {
+  return {static_cast<int>(pixels), static_cast<int>(blocks_for(pixels, kTile))};
 }
 
 }  // namespace
 
 int64_t segment_mean_scratch_bytes(int64_t images, int64_t pixels) {
-  return Order({}, images, pixels).bytes;
+  return Scratch({}, images, sizes_of(pixels)).bytes;
 }
 
 void segment_mean(const SegmentMean& args, Stream stream) {
@@ -243,16 +286,20 @@ void segment_mean(const SegmentMean& args, Stream stream) {
     const int64_t count = std::min(kMaxRows, images - image);
     const auto rows = static_cast<unsigned>(count);
     const dim3 a_pixel(blocks_for(pixels, kThreads), rows);
-    const Order order(args.scratch, count, pixels);
+    const Sizes n = sizes_of(pixels);
+    const Scratch scratch(args.scratch, count, n);
     if (args.labels.dtype == DType::kInt64) {
       launch(kName, narrow_kernel<int64_t>, a_pixel, kThreads, 0, stream,
-             args.labels.as<int64_t>() + image * pixels, order);
+             args.labels.as<int64_t>() + image * pixels, n, scratch.orders[0], scratch.bounds,
+             scratch.ends);
     } else {
       launch(kName, narrow_kernel<int32_t>, a_pixel, kThreads, 0, stream,
-             args.labels.as<int32_t>() + image * pixels, order);
+             args.labels.as<int32_t>() + image * pixels, n, scratch.orders[0], scratch.bounds,
+             scratch.ends);
     }
-    const int from = sort_pixels(kName, order, rows, stream);
-    launch(kName, bound_kernel, a_pixel, kThreads, 0, stream, order, from);
+    const Order order = sort_pixels(kName, scratch, n, rows, stream);
+    launch(kName, bound_kernel, a_pixel, kThreads, 0, stream, order.labels, n.pixels,
+           scratch.bounds, scratch.ends);
     with_floating_type(kName, args.values.dtype, [&]<typename T>(ElementTag<T>) {
       const int64_t at = image * channels * pixels, planes = count * channels;
       for (int64_t plane = 0; plane < planes; plane += kMaxRows) {
@@ -262,7 +309,7 @@ void segment_mean(const SegmentMean& args, Stream stream) {
         launch(kName, mean_kernel<T>,
                dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(now)), kThreads,
                kWarps * sizeof(double), stream, args.values.as<T>() + at, args.out.as<T>() + at,
-               order, from, channels, plane);
+               order.pixels, scratch.bounds, scratch.ends, n.pixels, channels, plane);
       }
     });
   }
