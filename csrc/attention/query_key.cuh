@@ -4,7 +4,7 @@
 //
 //   grad_query  a block owns grad_query[b, h, q]: its warps split the tokens, its lanes the width,
 //               32 columns at a time; the warps' sums meet in shared memory. Reads every key once.
-//   grad_key    a thread owns elements of grad_key, which it writes once.
+//   grad_key    a thread owns 16-byte pieces of grad_key, which it writes once.
 //
 // Both are limited by that bandwidth.
 #pragma once
@@ -48,22 +48,31 @@ __global__ void grad_query_kernel(HeadRows<const T> key, QueryKeySizes n,
   }
 }
 
-template <typename T>
+template <typename T, int kVector>
 __global__ void grad_key_kernel(HeadRows<const T> query, QueryKeySizes n,
                                 HeadRows<const typename Element<T>::Accumulator> grad_dots,
                                 HeadRows<T> grad_key) {
   using A = typename Element<T>::Accumulator;
+  using Piece = Vector<T, kVector>;
   const int64_t image = blockIdx.x / n.heads, head = blockIdx.x % n.heads;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kDotRows;
-  const int64_t rows = min(static_cast<int64_t>(kDotRows), n.tokens - first);
-  for (int64_t i = threadIdx.x; i < rows * n.width; i += kDotThreads) {
-    const int64_t j = first + i / n.width, d = i % n.width;
-    A sum = 0;
-    // The block's threads share these rows in the L1 cache.
-    for (int64_t q = 0; q < n.queries; ++q) {
-      sum += grad_dots.row(image, head, q)[j] * Element<T>::load(query.row(image, head, q)[d]);
+  const int rows = static_cast<int>(min(static_cast<int64_t>(kDotRows), n.tokens - first));
+  const int pieces = static_cast<int>(n.width / kVector), group = lanes_for(pieces);
+  for (int piece = threadIdx.x % group; piece < pieces; piece += group) {
+    for (int row = threadIdx.x / group; row < rows; row += kDotThreads / group) {
+      A sums[kVector] = {};
+      // The block's threads share these rows in the L1 cache.
+      for (int64_t q = 0; q < n.queries; ++q) {
+        const A weight = grad_dots.row(image, head, q)[first + row];
+        const auto values = reinterpret_cast<const Piece*>(query.row(image, head, q))[piece];
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) sums[i] += weight * Element<T>::load(values.values[i]);
+      }
+      Piece result;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) result.values[i] = Element<T>::store(sums[i]);
+      reinterpret_cast<Piece*>(grad_key.row(image, head, first + row))[piece] = result;
     }
-    grad_key.row(image, head, j)[d] = Element<T>::store(sum);
   }
 }
 
@@ -82,9 +91,11 @@ void dot_gradients(const char* name, const TensorView& query, const TensorView& 
            HeadRows<T>(grad_query));
   }
   if (grad_key.data != nullptr) {
-    launch(name, grad_key_kernel<T>, dim3(heads, blocks_for(n.tokens, kDotRows)), kDotThreads, 0,
-           stream, HeadRows<const T>(query), n, HeadRows<const A>(grad_dots),
-           HeadRows<T>(grad_key));
+    constexpr int kVector = 16 / sizeof(T);
+    const bool aligned = rows_are_aligned<T>(query) && rows_are_aligned<T>(grad_key);
+    launch(name, aligned ? grad_key_kernel<T, kVector> : grad_key_kernel<T, 1>,
+           dim3(heads, blocks_for(n.tokens, kDotRows)), kDotThreads, 0, stream,
+           HeadRows<const T>(query), n, HeadRows<const A>(grad_dots), HeadRows<T>(grad_key));
   }
 }
 

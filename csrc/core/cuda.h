@@ -40,6 +40,15 @@ inline void check(const char* operator_name, cudaError_t status) {
 
 constexpr size_t kSharedBytesOfAnyKernel = 48 * 1024;  // what is more must be asked for
 
+// The most shared memory that a block can have on this thread's device.
+inline int shared_bytes_of_device(const char* operator_name) {
+  int device = 0, bytes = 0;
+  check(operator_name, cudaGetDevice(&device));
+  check(operator_name,
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
+}
+
 // Lets `kernel` have all the shared memory that a block can have on this thread's device. Once for
 // each of both: were the limit that of each launch, another thread's smaller launch could lower it
 // before this one has begun.
@@ -50,11 +59,8 @@ inline void allow_all_shared(const char* operator_name, const void* kernel) {
   check(operator_name, cudaGetDevice(&device));
   const std::lock_guard lock(mutex);
   if (allowed.contains({kernel, device})) return;
-  int bytes = 0;
-  check(operator_name,
-        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  check(operator_name,
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  check(operator_name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            shared_bytes_of_device(operator_name)));
   allowed.insert({kernel, device});
 }
 

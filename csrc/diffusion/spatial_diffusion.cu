@@ -5,14 +5,20 @@
 // and the lower cell. Reads the features once, their neighbours from the cache.
 //
 // series: a block owns an image; thread t owns cells t, t + threads, ... of every array. Arrays lie
-// in shared memory where they fit (grids to 44 x 44 forward, 32 x 32 backward), else in global
-// scratch, each with a row of zeros before and after. A term reads neighbours of the newest term
-// and overwrites the one before in place: one barrier a term, whose latency is the limit.
+// in shared memory where they fit (on an H100 grids to 67 x 67 forward, 50 x 50 backward), else in
+// global scratch, each with a row of zeros before and after; a thread that owns a single cell
+// (grids to 32 x 32) keeps its row of the matrix in registers. A term reads neighbours of the
+// newest term and overwrites the one before in place: one barrier a term, whose latency is the
+// limit.
 //
 // features_gradient: a warp owns a cell: the stencil that the backward left, applied to every
 // channel.
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
 
 #include "core/cuda.h"
 #include "core/scratch.h"
@@ -24,21 +30,27 @@ namespace {
 constexpr int kWarps = 8;  // of the launches over cells
 constexpr int kForwardArrays = 6;
 constexpr int kBackwardArrays = 11;
-constexpr int64_t kSharedBytes = 99 * 1024;  // compute capability 8.6 and 8.9
 constexpr int64_t kReductionBytes = kWarpSize * sizeof(double);
-constexpr unsigned kMaxThreads = 1024;
+
+// Where the arrays lie: known when compiling, so that no access asks in which memory it is.
+enum class Place { kSharedOneCell, kShared, kScratch };
+
+// Of a block: as many as leave each the registers that it needs, of which addresses take some.
+WSOL_HOST_DEVICE constexpr unsigned max_threads(Place place) {
+  return place == Place::kSharedOneCell ? 1024 : place == Place::kShared ? 768 : 256;
+}
 
 struct Grid {
-  int64_t height, width, cells;
+  int width, cells;
 
-  __device__ bool has_right(int64_t i) const { return (i + 1) % width != 0; }
-  __device__ bool has_down(int64_t i) const { return i + width < cells; }
-  __device__ bool has_left(int64_t i) const { return i % width != 0; }
-  __device__ bool has_up(int64_t i) const { return i >= width; }
-  __device__ double degree(int64_t i) const {
+  __device__ bool has_right(int i) const { return (i + 1) % width != 0; }
+  __device__ bool has_down(int i) const { return i + width < cells; }
+  __device__ bool has_left(int i) const { return i % width != 0; }
+  __device__ bool has_up(int i) const { return i >= width; }
+  __device__ double degree(int i) const {
     return has_right(i) + has_down(i) + has_left(i) + has_up(i);
   }
-  int64_t padded() const { return cells + 2 * width; }
+  int padded() const { return cells + 2 * width; }
 };
 
 struct Ladder {
@@ -55,21 +67,47 @@ struct Ladder {
         rungs(static_cast<int>(args.bounds.size(0))) {}
 };
 
-struct Stencil {
-  double *diagonal, *right, *down;
-  int64_t width;
+// A cell's row of the matrix.
+struct StencilRow {
+  double diagonal, right, left, down, up;
 
-  __device__ double times(const double* v, int64_t i) const {
-    return diagonal[i] * v[i] + right[i] * v[i + 1] + right[i - 1] * v[i - 1] +
-           down[i] * v[i + width] + down[i - width] * v[i - width];
+  __device__ double times(const double* v, int i, int width) const {
+    return diagonal * v[i] + right * v[i + 1] + left * v[i - 1] + down * v[i + width] +
+           up * v[i - width];
   }
 };
+
+struct Stencil {
+  double *diagonal, *right, *down;
+  int width;
+
+  __device__ StencilRow row(int i) const {
+    return {diagonal[i], right[i], right[i - 1], down[i], down[i - width]};
+  }
+};
+
+template <Place kPlace>
+__device__ StencilRow kept_row(Stencil matrix, Grid grid) {
+  StencilRow row{};
+  if (kPlace == Place::kSharedOneCell && threadIdx.x < grid.cells) row = matrix.row(threadIdx.x);
+  return row;
+}
+
+// Calls visit(i, row i of the matrix) for the thread's cells. `kept` is the row of its only cell.
+template <Place kPlace, typename Visit>
+__device__ void for_cells(Stencil matrix, const StencilRow& kept, int cells, Visit visit) {
+  if constexpr (kPlace == Place::kSharedOneCell) {
+    if (threadIdx.x < cells) visit(static_cast<int>(threadIdx.x), kept);
+  } else {
+    for (int i = threadIdx.x; i < cells; i += blockDim.x) visit(i, matrix.row(i));
+  }
+}
 
 struct State {
   double *inverse_norm, *right, *down, *last, *before_last;
 
   __device__ State(double* memory, Grid grid) {
-    inverse_norm = memory + blockIdx.x * 5 * grid.cells;
+    inverse_norm = memory + int64_t{blockIdx.x} * 5 * grid.cells;
     right = inverse_norm + grid.cells;
     down = right + grid.cells;
     last = down + grid.cells;
@@ -78,16 +116,21 @@ struct State {
 };
 
 // The block's arrays of cells, all zeros at first, and room for a reduction.
+template <Place kPlace>
 struct Planes {
   double* memory;
-  int64_t width, padded;
+  int width, padded;
   double* reduction;
 
-  __device__ Planes(int count, Grid grid, int64_t padded, double* scratch) : padded(padded) {
+  __device__ Planes(int count, Grid grid, int padded, double* scratch) : padded(padded) {
     width = grid.width;
     reduction = reinterpret_cast<double*>(dynamic_shared());
-    memory = scratch == nullptr ? reduction + kWarpSize : scratch + blockIdx.x * count * padded;
-    for (int64_t i = threadIdx.x; i < count * padded; i += blockDim.x) memory[i] = 0;
+    if constexpr (kPlace == Place::kScratch) {
+      memory = scratch + int64_t{blockIdx.x} * count * padded;
+    } else {
+      memory = reduction + kWarpSize;
+    }
+    for (int i = threadIdx.x; i < count * padded; i += blockDim.x) memory[i] = 0;
     __syncthreads();
   }
   __device__ double* operator[](int index) const { return memory + index * padded + width; }
@@ -96,15 +139,16 @@ struct Planes {
 template <typename T>
 struct CellFeatures {
   T* data;
-  int64_t image_stride, row_stride, column_stride, width;
+  int64_t image_stride, row_stride, column_stride;
+  int width;
 
   explicit CellFeatures(const TensorView& view)
       : data(view.as<T>()),
         image_stride(view.stride(0)),
         row_stride(view.stride(2)),
         column_stride(view.stride(3)),
-        width(view.size(3)) {}
-  __device__ T* cell(int64_t image, int64_t i) const {
+        width(static_cast<int>(view.size(3))) {}
+  __device__ T* cell(int64_t image, int i) const {
     return data + image * image_stride + i / width * row_stride + i % width * column_stride;
   }
 };
@@ -121,7 +165,8 @@ __global__ void dots_kernel(CellFeatures<const T> features, int64_t images, int6
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (index >= images * grid.cells) return;  // a whole warp at a time
   const int lane = threadIdx.x % kWarpSize;
-  const int64_t image = index / grid.cells, i = index % grid.cells;
+  const int64_t image = index / grid.cells;
+  const int i = static_cast<int>(index - image * grid.cells);
   const T* cell = features.cell(image, i);
   const T* right = grid.has_right(i) ? features.cell(image, i + 1) : cell;
   const T* down = grid.has_down(i) ? features.cell(image, i + grid.width) : cell;
@@ -145,12 +190,12 @@ __global__ void dots_kernel(CellFeatures<const T> features, int64_t images, int6
 
 // From what dots_kernel left to inverse norms and similarities; `norms` is working memory.
 __device__ void finish_similarities(State state, Grid grid, double* norms) {
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     const double square = state.inverse_norm[i];
     state.inverse_norm[i] = norms[i] = square == 0 ? 0 : 1 / sqrt(square);
   }
   __syncthreads();
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     const double norm = norms[i];
     state.right[i] = grid.has_right(i) ? state.right[i] * norm * norms[i + 1] : 0;
     state.down[i] = grid.has_down(i) ? state.down[i] * norm * norms[i + grid.width] : 0;
@@ -161,14 +206,14 @@ __device__ void finish_similarities(State state, Grid grid, double* norms) {
 // Fills `matrix` with M. Returns the bound that holds it; ladder.rungs where none does.
 __device__ int make_matrix(State state, Grid grid, double strength, double root, Ladder ladder,
                            Stencil matrix, double* reduction) {
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     matrix.diagonal[i] = root * grid.degree(i) * (strength - 1);
     matrix.right[i] = grid.has_right(i) ? root * (1 - strength * state.right[i]) : 0;
     matrix.down[i] = grid.has_down(i) ? root * (1 - strength * state.down[i]) : 0;
   }
   __syncthreads();
   int rung = 0;
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     const double row_sum = fabs(matrix.diagonal[i]) + fabs(matrix.right[i]) +
                            fabs(matrix.right[i - 1]) + fabs(matrix.down[i]) +
                            fabs(matrix.down[i - grid.width]);
@@ -182,7 +227,7 @@ __device__ int make_matrix(State state, Grid grid, double strength, double root,
   rung = warp_max(lane < warps ? largest[lane] : 0);
   if (rung == ladder.rungs) return rung;
   const double scale = 2 / ladder.bounds[rung];
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     matrix.diagonal[i] *= scale;
     matrix.right[i] *= scale;
     matrix.down[i] *= scale;
@@ -191,46 +236,47 @@ __device__ int make_matrix(State state, Grid grid, double strength, double root,
   return rung;
 }
 
-template <typename A>
-__global__ void __launch_bounds__(kMaxThreads)
-    series_kernel(const A* cam, const double* strength, double alpha, Grid grid, int64_t padded,
+template <typename A, Place kPlace>
+__global__ void __launch_bounds__(max_threads(kPlace))
+    series_kernel(const A* cam, const double* strength, double alpha, Grid grid, int padded,
                   Ladder ladder, A* out, double* state_memory, double* scratch) {
-  const Planes planes(kForwardArrays, grid, padded, scratch);
+  const Planes<kPlace> planes(kForwardArrays, grid, padded, scratch);
   const State state(state_memory, grid);
   const Stencil matrix{planes[0], planes[1], planes[2], grid.width};
   double *older = planes[3], *newer = planes[4], *sum = planes[5];
   const double root = sqrt(alpha);
-  cam += blockIdx.x * grid.cells;
-  out += blockIdx.x * grid.cells;
+  cam += int64_t{blockIdx.x} * grid.cells;
+  out += int64_t{blockIdx.x} * grid.cells;
 
   finish_similarities(state, grid, sum);
   const int rung = make_matrix(state, grid, *strength, root, ladder, matrix, planes.reduction);
   if (rung == ladder.rungs) {
-    for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) out[i] = static_cast<A>(NAN);
+    for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) out[i] = static_cast<A>(NAN);
     return;
   }
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) older[i] = cam[i];
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) older[i] = cam[i];
   __syncthreads();
   const double* coefficients = ladder.coefficients + ladder.starts[rung];
   const int64_t count = ladder.starts[rung + 1] - ladder.starts[rung];
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
-    newer[i] = matrix.times(older, i) / 2;
+  const StencilRow kept = kept_row<kPlace>(matrix, grid);
+  for_cells<kPlace>(matrix, kept, grid.cells, [&](int i, const StencilRow& row) {
+    newer[i] = row.times(older, i, grid.width) / 2;
     sum[i] = coefficients[0] * newer[i];
-  }
+  });
   __syncthreads();
   for (int64_t j = 1; j < count; ++j) {
     const double coefficient = coefficients[j];
-    for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
-      older[i] = matrix.times(newer, i) - older[i];
-    }
+    for_cells<kPlace>(matrix, kept, grid.cells, [&](int i, const StencilRow& row) {
+      older[i] = row.times(newer, i, grid.width) - older[i];
+    });
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
-      newer[i] = matrix.times(older, i) - newer[i];
+    for_cells<kPlace>(matrix, kept, grid.cells, [&](int i, const StencilRow& row) {
+      newer[i] = row.times(older, i, grid.width) - newer[i];
       sum[i] += coefficient * newer[i];
-    }
+    });
     __syncthreads();
   }
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     out[i] = static_cast<A>(root * sum[i]);
     state.last[i] = newer[i];
     state.before_last[i] = older[i];
@@ -240,9 +286,9 @@ __global__ void __launch_bounds__(kMaxThreads)
 // What sum_k b_{k+1} t_k^T leaves where the matrix is not zero; edges count both of their sides.
 struct Outer {
   double *diagonal, *right, *down;
-  int64_t width;
+  int width;
 
-  __device__ void add(double factor, const double* b, const double* t, int64_t i) const {
+  __device__ void add(double factor, const double* b, const double* t, int i) const {
     diagonal[i] += factor * b[i] * t[i];
     right[i] += factor * (b[i] * t[i + 1] + b[i + 1] * t[i]);
     down[i] += factor * (b[i] * t[i + width] + b[i + width] * t[i]);
@@ -250,15 +296,15 @@ struct Outer {
 };
 
 // t and b one term down each, and, if asked for, the part of the matrix's gradient between them.
-template <bool kOuter>
-__device__ void descend(Stencil matrix, double coefficient, const double* grad_out, const double* t,
-                        double* t_older, const double* b, double* b_older, Outer outer,
-                        int64_t cells) {
-  for (int64_t i = threadIdx.x; i < cells; i += blockDim.x) {
+template <Place kPlace, bool kOuter>
+__device__ void descend(Stencil matrix, const StencilRow& kept, double coefficient,
+                        const double* grad_out, const double* t, double* t_older, const double* b,
+                        double* b_older, Outer outer, int cells) {
+  for_cells<kPlace>(matrix, kept, cells, [&](int i, const StencilRow& row) {
     if constexpr (kOuter) outer.add(1, b, t, i);
-    t_older[i] = matrix.times(t, i) - t_older[i];
-    b_older[i] = coefficient * grad_out[i] + matrix.times(b, i) - b_older[i];
-  }
+    t_older[i] = row.times(t, i, matrix.width) - t_older[i];
+    b_older[i] = coefficient * grad_out[i] + row.times(b, i, matrix.width) - b_older[i];
+  });
   __syncthreads();
 }
 
@@ -267,7 +313,7 @@ __device__ void descend(Stencil matrix, double coefficient, const double* grad_o
 __device__ void chain_rule(State state, Grid grid, double strength, double scale, Outer outer,
                            double* reduction, double* weights, double* grad_strength) {
   double sum = 0;
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     if (!grid.has_right(i)) outer.right[i] = 0;
     if (!grid.has_down(i)) outer.down[i] = 0;
     sum += grid.degree(i) * outer.diagonal[i] - state.right[i] * outer.right[i] -
@@ -281,7 +327,7 @@ __device__ void chain_rule(State state, Grid grid, double strength, double scale
     *grad_strength = scale * sum;
   }
   const double factor = -strength * scale;
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     const double norm = state.inverse_norm[i];
     double along = outer.right[i] * state.right[i] + outer.down[i] * state.down[i];
     if (grid.has_left(i)) along += outer.right[i - 1] * state.right[i - 1];
@@ -294,25 +340,25 @@ __device__ void chain_rule(State state, Grid grid, double strength, double scale
   }
 }
 
-template <typename A, bool kDetachStart>
-__global__ void __launch_bounds__(kMaxThreads)
+template <typename A, Place kPlace, bool kDetachStart>
+__global__ void __launch_bounds__(max_threads(kPlace))
     series_backward_kernel(const A* grad_out, const double* strength, double alpha, Grid grid,
-                           int64_t padded, Ladder ladder, double* state_memory, A* grad_cam,
+                           int padded, Ladder ladder, double* state_memory, A* grad_cam,
                            double* grad_strength, double* weights, double* scratch) {
-  const Planes planes(kBackwardArrays, grid, padded, scratch);
+  const Planes<kPlace> planes(kBackwardArrays, grid, padded, scratch);
   const State state(state_memory, grid);
   const Stencil matrix{planes[0], planes[1], planes[2], grid.width};
   const Outer outer{planes[3], planes[4], planes[5], grid.width};
   double *t_newer = planes[6], *t = planes[7], *b = planes[8], *b_newer = planes[9];
   double* grad = planes[10];
   const double root = sqrt(alpha);
-  grad_out += blockIdx.x * grid.cells;
-  grad_cam += blockIdx.x * grid.cells;
-  weights += blockIdx.x * 3 * grid.cells;
+  grad_out += int64_t{blockIdx.x} * grid.cells;
+  grad_cam += int64_t{blockIdx.x} * grid.cells;
+  weights += int64_t{blockIdx.x} * 3 * grid.cells;
 
   const int rung = make_matrix(state, grid, *strength, root, ladder, matrix, planes.reduction);
   if (rung == ladder.rungs) {
-    for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+    for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
       grad_cam[i] = static_cast<A>(NAN);
       weights[i] = weights[grid.cells + i] = weights[2 * grid.cells + i] = NAN;
     }
@@ -321,21 +367,24 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
   const double* coefficients = ladder.coefficients + ladder.starts[rung];
   const int64_t count = ladder.starts[rung + 1] - ladder.starts[rung];
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+  for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
     grad[i] = root * grad_out[i];
     b[i] = coefficients[count - 1] * grad[i];
     t_newer[i] = state.last[i];
     t[i] = state.before_last[i];
   }
   __syncthreads();
+  const StencilRow kept = kept_row<kPlace>(matrix, grid);
   for (int64_t j = count - 1; j > 0; --j) {  // even terms have no coefficient of their own
-    descend<!kDetachStart>(matrix, 0, grad, t, t_newer, b, b_newer, outer, grid.cells);
-    descend<true>(matrix, coefficients[j - 1], grad, t_newer, t, b_newer, b, outer, grid.cells);
+    descend<kPlace, !kDetachStart>(matrix, kept, 0, grad, t, t_newer, b, b_newer, outer,
+                                   grid.cells);
+    descend<kPlace, true>(matrix, kept, coefficients[j - 1], grad, t_newer, t, b_newer, b, outer,
+                          grid.cells);
   }
-  for (int64_t i = threadIdx.x; i < grid.cells; i += blockDim.x) {  // t_1 = M t_0 / 2
-    if constexpr (!kDetachStart) outer.add(0.5, b, t, i);
-    grad_cam[i] = static_cast<A>(matrix.times(b, i) / 2 - b_newer[i]);
-  }
+  for_cells<kPlace>(matrix, kept, grid.cells, [&](int i, const StencilRow& row) {
+    if constexpr (!kDetachStart) outer.add(0.5, b, t, i);  // t_1 = M t_0 / 2
+    grad_cam[i] = static_cast<A>(row.times(b, i, grid.width) / 2 - b_newer[i]);
+  });
   __syncthreads();
   chain_rule(state, grid, *strength, 2 * root / ladder.bounds[rung], outer, planes.reduction,
              weights, grad_strength + blockIdx.x);
@@ -347,13 +396,14 @@ __global__ void features_gradient_kernel(CellFeatures<const T> features, int64_t
                                          CellFeatures<T> out) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (index >= images * grid.cells) return;
-  const int64_t image = index / grid.cells, i = index % grid.cells, width = grid.width;
+  const int64_t image = index / grid.cells;
+  const int i = static_cast<int>(index - image * grid.cells), width = grid.width;
   const double* diagonal = weights + image * 3 * grid.cells;
   const double* to_right = diagonal + grid.cells;
   const double* to_down = to_right + grid.cells;
   // Where the grid ends the weight is 0 and the neighbour the cell itself.
-  const int64_t right = grid.has_right(i) ? i + 1 : i, left = grid.has_left(i) ? i - 1 : i;
-  const int64_t down = grid.has_down(i) ? i + width : i, up = grid.has_up(i) ? i - width : i;
+  const int right = grid.has_right(i) ? i + 1 : i, left = grid.has_left(i) ? i - 1 : i;
+  const int down = grid.has_down(i) ? i + width : i, up = grid.has_up(i) ? i - width : i;
   const double at_cell = diagonal[i], at_right = to_right[i], at_down = to_down[i];
   const double at_left = left == i ? 0 : to_right[left], at_up = up == i ? 0 : to_down[up];
   const T* cell = features.cell(image, i);
@@ -370,14 +420,33 @@ __global__ void features_gradient_kernel(CellFeatures<const T> features, int64_t
   }
 }
 
-Grid grid_of(const TensorView& features) {
-  return {features.size(2), features.size(3), features.size(2) * features.size(3)};
+Grid grid_of(int64_t height, int64_t width) {
+  constexpr int64_t kMaxCells = std::numeric_limits<int>::max() / (3 * kBackwardArrays);
+  if (height * width > kMaxCells) {
+    throw std::invalid_argument("spatial_diffusion: a grid of " + std::to_string(height) + " x " +
+                                std::to_string(width) + " cells is too large for a GPU");
+  }
+  return {static_cast<int>(width), static_cast<int>(height * width)};
 }
 
-int64_t plane_bytes(Grid grid, int arrays) { return arrays * grid.padded() * sizeof(double); }
+int64_t plane_bytes(Grid grid, int arrays) {
+  return int64_t{arrays} * grid.padded() * sizeof(double);
+}
 
 bool fits_shared(Grid grid, int arrays) {
-  return plane_bytes(grid, arrays) + kReductionBytes <= kSharedBytes;
+  return plane_bytes(grid, arrays) + kReductionBytes <= shared_bytes_of_device("spatial_diffusion");
+}
+
+// Calls run(std::integral_constant<Place, ...>) with where a grid's arrays lie.
+template <typename Run>
+void with_place(Grid grid, int arrays, Run&& run) {
+  if (!fits_shared(grid, arrays)) {
+    run(std::integral_constant<Place, Place::kScratch>{});
+  } else if (static_cast<unsigned>(grid.cells) > max_threads(Place::kSharedOneCell)) {
+    run(std::integral_constant<Place, Place::kShared>{});
+  } else {
+    run(std::integral_constant<Place, Place::kSharedOneCell>{});
+  }
 }
 
 // The scratch memory, cut up.
@@ -395,8 +464,8 @@ struct Scratch {
   }
 };
 
-unsigned threads_for(Grid grid) {
-  return std::min(blocks_for(grid.cells, kWarpSize) * kWarpSize, kMaxThreads);
+unsigned threads_for(Grid grid, Place place) {
+  return std::min(blocks_for(grid.cells, kWarpSize) * kWarpSize, max_threads(place));
 }
 
 size_t shared_bytes_for(Grid grid, int arrays) {
@@ -406,16 +475,16 @@ size_t shared_bytes_for(Grid grid, int arrays) {
 }  // namespace
 
 int64_t spatial_diffusion_forward_scratch_bytes(int64_t images, int64_t height, int64_t width) {
-  return Scratch({}, images, {height, width, height * width}, false).bytes;
+  return Scratch({}, images, grid_of(height, width), false).bytes;
 }
 
 int64_t spatial_diffusion_backward_scratch_bytes(int64_t images, int64_t height, int64_t width) {
-  return Scratch({}, images, {height, width, height * width}, true).bytes;
+  return Scratch({}, images, grid_of(height, width), true).bytes;
 }
 
 void spatial_diffusion_forward(const SpatialDiffusionForward& args, Stream stream) {
   constexpr const char* kName = "spatial_diffusion";
-  const Grid grid = grid_of(args.features);
+  const Grid grid = grid_of(args.features.size(2), args.features.size(3));
   const int64_t images = args.features.size(0);
   const Scratch scratch(args.scratch, images, grid, false);
   double* state = args.state.as<double>();
@@ -425,26 +494,30 @@ void spatial_diffusion_forward(const SpatialDiffusionForward& args, Stream strea
            state);
   });
   with_float_or_double(kName, args.cam.dtype, [&]<typename A>(ElementTag<A>) {
-    launch(kName, series_kernel<A>, static_cast<unsigned>(images), threads_for(grid),
-           shared_bytes_for(grid, kForwardArrays), stream, args.cam.as<A>(),
-           args.strength.as<double>(), args.alpha, grid, grid.padded(), Ladder(args),
-           args.out.as<A>(), state, scratch.planes);
+    with_place(grid, kForwardArrays, [&](auto place) {
+      launch(kName, series_kernel<A, place>, static_cast<unsigned>(images),
+             threads_for(grid, place), shared_bytes_for(grid, kForwardArrays), stream,
+             args.cam.as<A>(), args.strength.as<double>(), args.alpha, grid, grid.padded(),
+             Ladder(args), args.out.as<A>(), state, scratch.planes);
+    });
   });
 }
 
 void spatial_diffusion_backward(const SpatialDiffusionBackward& args, Stream stream) {
   constexpr const char* kName = "spatial_diffusion_backward";
-  const Grid grid = grid_of(args.features);
+  const Grid grid = grid_of(args.features.size(2), args.features.size(3));
   const int64_t images = args.features.size(0);
   const Scratch scratch(args.scratch, images, grid, true);
   with_float_or_double(kName, args.grad_out.dtype, [&]<typename A>(ElementTag<A>) {
-    const auto kernel =
-        args.detach_start ? series_backward_kernel<A, true> : series_backward_kernel<A, false>;
-    launch(kName, kernel, static_cast<unsigned>(images), threads_for(grid),
-           shared_bytes_for(grid, kBackwardArrays), stream, args.grad_out.as<A>(),
-           args.strength.as<double>(), args.alpha, grid, grid.padded(), Ladder(args),
-           args.state.as<double>(), args.grad_cam.as<A>(), args.grad_strength.as<double>(),
-           scratch.weights, scratch.planes);
+    with_place(grid, kBackwardArrays, [&](auto place) {
+      const auto kernel = args.detach_start ? series_backward_kernel<A, place, true>
+                                            : series_backward_kernel<A, place, false>;
+      launch(kName, kernel, static_cast<unsigned>(images), threads_for(grid, place),
+             shared_bytes_for(grid, kBackwardArrays), stream, args.grad_out.as<A>(),
+             args.strength.as<double>(), args.alpha, grid, grid.padded(), Ladder(args),
+             args.state.as<double>(), args.grad_cam.as<A>(), args.grad_strength.as<double>(),
+             scratch.weights, scratch.planes);
+    });
   });
   with_floating_type(kName, args.features.dtype, [&]<typename T>(ElementTag<T>) {
     launch(kName, features_gradient_kernel<T>, blocks_for(images * grid.cells, kWarps),

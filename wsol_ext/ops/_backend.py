@@ -91,11 +91,14 @@ def scratch(name: str, *sizes: int, device: torch.device) -> Tensor | None:
     None where the backend's kernel has no such function, because it finds its memory itself.
     """
     count_of = getattr(kernels(name, device), f"{name}_scratch_bytes", None)
-    return (
-        None
-        if count_of is None
-        else torch.empty(count_of(*sizes), dtype=torch.uint8, device=device)
-    )
+    if count_of is None:
+        return None
+    if device.type == "cuda":  # the count may depend on the GPU
+        with torch.cuda.device(device):
+            count = count_of(*sizes)
+    else:
+        count = count_of(*sizes)
+    return torch.empty(count, dtype=torch.uint8, device=device)
 
 
 def define(
