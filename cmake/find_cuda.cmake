@@ -6,7 +6,8 @@
 #         brings into the build by itself (see pyproject.toml)
 #   OFF   none
 #
-# Sets WSOL_WITHOUT_CUDA: why the kernels are not built, for `wsol info`; empty where they are.
+# Sets WSOL_WITHOUT_CUDA: why the kernels are not built, for `wsol info`; empty where they are. And WSOL_NVCC_RELEASE: the
+# compiler's, as 12.8; empty where it does not say.
 
 # The folder nvidia/cu* of the environment's packages that holds an nvcc; empty where none does.
 function(wsol_find_packaged_toolkit result)
@@ -40,12 +41,16 @@ elseif(NOT CMAKE_CUDA_COMPILER OR NOT EXISTS "${CMAKE_CUDA_COMPILER}")
 endif()
 
 set(WSOL_WITHOUT_CUDA "")
+set(WSOL_NVCC_RELEASE "")
 include(CheckLanguage)
 check_language(CUDA)
 if(CMAKE_CUDA_COMPILER)
   execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --version OUTPUT_VARIABLE WSOL_NVCC_SAYS ERROR_QUIET)
-  if(WSOL_NVCC_SAYS MATCHES "release ([0-9]+\\.[0-9]+)" AND CMAKE_MATCH_1 VERSION_LESS 12)
-    set(WSOL_WITHOUT_CUDA "${CMAKE_CUDA_COMPILER} is of CUDA ${CMAKE_MATCH_1}, which is older than 12")
+  if(WSOL_NVCC_SAYS MATCHES "release ([0-9]+\\.[0-9]+)")
+    set(WSOL_NVCC_RELEASE "${CMAKE_MATCH_1}")
+    if(WSOL_NVCC_RELEASE VERSION_LESS 12)
+      set(WSOL_WITHOUT_CUDA "${CMAKE_CUDA_COMPILER} is of CUDA ${WSOL_NVCC_RELEASE}, which is older than 12")
+    endif()
   endif()
 else()
   set(WSOL_WITHOUT_CUDA "no CUDA compiler was found at installation")
