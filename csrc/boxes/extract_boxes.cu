@@ -1,11 +1,15 @@
-// CUDA: an image's distinct cuts are told apart first, then every (image, cut) pair has a block of
-// its own, in chunks that fit the scratch memory.
+// CUDA: an image's distinct cuts are told apart first, then every (image, cut) pair is answered by
+// a block of its own.
 //
-//   read     a block owns an image: quantizes it and finds its distinct cuts. Reads the map once,
-//            writes a byte a pixel.
-//   pairs    a block owns an (image, cut): labels its components and reduces their boxes to one
-//            answer (cut_contours.cuh). In shared memory: a partial result a warp. Moves 4-byte
-//            labels about ten times; limited by the latency of chains of labels, then by bandwidth.
+//   read     a block owns an image: quantizes it to bit planes and finds its distinct cuts. Reads
+//   the
+//            map once, writes a byte a pixel.
+//   pairs    a block owns an (image, cut): finds its runs, labels their components and reduces
+//   these
+//            to one answer (cut_contours.cuh). Reads a byte a pixel; the runs lie in shared memory,
+//            whose latency limits it.
+//   rest     the same for the pairs that have more runs than fit there: a block owns some of them,
+//            and keeps their runs in its part of the scratch memory.
 //   answers  a thread owns an (image, threshold) and takes the answer of its cut.
 #include <algorithm>
 
@@ -17,14 +21,16 @@
 namespace wsol::cuda {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kReadThreads = 1024;
+constexpr int kPairThreads = 512;
 constexpr int kMaxCuts = 255;  // cuts 0..254 lie below a largest value of up to 255
 constexpr int kNoForeground = -1;
-constexpr size_t kShared = kThreads / kWarpSize * sizeof(uint64_t);
-// Pairs are worked on in chunks whose scratch stays below this, but for a pair that alone needs
-// more.
-#if defined(WSOL_PAIR_SCRATCH_BYTES)  // the emulated build: so little that every test has many
-                                      // chunks
+// What the elements of a pair may take of shared memory for each row of the map: 16 runs, of which
+// every second is background, or 8 where all boxes are wanted. At 224 x 224 four blocks fit an SM.
+constexpr int kElementBytesARow = 128;
+// The blocks that answer the rest are as many as have scratch within this, but at least one.
+#if defined(WSOL_PAIR_SCRATCH_BYTES)  // the emulated build: so little that in every test a block
+                                      // owns many pairs
 constexpr int64_t kPairScratchBytes = WSOL_PAIR_SCRATCH_BYTES;
 #else
 constexpr int64_t kPairScratchBytes = int64_t{256} << 20;
@@ -32,36 +38,44 @@ constexpr int64_t kPairScratchBytes = int64_t{256} << 20;
 
 enum class Answer { kLargestBox, kMostPixelsBox, kBestIou, kCount, kList };
 
-// Ints of scratch a pixel: its label, and by root the area or the pixels, or three bounds of the
-// box.
+// Ints an element: its label, and by root the area or the pixels, or three bounds of the box.
 __host__ __device__ constexpr int planes_for(Answer answer) {
   return answer == Answer::kLargestBox || answer == Answer::kMostPixelsBox ? 2 : 4;
 }
 
+// Ints of a pair's runs, of which there are fewer than `elements`.
+int64_t run_ints(MapSize size, int64_t elements, Answer answer) {
+  return 3 * int64_t{size.words()} + planes_for(answer) * elements;
+}
+
 // The scratch memory, cut up.
 struct Scratch {
-  uint8_t* quantized;     // (B, H * W)
+  uint4* quantized;       // (B, 2, words): bit planes, see CutRuns::find
   int* cuts;              // (B,): how many distinct cuts the image has
   int* cut_values;        // (B, S)
   int* first_thresholds;  // (B, S): the first threshold with this cut
   int* cut_of_threshold;  // (B, T): index of its cut, or kNoForeground
+  uint8_t* overflows;     // (B, S): whether the pair's runs do not fit shared memory
   int4* answers;          // (B, S): a box, or in x the best IoU's bits or the number of boxes
-  int* planes;            // (pairs at once, planes, H * W + 1): labels, then sums or bounds by root
+  int* runs;              // (blocks for the rest, ints_a_block)
   int slots;              // S: cuts an image can have
-  int64_t pairs_at_once, bytes;
+  int64_t ints_a_block, blocks, bytes;
 
   Scratch(const TensorView& memory, int64_t images, MapSize size, int64_t thresholds, Answer answer)
       : slots(static_cast<int>(std::min<int64_t>(thresholds, kMaxCuts))) {
     ScratchParts parts(memory);
-    parts.take(quantized, images * size.pixels());
+    parts.take(quantized, images * 2 * size.words());
     parts.take(cuts, images);
     parts.take(cut_values, images * slots);
     parts.take(first_thresholds, images * slots);
     parts.take(cut_of_threshold, images * thresholds);
+    parts.take(overflows, images * slots);
     parts.take(answers, images * slots);
-    const int64_t ints_a_pair = int64_t{planes_for(answer)} * (size.pixels() + 1);
-    pairs_at_once = std::clamp<int64_t>(kPairScratchBytes / (4 * ints_a_pair), 1, images * slots);
-    parts.take(planes, pairs_at_once * ints_a_pair);
+    ints_a_block = run_ints(size, int64_t{size.pixels()} + 1, answer);
+    const int64_t most = std::min<int64_t>(images * slots, 0x7fffffff);
+    blocks =
+        std::clamp<int64_t>(kPairScratchBytes / (4 * ints_a_block), 1, std::max<int64_t>(most, 1));
+    parts.take(runs, blocks * ints_a_block);
     bytes = parts.bytes();
   }
 };
@@ -74,23 +88,47 @@ struct ScoreMaps {
 };
 
 template <typename T>
-__global__ void read_kernel(ScoreMaps<T> maps, const double* thresholds, int count,
-                            const float* gt_boxes, int gt_values, Scratch scratch, int* status) {
+__global__ void __launch_bounds__(kReadThreads)
+    read_kernel(ScoreMaps<T> maps, const double* thresholds, int count, const float* gt_boxes,
+                int gt_values, Scratch scratch, int* status) {
   int* partial = reinterpret_cast<int*>(dynamic_shared());  // a value a warp
-  int* first_of_cut = partial + kThreads / kWarpSize;       // (256,), then the cut's index
+  int* first_of_cut = partial + kReadThreads / kWarpSize;   // (256,), then the cut's index
   const int64_t image = blockIdx.x;
-  const int pixels = maps.size.pixels();
-  uint8_t* quantized = scratch.quantized + image * pixels;
+  const int words = maps.size.words(), row_words = maps.size.row_words();
+  const int lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
+  unsigned* planes = reinterpret_cast<unsigned*>(scratch.quantized + image * 2 * words);
   int largest = 0, wrong = 0;
-  for (int p = threadIdx.x; p < pixels; p += blockDim.x) {
-    const int64_t x = p % maps.size.width, y = p / maps.size.width;
-    const T stored = maps.data[image * maps.image_stride + y * maps.row_stride + x];
-    const auto score = static_cast<double>(Element<T>::load(stored));
-    const bool good = score >= 0.0 && score <= 1.0;
-    if (!good) wrong |= kBadScore;
-    const int u = good ? static_cast<int>(255.0 * score) : (score > 1.0 ? 255 : 0);
-    quantized[p] = static_cast<uint8_t>(u);
-    largest = max(largest, u);
+  constexpr int kWordsAtOnce = 4;  // loads that are on their way together
+  for (int first = threadIdx.x / kWarpSize; first < words; first += warps * kWordsAtOnce) {
+    T stored[kWordsAtOnce];
+    bool inside[kWordsAtOnce];
+#pragma unroll
+    for (int i = 0; i < kWordsAtOnce; ++i) {
+      const int word = first + i * warps, y = word / row_words;
+      const int x = (word - y * row_words) * kWarpSize + lane;
+      inside[i] = word < words && x < maps.size.width;
+      if (inside[i]) stored[i] = maps.data[image * maps.image_stride + y * maps.row_stride + x];
+    }
+#pragma unroll
+    for (int i = 0; i < kWordsAtOnce; ++i) {
+      const int word = first + i * warps;
+      if (word >= words) break;
+      int u = 0;
+      if (inside[i]) {
+        const auto score = static_cast<double>(Element<T>::load(stored[i]));
+        const bool good = score >= 0.0 && score <= 1.0;
+        if (!good) wrong |= kBadScore;
+        u = good ? static_cast<int>(255.0 * score) : (score > 1.0 ? 255 : 0);
+      }
+      largest = max(largest, u);
+      unsigned plane = 0;
+      for (int bit = 0; bit < 8; ++bit) {
+        const unsigned all = __ballot_sync(kFullWarp, u >> bit & 1);
+        if (lane == bit) plane = all;
+      }
+      if (lane < 4) planes[4 * word + lane] = plane;
+      if (lane >= 4 && lane < 8) planes[4 * (words + word) + lane - 4] = plane;
+    }
   }
   for (int i = threadIdx.x; i < 256; i += blockDim.x) first_of_cut[i] = count;
   largest = block_max(largest, partial);  // also a barrier
@@ -110,15 +148,22 @@ __global__ void read_kernel(ScoreMaps<T> maps, const double* thresholds, int cou
   if (wrong != 0) atomicOr(status, wrong);
   __syncthreads();
 
-  if (threadIdx.x == 0) {
-    int index = 0;
-    for (int cut = 0; cut < 256; ++cut) {
-      if (first_of_cut[cut] == count) continue;
-      scratch.cut_values[image * scratch.slots + index] = cut;
-      scratch.first_thresholds[image * scratch.slots + index] = first_of_cut[cut];
-      first_of_cut[cut] = index++;
+  int found = 0;
+  for (int begin = 0; begin < 256; begin += blockDim.x) {
+    const int cut = begin + static_cast<int>(threadIdx.x);
+    const bool wanted = cut < 256 && first_of_cut[cut] != count;
+    const ExclusiveSum sum = block_exclusive_sum(wanted ? 1 : 0, partial);
+    if (wanted) {
+      const int64_t pair = image * scratch.slots + found + sum.before;
+      scratch.cut_values[pair] = cut;
+      scratch.first_thresholds[pair] = first_of_cut[cut];
+      first_of_cut[cut] = found + sum.before;
     }
-    scratch.cuts[image] = index;
+    found += sum.total;
+  }
+  if (threadIdx.x == 0) scratch.cuts[image] = found;
+  for (int i = threadIdx.x; i < scratch.slots; i += blockDim.x) {
+    scratch.overflows[image * scratch.slots + i] = i < found ? 1 : 0;
   }
   __syncthreads();
   for (int t = threadIdx.x; t < count; t += blockDim.x) {
@@ -136,6 +181,7 @@ __device__ float best_iou(int4 box, MapSize size, const GtBoxes& gt, int64_t ima
   const BoxOf<float> clipped = clipped_box(box.x, box.y, box.z, box.w, size.width, size.height);
   const float area = area_of(clipped, 1.0f);
   float best = 0;
+#pragma unroll 1  // a division takes registers
   for (int g = 0; g < gt.count; ++g) {
     const float* b = gt.data + (image * gt.count + g) * 4;
     const bool padding = b[0] == -1.0f && b[1] == -1.0f && b[2] == -1.0f && b[3] == -1.0f;
@@ -146,40 +192,94 @@ __device__ float best_iou(int4 box, MapSize size, const GtBoxes& gt, int64_t ima
   return best;
 }
 
+// What the pair kernels ask of a pair.
+struct Question {
+  int thresholds;
+  GtBoxes gt;
+  const int64_t* offsets;  // of the boxes that are listed
+  int4* boxes;
+};
+
+// Answers an image's cut from its runs, whose labels and what is summed by root have `capacity`
+// elements each.
 template <Answer kAnswer>
-__global__ void __launch_bounds__(kThreads)
-    pair_kernel(MapSize size, Scratch scratch, int64_t first_pair, int thresholds, GtBoxes gt,
-                const int64_t* offsets, int4* boxes) {
-  const int64_t pair = first_pair + blockIdx.x, image = pair / scratch.slots;
-  if (pair % scratch.slots >= scratch.cuts[image]) return;
-  const uint8_t* u = scratch.quantized + image * size.pixels();
-  const int cut = scratch.cut_values[pair];
-  const int64_t plane = static_cast<int64_t>(size.pixels()) + 1;
-  int* planes = scratch.planes + static_cast<int64_t>(blockIdx.x) * planes_for(kAnswer) * plane;
+__device__ void answer_pair(const CutRuns& runs, int64_t capacity, int64_t image, int64_t pair,
+                            const Scratch& scratch, const Question& question, Partial& partial) {
+  int* sums = runs.labels + capacity;
   int4 answer = make_int4(0, 0, 0, 0);
   if constexpr (kAnswer == Answer::kLargestBox) {
-    answer = largest_box(u, cut, size, planes, planes + plane);
+    answer = largest_box(runs, sums, partial);
   } else if constexpr (kAnswer == Answer::kMostPixelsBox) {
-    answer = most_pixels_box(u, cut, size, planes, planes + plane);
+    answer = most_pixels_box(runs, sums, partial);
   } else {
-    const ContourRoots map{
-        u, cut, size, planes, planes + plane, planes + 2 * plane, planes + 3 * plane};
-    label_all(map);
-    if constexpr (kAnswer == Answer::kList) {
-      const int64_t at = image * thresholds + scratch.first_thresholds[pair];
-      list_contours(map, boxes + offsets[at]);
-    } else if constexpr (kAnswer == Answer::kBestIou) {
-      float best = 0;
-      for_each_pixel(size, [&](int p, bool inside) {
-        if (inside && map.is_root(p)) best = fmaxf(best, best_iou(map.box(p), size, gt, image));
-      });
-      answer.x = __float_as_int(block_max(best, reinterpret_cast<float*>(dynamic_shared())));
+    runs.label<true>();
+    if constexpr (kAnswer == Answer::kCount) {
+      runs.for_each_root([&](int, int, bool) { ++answer.x; });
+      answer.x = block_sum(answer.x, partial.ints());
     } else {
-      for_each_pixel(size, [&](int p, bool inside) { answer.x += inside && map.is_root(p); });
-      answer.x = block_sum(answer.x, reinterpret_cast<int*>(dynamic_shared()));
+      const Bounds bounds{sums, sums + capacity, sums + 2 * capacity};
+      bounds.find(runs);
+      if constexpr (kAnswer == Answer::kList) {
+        const int64_t at = image * question.thresholds + scratch.first_thresholds[pair];
+        list_contours(runs, bounds, question.boxes + question.offsets[at], partial);
+      } else {
+        float best = 0;
+        runs.for_each_root([&](int root, int y, bool is_hole) {
+          const int4 box = bounds.box(root, y, is_hole);
+          best = fmaxf(best, best_iou(box, runs.size, question.gt, image));
+        });
+        answer.x = __float_as_int(block_max(best, partial.floats()));
+      }
     }
   }
   if (threadIdx.x == 0) scratch.answers[pair] = answer;
+}
+
+// The runs of a pair, found in `memory`, where words come first.
+__device__ inline CutRuns find_runs(MapSize size, int* memory, const Scratch& scratch,
+                                    int64_t image, int64_t pair, Partial& partial) {
+  const int words = size.words();
+  CutRuns runs{size, reinterpret_cast<unsigned*>(memory),
+               reinterpret_cast<unsigned*>(memory) + words, memory + 2 * words, memory + 3 * words};
+  runs.find(scratch.quantized + image * 2 * words, scratch.cut_values[pair], partial.ints());
+  return runs;
+}
+
+template <Answer kAnswer>
+__global__ void __launch_bounds__(kPairThreads, kAnswer == Answer::kBestIou ? 2 : 3)
+    pair_kernel(MapSize size, int capacity, Scratch scratch, Question question) {
+  const int64_t image = blockIdx.x, pair = image * scratch.slots + blockIdx.y;
+  if (static_cast<int>(blockIdx.y) >= scratch.cuts[image]) return;
+  Partial& partial = *reinterpret_cast<Partial*>(dynamic_shared());
+  int* memory = reinterpret_cast<int*>(dynamic_shared() + sizeof(Partial));
+  const CutRuns runs = find_runs(size, memory, scratch, image, pair, partial);
+  const bool overflows = runs.elements > capacity;
+  if (threadIdx.x == 0) scratch.overflows[pair] = overflows ? 1 : 0;
+  if (overflows) return;
+  answer_pair<kAnswer>(runs, capacity, image, pair, scratch, question, partial);
+}
+
+template <Answer kAnswer>
+__global__ void __launch_bounds__(kPairThreads)
+    rest_kernel(MapSize size, int64_t pairs, Scratch scratch, Question question) {
+  Partial& partial = *reinterpret_cast<Partial*>(dynamic_shared());
+  int* memory = scratch.runs + blockIdx.x * scratch.ints_a_block;
+  const int64_t step = gridDim.x;
+  // Mostly there is no pair left: each thread looks at one, before the block looks at all of these.
+  for (int64_t first = blockIdx.x; first < pairs; first += blockDim.x * step) {
+    const int64_t own = first + threadIdx.x * step;
+    if (__syncthreads_or(own < pairs && scratch.overflows[own] != 0) == 0) continue;
+    for (int i = 0; i < static_cast<int>(blockDim.x); ++i) {
+      const int64_t pair = first + i * step;
+      if (pair >= pairs) break;
+      if (scratch.overflows[pair] == 0) continue;
+      const int64_t image = pair / scratch.slots;
+      const CutRuns runs = find_runs(size, memory, scratch, image, pair, partial);
+      answer_pair<kAnswer>(runs, int64_t{size.pixels()} + 1, image, pair, scratch, question,
+                           partial);
+      __syncthreads();
+    }
+  }
 }
 
 __device__ int4 answer_of(const Scratch& scratch, int64_t index, int thresholds,
@@ -250,30 +350,55 @@ struct Call {
 
   int64_t total() const { return images * thresholds; }
 
-  // No more threads than pixels, but whole warps.
-  int threads() const {
-    return std::min(kThreads, (size.pixels() + kWarpSize - 1) / kWarpSize * kWarpSize);
-  }
+  int64_t pairs() const { return images * scratch.slots; }
 
   void read(const TensorView& score_maps, const TensorView& threshold_list,
             const TensorView& status) {
     with_floating_type(name, score_maps.dtype, [&]<typename T>(ElementTag<T>) {
       const ScoreMaps<T> maps{score_maps.as<T>(), score_maps.stride(0), score_maps.stride(1), size};
-      const size_t shared = (kThreads / kWarpSize + 256) * sizeof(int);
-      launch(name, read_kernel<T>, static_cast<unsigned>(images), threads(), shared, stream, maps,
+      const int threads = std::min(kReadThreads, size.words() * kWarpSize);
+      const size_t shared = (kReadThreads / kWarpSize + 256) * sizeof(int);
+      launch(name, read_kernel<T>, static_cast<unsigned>(images), threads, shared, stream, maps,
              threshold_list.as<double>(), thresholds, gt.data, gt.count * 4, scratch,
              status.as<int>());
     });
   }
 
+  // So many that all go through as many words, and as few of those as can be.
+  int threads() const {
+    const int words = size.words(), each = (words + kPairThreads - 1) / kPairThreads;
+    const int wanted = (words + each - 1) / each;
+    return (wanted + kWarpSize - 1) / kWarpSize * kWarpSize;
+  }
+
+  // Elements of a pair that shared memory is asked for, or 0 where too few fit.
+  int shared_capacity(Answer answer) const {
+    const int64_t bytes_each = planes_for(answer) * sizeof(int);
+    const int64_t wanted =
+        std::min<int64_t>(int64_t{size.pixels()} + 1, size.height * kElementBytesARow / bytes_each);
+    if (shared_bytes(wanted, answer) <= kSharedBytesOfAnyKernel) return static_cast<int>(wanted);
+    int device = 0, most = 0;
+    check(name, cudaGetDevice(&device));
+    check(name, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    const int64_t fitting = (most - static_cast<int64_t>(shared_bytes(0, answer))) / bytes_each;
+    return fitting < 4 * int64_t{size.height} ? 0 : static_cast<int>(std::min(wanted, fitting));
+  }
+  size_t shared_bytes(int64_t elements, Answer answer) const {
+    return sizeof(Partial) + run_ints(size, elements, answer) * sizeof(int);
+  }
+
   template <Answer kAnswer>
   void answer_pairs(const int64_t* offsets = nullptr, int4* boxes = nullptr) {
-    const int64_t pairs = images * scratch.slots;
-    for (int64_t first = 0; first < pairs; first += scratch.pairs_at_once) {
-      const auto blocks = static_cast<unsigned>(std::min(scratch.pairs_at_once, pairs - first));
-      launch(name, pair_kernel<kAnswer>, blocks, threads(), kShared, stream, size, scratch, first,
-             thresholds, gt, offsets, boxes);
+    const Question question{thresholds, gt, offsets, boxes};
+    const int capacity = shared_capacity(kAnswer);
+    if (capacity > 0) {
+      const dim3 grid(static_cast<unsigned>(images), static_cast<unsigned>(scratch.slots));
+      launch(name, pair_kernel<kAnswer>, grid, threads(), shared_bytes(capacity, kAnswer), stream,
+             size, capacity, scratch, question);
     }
+    if (capacity > size.pixels()) return;
+    launch(name, rest_kernel<kAnswer>, static_cast<unsigned>(scratch.blocks), threads(),
+           sizeof(Partial), stream, size, pairs(), scratch, question);
   }
 
   // Runs kernel(scratch, total, thresholds, arguments...), a thread for each (image, threshold).
