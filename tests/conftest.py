@@ -142,7 +142,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def emulated_kernels() -> UnderEverySchedule:
-    return UnderEverySchedule(build.load(sanitize=build.sanitizer_is_loaded()))
+    return UnderEverySchedule(build.load(build.checked_variant()))
 
 
 @pytest.fixture

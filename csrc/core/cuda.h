@@ -75,7 +75,7 @@ void launch(const char* operator_name, void (*kernel)(Parameters...), dim3 grid,
   }
 #if defined(WSOL_EMULATOR)
   (void)stream;
-  emulator::launch(operator_name, grid, block, shared_bytes,
+  emulator::launch(operator_name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
                    [&] { kernel(static_cast<Parameters>(arguments)...); });
 #elif defined(__CUDACC__)  // and not where only a host compiler reads this
   cudaLaunchConfig_t config{};

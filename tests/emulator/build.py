@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,14 @@ import pybind11
 
 HERE = Path(__file__).resolve().parent
 BUILD_ROOT = HERE.parents[1] / "build"
+
+
+class Variant(Enum):
+    """A way to compile the kernels; the value is its folder's name."""
+
+    PLAIN = "emulator"
+    SANITIZED = "emulator-asan"  # under AddressSanitizer and UndefinedBehaviorSanitizer
+    COUNTING = "emulator-counting"  # what they ask of memory is counted: see counts.py
 
 
 def sanitizer_is_loaded() -> bool:
@@ -44,9 +53,14 @@ def sanitizer_environment() -> dict[str, str]:
     }
 
 
-def build(sanitize: bool) -> Path:
+def checked_variant() -> Variant:
+    """The strictest that this process can load."""
+    return Variant.SANITIZED if sanitizer_is_loaded() else Variant.PLAIN
+
+
+def build(variant: Variant) -> Path:
     """Bring the build up to date with the sources; the folder the modules are in."""
-    folder = BUILD_ROOT / ("emulator-asan" if sanitize else "emulator")
+    folder = BUILD_ROOT / variant.value
     folder.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -65,7 +79,7 @@ def build(sanitize: bool) -> Path:
                 *generator,
                 f"-S{HERE}",
                 f"-B{folder}",
-                f"-DWSOL_SANITIZE={'ON' if sanitize else 'OFF'}",
+                f"-DWSOL_VARIANT={variant.name.lower()}",
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             )
@@ -73,14 +87,17 @@ def build(sanitize: bool) -> Path:
     return folder
 
 
-def load(sanitize: bool, module: str = "_emulated") -> ModuleType:
-    """Build and import `_emulated`, the package's kernels, or `_test_kernels`, the emulator's."""
-    if sanitize and not sanitizer_is_loaded():
+def load(variant: Variant, module: str = "_emulated") -> ModuleType:
+    """Build and import `_emulated`, the package's kernels, or those that test the emulator.
+
+    Those are `_test_kernels`, or, where accesses are counted, `_traffic_kernels`.
+    """
+    if variant is Variant.SANITIZED and not sanitizer_is_loaded():
         raise RuntimeError(
             "modules built with AddressSanitizer need a Python started under it: "
             "use scripts/test_emulated.sh"
         )
-    folder = build(sanitize)
+    folder = build(variant)
     (path,) = folder.glob(f"{module}.*so")
     spec = importlib.util.spec_from_file_location(module, path)
     loaded = importlib.util.module_from_spec(spec)
@@ -95,7 +112,7 @@ def main() -> None:
         "--environment", action="store_true", help="print what to start Python with, for sh to eval"
     )
     arguments = parser.parse_args()
-    build(arguments.sanitize)
+    build(Variant.SANITIZED if arguments.sanitize else Variant.PLAIN)
     if arguments.environment:
         for name, value in sanitizer_environment().items():
             print(f"export {name}={shlex.quote(value)}")

@@ -214,6 +214,7 @@ void run_block(dim3 block, size_t shared_bytes, std::mt19937_64& random) {
   running.shared.reset(shared_bytes > 0 ? new unsigned char[shared_bytes] : nullptr);
   running.shared_bytes = shared_bytes;
   std::fill_n(running.shared.get(), shared_bytes, schedule.poison);
+  counting::begin_block({running.shared.get(), shared_bytes});
   for (size_t rank = 0; rank < running.block.size(); ++rank) {
     Fiber& fiber = running.block[rank];
     fiber.index = unravel(rank, block);
@@ -221,6 +222,7 @@ void run_block(dim3 block, size_t shared_bytes, std::mt19937_64& random) {
     fiber.state = State::kNotStarted;
   }
   run_threads(random);
+  counting::end_block();
   if (!running.error) return;
   for (Fiber& fiber : running.block) {
     if (fiber.state != State::kNotStarted && fiber.state != State::kExited) resume(fiber);
@@ -230,13 +232,14 @@ void run_block(dim3 block, size_t shared_bytes, std::mt19937_64& random) {
 
 }  // namespace
 
-void launch(const char* operator_name, dim3 grid, dim3 block, size_t shared_bytes,
-            const std::function<void()>& thread_body) {
+void launch(const char* operator_name, const void* kernel, dim3 grid, dim3 block,
+            size_t shared_bytes, const std::function<void()>& thread_body) {
   check_limits(operator_name, grid, block, shared_bytes);
   const std::lock_guard lock(one_launch);
   running.operator_name = operator_name;
   running.thread_body = &thread_body;
   running.block = fibers(size_t{block.x} * block.y * block.z);
+  counting::begin_launch(operator_name, kernel);
   gridDim = grid;
   blockDim = block;
   std::mt19937_64 random(schedule.seed);
@@ -260,6 +263,8 @@ void demand_shared(const char* operation, const void* address, size_t bytes) {
   }
 }
 
+int rank() { return current->rank; }
+
 int lane() { return current->rank % warpSize; }
 
 int barrier(const char* operation, bool predicate, const std::source_location& where) {
@@ -278,6 +283,7 @@ int barrier(const char* operation, bool predicate, const std::source_location& w
     count += fiber.predicate;
   }
   for (Fiber& fiber : running.block) fiber.state = State::kReady;
+  counting::pass_barrier();
   running.at_barrier = 0;
   return running.barrier_count = count;
 }
@@ -285,6 +291,7 @@ int barrier(const char* operation, bool predicate, const std::source_location& w
 const WarpValues& exchange(const char* operation, unsigned mask, uint64_t value,
                            const std::source_location& where) {
   Fiber& self = *current;
+  counting::pass_warp_operation();
   self.operation = operation;
   self.where = where;
   self.mask = mask;
@@ -322,6 +329,7 @@ const WarpValues& exchange(const char* operation, unsigned mask, uint64_t value,
 
 void bind(pybind11::module_& module) {
   namespace py = pybind11;
+  counting::bind(module);
   module.def(
       "set_schedule",
       [](const std::string& order, uint64_t seed, int poison) {

@@ -43,7 +43,7 @@ MISTAKES = [*MISTAKES_SANITIZERS_FIND, *MISTAKES_SCHEDULES_SHOW, *MISTAKES_EMULA
 
 @pytest.fixture(scope="module")
 def kernels() -> ModuleType:
-    return build.load(build.sanitizer_is_loaded(), "_test_kernels")
+    return build.load(build.checked_variant(), "_test_kernels")
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +62,13 @@ def test_kernel_without_its_mistake_passes(kernels, mistake):
 
 @pytest.mark.parametrize("mistake", MISTAKES_SANITIZERS_FIND)
 def test_sanitizers_end_the_process_and_report(mistake):
-    build.build(sanitize=True)
+    build.build(build.Variant.SANITIZED)
     result = subprocess.run(
         [
             sys.executable,
             "-c",
             "from emulator import build\n"
-            f"kernel = build.load(True, '_test_kernels').{mistake}\n"
+            f"kernel = build.load(build.Variant.SANITIZED, '_test_kernels').{mistake}\n"
             "kernel(True)\n"
             "print('correct', flush=True)\n"
             "kernel(False)\n"

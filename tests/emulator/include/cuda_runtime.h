@@ -193,7 +193,8 @@ T __reduce_max_sync(unsigned mask, T value, const CallSite& where = CallSite::cu
 namespace emulator {
 
 template <typename T, typename Change>
-T update(T* address, Change change) {
+EMULATOR_UNCOUNTED T update(T* address, Change change) {
+  record(Access::kAtomic, address, sizeof(T), __builtin_return_address(0));
   const T old = *address;
   *address = change(old);
   return old;
@@ -211,40 +212,41 @@ concept Word = Bits<T> || OneOf<T, unsigned short>;
 }  // namespace emulator
 
 template <emulator::Addable T>
-T atomicAdd(T* address, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicAdd(T* address, std::type_identity_t<T> value) {
   return emulator::update(address, [=](T old) { return old + value; });
 }
 template <emulator::OneOf<int, unsigned> T>
-T atomicSub(T* address, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicSub(T* address, std::type_identity_t<T> value) {
   return emulator::update(address, [=](T old) { return old - value; });
 }
 template <emulator::Ordered T>
-T atomicMin(T* address, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicMin(T* address, std::type_identity_t<T> value) {
   return emulator::update(address, [=](T old) { return std::min(old, value); });
 }
 template <emulator::Ordered T>
-T atomicMax(T* address, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicMax(T* address, std::type_identity_t<T> value) {
   return emulator::update(address, [=](T old) { return std::max(old, value); });
 }
 template <emulator::Bits T>
-T atomicAnd(T* address, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicAnd(T* address, std::type_identity_t<T> value) {
   return emulator::update(address, [=](T old) { return old & value; });
 }
 template <emulator::Bits T>
-T atomicOr(T* address, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicOr(T* address, std::type_identity_t<T> value) {
   return emulator::update(address, [=](T old) { return old | value; });
 }
 template <emulator::Bits T>
-T atomicXor(T* address, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicXor(T* address, std::type_identity_t<T> value) {
   return emulator::update(address, [=](T old) { return old ^ value; });
 }
 template <typename T>
   requires emulator::Bits<T> || std::same_as<T, float>
-T atomicExch(T* address, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicExch(T* address, std::type_identity_t<T> value) {
   return emulator::update(address, [=](T) { return value; });
 }
 template <emulator::Word T>
-T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
+[[gnu::always_inline]] inline T atomicCAS(T* address, std::type_identity_t<T> expected,
+                                          std::type_identity_t<T> value) {
   return emulator::update(address, [=](T old) { return old == expected ? value : old; });
 }
 

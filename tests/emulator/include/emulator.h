@@ -26,6 +26,8 @@
 #include <source_location>
 #include <vector>
 
+#include "counting.h"
+
 struct uint3 {
   unsigned x, y, z;
 };
@@ -38,10 +40,6 @@ struct dim3 {
 inline uint3 threadIdx, blockIdx;  // of the fiber that runs
 inline dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
-
-namespace pybind11 {
-class module_;
-}
 
 namespace emulator {
 
@@ -58,10 +56,10 @@ inline Schedule schedule;
 constexpr unsigned kMaxThreads = 1024;
 constexpr size_t kMaxSharedBytes = 99 * 1024;  // compute capability 8.6 and 8.9
 
-// Runs `thread_body` once for each thread of the grid. Throws std::runtime_error where the threads
-// of a block diverge, and whatever a thread throws.
-void launch(const char* operator_name, dim3 grid, dim3 block, size_t shared_bytes,
-            const std::function<void()>& thread_body);
+// Runs `thread_body`, which calls `kernel`, once for each thread of the grid. Throws
+// std::runtime_error where the threads of a block diverge, and whatever a thread throws.
+void launch(const char* operator_name, const void* kernel, dim3 grid, dim3 block,
+            size_t shared_bytes, const std::function<void()>& thread_body);
 
 // The limits of shared memory that were set for kernels, in their order.
 inline std::map<const void*, std::vector<int>> shared_limits;
@@ -85,9 +83,11 @@ using WarpValues = std::array<uint64_t, warpSize>;
 const WarpValues& exchange(const char* operation, unsigned mask, uint64_t value,
                            const std::source_location& where);
 
+int rank();  // of the fiber that runs, in its block: x fastest, then y, z
 int lane();  // of the fiber that runs
 
-// Adds `set_schedule(order, seed, poison)` to a Python module of emulated kernels.
+// Adds `set_schedule(order, seed, poison)` to a Python module of emulated kernels, and what a
+// counting build has.
 void bind(pybind11::module_& module);
 
 }  // namespace emulator

@@ -40,13 +40,14 @@ void mma_m16n8k16(float (&sum)[4], const uint32_t (&a)[4], std::array<uint32_t, 
 }
 
 // ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16
-inline void ldmatrix_x4(uint32_t (&to)[4], const void* row, bool transposed,
-                        const CallSite& where = CallSite::current()) {
+EMULATOR_UNCOUNTED inline void ldmatrix_x4(uint32_t (&to)[4], const void* row, bool transposed,
+                                           const CallSite& where = CallSite::current()) {
   demand_shared("ldmatrix", row, 16);
+  record(Access::kRead, row, 16, __builtin_return_address(0));
   const WarpValues& rows =
       exchange("ldmatrix", 0xffffffffu, reinterpret_cast<uintptr_t>(row), where);
   const int group = lane() / 4, member = lane() % 4;
-  const auto element = [&](int matrix, int i, int j) {
+  const auto element = [&](int matrix, int i, int j) EMULATOR_UNCOUNTED {
     uint16_t bits;
     std::memcpy(&bits, reinterpret_cast<const uint16_t*>(rows[matrix * 8 + i]) + j, sizeof(bits));
     return static_cast<uint32_t>(bits);

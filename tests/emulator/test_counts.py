@@ -1,0 +1,262 @@
+"""No kernel asks more of memory than its line of `BOUNDS`, and what is counted is what was asked for."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from emulator import build, counts
+from emulator.counts import Counting, KernelCounts
+
+# --- the counter, on kernels whose counts are known
+
+
+@pytest.fixture(scope="module")
+def traffic() -> Counting:
+    return Counting(build.load(build.Variant.COUNTING, "_traffic_kernels"))
+
+
+SQUARE = 32 * 32
+# Of 1024 floats, which are 128 sectors: launches, blocks, sectors, compulsory, ideal, wavefronts, ideal wavefronts,
+# requests, lanes, barriers, atomics.
+KNOWN = {
+    # 32 warps read and write 4 sectors each.
+    "copy": KernelCounts(1, 32, 256, 256, 256, 0, 0, 64, 64 * 32),
+    # 8 warps of 16 sectors; 16 bytes a lane take shared memory 4 wavefronts.
+    "copy_vectors": KernelCounts(1, 8, 256, 256, 256, 64, 64, 32, 32 * 32),
+    # A GPU reads four times 4 bytes of each lane, 16 bytes apart: 16 sectors each time.
+    "copy_structs": KernelCounts(1, 8, 1024, 256, 256, 0, 0, 64, 64 * 32),
+    "copy_columns": KernelCounts(1, 32, 1024 + 128, 256, 256, 0, 0, 64, 64 * 32),
+    "transpose": KernelCounts(1, 1, 256, 256, 256, 32 + 1024, 64, 128, 128 * 32, 1),
+    "transpose_padded": KernelCounts(1, 1, 256, 256, 256, 64, 64, 128, 128 * 32, 1),
+    # All 32 warps read all 128 sectors, each lane the same 4 bytes; each lane of a block of 32 writes.
+    "add_all": KernelCounts(1, 32, 1024 + 128, 4 + 128, 1024 + 128, 0, 0, 32 * 33, 32 * 33 * 32),
+    "copy_even": KernelCounts(1, 32, 256, 256, 128, 0, 0, 64, 64 * 16),
+    "copy_by_halves": KernelCounts(1, 32, 512, 256, 256, 0, 0, 128, 128 * 16),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_counts_of_known_kernels(traffic, name):
+    getattr(traffic, name)(torch.zeros(SQUARE), torch.zeros(SQUARE), 0)
+    ((_, found),) = traffic.counts().items()
+    assert found == KNOWN[name]
+
+
+def test_sixteen_bytes_of_shared_memory_are_served_to_a_quarter_of_a_warp(traffic):
+    traffic.transpose_vectors(torch.zeros(4 * SQUARE), torch.zeros(4 * SQUARE), 0)
+    (found,) = traffic.counts().values()
+    # Written 32 warps x 4 quarters; read by lanes 512 bytes apart, one of 8 lanes a wavefront.
+    assert (found.wavefronts, found.ideal_wavefronts) == (32 * 4 + 32 * 32, 32 * 4 * 2)
+
+
+def test_atomics_are_counted_by_lane(traffic):
+    out = torch.zeros(64, dtype=torch.int32)
+    values = (torch.arange(SQUARE) % 64).int()
+    traffic.count_values(values, out, 0)
+    (found,) = traffic.counts().values()
+    assert out.tolist() == [16] * 64
+    assert found == KernelCounts(
+        1, 32, 256, 128 + 8, 256, requests=64, lanes=64 * 32, atomics=SQUARE
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "wavefronts"), [("load_matrices", 32), ("load_matrices_padded", 4)]
+)
+def test_loads_of_matrices_are_one_request(traffic, name, wavefronts):
+    getattr(traffic, name)(torch.zeros(1), torch.zeros(32, dtype=torch.int32), 0)
+    (found,) = traffic.counts().values()
+    assert (found.wavefronts, found.ideal_wavefronts, found.requests) == (wavefronts, 4, 2)
+
+
+def test_places_are_lines_of_the_kernels(traffic):
+    traffic.copy_columns(torch.zeros(SQUARE), torch.zeros(SQUARE), 0)
+    ((kernel, places),) = traffic.places().items()
+    traffic.counts()
+    assert kernel == "traffic.cu:copy_columns_kernel"
+    read, write = places
+    assert (read.what, read.units) == ("global read", 1024)
+    assert (write.what, write.units) == ("global write", 128)
+    assert read.where == write.where
+    line = int(read.where.removeprefix("traffic.cu:"))
+    source = build.HERE / "kernels" / "traffic" / "traffic.cu"
+    assert "in[threadIdx.x * kSide + blockIdx.x]" in source.read_text().splitlines()[line - 1]
+
+
+# --- the package's kernels
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The most that a kernel may ask for in a call, and the fewest lanes; of what, `KernelCounts` says."""
+
+    traffic: float
+    coalescing: float
+    conflicts: float
+    lanes: float
+    barriers: float
+    atomics: int = 0
+
+
+# traffic, coalescing, conflicts, lanes, barriers, atomics
+BOUNDS: dict[str, dict[str, Bound]] = {
+    "class_attention, bfloat16": {
+        "class_attention.cu:logits_kernel": Bound(1.1, 1.05, 2.04, 27.9, 1),
+        "class_attention.cu:softmax_kernel": Bound(2.57, 1.26, 1, 27.4, 0),
+        "class_attention.cu:average_kernel": Bound(1.22, 1.2, 1, 29.3, 0),
+        "class_attention.cu:softmax_gradient_kernel": Bound(4.85, 1.24, 1, 27.3, 0),
+        "query_key.cuh:grad_query_kernel": Bound(1.5, 1, 1, 32, 4),
+        "query_key.cuh:grad_key_kernel": Bound(2.49, 1, 1, 32, 0),
+    },
+    "class_attention, float32": {
+        "class_attention.cu:logits_kernel": Bound(1.11, 1.04, 2.04, 26.1, 1),
+        "class_attention.cu:softmax_kernel": Bound(2.57, 1.26, 1, 27.4, 0),
+        "class_attention.cu:average_kernel": Bound(1.22, 1.2, 1, 29.3, 0),
+        "class_attention.cu:softmax_gradient_kernel": Bound(4.85, 1.24, 1, 27.3, 0),
+        "query_key.cuh:grad_query_kernel": Bound(1.27, 1, 1, 32, 4),
+        "query_key.cuh:grad_key_kernel": Bound(2.28, 1, 1, 32, 0),
+    },
+    "spatial_gate, bfloat16": {
+        "spatial_gate.cu:gate_kernel": Bound(1.3, 1, 1, 27, 0),
+        "spatial_gate.cu:grad_dots_kernel": Bound(1, 1, 1, 29.3, 0),
+        "query_key.cuh:grad_query_kernel": Bound(1.53, 1, 1, 32, 4),
+        "query_key.cuh:grad_key_kernel": Bound(2.54, 1, 1, 32, 0),
+    },
+    "spatial_gate, float32": {
+        "spatial_gate.cu:gate_kernel": Bound(1.56, 1, 1, 26.8, 0),
+        "spatial_gate.cu:grad_dots_kernel": Bound(1, 1, 1, 29.3, 0),
+        "query_key.cuh:grad_query_kernel": Bound(1.28, 1, 1, 32, 4),
+        "query_key.cuh:grad_key_kernel": Bound(2.3, 1, 1, 32, 0),
+    },
+    "masked_reattention, bfloat16": {
+        "masked_reattention.cu:list_tokens_kernel": Bound(1.63, 1.2, 1, 26.6, 3),
+        "masked_reattention.cu:mean_kernel": Bound(1.19, 1.04, 1, 32, 1),
+        "masked_reattention_mma.cu:forward_kernel": Bound(3.74, 1.25, 1.04, 30.4, 8),
+        "masked_reattention.cu:row_terms_kernel": Bound(2.63, 1.08, 1, 24.8, 0),
+        "masked_reattention_mma.cu:grad_query_kernel": Bound(2.8, 1.36, 1, 30.9, 4),
+        "masked_reattention_mma.cu:grad_key_value_kernel": Bound(1.97, 1.24, 1.04, 30.8, 4),
+        "masked_reattention.cu:grad_dropped_kernel": Bound(3.46, 1.13, 1, 29.9, 0),
+    },
+    "masked_reattention, float32": {
+        "masked_reattention.cu:list_tokens_kernel": Bound(1.63, 1.2, 1, 26.6, 3),
+        "masked_reattention.cu:mean_kernel": Bound(1.12, 1.04, 1, 32, 1),
+        "masked_reattention_plain.cu:forward_kernel": Bound(5.89, 1.57, 1.18, 30.8, 50),
+        "masked_reattention.cu:row_terms_kernel": Bound(2.16, 1.06, 1, 24.8, 0),
+        "masked_reattention_plain.cu:grad_query_kernel": Bound(5.15, 1.73, 1.18, 30.9, 48),
+        "masked_reattention_plain.cu:grad_key_value_kernel": Bound(4.92, 1.46, 1.22, 30.8, 62),
+        "masked_reattention.cu:grad_dropped_kernel": Bound(2.34, 1.11, 1, 29.9, 0),
+    },
+    "masked_softmax": {
+        "masked_softmax.cu:forward_kernel": Bound(3.19, 2.23, 1, 23.7, 0),
+        "masked_softmax.cu:backward_kernel": Bound(2.13, 1.26, 1, 27.2, 0),
+    },
+    "adaptive_token_mask": {
+        "adaptive_token_mask.cu:mask_kernel": Bound(35.27, 1.24, 1, 27.6, 68),
+    },
+    "spatial_diffusion": {
+        "spatial_diffusion.cu:dots_kernel": Bound(3.18, 1, 1, 21, 0),
+        "spatial_diffusion.cu:series_kernel": Bound(1.49, 1, 1, 27.1, 22),
+        "spatial_diffusion.cu:series_backward_kernel": Bound(2.23, 1.06, 1, 27, 21),
+        "spatial_diffusion.cu:features_gradient_kernel": Bound(3.26, 1, 1, 32, 0),
+    },
+    "extract_boxes, largest": {
+        "extract_boxes.cu:read_kernel": Bound(1.05, 1.04, 1, 25.2, 4, 7),
+        "extract_boxes.cu:pair_kernel": Bound(9.4, 1.52, 1, 25.1, 17, 3038),
+        "extract_boxes.cu:boxes_kernel": Bound(1.24, 1.55, 1, 5.8, 0),
+    },
+    "extract_boxes, most_pixels": {
+        "extract_boxes.cu:read_kernel": Bound(1.05, 1.04, 1, 25.2, 4, 7),
+        "extract_boxes.cu:pair_kernel": Bound(4.01, 1.62, 1, 26.2, 14, 2248),
+        "extract_boxes.cu:boxes_kernel": Bound(1.24, 1.55, 1, 5.8, 0),
+    },
+    "extract_boxes, all": {
+        "extract_boxes.cu:read_kernel": Bound(1.05, 1.04, 1, 25.2, 4, 7),
+        "extract_boxes.cu:pair_kernel": Bound(4.29, 1.65, 1, 25.9, 14, 13132),
+        "extract_boxes.cu:counts_kernel": Bound(1.18, 1.38, 1, 5.8, 0),
+        "extract_boxes.cu:repeat_kernel": Bound(7.42, 1, 1, 32, 0),
+    },
+    "best_box_iou, largest": {
+        "extract_boxes.cu:read_kernel": Bound(1.05, 1.04, 1, 25.2, 4, 7),
+        "extract_boxes.cu:pair_kernel": Bound(9.4, 1.52, 1, 25.1, 17, 3038),
+        "extract_boxes.cu:ious_kernel": Bound(2.06, 1.21, 1, 5.8, 0),
+    },
+    "best_box_iou, all": {
+        "extract_boxes.cu:read_kernel": Bound(1.05, 1.04, 1, 25.2, 4, 7),
+        "extract_boxes.cu:pair_kernel": Bound(4.18, 1.66, 1, 20.7, 6, 6566),
+        "extract_boxes.cu:ious_kernel": Bound(1.55, 1.55, 1, 5.8, 0),
+    },
+    "box_iou": {
+        "box_iou.cu:box_iou_kernel": Bound(17.65, 3.1, 1, 31, 0),
+    },
+    "slic": {
+        "slic_clusters.cu:start_kernel": Bound(8.7, 7.02, 1, 28.8, 1, 882),
+        "slic_clusters.cu:centres_kernel": Bound(4.07, 4.07, 1, 27.9, 0),
+        "slic_clusters.cu:assign_kernel": Bound(1.83, 1.39, 1, 28, 3, 4180),
+        "connected_pieces.cu:start_kernel": Bound(1.74, 1.16, 1, 30.7, 0),
+        "connected_pieces.cu:unite_pixels_kernel": Bound(3.61, 1.69, 1, 12.8, 0, 909),
+        "connected_pieces.cu:flatten_kernel": Bound(2.5, 1.96, 1, 16.2, 0),
+        "connected_pieces.cu:measure_kernel": Bound(1.73, 1.25, 1, 6.9, 0, 3754),
+        "connected_pieces.cu:choose_kernel": Bound(9.72, 2.24, 1, 11.6, 0, 499),
+        "connected_pieces.cu:unite_pieces_kernel": Bound(1.6, 1.17, 1, 20.9, 0, 268),
+        "connected_pieces.cu:gather_kernel": Bound(1.73, 1.32, 1, 14.2, 0, 1069),
+        "slic.cu:count_kernel": Bound(1.29, 1.29, 1, 29.6, 2),
+        "slic.cu:number_kernel": Bound(2.5, 1.29, 1, 28.5, 4),
+        "slic.cu:label_kernel": Bound(2.22, 1.74, 1, 30.9, 0),
+    },
+    "segment_mean": {
+        "segment_mean.cu:narrow_kernel": Bound(1, 1, 1, 32, 0),
+        "segment_mean.cu:count_kernel": Bound(1.15, 1.15, 1, 32, 2, 16712),
+        "segment_mean.cu:start_kernel": Bound(3.09, 2.06, 1, 27.8, 1),
+        "segment_mean.cu:move_kernel": Bound(1.32, 1.06, 1, 26.3, 3, 16712),
+        "segment_mean.cu:bound_kernel": Bound(3.75, 1.19, 1, 23.5, 0),
+        "segment_mean.cu:mean_kernel": Bound(47.84, 1, 1, 32, 0),
+    },
+    "segment_mean, int64 labels": {
+        "segment_mean.cu:narrow_kernel": Bound(1, 1, 1, 32, 0),
+        "segment_mean.cu:count_kernel": Bound(1.15, 1.15, 1, 32, 2, 16712),
+        "segment_mean.cu:start_kernel": Bound(3.09, 2.06, 1, 27.8, 1),
+        "segment_mean.cu:move_kernel": Bound(1.32, 1.06, 1, 26.3, 3, 16712),
+        "segment_mean.cu:bound_kernel": Bound(3.75, 1.19, 1, 23.5, 0),
+        "segment_mean.cu:mean_kernel": Bound(47.84, 1, 1, 32, 0),
+    },
+    "segment_mode": {
+        "segment_mode.cu:clear_kernel": Bound(1, 1, 1, 32, 0),
+        "segment_mode.cu:count_kernel": Bound(3.27, 1.75, 1, 24.6, 0, 5290),
+        "segment_mode.cu:most_kernel": Bound(1.28, 1.27, 1, 11.3, 0, 651),
+        "segment_mode.cu:choose_kernel": Bound(1.3, 1.26, 1, 10, 0, 131),
+        "segment_mode.cu:spread_kernel": Bound(1.09, 1, 1, 32, 0),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[tuple[str, str], KernelCounts]:
+    return counts.kernel_counts()
+
+
+def test_every_kernel_has_a_line(found):
+    assert {kernel for of_call in BOUNDS.values() for kernel in of_call} == counts.all_kernels()
+    assert found.keys() == {
+        (call, kernel) for call, of_call in BOUNDS.items() for kernel in of_call
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "kernel"), [(call, kernel) for call, of_call in BOUNDS.items() for kernel in of_call]
+)
+def test_kernel_keeps_its_bounds(found, call, kernel):
+    has, may = found[call, kernel], BOUNDS[call][kernel]
+    over = [
+        f"{name} {value:.4g}, at most {bound:g}"
+        for name, value, bound in (
+            ("traffic", has.traffic, may.traffic),
+            ("coalescing", has.coalescing, may.coalescing),
+            ("conflicts", has.conflicts, may.conflicts),
+            ("barriers a block", has.barriers_a_block, may.barriers),
+            ("atomics", has.atomics, may.atomics),
+        )
+        if value > bound
+    ]
+    if has.lanes_a_request < may.lanes:
+        over.append(f"lanes a request {has.lanes_a_request:.4g}, at least {may.lanes:g}")
+    assert not over, f"{call}: {kernel}: {'; '.join(over)}"
