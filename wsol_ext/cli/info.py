@@ -41,7 +41,7 @@ def run(options: Any) -> int:
     if options.backbones is not None:
         return _print_backbones(options.backbones)
     for name, value in describe().items():
-        print(f"{name:<15}{value}")
+        print(f"{name:<14}{value}")
     return 0
 
 
