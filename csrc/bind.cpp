@@ -11,6 +11,7 @@
 #include "boxes/extract_boxes.h"
 #include "core/call_checks.h"
 #include "diffusion/spatial_diffusion.h"
+#include "pictures/resize.h"
 #include "superpixels/segment_mean.h"
 #include "superpixels/segment_mode.h"
 #include "superpixels/slic.h"
@@ -30,6 +31,7 @@ py::dict constants() {
   table["bad_threshold"] = static_cast<int>(wsol::kBadThreshold);
   table["bad_gt_box"] = static_cast<int>(wsol::kBadGtBox);
   table["largest_reattention_width"] = wsol::kLargestReattentionWidth;
+  table["resize_lanes"] = wsol::kResizeLanes;
   table["slic_colour_unit"] = slic::kColourUnit;
   table["slic_place_unit"] = slic::kPlaceUnit;
   table["slic_levels"] = slic::kLevels;
@@ -48,6 +50,8 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
 #else
   module.attr("without_cuda") = WSOL_WITHOUT_CUDA;  // why there is no wsol_ext._cuda, or ""
   wsol::bind_call_checks(module);
+  bind<kernels::resize_rows>(module, "resize_rows");
+  bind<kernels::resize_columns>(module, "resize_columns");
 #endif
   module.attr("constants") = constants();
   module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;

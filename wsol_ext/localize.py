@@ -185,8 +185,8 @@ def localize_images(
         preview: a function of each picture, an RGB Pillow image, that gives another: the results' `preview`. Workers
             call it, so it has to be one that can be pickled.
         decoding: "exact": pixels are those of evaluation. "fast": of large JPEG files a part of the pixels is decoded,
-            twice as many a side as the model takes, and files are resized by torch. Boxes may differ a little, and
-            previews are smaller.
+            twice as many a side as the model takes, and simplejpeg decodes them where it is installed
+            (``pip install 'wsol_ext[jpeg]'``). Boxes may differ a little, and previews are smaller.
 
     Returns:
         an iterator over the results of the pictures that are not skipped.

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import to_image
 
 from wsol_ext._names import printable
 from wsol_ext._paths import Paths
@@ -172,18 +171,18 @@ class Pictures(Dataset[Sample]):
         began = time.perf_counter()
         path = self.image_path(index)
         if self.reduced is None or path is None:
-            image = self.load_image(index)
-            size, views = image.size, self.transform(image)
+            whole = self.load_image(index)
+            image, size, views = whole, whole.size, self.transform(whole)
         else:
             image, size = read_reduced(path, *self.reduced)
-            views = self.transform(to_image(image))  # resized by torch: faster than by Pillow
+            views = self.transform.of_pixels(image)
         return {
             "image": views,
             "label": -1,
             "boxes": torch.zeros(0, 4),
             "size": torch.tensor(size),
             "index": index,
-            "preview": self.preview(image) if self.preview else None,
+            "preview": self.preview(_as_image(image)) if self.preview else None,
             "seconds": time.perf_counter() - began,
         }
 
@@ -195,6 +194,10 @@ class Pictures(Dataset[Sample]):
     def load_image(self, index: int) -> Image.Image:
         """Picture number `index`, RGB."""
         return read_picture(self.pictures[index], self.image_names[index])
+
+
+def _as_image(picture: Image.Image | np.ndarray) -> Image.Image:
+    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
 
 def collate_pictures(samples: Sequence[Sample]) -> Sample:

@@ -187,6 +187,12 @@ def test_info_tells_versions_and_backends(capsys):
     assert facts["cpu kernels"].startswith("usable (")
     assert facts["cuda kernels"].split()[0] in ("usable", "built,", "not")
     assert "tscam" in facts["methods"]
+    assert facts["fast decoding"].startswith("JPEG by simplejpeg ")
+
+
+def test_info_says_what_would_decode_faster(monkeypatch):
+    monkeypatch.setattr("wsol_ext.data.images.simplejpeg_module", lambda: None)
+    assert info.describe()["fast decoding"].endswith("pip install 'wsol_ext[jpeg]'")
 
 
 def test_info_says_why_kernels_were_not_built(monkeypatch):

@@ -12,6 +12,7 @@ from wsol_ext.data.images import (
     image_suffixes,
     read_grey,
     read_reduced,
+    simplejpeg_module,
 )
 
 
@@ -358,8 +359,17 @@ def test_folder_without_pictures_is_an_error(tmp_path):
         ImageListDataset(tmp_path)
 
 
+@pytest.fixture(params=["simplejpeg", "Pillow"])
+def decoder(request, monkeypatch):
+    if request.param == "Pillow":
+        monkeypatch.setattr("wsol_ext.data.images.simplejpeg_module", lambda: None)
+    return request.param
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_reduced_picture_is_the_next_larger_part_and_says_its_whole_size(tmp_path, orientation):
+def test_reduced_picture_is_the_next_larger_part_and_says_its_whole_size(
+    tmp_path, orientation, decoder
+):
     whole = Image.linear_gradient("L").resize((800, 600)).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -368,11 +378,61 @@ def test_reduced_picture_is_the_next_larger_part_and_says_its_whole_size(tmp_pat
         shown = read_image(tmp_path / name, upright=True)
         wanted = (300, 220) if shown.width == 800 else (220, 300)
         image, size = read_reduced(tmp_path / name, *wanted)
+        decoded_by_simplejpeg = (decoder, name, orientation) == ("simplejpeg", "photo.jpg", 1)
+        assert isinstance(image, np.ndarray) == decoded_by_simplejpeg
+        image = Image.fromarray(image) if decoded_by_simplejpeg else image
         assert size == shown.size
         part = 2 if name == "photo.jpg" else 1
         assert image.size == (size[0] // part, size[1] // part)
         difference = np.asarray(image.resize((9, 9)), int) - np.asarray(shown.resize((9, 9)), int)
         assert np.abs(difference).max() <= 3
+
+
+def outcome(path, size):
+    """The pixels of a picture that is read reduced, or the message."""
+    try:
+        picture, _ = read_reduced(path, *size)
+    except ImageError as error:
+        return str(error)
+    return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("size", [(161, 101), (40, 30)])
+def test_simplejpeg_decodes_what_pillow_does(tmp_path, monkeypatch, mode, options, size):
+    path = tmp_path / "photo.jpg"
+    Image.effect_mandelbrot((161, 101), (-2, -1.5, 1, 1.5), 60).convert(mode).save(path, **options)
+    pixels = outcome(path, size)
+    monkeypatch.setattr("wsol_ext.data.images.simplejpeg_module", lambda: None)
+    # Both have libjpeg-turbo, of versions that may round otherwise.
+    assert np.abs(pixels - outcome(path, size)).max() <= 2
+
+
+def test_damaged_jpeg_is_what_pillow_makes_of_it(tmp_path, monkeypatch):
+    path = tmp_path / "photo.jpg"
+    Image.effect_noise((64, 48), 80).convert("RGB").save(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [whole[: len(whole) * part // 8] for part in range(8)]
+    damaged += [whole[:-1], whole[:-2], whole[:-20] + whole[-2:], whole + b"more"]
+    for _ in range(60):
+        content = np.frombuffer(whole, np.uint8).copy()
+        content[rng.integers(len(whole), size=3)] = rng.integers(256, size=3)
+        damaged.append(content.tobytes())
+    outcomes = []
+    for module in (simplejpeg_module(), None):
+        monkeypatch.setattr("wsol_ext.data.images.simplejpeg_module", lambda module=module: module)
+        for content in damaged:
+            path.write_bytes(content)
+            outcomes.append(outcome(path, (64, 48)))
+    for content, ours, pillows in zip(
+        damaged, outcomes[: len(damaged)], outcomes[len(damaged) :], strict=True
+    ):
+        assert type(ours) is type(pillows), content
+        same = ours == pillows if isinstance(ours, str) else np.abs(ours - pillows).max() <= 2
+        assert same, content
+    assert {type(each) for each in outcomes} == {str, np.ndarray}
 
 
 def test_longest_side_of_a_reduced_picture_is_long_enough(tmp_path):

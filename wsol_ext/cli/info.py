@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 from wsol_ext._problems import Problems
@@ -55,6 +56,7 @@ def describe() -> dict[str, str]:
         "cpu kernels": _cpu(),
         "cuda kernels": _cuda(),
         "gpus": _gpus(),
+        "fast decoding": _decoding(),
     }
 
 
@@ -100,6 +102,14 @@ def _cpu() -> str:
         return f"not usable: {error}"
     capability = torch.backends.cpu.get_cpu_capability().lower()
     return f"usable ({capability}, {torch.get_num_threads()} threads)"
+
+
+def _decoding() -> str:
+    from wsol_ext.data.images import simplejpeg_module
+
+    if simplejpeg_module() is None:
+        return "JPEG by Pillow; simplejpeg is faster: pip install 'wsol_ext[jpeg]'"
+    return f"JPEG by simplejpeg {version('simplejpeg')}"
 
 
 def _cuda() -> str:

@@ -1,5 +1,6 @@
 """Reading picture files, with errors that name the file."""
 
+import importlib
 import math
 import os
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,6 +29,7 @@ __all__ = [
     "read_reduced",
     "resize_nearest",
     "shown_size",
+    "simplejpeg_module",
     "to_rgb",
 ]
 
@@ -105,8 +108,12 @@ def read_image(path: str | Path, upright: bool = False, at_least: int | None = N
         return _to_rgb(image, upright)
 
 
-def read_reduced(path: str | Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
+def read_reduced(
+    path: str | Path, width: int, height: int
+) -> tuple[Image.Image | np.ndarray, tuple[int, int]]:
     """Read a picture file as `read_image` does, upright, of a large JPEG no more than a smaller size needs.
+
+    JPEG files are decoded by simplejpeg where it is installed, and by Pillow where that refuses one.
 
     Args:
         path: the file.
@@ -115,18 +122,49 @@ def read_reduced(path: str | Path, width: int, height: int) -> tuple[Image.Image
 
     Returns:
         The picture, or of a JPEG that is at least twice as large the half, quarter or eighth of its size which is the
-        next larger; and width and height of the whole one, as it is shown.
+        next larger: a Pillow image of mode RGB, or uint8 (h, w, 3); and width and height of the whole one, as it is
+        shown.
 
     Raises:
         ImageError: as `read_image`.
     """
     with _opened(path) as image:
-        stored, sideways = image.size, _turn_of(image) in _SIDEWAYS
+        stored, turn = image.size, _turn_of(image)
+        sideways = turn in _SIDEWAYS
         reduced = image.draft(image.mode, (height, width) if sideways else (width, height))
-        rgb = _to_rgb(image, upright=True)
         if reduced is None:
+            rgb = _to_rgb(image, upright=True)
             return rgb, rgb.size
-        return rgb, (stored[1], stored[0]) if sideways else stored
+        shown = (stored[1], stored[0]) if sideways else stored
+        pixels = _decoded_jpeg(image)
+        if pixels is None:
+            return _to_rgb(image, upright=True), shown
+        return pixels if turn is None else Image.fromarray(pixels).transpose(turn), shown
+
+
+def _decoded_jpeg(image: Image.Image) -> np.ndarray | None:
+    """The pixels (h, w, 3) of a JPEG that is opened, and of the size it has, by simplejpeg; None: left to Pillow."""
+    simplejpeg, file = simplejpeg_module(), getattr(image, "fp", None)
+    if simplejpeg is None or file is None or image.mode not in ("RGB", "L"):
+        return None
+    file.seek(0)
+    try:
+        # Damage of any kind is an error to it. What Pillow makes of that counts: a picture, or a message.
+        pixels = simplejpeg.decode_jpeg(
+            file.read(), "RGB", min_height=image.height, min_width=image.width
+        )
+    except ValueError:
+        return None
+    return pixels if pixels.shape == (image.height, image.width, 3) else None
+
+
+@lru_cache(maxsize=1)
+def simplejpeg_module() -> Any:
+    """The module simplejpeg, which decodes JPEG files faster than Pillow; None where it is not installed."""
+    try:
+        return importlib.import_module("simplejpeg")
+    except ImportError:
+        return None
 
 
 def read_grey(path: str | Path) -> Image.Image:

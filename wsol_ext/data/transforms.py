@@ -4,6 +4,7 @@ import operator
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from wsol_ext.data.resizing import is_as_pillow, resize_normalized
+
 __all__ = [
     "AUGMENTATIONS",
     "MEAN",
     "STD",
+    "EvalTransform",
     "EvalViews",
     "ImageSize",
     "denormalize",
@@ -72,7 +76,7 @@ def train_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) 
     )
 
 
-def eval_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) -> v2.Compose:
+def eval_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) -> "EvalTransform":
     """The evaluation transform: the whole picture resized to a square, nothing cut away.
 
     Args:
@@ -94,8 +98,40 @@ def eval_transform(img_size: ImageSize = 224, resize: ImageSize | None = None) -
     size = height_width("eval_transform", img_size)
     larger = size if resize is None else height_width("eval_transform", resize, "resize")
     _check_larger("eval_transform", larger, size)
-    crop = [v2.CenterCrop(size)] if larger != size else []
-    return v2.Compose([v2.Resize(larger, antialias=True), *crop, *_to_input()])
+    return EvalTransform(size, larger)
+
+
+class EvalTransform:
+    """What `eval_transform` gives.
+
+    Args:
+        size: height and width of what is cut out.
+        resize: height and width of what it is cut out of.
+    """
+
+    def __init__(self, size: tuple[int, int], resize: tuple[int, int]) -> None:
+        self.size, self.resize = size, resize
+        self._any = v2.Compose(
+            [v2.Resize(resize, antialias=True), v2.CenterCrop(size), *_to_input()]
+        )
+
+    def __call__(self, picture: Image.Image | Tensor) -> Tensor:
+        """The network's input of a picture: the same bits whichever way it is made."""
+        if isinstance(picture, Image.Image) and is_as_pillow(picture, *self.resize):
+            return self.of_pixels(picture)
+        return self._any(picture)
+
+    def of_pixels(self, picture: Image.Image | np.ndarray) -> Tensor:
+        """The same, but for the rounding of some pixels, of a Pillow picture of mode RGB or uint8 pixels (h, w, 3)."""
+        resized = resize_normalized(picture, *self.resize, _levels())
+        return F.center_crop(resized, list(self.size)).contiguous()
+
+
+@lru_cache(maxsize=1)
+def _levels() -> Tensor:
+    """What `_to_input` makes of each level, (3, 256)."""
+    levels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
+    return v2.Compose(_to_input())(levels).reshape(3, 256)
 
 
 def _erasing(img_size: ImageSize) -> v2.Compose:

@@ -77,6 +77,11 @@ def run(name: str, *arguments: Any, device: torch.device) -> Any:
     return getattr(_cpu, name)(*arguments, torch.get_num_threads())
 
 
+def run_on_cpu(name: str, *arguments: Any) -> Any:
+    """Call the kernel `name`, which is the CPU's alone, with torch's number of threads."""
+    return getattr(_cpu, name)(*arguments, torch.get_num_threads())
+
+
 _CPU = torch.device("cpu")
 
 
