@@ -16,6 +16,8 @@
 #include "superpixels/slic.h"
 #if defined(WSOL_EMULATOR)
 #include "emulator.h"
+#elif !defined(WSOL_CUDA_VERSION)
+#include "boxes/boxes_at_once.h"
 #endif
 
 namespace py = pybind11;
@@ -29,6 +31,7 @@ py::dict constants() {
   table["bad_score"] = static_cast<int>(wsol::kBadScore);
   table["bad_threshold"] = static_cast<int>(wsol::kBadThreshold);
   table["bad_gt_box"] = static_cast<int>(wsol::kBadGtBox);
+  table["largest_map_side"] = wsol::kLargestSide;
   table["largest_reattention_width"] = wsol::kLargestReattentionWidth;
   table["slic_colour_unit"] = slic::kColourUnit;
   table["slic_place_unit"] = slic::kPlaceUnit;
@@ -48,6 +51,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
 #else
   module.attr("without_cuda") = WSOL_WITHOUT_CUDA;  // why there is no wsol_ext._cuda, or ""
   wsol::bind_call_checks(module);
+  wsol::at_once::bind(module);
 #endif
   module.attr("constants") = constants();
   module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;
