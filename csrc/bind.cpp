@@ -17,6 +17,8 @@
 #include "superpixels/slic.h"
 #if defined(WSOL_EMULATOR)
 #include "emulator.h"
+#elif !defined(WSOL_CUDA_VERSION)
+#include "boxes/boxes_at_once.h"
 #endif
 
 namespace py = pybind11;
@@ -30,6 +32,7 @@ py::dict constants() {
   table["bad_score"] = static_cast<int>(wsol::kBadScore);
   table["bad_threshold"] = static_cast<int>(wsol::kBadThreshold);
   table["bad_gt_box"] = static_cast<int>(wsol::kBadGtBox);
+  table["largest_map_side"] = wsol::kLargestSide;
   table["largest_reattention_width"] = wsol::kLargestReattentionWidth;
   table["resize_lanes"] = wsol::kResizeLanes;
   table["slic_colour_unit"] = slic::kColourUnit;
@@ -52,6 +55,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   wsol::bind_call_checks(module);
   bind<kernels::resize_rows>(module, "resize_rows");
   bind<kernels::resize_columns>(module, "resize_columns");
+  wsol::at_once::bind(module);
 #endif
   module.attr("constants") = constants();
   module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;

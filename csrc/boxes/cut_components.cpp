@@ -163,6 +163,20 @@ void CutComponents::label_background() {
   background_components_.label<Connectivity::kFour>(background_);
 }
 
+bool CutComponents::largest_is_known() const {
+  int32_t largest = -1, largest_box = 0, other_boxes = -1;
+  for_each_component([&](const Component& c) {
+    const int32_t box = 2 * (c.x1 - c.x0) * (c.y1 - c.y0);
+    if (c.area2 > largest) {
+      if (largest >= 0) other_boxes = std::max(other_boxes, largest_box);
+      largest = c.area2, largest_box = box;
+    } else {
+      other_boxes = std::max(other_boxes, box);
+    }
+  });
+  return other_boxes < largest;
+}
+
 void CutComponents::fill_holes() {
   if (!components_.closed_a_ring()) return;
   label_background();

@@ -60,6 +60,10 @@ class CutComponents {
   // Labels the pixels above `cut`, corners touching.
   void find(const QuantizedMap& map, int cut);
 
+  // Whether the component of largest area has the contour of largest area, whatever holes do to
+  // areas: one with its holes filled is at most its box.
+  bool largest_is_known() const;
+
   // Joins each hole, and all that lies in it, to what encloses it: then areas are those of the
   // outer contours, and only of contours that no other encloses.
   void fill_holes();

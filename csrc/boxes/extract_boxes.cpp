@@ -8,6 +8,7 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <optional>
 #include <span>
 
 #include "boxes/component_sweep.h"
@@ -88,7 +89,9 @@ class ImageContours {
       return RankedBox{static_cast<uint64_t>(c.area2 + 1) << 32 | c.first, outer_box(c)};
     };
     if (by_cut_) {
-      return best_of_cuts(ranked, [&] { cut_.fill_holes(); });
+      return best_of_cuts(ranked, [&] {
+        if (!cut_.largest_is_known()) cut_.fill_holes();
+      });
     }
     fill_holes();
     return best_of_sweep(filled_, ranked);
@@ -191,13 +194,20 @@ class ImageContours {
   IntervalMax<RankedBox> best_;
 };
 
+// Of maps up to so many pixels a thread keeps its memory, some 2 MB, from call to call: to allocate
+// it takes as long as their boxes.
+constexpr int64_t kSmallMap = 256 * 256;
+
 // Runs work(contours, image) for each image, its scores read, and adds what was wrong with them to
 // `status`.
 template <typename Work>
 void for_each_image(const TensorView& score_maps, const TensorView& thresholds,
                     std::atomic<int32_t>& status, int threads, Work&& work) {
+  const bool is_small = score_maps.size(1) * score_maps.size(2) <= kSmallMap;
   parallel_for(score_maps.size(0), 1, threads, [&](int64_t begin, int64_t end) {
-    ImageContours contours;
+    thread_local ImageContours kept;
+    std::optional<ImageContours> own;
+    ImageContours& contours = is_small ? kept : own.emplace();
     for (int64_t image = begin; image < end; ++image) {
       status |= contours.read(score_maps, image, thresholds);
       work(contours, image);

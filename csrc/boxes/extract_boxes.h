@@ -31,6 +31,8 @@ namespace wsol {
 // extract_boxes and best_box_iou return them instead, and no status need be given.
 enum BoxStatus : int32_t { kBadScore = 1, kBadThreshold = 2, kBadGtBox = 4 };
 
+constexpr int kLargestSide = 32767;  // a pixel's row and column fit 16 bits, a doubled area 32
+
 struct ExtractBoxes {
   TensorView score_maps, thresholds;
   TensorView boxes;  // (B, T, 4)

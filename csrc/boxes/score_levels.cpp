@@ -42,9 +42,12 @@ inline int quantized(float score) {
 }
 
 template <typename T>
+using BitsOf = std::conditional_t<sizeof(Accumulator<T>) == 4, uint32_t, uint64_t>;
+
+template <typename T>
 WSOL_MULTIVERSION Quantized quantize(const T* scores, int64_t row_stride, QuantizedMap& map) {
   using A = Accumulator<T>;
-  using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
+  using Bits = BitsOf<T>;
   const int width = map.width;  // a byte that is written could be one of map's
   int largest = 0;
   int bad = 0;
@@ -70,6 +73,44 @@ WSOL_MULTIVERSION Quantized quantize(const T* scores, int64_t row_stride, Quanti
     std::fill(out + width, out + map.stride, uint8_t{0});
   }
   return {largest, bad == 0};
+}
+
+// The bits of the largest score, which are at most those of 1 if all scores are in [0, 1] (-0 is
+// not among them here).
+template <typename T>
+WSOL_MULTIVERSION BitsOf<T> top_bits(const T* scores, int64_t row_stride, int height, int width) {
+  const bool one_row = row_stride == width;
+  const int64_t count = one_row ? int64_t{height} * width : width;
+  BitsOf<T> top = 0;
+  for (int y = 0; y < (one_row ? 1 : height); ++y) {
+    const T* row = scores + y * row_stride;
+    for (int64_t x = 0; x < count; ++x) {
+      top = std::max(top, std::bit_cast<BitsOf<T>>(Accumulator<T>(row[x])));
+    }
+  }
+  return top;
+}
+
+// The least score that is above a cut once it is quantized: that grows with the score.
+template <typename A>
+A least_above(int cut) {
+  A score = static_cast<A>(cut + 1) / 255;
+  while (quantized(score) > cut) score = std::nextafter(score, A(0));
+  while (quantized(score) <= cut) score = std::nextafter(score, A(2));
+  return score;
+}
+
+// 1 where a score is at least `limit`, else 0.
+template <typename T>
+WSOL_MULTIVERSION void binarize(const T* scores, int64_t row_stride, Accumulator<T> limit,
+                                QuantizedMap& map) {
+  const int width = map.width;
+  for (int y = 0; y < map.height; ++y) {
+    const T* row = scores + y * row_stride;
+    uint8_t* out = map.row(y);
+    for (int x = 0; x < width; ++x) out[x] = Accumulator<T>(row[x]) >= limit;
+    std::fill(out + width, out + map.stride, uint8_t{0});
+  }
 }
 
 // The sum of |a - b| over neighbours in the rows.
@@ -98,16 +139,38 @@ void FramedBytes::set_frame(uint8_t value) {
   for (int y = 0; y < height; ++y) row(y)[-1] = row(y)[width] = value;
 }
 
+template <typename T>
+bool ScoreLevels::read_one_cut(const T* scores, int64_t row_stride, double threshold) {
+  using A = Accumulator<T>;
+  if (!(threshold >= 0.0 && threshold < 1.0)) return false;
+  const BitsOf<T> top = top_bits(scores, row_stride, quantized.height, quantized.width);
+  if (top > std::bit_cast<BitsOf<T>>(A(1))) return false;
+  const int largest = cpu::quantized(std::bit_cast<A>(top));
+  const int cut = static_cast<int>(threshold * largest);
+  cuts = cut < largest ? 1 : 0;
+  cut_of_threshold.assign(1, cuts == 1 ? 0 : kNoForeground);
+  value_of_cut[0] = 0;
+  if (cuts == 1) binarize(scores, row_stride, least_above<A>(cut), quantized);
+  return true;
+}
+
 int32_t ScoreLevels::read(const TensorView& score_maps, int64_t image,
                           const TensorView& thresholds) {
   int32_t status = 0;
+  bool is_read = false;
   quantized.resize(static_cast<int>(score_maps.size(1)), static_cast<int>(score_maps.size(2)));
   with_floating_type("extract_boxes", score_maps.dtype, [&]<typename T>(ElementTag<T>) {
     const T* scores = score_maps.as<T>() + image * score_maps.stride(0);
-    const Quantized result = quantize(scores, score_maps.stride(1), quantized);
+    const int64_t row_stride = score_maps.stride(1);
+    if (thresholds.size(0) == 1) {
+      is_read = read_one_cut(scores, row_stride, *thresholds.as<double>());
+      if (is_read) return;
+    }
+    const Quantized result = quantize(scores, row_stride, quantized);
     largest_ = result.largest;
     if (!result.in_range) status |= kBadScore;
   });
+  if (is_read) return status;
 
   const double* threshold = thresholds.as<double>();
   cut_of_threshold.resize(thresholds.size(0));

@@ -39,7 +39,7 @@ struct FramedBytes {
 struct ScoreLevels {
   static constexpr int kNoForeground = -1;
 
-  QuantizedMap quantized;
+  QuantizedMap quantized;  // of one threshold perhaps only whether a pixel is above it, 1 or 0
   // Distinct cuts below the map's maximum, from the lowest: cut i has a foreground, the pixels
   // above value_of_cut[i].
   int cuts = 0;
@@ -57,6 +57,11 @@ struct ScoreLevels {
   void levels(FramedBytes& out) const;
 
  private:
+  // Reads scores for one threshold, if all are good: to compare them is quicker than to quantize
+  // them.
+  template <typename T>
+  bool read_one_cut(const T* scores, int64_t row_stride, double threshold);
+
   int largest_ = 0;
 };
 

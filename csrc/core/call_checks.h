@@ -100,6 +100,18 @@ inline pybind11::object shapes_and_others(const pybind11::tuple& arguments) {
   return key;
 }
 
+// Whether any of the functions, which take no arguments, gives something true.
+inline pybind11::object any_is_true(const pybind11::tuple& functions) {
+  for (const pybind11::handle function : functions) {
+    const auto result =
+        pybind11::reinterpret_steal<pybind11::object>(PyObject_CallNoArgs(function.ptr()));
+    const int is_true = result ? PyObject_IsTrue(result.ptr()) : -1;
+    if (is_true < 0) throw pybind11::error_already_set();
+    if (is_true > 0) return pybind11::bool_(true);
+  }
+  return pybind11::bool_(false);
+}
+
 // A function of a tuple, as CPython's own: pybind11's would take longer than what it does.
 template <pybind11::object (*kFunction)(const pybind11::tuple&)>
 PyObject* of_tuple(PyObject*, PyObject* arguments) {
@@ -114,6 +126,7 @@ PyObject* of_tuple(PyObject*, PyObject* arguments) {
 inline void bind_call_checks(pybind11::module_& module) {
   static PyMethodDef definitions[] = {
       {"tensors_are", of_tuple<tensors_are>, METH_O, nullptr},
+      {"any_is_true", of_tuple<any_is_true>, METH_O, nullptr},
       {"shapes_and_others", of_tuple<shapes_and_others>, METH_O, nullptr},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), definitions) != 0) throw pybind11::error_already_set();

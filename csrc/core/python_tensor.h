@@ -6,6 +6,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "core/dlpack.h"
 #include "core/tensor_view.h"
 
 namespace wsol {
@@ -67,6 +68,7 @@ inline bool read_tensor(PyObject* object, TensorView& view) {
   if (object == Py_None) return true;
   const TensorNames& names = TensorNames::get();
   if (!PyObject_TypeCheck(object, reinterpret_cast<PyTypeObject*>(names.tensor_type))) return false;
+  if (dlpack::read(object, view) != 0) return true;
   const pybind11::object shape = attribute(object, names.shape);
   const pybind11::object strides = call_method(object, names.stride);
   const Py_ssize_t dims = PyTuple_GET_SIZE(shape.ptr());

@@ -13,7 +13,7 @@ from wsol_ext.ops import _backend
 pytestmark = PYTHON_ALONE
 
 each_case = pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES])
-# Of those in `wsol_ext.ops.boxes` all calls go through the dispatcher.
+# Those in `wsol_ext.ops.boxes` have a way of their own: tests/ops/test_boxes.py.
 OF_BOXES = {"extract_boxes", "best_box_iou", "box_iou"}
 each_direct_case = pytest.mark.parametrize(
     "case", [pytest.param(c, id=c.name) for c in CASES if c.operator not in OF_BOXES]

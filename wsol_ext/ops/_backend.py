@@ -48,6 +48,7 @@ constants: dict[str, int] = _cpu.constants
 # csrc/core/call_checks.h says what these look at.
 _tensors_are: Callable[[tuple[Any, ...]], int] = _cpu.tensors_are
 _shapes_and_others: Callable[[tuple[Any, ...]], tuple[Any, ...] | None] = _cpu.shapes_and_others
+_any_is_true: Callable[[tuple[Callable[[], Any], ...]], bool] = _cpu.any_is_true
 _NOT_PLAIN, _PLAIN_WITH_GRADIENT = 0, 2
 
 
@@ -83,6 +84,22 @@ def run_on_cpu(name: str, *arguments: Any) -> Any:
 
 
 _CPU = torch.device("cpu")
+
+
+def at_once(name: str, *arguments: Any) -> Any:
+    """The operator `name` on the CPU in one compiled step, where its arguments are plain and nobody listens; else None.
+
+    csrc/boxes/boxes_at_once.h says what is plain. What is not, errors too, takes the general way.
+    """
+    if is_heard_by_nobody() and emulated is None:
+        return _AT_ONCE[name](*arguments, torch.get_num_threads())
+    return None
+
+
+_AT_ONCE: dict[str, Callable[..., Any]] = {
+    "extract_boxes": _cpu.extract_boxes_at_once,
+    "best_box_iou": _cpu.best_box_iou_at_once,
+}
 
 
 def needs_scratch(device: torch.device) -> bool:
@@ -226,27 +243,13 @@ def _listeners() -> tuple[Callable[[], Any], ...] | None:
         return None
 
 
-def _nothing() -> None:
-    return None
-
-
 _found = _listeners()
 _can_listen = _found is not None
-_dispatch_modes, _function_modes, _transforms, _tracer, _autocast, _profiler = (
-    _found or (_nothing,) * 6
-)
+_listeners_found = _found or ()
 
 
-def _something_listens() -> Any:
-    return (
-        _dispatch_modes()
-        or _function_modes()
-        or _transforms()
-        or _autocast()
-        or _tracer() is not None
-        or _profiler()
-        or forward_ad._current_level >= 0
-    )
+def _something_listens() -> bool:
+    return _any_is_true(_listeners_found) or forward_ad._current_level >= 0
 
 
 def is_heard_by_nobody() -> bool:
@@ -494,7 +497,7 @@ def as_mask(operator: str, argument: str, mask: Any) -> Tensor:
     message = f"{operator}: {argument} has values other than 0 and 1, it should be a mask"
     mask = mask.detach()
     is_mask = ((mask == 0) | (mask == 1)).all()
-    if torch.compiler.is_compiling() or _transforms():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         torch._assert_async(is_mask, message)
     elif mask.device.type != "meta" and type(mask) in _PLAIN_TENSORS and not is_mask:
         low, high = mask.aminmax()

@@ -29,7 +29,7 @@ Thresholds = Tensor | Sequence[float] | NDArray[np.floating] | float
 GtBoxes = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any] | Sequence[Sequence[float]]]
 
 _INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_LARGEST_SIDE = 32767  # a pixel's row and column fit 16 bits each, a map's doubled area 32
+_LARGEST_SIDE = backend.constants["largest_map_side"]
 
 
 @overload
@@ -108,6 +108,9 @@ def extract_boxes(
                  [3, 3, 4, 4]]], dtype=torch.int32)
     """
     name = "extract_boxes"
+    found = backend.at_once(name, score_maps, thresholds, contours, check_values, clip)
+    if found is not None:
+        return found
     _check_contours(name, contours, ("largest", "most_pixels", "all"))
     score_maps = _constant_maps(name, score_maps)
     thresholds = _threshold_tensor(name, thresholds, score_maps)
@@ -156,6 +159,9 @@ def best_box_iou(
         tensor([[1.]])
     """
     name = "best_box_iou"
+    found = backend.at_once(name, score_maps, thresholds, gt_boxes, contours, check_values)
+    if found is not None:
+        return found
     _check_contours(name, contours, ("largest", "all"))
     score_maps = _constant_maps(name, score_maps)
     thresholds = _threshold_tensor(name, thresholds, score_maps)
