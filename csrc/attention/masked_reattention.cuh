@@ -175,18 +175,14 @@ struct Top {
   A logit = -INFINITY;
   int token = -1;
 
+  // Selects, no branches: there is one for every logit.
   __device__ void take(A other, int other_token) {
-    if (other > logit || (other == logit && other_token < token) || other != other) {
-      logit = other;
-      token = other_token;
-    }
+    const bool is_first = (other == logit) & (other_token < token);
+    take_if((other > logit) | is_first | (other != other), other, other_token);
   }
-  // Where tokens come in order, and a NaN is found otherwise.
+  // Where tokens come in order.
   __device__ void take_later(A other, int other_token) {
-    if (other > logit) {
-      logit = other;
-      token = other_token;
-    }
+    take_if((other > logit) | (other != other), other, other_token);
   }
   template <int kLanes>
   __device__ void take_from_group() {
@@ -196,6 +192,12 @@ struct Top {
       const int other_token = __shfl_xor_sync(kFullWarp, token, offset);
       take(other, other_token);
     }
+  }
+
+ private:
+  __device__ void take_if(bool is_better, A other, int other_token) {
+    logit = is_better ? other : logit;
+    token = is_better ? other_token : token;
   }
 };
 

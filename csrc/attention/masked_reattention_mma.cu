@@ -90,6 +90,34 @@ __device__ void accumulate(Sums<kWidth>& sum, const Sums<kTile>& weights, const 
   }
 }
 
+// Makes a product of rows and columns logits, those of columns from `present` on -infinity.
+template <int kTile>
+__device__ void finish_logits(Sums<kTile>& logits, float scale, int present) {
+#pragma unroll
+  for (auto& part : logits) {
+#pragma unroll
+    for (float& logit : part) logit *= scale;
+  }
+  if (present >= kTile) return;
+#pragma unroll
+  for (int n = 0; n < kTile / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) logits[n][i] = column_of(n, i) < present ? logits[n][i] : -INFINITY;
+  }
+}
+
+// Shows the logits of a tile that begins at `first` in the order of tokens to the tops of this
+// lane's two rows, which name places in that order: kept tokens, or dropped ones, are in it as
+// they are by themselves.
+template <int kTile>
+__device__ void take_logits(Top<float> (&best)[2], const Sums<kTile>& logits, int first) {
+#pragma unroll
+  for (int n = 0; n < kTile / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) best[i / 2].take_later(logits[n][i], first + column_of(n, i));
+  }
+}
+
 template <typename T>
 __device__ float2 load_pair(const T* from) {
   const auto pair = *reinterpret_cast<const Vector<T, 2>*>(from);
@@ -108,7 +136,7 @@ constexpr int kBackwardTile = kWidth <= 64 ? 64 : 32;
 
 template <typename T, int kWidth>
 constexpr size_t forward_shared_bytes() {
-  return (kRows + 2 * kForwardTile) * kPitch<kWidth> * sizeof(T) + kForwardTile * sizeof(int);
+  return (kRows + 2 * kForwardTile) * kPitch<kWidth> * sizeof(T);
 }
 
 template <typename T, int kWidth>
@@ -124,7 +152,6 @@ __global__ void __launch_bounds__(kThreads)
   T* const query = reinterpret_cast<T*>(dynamic_shared());
   T* const key = query + kRows * kPitch<kWidth>;
   T* const value = key + kTile * kPitch<kWidth>;
-  int* const columns = reinterpret_cast<int*>(value + kTile * kPitch<kWidth>);
   const Place place(in.tokens, kRows);
   const Head<T> head(in, place.head);
   const bool with_eps = in.log_eps > -INFINITY;
@@ -133,39 +160,16 @@ __global__ void __launch_bounds__(kThreads)
   Sums<kWidth> sum = {};
   float largest[2] = {-INFINITY, -INFINITY}, weight_sum[2] = {};
   Top<float> best[2];
-  // The kept tokens, then, for the largest logit of all, the others.
-  const int end = with_eps ? in.tokens : head.kept;
-  for (int first = 0; first < end; first += kTile) {
+  for (int first = 0; first < head.kept; first += kTile) {
     __syncthreads();
-    const Tokens tokens{head.order, first, end}, kept{head.order, first, head.kept};
-    for (int i = threadIdx.x; i < kTile; i += kThreads) columns[i] = tokens[i];
-    load_tile<kWidth, kTile>(key, head.key, tokens, in.width);
-    if (first < head.kept) load_tile<kWidth, kTile>(value, head.value, kept, in.width);
+    const Tokens columns{head.order, first, head.kept};
+    load_tile<kWidth, kTile>(key, head.key, columns, in.width);
+    load_tile<kWidth, kTile>(value, head.value, columns, in.width);
     __syncthreads();
     Sums<kTile> weights;
     multiply<kWidth, kTile>(weights, query, key);
-    if (first + kTile <= head.kept) {
-#pragma unroll
-      for (int n = 0; n < kTile / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          weights[n][i] *= in.scale;
-          if (with_eps) best[i / 2].take_later(weights[n][i], columns[column_of(n, i)]);
-        }
-      }
-    } else {
-#pragma unroll
-      for (int n = 0; n < kTile / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int column = column_of(n, i), token = columns[column];
-          const float logit = weights[n][i] * in.scale;
-          if (with_eps && token >= 0) best[i / 2].take(logit, token);
-          weights[n][i] = first + column < head.kept ? logit : -INFINITY;
-        }
-      }
-    }
-    if (first >= head.kept) continue;
+    finish_logits<kTile>(weights, in.scale, head.kept - first);
+    if (with_eps) take_logits<kTile>(best, weights, first);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float here = largest[half];
@@ -191,11 +195,26 @@ __global__ void __launch_bounds__(kThreads)
     }
     accumulate<kWidth, kTile>(sum, weights, value);
   }
+  // For the largest logit of all, the others.
+  Top<float> best_dropped[2];
+  for (int first = with_eps ? head.kept : in.tokens; first < in.tokens; first += kTile) {
+    __syncthreads();
+    load_tile<kWidth, kTile>(key, head.key, Tokens{head.order, first, in.tokens}, in.width);
+    __syncthreads();
+    Sums<kTile> logits;
+    multiply<kWidth, kTile>(logits, query, key);
+    finish_logits<kTile>(logits, in.scale, in.tokens - first);
+    take_logits<kTile>(best_dropped, logits, first);
+  }
 
   const Rows<T> out = head.rows(out_rows);
   const int lane = lane_of_warp() % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    for (Top<float>* top : {&best[half], &best_dropped[half]}) {
+      if (top->token >= 0) top->token = head.order[top->token];
+    }
+    best[half].take(best_dropped[half].logit, best_dropped[half].token);
     best[half].template take_from_group<4>();
     const int row = min(place.first + row_of(2 * half), in.tokens - 1);
     constexpr int kPiece = 16 / sizeof(T);

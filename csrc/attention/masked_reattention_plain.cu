@@ -5,6 +5,7 @@
 // columns of a tile of logits, and kRowsPerThread rows x kColumns columns of the width of what is
 // summed. Operands pass through shared memory in slices of 16; a tile of weights lies there between
 // the two products. Limited by multiply-adds.
+#include <climits>
 #include <type_traits>
 
 #include "attention/masked_reattention.cuh"
@@ -170,11 +171,12 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       const int token = tile.columns[Tile::first_column() + c];
+      const bool counts = with_eps & (token >= 0);
       const bool is_kept = first + Tile::first_column() + c < head.kept;
 #pragma unroll
       for (int r = 0; r < kR; ++r) {
         const A logit = weights[r][c] * in.scale;
-        if (with_eps && token >= 0) best[r].take(logit, token);
+        best[r].take(counts ? logit : -static_cast<A>(INFINITY), counts ? token : INT_MAX);
         weights[r][c] = is_kept ? logit : -INFINITY;
       }
     }
