@@ -274,6 +274,10 @@ def test_overlay_of_a_constant_map_is_of_one_colour():
     [
         ({"batch_size": -1}, ValueError, "batch_size is -1, it should be at least 1"),
         ({"workers": -1}, ValueError, "workers is -1, it should be 0 or more"),
+        ({"batch_size": 2.5}, TypeError, "batch_size is 2.5, it should be a whole number"),
+        ({"top_k": "2"}, TypeError, "top_k is '2', it should be a whole number"),
+        ({"threshold": [0.5]}, TypeError, r"threshold is \[0.5\], it should be a number"),
+        ({"labels": 1}, TypeError, "labels is 1, it should be a class's number for each picture"),
         ({"labels": ["cat"]}, TypeError, "labels has 'cat', it should be a class's number"),
         ({"model": "runs/mine"}, TypeError, "model is of type str, it should be a LocalizationM"),
     ],

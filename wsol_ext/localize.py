@@ -1,7 +1,8 @@
 """From pictures to boxes: the objects of one's own images."""
 
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set, Sized
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from wsol_ext._numbers import require_at_least, require_number, require_whole
 from wsol_ext._objects import Choice, Objects, objects_of_map
 from wsol_ext.data import Tolerant
 from wsol_ext.data.base import Sample
@@ -89,7 +91,9 @@ def _check_threshold(threshold: Threshold) -> None:
         if threshold not in MAP_THRESHOLDS:
             words = " or ".join(map(repr, MAP_THRESHOLDS))
             raise ValueError(f"threshold is {threshold!r}, it should be a number, {words}")
-    elif not 0 <= threshold < 1:
+        return
+    require_number("threshold", threshold)
+    if not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, it should be in [0, 1)")
 
 
@@ -106,7 +110,8 @@ def boxes_of_maps(maps: Tensor, sizes: Tensor, threshold: Threshold) -> Tensor:
         (B, 4) float32 x0, y0, x1, y1; the whole image where a map is constant.
 
     Raises:
-        ValueError: a threshold outside [0, 1), or another word.
+        TypeError: a threshold that is neither a number nor a word.
+        ValueError: one outside [0, 1), or another word.
     """
     _check_threshold(threshold)
     upsampled, cut = maps_as_cut(maps, threshold)
@@ -132,9 +137,11 @@ def check_settings(model: LocalizationModel, threshold: Threshold, top_k: int) -
     """Refuse what `localize_images` cannot do with a model.
 
     Raises:
+        TypeError: a threshold or top_k that is no number.
         ValueError: a threshold outside [0, 1) that is no such word, or a top_k that is not 1 to the number of classes.
     """
     _check_threshold(threshold)
+    require_whole("top_k", top_k)
     if not 1 <= top_k <= model.num_classes:
         raise ValueError(
             f"top_k is {top_k}, it should be 1 to the number of classes, {model.num_classes}"
@@ -192,7 +199,7 @@ def localize_images(
         an iterator over the results of the pictures that are not skipped.
 
     Raises:
-        TypeError: an input that is no picture, a label that is no number, or something else in the model's place.
+        TypeError: an input that is no picture, a number that is none, or something else in the model's place.
         ValueError: another word as `decoding`, pixels of another shape, labels that are not one a picture or no classes
             of the model, or a threshold, top_k, objects, min_score, nms, reject, batch_size or number of workers out of
             its range.
@@ -206,15 +213,13 @@ def localize_images(
     """
     if not isinstance(model, LocalizationModel):
         raise TypeError(
-            f"localize_images: model is of type {type(model).__name__}, it should be a LocalizationModel, as "
+            f"model is of type {type(model).__name__}, it should be a LocalizationModel, as "
             "wsol_ext.checkpoints.load_model gives it"
         )
-    if batch_size < 1 or workers < 0:
-        name, wanted = ("batch_size", "at least 1") if batch_size < 1 else ("workers", "0 or more")
-        value = batch_size if batch_size < 1 else workers
-        raise ValueError(f"localize_images: {name} is {value}, it should be {wanted}")
+    require_at_least("batch_size", batch_size, 1)
+    require_at_least("workers", workers, 0)
     if decoding not in ("exact", "fast"):
-        raise ValueError(f"localize_images: decoding is {decoding!r}, it should be exact or fast")
+        raise ValueError(f"decoding is {decoding!r}, it should be exact or fast")
     threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k)
     choice = Choice(objects, min_score, nms, reject)
@@ -229,15 +234,15 @@ def localize_images(
 
 
 def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -> None:
+    if not isinstance(labels, Sized):
+        raise TypeError(f"labels is {labels!r}, it should be a class's number for each picture")
     if len(labels) != count:
-        raise ValueError(f"localize_images: labels are {len(labels)}, there should be {count}")
+        raise ValueError(f"labels are {len(labels)}, there should be {count}")
     for label in labels:
-        if not isinstance(label, int):
-            raise TypeError(f"localize_images: labels has {label!r}, it should be a class's number")
+        if not isinstance(label, Integral):
+            raise TypeError(f"labels has {label!r}, it should be a class's number")
         if not 0 <= label < model.num_classes:
-            raise ValueError(
-                f"localize_images: labels has {label}, it should be in [0, {model.num_classes})"
-            )
+            raise ValueError(f"labels has {label}, it should be in [0, {model.num_classes})")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,11 +42,13 @@ class NamedMap:
         path: the file.
         image: the image's name, or where no image is known the file's path without its suffix.
         picture: the image's file, if one is known.
+        error: why it is of no image, where images are known.
     """
 
     path: Path
     image: str
     picture: Path | None = None
+    error: str | None = None
 
 
 @dataclass
@@ -84,7 +87,8 @@ def boxes_of_map(
         constant.
 
     Raises:
-        ValueError: a threshold outside [0, 1), or another word.
+        TypeError: a threshold that is neither a number nor a word.
+        ValueError: one outside [0, 1), or another word; or a size that is not a width and a height.
 
     Example:
         >>> score_map = torch.zeros(224, 224)
@@ -92,7 +96,10 @@ def boxes_of_map(
         >>> boxes_of_map(score_map, (448, 448), 0.5)
         tensor([[  0., 112., 224., 224.]])
     """
-    sides = torch.tensor([size])
+    sizes = list(size) if isinstance(size, Iterable) else []
+    if len(sizes) != 2 or not all(isinstance(side, Real) for side in sizes):
+        raise ValueError(f"size is {size!r}, it should be a width and a height")
+    sides = torch.tensor([sizes])
     largest = boxes_of_maps(score_map[None], sides, threshold)
     if contours == "largest" or score_map.amin() == score_map.amax():
         return largest
@@ -109,12 +116,12 @@ def list_maps(inputs: Sequence[str | Path], images: str | Path | None = None) ->
 
     Args:
         inputs: files that `read_score_map` reads, and folders of them.
-        images: the folder of the images, named as `ScoreMaps` has it; None: no image is known.
+        images: the folder of the images, named as `ScoreMaps` has it; None: no image is known. A map of no image
+            there, or that may be of several, has an `error`.
 
     Raises:
         FileNotFoundError: an input does not exist.
-        ValueError: a folder without maps, two maps of one image, or maps of no image in the folder; they are counted,
-            and the first three named.
+        ValueError: a folder without maps, two maps of one image, or no map of an image in the folder.
     """
     found: list[NamedMap] = []
     for given in inputs:
@@ -132,6 +139,8 @@ def list_maps(inputs: Sequence[str | Path], images: str | Path | None = None) ->
         _find_pictures(found, Path(images).expanduser())
     first: dict[str, Path] = {}
     for each in found:
+        if each.error is not None:
+            continue
         other = first.setdefault(each.image, each.path)
         if other is not each.path:
             raise ValueError(
@@ -140,26 +149,27 @@ def list_maps(inputs: Sequence[str | Path], images: str | Path | None = None) ->
     return found
 
 
-def _find_pictures(maps: Iterable[NamedMap], folder: Path) -> None:
-    """Give each map its image."""
+def _find_pictures(maps: Sequence[NamedMap], folder: Path) -> None:
+    """Give each map its image, or an error."""
     pictures = {
         printable(path.relative_to(folder).as_posix()): path for path in find_images(folder)
     }
     stems: dict[str, list[str]] = {}
     for name in pictures:
         stems.setdefault(name.rpartition(".")[0] or name, []).append(name)
-    lacking = []
     for each in maps:
         names = [each.image] if each.image in pictures else stems.get(each.image, [])
         if len(names) > 1:
-            raise ValueError(f"{printable(each.path)} may be of {' or '.join(names)}")
-        if names:
+            each.error = f"{printable(each.path)}: is of no one image, {' or '.join(names)}"
+        elif names:
             each.image, each.picture = names[0], pictures[names[0]]
         else:
-            lacking.append(each.image)
-    if lacking:
-        count = "1 map is" if len(lacking) == 1 else f"{len(lacking)} maps are"
-        raise ValueError(f"{printable(folder)}: {count} of no image there: {some(lacking)}")
+            each.error = f"{printable(each.path)}: is of no image in {printable(folder)}"
+    if all(each.error is not None for each in maps):  # another folder was meant
+        raise ValueError(
+            f"{printable(folder)}: none of the {len(maps)} score maps is of an image there: "
+            f"{some([each.image for each in maps])}"
+        )
 
 
 def boxes_of_map_files(
@@ -167,8 +177,11 @@ def boxes_of_map_files(
     thresholds: Sequence[Threshold] = ("otsu",),
     contours: MapContours = "largest",
 ) -> Iterator[MapBoxes]:
-    """The boxes of each map at each threshold; a map or picture that cannot be read gives an `error`."""
+    """The boxes of each map at each threshold; one that cannot be read, nor its picture, or of none, an `error`."""
     for each in maps:
+        if each.error is not None:
+            yield MapBoxes(each.image, error=each.error)
+            continue
         try:
             score_map = read_score_map(each.path)
             height, width = score_map.shape

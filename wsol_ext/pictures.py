@@ -118,7 +118,7 @@ def is_one(inputs: Any) -> bool:
 
 
 def _check_picture(index: int, picture: Any) -> None:
-    name = f"localize_images: inputs[{index}]"
+    name = f"inputs[{index}]"
     wanted = "it should be a path, a Pillow image, or uint8 pixels: an array (h, w, 3) or a tensor (3, h, w)"
     if not isinstance(picture, Picture):
         raise TypeError(f"{name} is of type {type(picture).__name__}, {wanted}")

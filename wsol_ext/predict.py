@@ -198,7 +198,11 @@ class Predictor:
         """Classes by name or number as numbers, one a picture."""
         if labels is None:
             return None
-        given = [labels] * count if isinstance(labels, str | int) else list(labels)
+        given: list[Any] = (
+            list(labels)
+            if isinstance(labels, Iterable) and not isinstance(labels, str)
+            else [labels] * count
+        )
         numbers = {name: number for number, name in enumerate(self.class_names)}
         found: list[Any] = []
         for label in given:

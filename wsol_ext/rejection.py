@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsol_ext._files import write_json
+from wsol_ext._numbers import require_number
 from wsol_ext._stored import is_number, is_whole, read_stored
 from wsol_ext.thresholds import run_folder
 
@@ -75,6 +76,8 @@ def best_level(
     """
     import wsol_ext
 
+    if precision is not None:
+        require_number("precision", precision)
     order = np.argsort(probabilities, kind="stable")
     values, hits = np.asarray(probabilities, float)[order], np.asarray(right, bool)[order]
     if not hits.any():

@@ -216,11 +216,28 @@ def test_maps_of_no_image_and_two_maps_of_one_are_named(tmp_path, fails):
     (tmp_path / "images").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "images/a.jpg")
     flags = ["--images", tmp_path / "images", "--out", tmp_path / "out"]
-    assert "1 map is of no image there: b" in fails("boxes", tmp_path / "b.npy", *flags)
+    message = fails("boxes", tmp_path / "b.npy", *flags)
+    assert "images: none of the 1 score maps is of an image there: b" in message
     (tmp_path / "more").mkdir()
     np.save(tmp_path / "more/a.npy", np.eye(8))
     message = fails("boxes", tmp_path / "a.npy", tmp_path / "more", "--out", tmp_path / "out")
     assert "are both maps of a" in message
+
+
+def test_map_of_no_image_is_named_and_the_rest_done(tmp_path, capsys):
+    (tmp_path / "maps").mkdir()
+    for name in ("a", "b", "c"):
+        np.save(tmp_path / f"maps/{name}.npy", np.eye(8))
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "c.jpg", "c.png"):
+        Image.new("L", (8, 8)).save(tmp_path / "images" / name)
+    flags = ["--images", tmp_path / "images", "--out", tmp_path / "b.csv", "--progress", "false"]
+    assert run("boxes", tmp_path / "maps", *flags) == 1
+    out, message = capsys.readouterr()
+    assert f"maps/b.npy: is of no image in {tmp_path / 'images'}" in message
+    assert "maps/c.npy: is of no one image, c.jpg or c.png" in message
+    assert f"1 of 3 score maps, and 2 of no image: {tmp_path / 'b.csv'}" in out
+    assert [row["image"] for row in read_csv(tmp_path / "b.csv")] == ["a.jpg"]
 
 
 def test_mistakes_are_said_before_torch_is_imported():

@@ -141,13 +141,48 @@ def test_constant_maps_are_evaluated_and_counted(drawn, grad_cam, tmp_path):
 def test_broken_maps_are_counted_and_named_together(drawn, grad_cam, tmp_path):
     maps = grad_cam[0].copy()
     maps[3, 5, 5] = np.nan
+    maps[[2, 7]] = 0.5
     save(tmp_path, drawn, maps)
-    (tmp_path / f"{drawn.image_names[9]}.npy").write_bytes(b"nothing")
+    files = [tmp_path / f"{name}.npy" for name in drawn.image_names]
+    files[0].unlink()
+    files[9].write_bytes(b"nothing")
+    np.save(files[10], np.zeros((3, 4, 4)))
     with pytest.raises(ScoreMapError) as error:
         evaluate_map_files(tmp_path, drawn, ["maxboxacc"], interval=0.1)
-    assert "2 of 12 score maps cannot be evaluated" in str(error.value)
-    assert f"{drawn.image_names[3]}.npy: NaN in 1 of 50176 pixels" in str(error.value)
-    assert f"{drawn.image_names[9]}.npy" in str(error.value)
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{tmp_path}: 1 of 12 images have no score map: {drawn.image_names[0]}"
+    assert lines[1] == f"1 of 11 score maps is not finite: {files[3]}: NaN in 1 of 50176 pixels"
+    assert lines[2].startswith(f"1 of 11 score maps is unreadable: {files[9]}: ")
+    assert lines[3].startswith(f"1 of 11 score maps is of another shape: {files[10]}: ")
+    constant = "; ".join(drawn.image_names[k] for k in (2, 7))
+    assert lines[4:] == [f"2 of 11 score maps are constant: {constant}"]
+
+
+def test_arrays_that_do_not_fit_are_counted_and_named_together():
+    maps = [np.eye(8), np.full((8, 8), np.nan), np.ones((8, 8)), np.eye(8), np.eye(8)]
+    far, good = [[500, 500, 600, 600]], [[0, 0, 4, 4]]
+    with pytest.raises(ScoreMapError) as error:
+        evaluate_maps(maps, [good, good, good, far, good], protocols="maxboxacc")
+    assert str(error.value).splitlines() == [
+        "1 of 5 score maps is not finite: maps[1] has a NaN or infinite value",
+        "1 of 5 images' boxes are wrong: boxes[3] is [[500, 500, 600, 600]], it should lie in its image "
+        "of 8 x 8 pixels",
+        "1 of 5 score maps is constant: maps[2]",
+    ]
+
+
+def test_one_protocol_may_be_given_alone_and_an_unknown_number_is_named():
+    found = evaluate_maps([np.eye(8)], [[[0, 0, 8, 8]]], protocols="maxboxacc", interval=0.1)
+    assert [result.name for result in found.protocols] == ["maxboxacc"]
+    assert repr(found) == "<Evaluation of maps on 1 images: maxboxacc 1.0000>"
+    with pytest.raises(ValueError, match="metric is 'maxboxac', .*; did you mean maxboxacc?"):
+        found.metric("maxboxacc", "maxboxac")
+    with pytest.raises(ValueError, match="protocol is 'toploc', it should be one of maxboxacc"):
+        found.metric("toploc", "gt_known")
+    with pytest.raises(ValueError, match="source is 'mine', it should be one of maps"):
+        found.metric("maxboxacc", "maxboxacc", "mine")
+    with pytest.raises(TypeError, match="protocols is 5, it should be names of protocols"):
+        evaluate_maps([np.eye(8)], [[[0, 0, 8, 8]]], protocols=5)
 
 
 def test_missing_maps_are_refused_or_left_out_by_choice(drawn, grad_cam, tmp_path):

@@ -79,11 +79,24 @@ def test_forward_and_localize_agree_on_logits(small_model):
         (torch.tensor([[-1]]), ValueError, "classes hold -1"),
         (torch.tensor([1]), ValueError, r"classes have shape \(1,\)"),
         (torch.tensor([[1.0]]), TypeError, "classes have dtype torch.float32"),
+        ([[1]], TypeError, r"classes are of type list, they should be an int64 tensor \(B, K\)"),
     ],
 )
 def test_classes_that_are_not_there_are_refused(small_model, classes, error, message):
     with pytest.raises(error, match=message):
         small_model().localize(torch.randn(1, 3, 64, 64), classes)
+
+
+def test_labels_that_are_not_there_are_refused(small_model):
+    model, images = small_model(backbone_options=SHALLOW), torch.randn(2, 3, 64, 64)
+    for labels, error, message in (
+        (torch.tensor([0, 5]), ValueError, r"labels hold 0 to 5, they should be in \[0, 5\)"),
+        (torch.tensor([0]), ValueError, r"labels have shape \(1,\), they should be \(2,\)"),
+        (torch.tensor([0.0, 1.0]), TypeError, "labels are torch.float32, they should be an int64"),
+        ([0, 1], TypeError, "labels are list, they should be an int64 tensor"),
+    ):
+        with pytest.raises(error, match=message):
+            model.training_loss(images, labels)
 
 
 def compiled(function, backend):

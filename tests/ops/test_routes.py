@@ -134,6 +134,41 @@ def test_arrays_and_lists_are_told_how_to_become_tensors(backend, case):
                 case.function(**(arguments | {name: other}))
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.slic(torch.rand(1, 3, 4, 4), 20.5), "slic: n_segments is 20.5, .* whole"),
+        (lambda: ops.slic(torch.rand(1, 3, 4, 4), 2, "a"), "slic: compactness is 'a', .* number"),
+        (lambda: ops.adaptive_token_mask(torch.rand(1, 4), "a"), "mask: mass is 'a', .* a number"),
+        (
+            lambda: ops.box_iou(torch.rand(1, 4), torch.rand(1, 4), "no"),
+            "inclusive is 'no', .* bool",
+        ),
+        (
+            lambda: ops.masked_softmax(torch.rand(4), torch.ones(4), [1]),
+            "eps is \\[1\\], .* number",
+        ),
+        (
+            lambda: ops.class_attention(torch.rand(1, 1, 1, 2), torch.rand(1, 1, 3, 2), "a"),
+            "class_attention: scale is 'a', it should be a number",
+        ),
+        (
+            lambda: ops.spatial_diffusion(torch.rand(1, 2, 3, 3), torch.rand(1, 3, 3), 1, 2.5),
+            "spatial_diffusion: iterations is 2.5, it should be a whole number",
+        ),
+    ],
+)
+def test_what_is_no_number_is_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_numbers_of_numpy_are_numbers():
+    features, cam = torch.rand(1, 2, 3, 3), torch.rand(1, 3, 3)
+    given = ops.spatial_diffusion(features, cam, np.float64(1.5), np.int64(3))
+    assert torch.equal(given, ops.spatial_diffusion(features, cam, 1.5, 3))
+
+
 def test_only_gradients_that_are_wanted_are_made(backend, monkeypatch):
     made = []
     run = _backend.run

@@ -16,8 +16,8 @@ __all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"
 
 HELP = "boxes from score maps that any program wrote"
 DESCRIPTION = (
-    "Cut score maps that any program wrote, and write boxes in pixels of their images. Maps that cannot be read are "
-    "named, the rest is done, and the exit status is 1."
+    "Cut score maps that any program wrote, and write boxes in pixels of their images. Maps that cannot be read, or "
+    "are of no image, are named, the rest is done, and the exit status is 1."
 )
 
 _CONTOURS = ("largest", "most_pixels", "all")
@@ -107,7 +107,9 @@ def run(options: Any) -> int:
     for file in files:
         write_map_boxes(file, results)
     read = sum(result.error is None for result in results)
-    print(f"{read} of {len(maps)} score maps: {', '.join(map(str, files))}")
+    strays = sum(each.error is not None for each in maps)
+    others = f", and {strays} of no image" if strays else ""
+    print(f"{read} of {len(maps)} score maps{others}: {', '.join(map(str, files))}")
     return 0 if read == len(maps) else 1
 
 

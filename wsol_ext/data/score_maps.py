@@ -31,7 +31,20 @@ _GREY = (
 
 
 class ScoreMapError(ValueError):
-    """A score map that cannot be used: broken, of another shape, or with values that are not finite."""
+    """A score map that cannot be used.
+
+    Args:
+        message: what is wrong, with the map's name.
+        kind: what a sentence about several of them says that they are: "unreadable", "of another shape", "not finite"
+            or, where names leave open whose map it is, "ambiguous".
+
+    Attributes:
+        kind: likewise.
+    """
+
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def read_score_map(path: str | Path) -> Tensor:
@@ -72,7 +85,8 @@ def read_score_map(path: str | Path) -> Tensor:
     # Formats differ in what a broken file raises: ValueError, EOFError, SyntaxError, BadZipFile, zlib.error ...
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ScoreMapError(f"{printable(path)}: {reason}") from error
+        kind = error.kind if isinstance(error, ScoreMapError) else "unreadable"
+        raise ScoreMapError(f"{printable(path)}: {reason}", kind) from error
 
 
 def _checked(values: NDArray | Tensor) -> Tensor:
@@ -90,7 +104,7 @@ def _checked(values: NDArray | Tensor) -> Tensor:
     scores = values.astype(np.float64 if is_wide else np.float32).reshape(height, width)
     for what, wrong in (("NaN", np.isnan(scores)), ("infinite", np.isinf(scores))):
         if wrong.any():
-            raise ValueError(f"{what} in {wrong.sum()} of {wrong.size} pixels")
+            raise ScoreMapError(f"{what} in {wrong.sum()} of {wrong.size} pixels", "not finite")
     return torch.from_numpy(scores)
 
 
@@ -100,7 +114,7 @@ def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
     while len(grid) > 2 and 1 in (grid[0], grid[-1]):
         grid = grid[1:] if grid[0] == 1 else grid[:-1]
     if len(grid) != 2 or 0 in grid:
-        raise ValueError(f"the map has shape {shape}, it should be (h, w)")
+        raise ScoreMapError(f"the map has shape {shape}, it should be (h, w)", "of another shape")
     return grid[0], grid[1]
 
 
@@ -221,7 +235,9 @@ class ScoreMaps:
         if several:
             names = some([" and ".join(self._names(files)) for files in several])
             images = "1 image has" if len(several) == 1 else f"{len(several)} images have"
-            raise ScoreMapError(f"{printable(self.folder)}: {images} several maps: {names}")
+            raise ScoreMapError(
+                f"{printable(self.folder)}: {images} several maps: {names}", "ambiguous"
+            )
         owners: defaultdict[Path, list[str]] = defaultdict(list)
         for image_id, files in found.items():
             for path in files:
@@ -232,7 +248,8 @@ class ScoreMaps:
             maps = "1 map is" if len(shared) == 1 else f"{len(shared)} maps are"
             raise ScoreMapError(
                 f"{printable(self.folder)}: {maps} several images' ({names}): "
-                "keep the images' suffixes, as in a.jpg.npy"
+                "keep the images' suffixes, as in a.jpg.npy",
+                "ambiguous",
             )
 
     def read(self, image_id: str) -> Tensor:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from wsol_ext._numbers import require_at_least
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.evaluation.gallery import Gallery
-from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process
+from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation
 from wsol_ext.evaluation.settings import mistaken_settings
 from wsol_ext.evaluation.views import VIEWS, inputs_of
@@ -27,7 +28,7 @@ MapFunction = Callable[[Tensor], Tensor]
 def evaluate(
     model: nn.Module | MapFunction,
     dataset: LocalizationDataset,
-    protocols: Sequence[str] = ("maxboxaccv2", "toploc"),
+    protocols: str | Sequence[str] = ("maxboxaccv2", "toploc"),
     *,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
@@ -52,7 +53,7 @@ def evaluate(
             that gives class-agnostic maps (B, h, w).
         dataset: with the transform that the model and the protocols want (`transform_for`), and boxes or masks as the
             protocols need.
-        protocols: names out of `PROTOCOLS`.
+        protocols: names out of `PROTOCOLS`, or one.
         batch_size: images at a time.
         device: where to compute.
         workers: processes that read images; 0: none beside this one.
@@ -63,12 +64,16 @@ def evaluate(
         method: the model's name in the results; by default its own.
 
     Raises:
+        TypeError: protocols that are no names, or numbers that are none.
         ValueError: an unknown protocol, one that this data lacks boxes, masks or a view for, or a
-            threshold, interval or gallery outside its range.
+            threshold, interval, gallery, batch_size or number of workers outside its range.
         ImageError: an image of the data set cannot be read.
     """
     if mistakes := list(mistaken_settings(threshold, interval, gallery)):
         raise ValueError("; ".join(mistakes))
+    require_at_least("batch_size", batch_size, 1)
+    require_at_least("workers", workers, 0)
+    protocols = protocol_names(protocols)
     check_protocols(protocols, lambda needed: getattr(dataset, f"has_{needed}"))
     started = time.perf_counter()
     device = torch.device(device)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wsol_ext._names import printable, some
+from wsol_ext._numbers import require_at_least
+from wsol_ext._problems import Mistakes
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler
 from wsol_ext.data.base import LocalizationDataset, Sample
 from wsol_ext.data.predictions import Predictions, read_predictions
 from wsol_ext.data.score_maps import ScoreMapError, ScoreMaps
 from wsol_ext.evaluation.gallery import Gallery
-from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process
+from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation, ProtocolResult
 from wsol_ext.evaluation.settings import mistaken_settings
 from wsol_ext.metrics import PROTOCOLS, Batch
@@ -31,13 +33,14 @@ __all__ = ["Array", "evaluate_map_files", "evaluate_maps"]
 Array: TypeAlias = Tensor | NDArray[Any]
 
 _TOP5 = ("cls_top5", "loc_top5")
+_BOXES = "wrong"  # a kind of mistake, as maps have theirs
 
 
 def evaluate_maps(
     maps: Array | Sequence[Array],
     boxes: Sequence[Any] | None = None,
     sizes: Any = None,
-    protocols: Sequence[str] = ("maxboxaccv2", "toploc"),
+    protocols: str | Sequence[str] = ("maxboxaccv2", "toploc"),
     *,
     masks: Array | Sequence[Array] | None = None,
     logits: Array | None = None,
@@ -57,7 +60,7 @@ def evaluate_maps(
         boxes: for each image (G_i, 4), x0, y0, x1, y1 in pixels of the image, G_i at least 1; for all protocols but
             `pxap`.
         sizes: (n, 2), each image's width and height; one pair for all; None: each map's.
-        protocols: names out of `PROTOCOLS` that look at whole images: all but `sat`.
+        protocols: names out of `PROTOCOLS` that look at whole images, or one: all but `sat`.
         masks: for `pxap`: (n, h, w), or a list of (h_i, w_i): 1 object, 0 background, 255 ignored.
         logits: (n, C) class scores, with which `toploc` has Top-1 and Top-5, not GT-known alone.
         labels: (n,), each image's class, where there are logits.
@@ -70,9 +73,11 @@ def evaluate_maps(
         The results; `about` counts constant maps, which are evaluated: they have no box that fits.
 
     Raises:
+        TypeError: protocols that are no names.
         ValueError: a protocol that is unknown, looks at crops, or needs what is not given; numbers of maps, boxes,
-            sizes, masks, labels or logits that differ; a map with a value that is not finite; an image without a box;
-            or a threshold or interval outside its range.
+            sizes, masks, labels or logits that differ; or a threshold or interval outside its range.
+        ScoreMapError: maps of another shape or with values that are not finite, or images without a box or with one
+            that lies outside of them: of each kind all are counted, three named. It is a ValueError.
 
     Example:
         >>> maps = np.zeros((1, 8, 8))
@@ -81,7 +86,8 @@ def evaluate_maps(
         >>> found.metric("maxboxacc", "maxboxacc")
         1.0
     """
-    _check_settings(protocols, threshold, interval)
+    protocols = _checked_protocols(protocols, threshold, interval)
+    require_at_least("batch_size", batch_size, 1)
     has = {"boxes": boxes is not None, "masks": masks is not None}
     check_protocols(protocols, has.__getitem__)
     count = len(maps)
@@ -93,6 +99,9 @@ def evaluate_maps(
     columns = {key: _tensor(values) for key, values in shared.items() if values is not None}
     if "size" in columns and columns["size"].dim() == 1:
         columns["size"] = columns["size"].expand(count, -1)
+    if "size" in columns and (columns["size"].dim() != 2 or columns["size"].size(1) != 2):
+        shape = tuple(columns["size"].shape)
+        raise ValueError(f"evaluate_maps: sizes has shape {shape}, it should be ({count}, 2)")
     given = {"boxes": boxes, "sizes": columns.get("size"), "masks": masks}
     given |= {"labels": columns.get("label"), "logits": columns.get("logits")}
     for name, values in given.items():
@@ -108,16 +117,28 @@ def evaluate_maps(
             "index": index,
             "size": torch.tensor(score_map.shape[::-1]),
             "label": torch.tensor(0),
-            "boxes": torch.zeros(0, 4) if boxes is None else _checked_boxes(index, boxes[index]),
+            "boxes": torch.zeros(0, 4),
         }
         if masks is not None:
             found["mask"] = _tensor(masks[index])
-        return found | {key: values[index] for key, values in columns.items()}
+        found |= {key: values[index] for key, values in columns.items()}
+        if boxes is not None:
+            found["boxes"] = _checked_boxes(index, boxes[index], found["size"])
+        return found
+
+    errors: list[_Wrong] = []
+
+    def samples() -> Iterator[Sample]:
+        for index in range(count):
+            try:
+                yield sample(index)
+            except ScoreMapError as error:
+                errors.append(_Wrong(index, error.kind, str(error)))
 
     started = time.perf_counter()
-    measures = Measures(method, protocols, interval, threshold)
-    samples = map(sample, range(count))
-    constant = _measure(measures, iter(lambda: list(islice(samples, batch_size)), []))
+    measures, usable = Measures(method, protocols, interval, threshold), samples()
+    constant = _measure(measures, iter(lambda: list(islice(usable, batch_size)), []))
+    _raise_for(errors, [f"maps[{index}]" for index in constant], count)
     about = {"constant maps": len(constant)} if constant else {}
     seconds = time.perf_counter() - started
     return Evaluation(method, count, measures.results(), about=about, seconds=seconds)
@@ -126,7 +147,7 @@ def evaluate_maps(
 def evaluate_map_files(
     maps: ScoreMaps | str | Path,
     dataset: LocalizationDataset,
-    protocols: Sequence[str] = ("maxboxaccv2", "toploc"),
+    protocols: str | Sequence[str] = ("maxboxaccv2", "toploc"),
     *,
     predictions: Predictions | str | Path | None = None,
     skip_missing: bool = False,
@@ -146,7 +167,7 @@ def evaluate_map_files(
     Args:
         maps: the folder, of files that `ScoreMaps` reads, named by the data set's `image_names`.
         dataset: with boxes or masks as the protocols need.
-        protocols: names out of `PROTOCOLS` that look at whole images: all but `sat`.
+        protocols: names out of `PROTOCOLS` that look at whole images, or one: all but `sat`.
         predictions: a CSV file that `read_predictions` reads, with which `toploc` has Top-1, and Top-5 where five
             classes of each image are there.
         skip_missing: whether to leave out images without a map, with a warning that counts them.
@@ -163,25 +184,36 @@ def evaluate_map_files(
 
     Raises:
         FileNotFoundError: no such folder or CSV file.
-        ValueError: images without a map, or several; a protocol that is unknown, looks at crops, or needs what the data
-            set lacks; or a setting outside its range.
-        ScoreMapError: maps that cannot be read or have values that are not finite: all are counted, three named.
+        TypeError: protocols that are no names.
+        ValueError: a protocol that is unknown, looks at crops, or needs what the data set lacks; or a setting outside
+            its range.
+        ScoreMapError: images without a map, or with several, and maps that cannot be read, are of another shape or have
+            values that are not finite: a line for each kind, in which all are counted and three named, constant maps
+            too. It is a ValueError.
         AnnotationError: predictions that do not fit.
     """
-    _check_settings(protocols, threshold, interval, gallery)
+    protocols = _checked_protocols(protocols, threshold, interval, gallery)
+    require_at_least("batch_size", batch_size, 1)
+    require_at_least("workers", workers, 0)
     check_protocols(protocols, lambda needed: getattr(dataset, f"has_{needed}"))
     maps = maps if isinstance(maps, ScoreMaps) else ScoreMaps(maps)
     about: dict[str, Any] = {"maps": printable(maps.folder)}
     names = dataset.image_names
-    missing = set(maps.missing(names))
+    missing, said = set(maps.missing(names)), []
     if missing:
         text = _missing_text(maps, [name for name in names if name in missing], len(names))
         if not skip_missing or len(missing) == len(set(names)):
-            raise ValueError(text)
-        warnings.warn(f"{text}; left out", stacklevel=2)
-        about["images without a map, left out"] = len(missing)
+            said.append(text)
+        else:
+            warnings.warn(f"{text}; left out", stacklevel=2)
+            about["images without a map, left out"] = len(missing)
     kept = [index for index, name in enumerate(names) if name not in missing]
-    maps.check([names[index] for index in kept])
+    try:
+        maps.check([names[index] for index in kept])
+    except ScoreMapError as error:
+        said.append(str(error))
+    if len(missing) == len(set(names)):  # there is nothing more to say
+        _raise_for([], [], 0, said)
     unused = maps.unused(names)
     if unused and is_first_process():
         shown = some([printable(path.relative_to(maps.folder).as_posix()) for path in unused])
@@ -196,7 +228,8 @@ def evaluate_map_files(
     started = time.perf_counter()
     shows = gallery > 0 and dataset.has_boxes and predictions is not None and predictions.complete
     examples = Gallery(gallery if shows else 0, 0.1 if isinstance(threshold, str) else threshold)
-    measures = Measures(method, protocols, interval, threshold)
+    # Where maps are wanting, the others are only looked over.
+    measures = None if said else Measures(method, protocols, interval, threshold)
     files = _MapFiles(maps, dataset, kept, None if predictions is None else predictions.logits)
     loader = DataLoader(
         files,
@@ -205,15 +238,16 @@ def evaluate_map_files(
         num_workers=workers,
         collate_fn=list,
     )
-    errors: list[tuple[int, str]] = []
+    errors: list[_Wrong] = []
 
     def readable() -> Iterator[list[Sample]]:
         for samples in watch(loader, "evaluating", show=progress and is_first_process()):
-            errors.extend((each["index"], each["error"]) for each in samples if "error" in each)
+            errors.extend(each["error"] for each in samples if "error" in each)
             yield [sample for sample in samples if "error" not in sample]
 
     constant = _gathered(_measure(measures, readable(), examples if shows else None))
-    _raise_for(_gathered(errors), len(kept))
+    _raise_for(_gathered(errors), [names[index] for index in constant], len(kept), said)
+    assert measures is not None  # else that was said
     if constant:
         about["constant maps"] = len(constant)
         if is_first_process():
@@ -226,6 +260,18 @@ def evaluate_map_files(
         _drop_top5(results)
     seconds = time.perf_counter() - started
     return Evaluation(method, len(kept), results, about, chosen, seconds)
+
+
+class _Wrong(NamedTuple):
+    """An image that cannot be evaluated."""
+
+    place: int
+    kind: str  # as of ScoreMapError
+    text: str
+
+
+class _BrokenMaps(ScoreMapError, Mistakes):
+    """All that is wrong with maps, a line for each kind."""
 
 
 class _MapFiles(Dataset[Sample]):
@@ -248,26 +294,28 @@ class _MapFiles(Dataset[Sample]):
         try:
             score_map = self.maps.read(self.dataset.image_names[index])
         except ScoreMapError as error:
-            return {"index": index, "error": str(error)}
+            return {"error": _Wrong(index, error.kind, str(error))}
         sample = {"map": score_map, **self.dataset.annotations(index)}
         return sample if self.logits is None else {**sample, "logits": self.logits[place]}
 
 
-def _check_settings(
-    protocols: Sequence[str], threshold: float | str, interval: float, gallery: int = 0
-) -> None:
+def _checked_protocols(
+    protocols: str | Sequence[str], threshold: float | str, interval: float, gallery: int = 0
+) -> list[str]:
     if mistakes := list(mistaken_settings(threshold, interval, gallery)):
         raise ValueError("; ".join(mistakes))
-    for name in protocols:
+    names = protocol_names(protocols)
+    for name in names:
         if name in PROTOCOLS and PROTOCOLS[name].view != "whole":
             raise ValueError(f"protocol {name} looks at crops, score maps are of whole images")
+    return names
 
 
 @torch.inference_mode()
 def _measure(
-    measures: Measures, batches: Iterable[list[Sample]], examples: Gallery | None = None
+    measures: Measures | None, batches: Iterable[list[Sample]], examples: Gallery | None = None
 ) -> list[int]:
-    """Count all samples; gives the numbers of those whose map is constant."""
+    """Count all samples, where there are measures; gives the numbers of those whose map is constant."""
     constant = []
     for samples in batches:
         for group in _of_one_shape(samples):
@@ -276,6 +324,8 @@ def _measure(
                 if is_constant:  # upsampled, it would be rounding that normalization makes a map of
                     each["map"] = torch.zeros_like(each["map"])
                     constant.append(each["index"])
+            if measures is None:
+                continue
             batch = _batch(group)
             measures.update("whole", batch)
             if examples is not None:
@@ -314,25 +364,33 @@ def _tensor(values: Any) -> Tensor:
 
 
 def _checked_map(index: int, values: Any) -> Tensor:
-    score_map, name = _tensor(values), f"evaluate_maps: maps[{index}]"
+    score_map, name = _tensor(values), f"maps[{index}]"
     if score_map.dim() != 2 or 0 in score_map.shape:
-        raise ValueError(f"{name} has shape {tuple(score_map.shape)}, it should be (h, w)")
+        raise ScoreMapError(
+            f"{name} has shape {tuple(score_map.shape)}, it should be (h, w)", "of another shape"
+        )
     if score_map.dtype != torch.float64:
         score_map = score_map.float()
     if not score_map.isfinite().all():
-        raise ValueError(f"{name} has a NaN or infinite value, it should be finite")
+        raise ScoreMapError(f"{name} has a NaN or infinite value", "not finite")
     return score_map
 
 
-def _checked_boxes(index: int, values: Any) -> Tensor:
-    boxes = _tensor(values)
+def _checked_boxes(index: int, values: Any, size: Tensor) -> Tensor:
+    boxes, name = _tensor(values), f"boxes[{index}]"
     if boxes.dim() != 2 or boxes.size(1) != 4 or len(boxes) == 0:
-        raise ValueError(
-            f"evaluate_maps: boxes[{index}] has shape {tuple(boxes.shape)}, it should be (G, 4) with G >= 1"
+        raise ScoreMapError(
+            f"{name} has shape {tuple(boxes.shape)}, it should be (G, 4) with G >= 1", _BOXES
         )
     if (boxes[:, 2:] < boxes[:, :2]).any():
-        raise ValueError(
-            f"evaluate_maps: boxes[{index}] is {boxes.tolist()}, it should have x1 >= x0 and y1 >= y0"
+        raise ScoreMapError(
+            f"{name} is {boxes.tolist()}, it should have x1 >= x0 and y1 >= y0", _BOXES
+        )
+    if ((boxes[:, :2] >= size) | (boxes[:, 2:] < 0)).any():
+        width, height = size.tolist()
+        raise ScoreMapError(
+            f"{name} is {boxes.tolist()}, it should lie in its image of {width} x {height} pixels",
+            _BOXES,
         )
     return boxes
 
@@ -345,11 +403,23 @@ def _missing_text(maps: ScoreMaps, missing: Sequence[str], count: int) -> str:
     return text
 
 
-def _raise_for(errors: Sequence[tuple[int, str]], count: int) -> None:
-    if errors:
-        texts = some([text for _, text in sorted(errors)], separator="; ")
-        maps = "score map" if count == 1 else "score maps"
-        raise ScoreMapError(f"{len(errors)} of {count} {maps} cannot be evaluated: {texts}")
+def _raise_for(
+    errors: Sequence[_Wrong], constant: Sequence[str], count: int, said: Sequence[str] = ()
+) -> None:
+    """Say all that is wrong, a line for each kind; what alone would be no error, constant maps, in company."""
+    if not errors and not said:
+        return
+    by_kind: dict[str, list[str]] = {}
+    for error in sorted(errors):
+        by_kind.setdefault(error.kind, []).append(" ".join(error.text.split()))
+    by_kind.pop("ambiguous", None)  # `ScoreMaps.check` has said it of all
+    by_kind |= {"constant": list(constant)} if constant else {}
+    lines = [" ".join(text.split()) for text in said]
+    for kind, texts in by_kind.items():
+        of = "images' boxes" if kind == _BOXES else "score maps" if count > 1 else "score map"
+        are = "is" if len(texts) == 1 and kind != _BOXES else "are"
+        lines.append(f"{len(texts)} of {count} {of} {are} {kind}: {some(texts, separator='; ')}")
+    raise _BrokenMaps("\n".join(lines))
 
 
 def _gathered(found: list[Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """The protocols over each source of maps: a method, its parts, and the centre baseline beside them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,23 @@ from wsol_ext.evaluation.results import CENTER, ProtocolResult
 from wsol_ext.evaluation.views import VIEWS
 from wsol_ext.metrics import EVALUATED, PROTOCOLS, Batch, Protocol, View, center_map
 
-__all__ = ["Measures", "check_protocols", "is_first_process"]
+__all__ = ["Measures", "check_protocols", "is_first_process", "protocol_names"]
+
+
+def protocol_names(protocols: str | Sequence[str]) -> list[str]:
+    """The names of protocols, of which one may be given alone.
+
+    Raises:
+        TypeError: something else.
+
+    Example:
+        >>> protocol_names("toploc"), protocol_names(("maxboxacc", "toploc"))
+        (['toploc'], ['maxboxacc', 'toploc'])
+    """
+    names = [protocols] if isinstance(protocols, str) else protocols
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"protocols is {protocols!r}, it should be names of protocols")
+    return list(names)
 
 
 def check_protocols(protocols: Sequence[str], has: Callable[[str], bool]) -> None:

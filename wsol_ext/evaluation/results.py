@@ -1,10 +1,12 @@
 """What an evaluation found, and the files it becomes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsol_ext._files import write_csv, write_json
+from wsol_ext._names import unknown
 from wsol_ext._versions import versions
 from wsol_ext.metrics import PROTOCOLS, Curve
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from wsol_ext.evaluation.gallery import Example
 
 __all__ = ["CENTER", "Evaluation", "ProtocolResult"]
+
+_T = TypeVar("_T")
 
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
@@ -50,7 +54,7 @@ class ProtocolResult:
         return not name.startswith("best threshold")
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation:
     """All protocols' results on one data set.
 
@@ -71,11 +75,21 @@ class Evaluation:
     seconds: float = 0.0
 
     def metric(self, protocol: str, name: str, source: str | None = None) -> float:
-        """One number: `evaluation.metric("toploc", "gt_known")`; `source` is the method by default."""
-        for result in self.protocols:
-            if result.name == protocol:
-                return result.metrics[source or self.method][name]
-        raise KeyError(f"protocol {protocol!r} was not evaluated")
+        """One number: `evaluation.metric("toploc", "gt_known")`; `source` is the method by default.
+
+        Raises:
+            ValueError: a protocol, a source or a number that is not among the results; the message says which are.
+        """
+        results = {result.name: result for result in self.protocols}
+        sources = _named("protocol", protocol, results).metrics
+        return _named("metric", name, _named("source", source or self.method, sources))
+
+    def __repr__(self) -> str:
+        """The method's main numbers."""
+        names, sources = self.comparison()
+        values = zip(names, sources[self.method], strict=True)
+        numbers = [f"{name} {value:.4f}" for name, value in values if value is not None]
+        return f"<Evaluation of {self.method} on {self.images} images: {', '.join(numbers)}>"
 
     @property
     def parts(self) -> list[str]:
@@ -148,6 +162,12 @@ class Evaluation:
                 write_csv(path, _curve_rows(result))
                 written.append(path)
         return written
+
+
+def _named(what: str, name: str, known: Mapping[str, _T]) -> _T:
+    if name not in known:
+        raise ValueError(unknown(what, name, known))
+    return known[name]
 
 
 def _curve_rows(result: ProtocolResult) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """What an evaluation may be told: checked before torch is there, and by `evaluate` itself."""
 
 from collections.abc import Callable, Iterator
+from numbers import Integral, Real
 
 __all__ = ["mistaken_settings"]
 
@@ -23,9 +24,9 @@ def mistaken_settings(
     if isinstance(threshold, str):
         if threshold != "best":
             yield f"{named('threshold')} is {threshold!r}, it should be a number or 'best'"
-    elif not 0 <= threshold < 1:
+    elif not isinstance(threshold, Real) or not 0 <= threshold < 1:
         yield f"{named('threshold')} is {threshold}, it should be in [0, 1)"
-    if not 0 < interval < 1:
+    if not isinstance(interval, Real) or not 0 < interval < 1:
         yield f"{named('interval')} is {interval}, it should be between 0 and 1"
-    if gallery < 0:
+    if not isinstance(gallery, Integral) or gallery < 0:
         yield f"{named('gallery')} is {gallery}, it should be 0 or more"

@@ -24,6 +24,7 @@ __all__ = [
     "SingleBackboneModel",
     "asked_classes",
     "classification_loss",
+    "cross_entropy",
     "log_mean_probability",
     "register_method",
 ]
@@ -199,7 +200,7 @@ class LocalizationModel(nn.Module):
             are formed.
 
         Raises:
-            TypeError: images that are no float tensor, or classes that are not int64.
+            TypeError: images that are no float tensor, or classes that are no tensor of int64.
             ValueError: another shape, sides that are no multiples of the patch, or classes out of range.
         """
         raise NotImplementedError
@@ -213,6 +214,11 @@ class LocalizationModel(nn.Module):
 
         Returns:
             loss terms by name; `loss` is their sum. `logits` (B, classes), detached, ride along for the accuracy.
+
+        Raises:
+            TypeError: images that are no float tensor, or labels that are no tensor of int64.
+            ValueError: another shape, sides that are no multiples of the patch, or, of labels on the CPU, one that is
+                no class.
         """
         if self.caches_features:
             return self.loss_of_features(self.features(images), labels)
@@ -424,40 +430,69 @@ def classification_loss(
 ) -> dict[str, Tensor]:
     """Cross-entropy of logits (B, classes) and labels (B,) int64, as `LocalizationModel.training_loss` gives it.
 
-    Label smoothing is that of Szegedy et al., CVPR 2016: a share of each label is given to all classes alike.
+    Raises:
+        TypeError, ValueError: labels that are none; see `cross_entropy`.
     """
-    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    loss = cross_entropy(logits, labels, label_smoothing)
     return {"loss": loss, "cross_entropy": loss.detach(), "logits": logits.detach()}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The mean cross-entropy of logits (B, classes) and labels (B,) int64.
+
+    Label smoothing is that of Szegedy et al., CVPR 2016: a share of each label is given to all classes alike.
+
+    Raises:
+        TypeError: labels are no tensor of int64.
+        ValueError: not (B,), or, where they are on the CPU, one outside [0, number of classes).
+
+    Example:
+        >>> cross_entropy(torch.zeros(2, 3), torch.tensor([0, 3]))
+        Traceback (most recent call last):
+        ValueError: labels hold 0 to 3, they should be in [0, 3)
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels are {kind}, they should be an int64 tensor")
+    batch, count = logits.shape
+    if labels.shape != (batch,):
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, they should be ({batch},)")
+    _check_in_range("labels", labels, count)
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def asked_classes(logits: Tensor, classes: Tensor | None) -> Tensor:
     """The classes to localize, (B, K) int64: those asked for, or each image's top-1.
 
     Raises:
-        TypeError: classes are not int64.
+        TypeError: classes are no tensor of int64.
         ValueError: not (B, K), or a class outside [0, number of classes).
     """
     if classes is None:
         return logits.argmax(dim=1, keepdim=True)
+    if not isinstance(classes, Tensor):
+        raise TypeError(
+            f"classes are of type {type(classes).__name__}, they should be an int64 tensor (B, K), such as "
+            "torch.tensor([[0], [2]])"
+        )
     batch, count = logits.shape
     if classes.dtype != torch.int64:
         raise TypeError(f"classes have dtype {classes.dtype}, they should be int64")
     if classes.dim() != 2 or classes.size(0) != batch:
         raise ValueError(f"classes have shape {tuple(classes.shape)}, they should be ({batch}, K)")
-    if torch.compiler.is_compiling():  # nor can a graph branch on values: it holds the check itself
-        in_range = ((classes >= 0) & (classes < count)).all()
-        torch._assert_async(in_range, f"classes should be in [0, {count})")
-        return classes
-    # On CUDA the indexing itself checks, without a synchronization.
-    if (
-        classes.device.type == "cpu"
-        and classes.numel()
-        and not 0 <= int(classes.min()) <= int(classes.max()) < count
-    ):
-        raise ValueError(
-            f"classes hold {int(classes.min())} to {int(classes.max())}, they should be in [0, {count})"
-        )
+    _check_in_range("classes", classes, count)
     return classes
+
+
+def _check_in_range(argument: str, classes: Tensor, count: int) -> None:
+    """Refuse numbers outside [0, count). On CUDA indexing by them checks it, without a synchronization."""
+    if torch.compiler.is_compiling():  # a graph cannot branch on values: it holds the check itself
+        in_range = ((classes >= 0) & (classes < count)).all()
+        torch._assert_async(in_range, f"{argument} should be in [0, {count})")
+    elif classes.device.type == "cpu" and type(classes) is Tensor and classes.numel():
+        low, high = (int(value) for value in classes.aminmax())
+        if not 0 <= low <= high < count:
+            raise ValueError(f"{argument} hold {low} to {high}, they should be in [0, {count})")
 
 
 def log_mean_probability(logits: Sequence[Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from wsol_ext.models.base import (
     Parts,
     SingleBackboneModel,
     asked_classes,
+    cross_entropy,
     log_mean_probability,
     register_method,
 )
@@ -209,7 +210,7 @@ class MOLT(LocalizationModel):
         """The sum of each transformer's own cross-entropy; see `LocalizationModel.training_loss`."""
         logits = self._logits_by_level(images)
         smoothing = self.label_smoothing
-        losses = [F.cross_entropy(each, labels, label_smoothing=smoothing) for each in logits]
+        losses = [cross_entropy(each, labels, smoothing) for each in logits]
         named = zip(self.levels, losses, strict=True)
         return {
             "loss": torch.stack(losses).sum(),

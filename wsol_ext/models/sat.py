@@ -11,6 +11,7 @@ from wsol_ext.models.base import (
     Localized,
     SingleBackboneModel,
     asked_classes,
+    cross_entropy,
     register_method,
 )
 from wsol_ext.models.class_maps import ClassMapHead
@@ -93,7 +94,7 @@ class SAT(SingleBackboneModel):
         logits = self.head.logits(patches)
         blurred = F.conv2d(gates.unsqueeze(1), self.blur.to(gates.dtype), padding=1)
         terms = {
-            "cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing),
+            "cross_entropy": cross_entropy(logits, labels, self.label_smoothing),
             "area": (gates.mean() - self.area).abs(),
             "normalization": (blurred * (1 - blurred)).mean(),
         }

@@ -5,12 +5,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wsol_ext.models.base import (
     Localized,
     SingleBackboneModel,
     asked_classes,
+    cross_entropy,
     register_method,
 )
 from wsol_ext.models.vit import TokenBackbone, has_class_token
@@ -162,14 +162,12 @@ class TriLite(SingleBackboneModel):
         """Cross-entropy of class token and foreground, and the background's term, weighed."""
         found = self.regions(features)
         smoothing = self.label_smoothing
-        leaks = found.background_logits.softmax(dim=1).gather(1, labels[:, None])
         terms = {
-            "cross_entropy": F.cross_entropy(found.logits, labels, label_smoothing=smoothing),
-            "foreground": F.cross_entropy(
-                found.foreground_logits, labels, label_smoothing=smoothing
-            ),
-            "background": self.alpha * -torch.log(1 - leaks + 1e-7).mean(),
+            "cross_entropy": cross_entropy(found.logits, labels, smoothing),
+            "foreground": cross_entropy(found.foreground_logits, labels, smoothing),
         }
+        leaks = found.background_logits.softmax(dim=1).gather(1, labels[:, None])
+        terms["background"] = self.alpha * -torch.log(1 - leaks + 1e-7).mean()
         return {
             "loss": torch.stack(list(terms.values())).sum(),
             **{name: term.detach() for name, term in terms.items()},

@@ -19,6 +19,8 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.nn import Parameter
 
+from wsol_ext._numbers import require_number, require_whole
+
 try:
     _cpu = importlib.import_module("wsol_ext._cpu")
 except ImportError as error:
@@ -196,10 +198,17 @@ class Operator:
         return self.alone(*arguments)
 
     def _fit(self, arguments: tuple[Any, ...], types: tuple[type, ...]) -> bool:
-        """Whether arguments of these types need no conversion; an error where one should be a tensor and is none."""
+        """Whether arguments of these types need no conversion; an error where one can have none."""
         for argument, value in zip(self._schema, arguments, strict=False):
-            if str(argument.real_type) == "Tensor" and not isinstance(value, Tensor):
+            kind = str(argument.real_type)
+            if kind == "Tensor" and not isinstance(value, Tensor):
                 raise not_a_tensor(self._name, argument.name, value)
+            if kind == "bool" and isinstance(value, str | Sequence):
+                raise TypeError(f"{self._name}: {argument.name} is {value!r}, it should be a bool")
+            if kind == "float" or (kind == "Optional[float]" and value is not None):
+                check_number(self._name, argument.name, value)
+            if kind == "int":
+                check_whole(self._name, argument.name, value)
         wanted = [_PLAIN_TYPES.get(str(argument.real_type), ()) for argument in self._schema]
         fit = (
             _can_listen
@@ -536,6 +545,18 @@ def check_tensor(
         raise ValueError(
             f"{operator}: {argument} has shape {tuple(tensor.shape)}, it should be {wanted}"
         )
+
+
+def check_number(operator: str, argument: str, value: Any) -> None:
+    """Raise TypeError unless it is a number, or the symbol or tensor of one."""
+    if not isinstance(value, float | int | torch.SymFloat | torch.SymInt | Tensor):
+        require_number(f"{operator}: {argument}", value)
+
+
+def check_whole(operator: str, argument: str, value: Any) -> None:
+    """Raise TypeError unless it is a whole number, or the symbol or tensor of one."""
+    if not isinstance(value, int | torch.SymInt | Tensor):
+        require_whole(f"{operator}: {argument}", value)
 
 
 def check_same_device(operator: str, **tensors: Tensor) -> None:

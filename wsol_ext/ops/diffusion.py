@@ -2,6 +2,7 @@
 
 import functools
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,12 @@ def spatial_diffusion(
         tensor([[[0.0000, 0.0500, 0.3000]]])
     """
     if not isinstance(strength, Tensor):
-        if not isinstance(strength, (int, float)):
+        if not isinstance(strength, Real):
             should = "a number or a torch.Tensor"
             raise backend.not_a_tensor("spatial_diffusion", "strength", strength, should)
         _check(features, cam, None, iterations, alpha)
-        _check_converges(features, strength, alpha)
-        strength = torch.full((), strength, dtype=torch.float64, device=features.device)
+        _check_converges(features, float(strength), alpha)
+        strength = torch.full((), float(strength), dtype=torch.float64, device=features.device)
     return _spatial_diffusion(features, cam, strength, iterations, alpha, detach_start)[0]
 
 
@@ -181,6 +182,8 @@ def _check(
             raise ValueError(
                 f"{name}: strength has shape {tuple(strength.shape)}, it should have one element"
             )
+    backend.check_whole(name, "iterations", iterations)
+    backend.check_number(name, "alpha", alpha)
     if not 0 <= iterations <= _MOST_ITERATIONS:
         raise ValueError(
             f"{name}: iterations is {iterations}, it should be 0 to {_MOST_ITERATIONS}"

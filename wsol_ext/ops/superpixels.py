@@ -58,7 +58,7 @@ def slic(
         threads and in any batch; not differentiable.
 
     Raises:
-        TypeError: images of another dtype.
+        TypeError: images of another dtype, or another argument that is no such number.
         ValueError: images of another shape or with values out of range, or another argument outside its range.
 
     Example:
@@ -90,6 +90,9 @@ def _check(images: Tensor, n_segments: int, compactness: float, max_num_iter: in
         raise ValueError(
             f"slic: images have {height} x {width} pixels, there should be fewer than 2^31, and 2^27 a side"
         )
+    backend.check_whole("slic", "n_segments", n_segments)
+    backend.check_number("slic", "compactness", compactness)
+    backend.check_whole("slic", "max_num_iter", max_num_iter)
     if n_segments < 1:
         raise ValueError(f"slic: n_segments is {n_segments}, it should be at least 1")
     if not 0 <= compactness < math.inf:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -33,6 +34,10 @@ Schedule = Literal["constant", "steps", "cosine"]
 Augmentation = Literal["none", "standard", "erasing", "autoaugment", "randaugment", "strong"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
+_NUMBERS: Mapping[Any, tuple[type, str]] = {  # of fields by their type
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+}
 # Where and how fast a run computes, not what: a run may be continued under other values of these.
 _NOT_PART_OF_A_RUN = ("out", "workers", "device", "progress", "backbone_weights")
 
@@ -178,6 +183,11 @@ class TrainingConfig:
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
                 problems.add(unknown(flag_of(name), value, get_args(kind)))
+            if kind in _NUMBERS:
+                number, wanted = _NUMBERS[kind]
+                if isinstance(value, bool) or not isinstance(value, number):
+                    problems.add(f"{flag_of(name)} is {value!r}, it should be {wanted}")
+        problems.raise_any()  # what is no number has no range
 
         def require(name: str, holds: bool, wanted: str) -> None:
             if not holds:
