@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -84,17 +85,23 @@ def simplejpeg_scaled_torch(path, side):
     return _resized(_channels_first(pixels), side)
 
 
-def exact(path, side):
-    from wsol_ext.data import eval_transform, read_image
+@lru_cache
+def _transform(side):
+    from wsol_ext.data import eval_transform
 
-    return eval_transform(side)(read_image(path, upright=True))
+    return eval_transform(side)
+
+
+def exact(path, side):
+    from wsol_ext.data import read_image
+
+    return _transform(side)(read_image(path, upright=True))
 
 
 def fast(path, side):
-    from wsol_ext.data import eval_transform
     from wsol_ext.data.images import read_reduced
 
-    return eval_transform(side).of_pixels(read_reduced(path, 2 * side, 2 * side)[0])
+    return _transform(side).of_pixels(read_reduced(path, 2 * side, 2 * side)[0])
 
 
 def fast_without_simplejpeg(path, side):

@@ -170,9 +170,10 @@ class Pictures(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         began = time.perf_counter()
         path = self.image_path(index)
+        image: Image.Image | np.ndarray
         if self.reduced is None or path is None:
-            whole = self.load_image(index)
-            image, size, views = whole, whole.size, self.transform(whole)
+            image = whole = self.load_image(index)
+            size, views = whole.size, self.transform(whole)
         else:
             image, size = read_reduced(path, *self.reduced)
             views = self.transform.of_pixels(image)
