@@ -1,7 +1,7 @@
 """What is known of the CUDA kernels' speed without a GPU, as markdown: `--save` writes benchmarks/results/static.md.
 
-With names of kernels or calls (`--only class_attention`), the counts of these alone, and with `--places` which of their accesses ask
-for most: what to look at before and after a change to a kernel.
+With `--only class_attention`, the counts of calls and kernels that have it in their names, and with `--places 8` which
+of their accesses ask for most: what to look at before and after a change to a kernel.
 """
 
 import argparse
@@ -18,7 +18,10 @@ from emulator import counts  # noqa: E402
 SECTIONS: dict[str, Callable[[], str]] = {
     "counts": counts.section,
 }
-TITLE = "# The CUDA kernels without a GPU\n\nMade by `scripts/static_performance.py --save`; the same on every machine.\n"
+TITLE = """# The CUDA kernels without a GPU
+
+Made by `scripts/static_performance.py --save`.
+"""
 
 
 def main() -> None:

@@ -20,11 +20,11 @@ BUILD_ROOT = HERE.parents[1] / "build"
 
 
 class Variant(Enum):
-    """A way to compile the kernels; the value is its folder's name."""
+    """A way to compile the kernels."""
 
-    PLAIN = "emulator"
-    SANITIZED = "emulator-asan"  # under AddressSanitizer and UndefinedBehaviorSanitizer
-    COUNTING = "emulator-counting"  # what they ask of memory is counted: see counts.py
+    PLAIN = "plain"
+    SANITIZED = "sanitized"  # under AddressSanitizer and UndefinedBehaviorSanitizer
+    COUNTING = "counting"  # what they ask of memory is counted: see counts.py
 
 
 def sanitizer_is_loaded() -> bool:
@@ -60,7 +60,7 @@ def checked_variant() -> Variant:
 
 def build(variant: Variant) -> Path:
     """Bring the build up to date with the sources; the folder the modules are in."""
-    folder = BUILD_ROOT / variant.value
+    folder = BUILD_ROOT / f"emulator-{variant.value}"
     folder.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -79,7 +79,7 @@ def build(variant: Variant) -> Path:
                 *generator,
                 f"-S{HERE}",
                 f"-B{folder}",
-                f"-DWSOL_VARIANT={variant.name.lower()}",
+                f"-DWSOL_VARIANT={variant.value}",
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             )

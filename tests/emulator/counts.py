@@ -4,12 +4,14 @@
 call. A GPU's caches are not modelled: repeated reads are counted, wherever they would be answered from.
 """
 
+import os
 import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -186,8 +188,14 @@ class _Symbols:
         """(function, file:line) at each offset, what was inlined first."""
         asked = [f"{offset:#x}" for offset in offsets]
         command = ["addr2line", "-e", str(self._library), "-a", "-i", "-f", "-C"]
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         text = subprocess.run(
-            command, input="\n".join(asked), capture_output=True, text=True, check=True
+            command,
+            env=environment,
+            input="\n".join(asked),
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         result = {}
         for part in re.split(r"^(?=0x)", text, flags=re.MULTILINE)[1:]:
@@ -214,34 +222,41 @@ class _Symbols:
         return result
 
 
+@cache
+def package_kernels() -> Counting:
+    return Counting(build.load(build.Variant.COUNTING))
+
+
 @contextmanager
 def counted_operators() -> Iterator[Counting]:
     """Within, the operators of CPU tensors run on the counting kernels."""
-    kernels = Counting(build.load(build.Variant.COUNTING))
     before = _backend.emulated
-    _backend.emulated = kernels  # type: ignore[assignment]
+    _backend.emulated = package_kernels()  # type: ignore[assignment]
     try:
-        yield kernels
+        yield package_kernels()
     finally:
         _backend.emulated = before
 
 
-def kernel_counts() -> dict[tuple[str, str], KernelCounts]:
-    """The counts of each call and each kernel that it launches."""
-    result = {}
+def counts_of(call: str) -> dict[str, KernelCounts]:
+    """The counts of each kernel that a call of `CALLS` launches."""
     with counted_operators() as kernels:
-        for call, run in CALLS.items():
-            run()
-            result |= {(call, kernel): counts for kernel, counts in kernels.counts().items()}
-    return result
+        CALLS[call]()
+        return kernels.counts()
+
+
+def kernel_counts() -> dict[tuple[str, str], KernelCounts]:
+    """Those of all calls, by call and kernel."""
+    return {(call, kernel): counts for call in CALLS for kernel, counts in counts_of(call).items()}
 
 
 def report(only: str, places: int) -> str:
     """The counts of calls or kernels whose names have `only` in them, as a table, and as many accesses of each."""
     table, lines = {}, []
+    launches_any = any(only in kernel for kernel in all_kernels())
     with counted_operators() as kernels:
         for call, run in CALLS.items():
-            if only not in call and not any(only in kernel for kernel in all_kernels()):
+            if only not in call and not launches_any:
                 continue
             run()
             of_kernel = kernels.places() if places else {}
