@@ -1,8 +1,8 @@
 """What nvcc makes of the CUDA kernels, without a GPU: registers, occupancy, stack, branches in loops, ... (tests/sass).
 
-python scripts/machine_code.py                                                  of the installed _cuda, as markdown
-python scripts/machine_code.py csrc/boxes/box_iou.cu --architectures 80 90      of a file as it is now, each instantiation
-python scripts/machine_code.py --bounds                                         tests/sass/bounds.txt, as tight as _cuda allows
+python scripts/machine_code.py              the installed _cuda, as markdown
+python scripts/machine_code.py --bounds     the rows of tests/sass/bounds.txt, as tight as _cuda allows
+python scripts/machine_code.py csrc/boxes/box_iou.cu --architectures 80 90      a file as it is now, each instantiation
 """
 
 import argparse
