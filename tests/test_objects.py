@@ -173,8 +173,10 @@ def test_level_separates_right_from_wrong_or_keeps_a_precision():
     exact = best_level(probabilities, right, "sha", precision=1.0)
     assert exact.level == 0.7
     assert (exact.kept, exact.rejected, exact.precision) == (2 / 3, 1, 1)
-    assert best_level(probabilities, right, "sha", precision=0.5).level == 0
-    assert best_level([0.5, 0.6], [True, True], "sha").level == 0  # nothing to reject
+    with pytest.raises(ValueError, match="50% are so without rejecting any: no level is better"):
+        best_level(probabilities, right, "sha", precision=0.5)
+    with pytest.raises(ValueError, match="there is nothing to reject"):
+        best_level([0.5, 0.6], [True, True], "sha")
     with pytest.raises(ValueError, match="of 2 labelled pictures no one's best class is right"):
         best_level([0.5, 0.6], [False, False], "sha")
     with pytest.raises(ValueError, match="no level keeps pictures of which 90% are right"):

@@ -128,6 +128,18 @@ def remove_leftovers(folder: Path, older_than: float = math.inf) -> None:
                 left.unlink(missing_ok=True)
 
 
+def not_there(path: str | os.PathLike[str]) -> str:
+    """What an error says of a path that leads to nothing; of a URL, that it is none.
+
+    Example:
+        >>> not_there("https://example.org/bird.jpg")
+        'that is a URL, and files are read from the disk: download it first'
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)):  # a Path has one slash of them
+        return "that is a URL, and files are read from the disk: download it first"
+    return "no such file or folder"
+
+
 def missing_paths(paths: Mapping[str, str | None]) -> list[str]:
     """A sentence for each path that leads to nothing, by the flag that gives it; None is none.
 
@@ -136,7 +148,7 @@ def missing_paths(paths: Mapping[str, str | None]) -> list[str]:
         ['--root is /nowhere: no such file or folder']
     """
     return [
-        f"{flag} is {path}: no such file or folder"
+        f"{flag} is {path}: {not_there(path)}"
         for flag, path in paths.items()
         if path is not None and not Path(path).expanduser().exists()
     ]

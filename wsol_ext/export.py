@@ -76,7 +76,7 @@ def export_model(
         ValueError: a mistaken argument; a model that refines its maps by clusters (molt), which are found by training
             on each picture, so that no program holds them: ``model.set_clusters(None)`` leaves its combined map; a
             backbone that takes one size only, with `dynamic`; or weights beyond ONNX's 2 GiB.
-        ModuleNotFoundError: packages are missing that ONNX takes: ``pip install 'wsol_ext[onnx]'``.
+        ModuleNotFoundError: packages are missing that ONNX takes: ``pip install onnx onnxscript``.
         OSError: the file cannot be written; an older one is untouched.
 
     Example:
@@ -180,7 +180,7 @@ def missing_packages() -> str | None:
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
         return None
-    return f"ONNX takes the packages {' and '.join(missing)}: pip install 'wsol_ext[onnx]'"
+    return f"ONNX takes the packages {' and '.join(missing)}: pip install {' '.join(missing)}"
 
 
 # --- what is exported

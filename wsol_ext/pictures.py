@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wsol_ext._files import not_there
 from wsol_ext._names import printable
 from wsol_ext._paths import Paths
 from wsol_ext.data import ImageError, collate, eval_transform
@@ -71,7 +72,7 @@ def _images_of(given: str | Path) -> Sequence[Path]:
         return inside
     if path.exists():
         return [path]
-    raise FileNotFoundError(f"{path}: no such file or folder")
+    raise FileNotFoundError(f"{given}: {not_there(given)}")
 
 
 def read_picture(picture: Picture, name: str = "picture") -> Image.Image:
@@ -122,6 +123,8 @@ def _check_picture(index: int, picture: Any) -> None:
     wanted = "it should be a path, a Pillow image, or uint8 pixels: an array (h, w, 3) or a tensor (3, h, w)"
     if not isinstance(picture, Picture):
         raise TypeError(f"{name} is of type {type(picture).__name__}, {wanted}")
+    if isinstance(picture, str) and "://" in picture and not Path(picture).exists():
+        raise FileNotFoundError(f"{name} is {picture}: {not_there(picture)}")
     if isinstance(picture, Image.Image) and 0 in picture.size:
         raise ValueError(f"{name} has size {picture.size}, {wanted}")
     if isinstance(picture, np.ndarray | Tensor):

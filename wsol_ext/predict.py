@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from wsol_ext._devices import usable_device
-from wsol_ext._files import sha256_of
+from wsol_ext._files import not_there, sha256_of
 from wsol_ext._names import nearest, some
 from wsol_ext.checkpoints import find_checkpoint, load_model
 from wsol_ext.localize import (
@@ -79,6 +79,8 @@ def _on_disk(source: str | Path) -> Path:
         return find_pretrained(source)
     path = Path(source).expanduser()
     if not path.exists():
+        if "://" in str(source):
+            raise FileNotFoundError(f"source is {source}: {not_there(str(source))}")
         raise FileNotFoundError(
             f"source is {source}: there is no such run, folder or file of weights (a repository of the hub is called "
             "hf-hub:OWNER/NAME)"

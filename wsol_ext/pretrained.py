@@ -6,7 +6,9 @@ Names of files and functions are those of huggingface_hub's `PyTorchModelHubMixi
 
 import dataclasses
 import json
+import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,10 @@ import torch
 
 from wsol_ext import __version__
 from wsol_ext._files import named, read_yaml, sha256_of, write_json, write_text
-from wsol_ext._names import check_licence, some
+from wsol_ext._names import check_licence, printable, some
 from wsol_ext._weight_files import CheckpointError, read_tensors
 from wsol_ext.checkpoints import find_checkpoint, load_model, save_model
+from wsol_ext.data.images import is_readable_name
 from wsol_ext.models import LocalizationModel
 from wsol_ext.thresholds import StoredThreshold, run_folder, store_threshold, stored_threshold
 
@@ -73,7 +76,9 @@ def save_pretrained(
         the folder.
 
     Raises:
-        FileExistsError: `save_directory` holds a run, or files of another program's model.
+        FileExistsError: `save_directory` holds a run, files of another program's model, or, unless it is a clone of a
+            repository or a model of `save_pretrained` lies there already, pictures. Other files stay beside the model,
+            and a warning names them.
         ValueError: `run` is no run's folder or has trained another model, or `license` is no name of one.
         OSError: a file cannot be written; the message names it.
 
@@ -259,6 +264,27 @@ def _require_ours(folder: Path) -> None:
         raise FileExistsError(
             f"{folder} holds {' and '.join(others)}, which save_pretrained did not write; choose another folder"
         )
+    if not folder.is_dir() or (folder / ".git").exists() or is_pretrained(folder):
+        return
+    if (picture := _picture_in(folder)) is not None:
+        raise FileExistsError(
+            f"{folder} holds pictures, such as {picture}; choose another folder, or a new one in it"
+        )
+    names = (path.name for path in folder.iterdir())
+    beside = sorted(n for n in names if not n.startswith((".", "README", "LICENSE")))
+    if beside:
+        warnings.warn(
+            f"{folder} holds other files, which stay beside the model: {some(beside)}", stacklevel=3
+        )
+
+
+def _picture_in(folder: Path) -> str | None:
+    """The first picture in a folder, or in one of its folders, by its suffix."""
+    for here, _, files in os.walk(folder):
+        for name in sorted(files):
+            if is_readable_name(name):
+                return printable(Path(here, name).relative_to(folder).as_posix())
+    return None
 
 
 def _remove_threshold_of_another(folder: Path, digest: str) -> None:

@@ -26,7 +26,7 @@ class StoredLevel:
         rule: what it was chosen by, in words.
         precision: the share of the pictures it keeps whose best class is right.
         kept: the share of the pictures whose best class is right that it keeps.
-        rejected: the share of the others that it rejects; 1 where there are none.
+        rejected: the share of the others that it rejects.
         images: how many labelled pictures it was chosen on.
         checkpoint: the SHA-256 of the model's file.
         version: that of `wsol_ext`.
@@ -68,7 +68,9 @@ def best_level(
             others that are rejected is largest (Youden's J), the lowest of equals.
 
     Raises:
-        ValueError: no picture is right, or no level has that precision.
+        TypeError: a precision that is no number.
+        ValueError: no picture is right, no level has that precision, or the best level rejects no picture: it would
+            separate nothing.
 
     Example:
         >>> best_level([0.9, 0.8, 0.3, 0.2], [True, True, False, False], "").level
@@ -102,6 +104,11 @@ def best_level(
             )
         best = int(reached[0])
         rule = f"the lowest at which {100 * precision:g}% of what is kept is right,"
+    if best == 0:
+        raise ValueError(
+            f"of {len(hits)} labelled pictures {hits.sum()} are right, and {_useless(others, precision)}: no level is "
+            "better than none"
+        )
     return StoredLevel(
         level=round(float(levels[best]), 6),
         rule=rule,
@@ -112,6 +119,15 @@ def best_level(
         checkpoint=checkpoint,
         version=wsol_ext.__version__,
     )
+
+
+def _useless(others: int, precision: float | None) -> str:
+    """Why a level would reject nothing."""
+    if not others:
+        return "there is nothing to reject: pictures of none of the classes are missing"
+    if precision is not None:
+        return f"{100 * precision:g}% are so without rejecting any"
+    return "the wrong ones are no less probable"
 
 
 def store_level(run: str | Path, level: StoredLevel) -> Path | None:

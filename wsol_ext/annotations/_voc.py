@@ -1,11 +1,13 @@
 """Pascal VOC: an XML file a picture."""
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+from wsol_ext._names import some
 from wsol_ext.annotations._pictures import (
     About,
     Object,
@@ -22,6 +24,9 @@ def write(
 ) -> None:
     """Write `Annotations/`, `JPEGImages/`, `ImageSets/Main/train.txt`, and `labelmap.txt`, CVAT's list of the classes.
 
+    A line of that list is a class, `:` parts its fields, and `#` starts a comment: in names of classes these become `_`,
+    in all files alike, with a warning.
+
     Corners are whole pixels counted from 1, both inside the box, as VOC's kit has them. White space in names becomes
     `_`, since some readers of `train.txt` take what is behind it for something else.
     """
@@ -29,7 +34,8 @@ def write(
     annotations, sets = folder / "Annotations", folder / "ImageSets" / "Main"
     annotations.mkdir()
     sets.mkdir(parents=True)
-    labels = "".join(f"{xml_text(name)}:::\n" for name in classes)
+    classes = _plain_names(classes)
+    labels = "".join(f"{name}:::\n" for name in classes)
     (folder / "labelmap.txt").write_text(
         f"# label:color_rgb:parts:actions\n{labels}", encoding="utf-8"
     )
@@ -44,6 +50,22 @@ def write(
             ElementTree.indent(tree)
             tree.write(path, encoding="utf-8")
             listed.write(f"{name.with_suffix('').as_posix()}\n")
+
+
+def _plain_names(classes: Sequence[str]) -> list[str]:
+    """Names of classes as `labelmap.txt` can hold them, no two alike that were not."""
+    plain: dict[str, str] = {}
+    for name in classes:
+        text = "".join(c if c.isprintable() and c != ":" else "_" for c in xml_text(name)).strip()
+        text = f"_{text[1:]}" if text.startswith("#") else text or "_"
+        taken = {*plain.values(), *classes} - {name}
+        while text in taken:
+            text += "_"
+        plain[name] = text
+    changed = [f"{name!r} is {text!r}" for name, text in plain.items() if name != text]
+    if changed:
+        warnings.warn(f"voc: names of classes that it cannot hold: {some(changed)}", stacklevel=2)
+    return [plain[name] for name in classes]
 
 
 def _annotation(picture: Picture, name: str, classes: Sequence[str]) -> ElementTree.Element:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from wsol_ext._files import holds_others, mark_results_folder, missing_paths
+from wsol_ext._files import holds_others, mark_results_folder, missing_paths, not_there
 from wsol_ext._names import on_terminal, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._progress import watch
@@ -67,7 +67,7 @@ def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
     for path in options.maps or []:
         if not Path(path).expanduser().exists():
-            problems.add(f"MAPS is {path}: no such file or folder")
+            problems.add(f"MAPS is {path}: {not_there(path)}")
     for threshold in options.threshold:
         if isinstance(threshold, str):
             if threshold not in OF_EACH_MAP:

@@ -25,7 +25,8 @@ def calibrate(
     """Find the level on labelled pictures, say it and store it; gives the exit status.
 
     Raises:
-        ValueError: no picture's best class is right, or no level has the precision that is asked for.
+        ValueError: no picture's best class is right, no level has the precision that is asked for, or none separates
+            anything; nothing is stored then.
     """
     from wsol_ext.localize import localize_images
 

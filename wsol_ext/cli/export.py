@@ -49,7 +49,7 @@ def add_options(parser: Parser) -> None:
         "--format",
         type=str | None,
         default=None,
-        help="onnx (needs `pip install 'wsol_ext[onnx]'`) or pt2; by default what --out ends in, else onnx",
+        help="onnx (needs `pip install onnx onnxscript`) or pt2; by default what --out ends in, else onnx",
     )
     parser.add_argument(
         "--classes",

@@ -7,6 +7,7 @@ import time
 import warnings
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from wsol_ext._files import (
     file_size,
     missing_paths,
     named,
+    not_there,
     sha256_of,
 )
 from wsol_ext._names import on_terminal, printable, registered_names, unknown
@@ -54,7 +56,7 @@ from wsol_ext.cli.options import (
     load_weights,
     set_clusters,
 )
-from wsol_ext.thresholds import WAYS, asked_threshold, choose_threshold
+from wsol_ext.thresholds import WAYS, asked_threshold, choose_threshold, stored_threshold
 
 if TYPE_CHECKING:
     from wsol_ext.localize import ImageResult, Threshold
@@ -159,7 +161,7 @@ def check(options: Any, problems: Problems) -> None:
         problems.add(missing)
     for path in options.images or []:
         if not Path(path).expanduser().exists():
-            problems.add(f"IMAGES: {path}: no such file or folder")
+            problems.add(f"IMAGES: {path}: {not_there(path)}")
 
 
 def _check_threshold(options: Any, problems: Problems) -> None:
@@ -447,14 +449,31 @@ def _finish(
         raise
     folder.end()
     if 2 * counts.filling > counts.boxes:
-        threshold = folder.request["threshold"]
-        other = "another" if threshold == "otsu" else f"otsu, or a higher one than {threshold},"
+        advice = _other_threshold(folder.request["threshold"], options.checkpoint)
         warnings.warn(
-            f"{counts.filling} of {counts.boxes} boxes cover nearly all of their image: as --threshold, {other} may "
-            "fit this model's maps; `wsol evaluate` stores the best where boxes are known",
+            f"{counts.filling} of {counts.boxes} boxes cover nearly all of their image: {advice}",
             stacklevel=2,
         )
     return _tell(folder, counts.images - counts.broken - counts.rejected, counts.rejected)
+
+
+def _other_threshold(threshold: "Threshold", checkpoint: str) -> str:
+    """Where else maps may be cut whose boxes are too large."""
+    stored = None
+    with suppress(ValueError, OSError):  # damaged, it was said where it was to be used
+        stored = stored_threshold(checkpoint)
+    if stored is not None and stored.threshold == threshold:
+        return (
+            f"{threshold:g} is the best threshold on the pictures that `wsol evaluate` had, and these may be others, "
+            "or the model may not find its objects"
+        )
+    others = {"otsu": "a number", "mean": "otsu"}.get(
+        str(threshold), f"otsu, or above {threshold},"
+    )
+    known = "`wsol evaluate` finds the best where boxes are known"
+    if stored is not None:
+        known = f"best, {stored.threshold:g}, is what `wsol evaluate` stored"
+    return f"as --threshold, {others} may fit this model's maps; {known}"
 
 
 def _tell(folder: BoxesFolder, found: int, rejected: int) -> int:

@@ -1,6 +1,7 @@
 """Which command runs, and how its errors look: a line each, unless `--debug` asks for the traceback."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -23,7 +24,7 @@ _COMMANDS = {
     for module in (train, evaluate, localize, boxes, convert, export, demo, info)
 }
 
-_USAGE_ERROR, _FAILURE, _INTERRUPTED, _TERMINATED = 2, 1, 130, 143
+_USAGE_ERROR, _FAILURE, _INTERRUPTED, _CUT_OFF, _TERMINATED = 2, 1, 130, 141, 143
 
 
 class _Terminated(KeyboardInterrupt):
@@ -38,7 +39,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit status: 0; 1 where something failed on the way; 2 for a mistake in the request; 130 when interrupted,
-        143 by SIGTERM.
+        141 where nobody reads what is printed any more, as below `head`, 143 by SIGTERM.
+    """
+    try:
+        status = _main(arguments)
+        _flush()
+        return status
+    except BrokenPipeError:
+        # What is left to print goes nowhere, else the interpreter would complain of it in the end.
+        with open(os.devnull, "w") as nowhere:
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nowhere.fileno(), stream.fileno())
+        return _CUT_OFF
+
+
+def _flush() -> None:
+    """Write what was printed.
+
+    Raises:
+        BrokenPipeError: nobody reads it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    """Run the command line, and say what ends it.
+
+    Raises:
+        BrokenPipeError: nobody reads what is printed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -54,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as stop:  # --help and --version
             return stop.code if isinstance(stop.code, int) else _FAILURE
         except Exception as error:
+            if isinstance(error, BrokenPipeError):
+                _flush()  # where it was another pipe, that is an error like others
             if debug:
                 traceback.print_exc()
                 for detail in getattr(error, "details", ()):

@@ -1,6 +1,7 @@
 """Known classes of one's own images: by their folders, or by a CSV file."""
 
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -26,7 +27,8 @@ def read_labels(
             with forward slashes, as tells them apart: `jay/001.jpg`, or `001.jpg` where no other image is called so.
         paths: the images.
         class_names: the model's classes.
-        nothing: whether an image may have none of them, -1: one whose class is `NOTHING`, where no class is called so.
+        nothing: whether an image may have none of them, -1: one whose class is `NOTHING`. Where a class is called so,
+            images of that class have it, and a warning says so.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -35,8 +37,14 @@ def read_labels(
         ValueError: an image without a line or, by "folder", in a folder that is no class.
     """
     numbers = {name: number for number, name in enumerate(class_names)}
-    if nothing:
-        numbers.setdefault(NOTHING, -1)
+    if nothing and NOTHING in numbers:
+        warnings.warn(
+            f"the model has a class that is called {NOTHING!r}: pictures labelled so count as that class, not as "
+            "pictures of none; rename it in the model's class_names where those are meant",
+            stacklevel=2,
+        )
+    elif nothing:
+        numbers[NOTHING] = -1
     if source == "folder":
         for path in paths:
             if printable(path.parent.name) not in numbers:
