@@ -8,11 +8,11 @@ import pytest
 import torch
 import torchvision
 from ops.cases.boxes import THRESHOLDS
-from ops.contract import FLOATING, REST_OF_A_SWEEP
+from ops.contract import FLOATING, PYTHON_ALONE, REST_OF_A_SWEEP
 from oracles import opencv_boxes, score_maps
 from torch import Tensor
 
-from wsol_ext.ops import best_box_iou, box_iou, extract_boxes
+from wsol_ext.ops import _backend, best_box_iou, box_iou, extract_boxes
 from wsol_ext.ops.boxes import box_iou_reference
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boxes.npz"
@@ -481,3 +481,85 @@ def test_scores_out_of_range_are_read_in_a_row_of_good_ones(backend):
 def test_overlaps_below_vmap_are_those_of_each():
     a, b = torch.rand(3, 4, 4), torch.rand(3, 5, 4)
     assert torch.equal(torch.func.vmap(box_iou)(a, b), box_iou(a, b))
+
+
+# --- the CPU's way in one step
+
+
+@pytest.fixture
+def taken_at_once(monkeypatch):
+    """Of each call in turn whether it was done in one step."""
+    taken = []
+    at_once = _backend.at_once
+
+    def noted(*arguments):
+        result = at_once(*arguments)
+        taken.append(result is not None)
+        return result
+
+    monkeypatch.setattr(_backend, "at_once", noted)
+    return taken
+
+
+def plain_maps() -> Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(
+        np.stack([score_maps.score_map(family, rng, 21, 70) for family in FAMILIES])
+    )
+
+
+@PYTHON_ALONE
+@pytest.mark.skipif(
+    not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="torch before 2.10"
+)
+@pytest.mark.parametrize("thresholds", [0.3, [0.3, 0.0], (0.7,), torch.tensor(0.3).double()])
+@pytest.mark.parametrize("clip", [False, True])
+def test_plain_arguments_are_done_in_one_step(taken_at_once, monkeypatch, thresholds, clip):
+    maps, gt_boxes = plain_maps(), torch.tensor([[3, 2, 30, 9]]).expand(len(FAMILIES), 1, 4)
+
+    def found() -> list[Tensor]:
+        return [
+            extract_boxes(maps, thresholds, clip=clip),
+            extract_boxes(maps, thresholds, "most_pixels", clip=clip),
+            *extract_boxes(maps, thresholds, "all", clip=clip),
+            best_box_iou(maps, thresholds, gt_boxes),
+            best_box_iou(maps, thresholds, gt_boxes, "all"),
+        ]
+
+    at_once = found()
+    assert taken_at_once == [True] * 5
+    monkeypatch.setattr(_backend, "_something_listens", lambda: True)
+    for have, want in zip(at_once, found(), strict=True):
+        assert have.dtype == want.dtype
+        assert have.stride() == want.stride()
+        assert torch.equal(have, want)
+    assert taken_at_once[5:] == [False] * 5
+
+
+@PYTHON_ALONE
+def test_what_is_not_plain_goes_the_general_way(taken_at_once):
+    maps = plain_maps()
+    expected = extract_boxes(maps, 0.3)
+    taken_at_once.clear()
+    negated, transposed = torch._neg_view(-maps), maps.mT.contiguous().mT
+    for other in (negated, transposed):
+        assert torch.equal(extract_boxes(other, 0.3), expected)
+    with pytest.raises(ValueError, match="score_maps has values from"):
+        extract_boxes(maps + 1, 0.3)
+    with torch.overrides.BaseTorchFunctionMode():
+        extract_boxes(maps, 0.3)
+    assert taken_at_once == [False] * 4
+
+
+@PYTHON_ALONE
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_one_threshold_cuts_as_many_do(dtype):
+    """One alone compares scores, with others they are quantized: at every value of 255, and beside it."""
+    steps = torch.arange(256, dtype=torch.float64) / 255
+    beside = torch.cat([torch.nextafter(steps, steps - 1), torch.nextafter(steps, steps + 1)])
+    beside32 = [torch.nextafter(steps.float(), steps.float() + way).double() for way in (-1, 1)]
+    score_map = torch.cat([steps, beside, *beside32]).clamp(0, 1).to(dtype).view(1, 5, 256)
+    thresholds = [i / 255 for i in range(255)]
+    together = extract_boxes(score_map, thresholds, "most_pixels")[0]
+    alone = torch.cat([extract_boxes(score_map, t, "most_pixels")[0] for t in thresholds])
+    assert torch.equal(alone, together)
