@@ -24,8 +24,8 @@ def write(
 ) -> None:
     """Write `Annotations/`, `JPEGImages/`, `ImageSets/Main/train.txt`, and `labelmap.txt`, CVAT's list of the classes.
 
-    A line of that list is a class, `:` parts its fields, and `#` starts a comment: in names of classes these become `_`,
-    in all files alike, with a warning.
+    A line of that list is a class, `:` parts its fields, and `#` starts a comment: in names of classes these become
+    `_`, in all files alike, with a warning.
 
     Corners are whole pixels counted from 1, both inside the box, as VOC's kit has them. White space in names becomes
     `_`, since some readers of `train.txt` take what is behind it for something else.
