@@ -270,6 +270,9 @@ void head_backward(const BackwardHead<A>& head, const Order& order, Scratch<A> s
   std::fill(value_sums, value_sums + order.rows * padded, A(0));
   std::fill(grad_mean_value, grad_mean_value + padded, A(0));
   const A log_eps = std::log(head.eps);
+  const bool query_wanted = head.grad_query.data != nullptr;
+  const bool key_wanted = head.grad_key.data != nullptr;
+  const bool value_wanted = head.grad_value.data != nullptr;
 
   for (int64_t begin = 0; begin < tokens; begin += kQueries) {
     const int64_t count = std::min(kQueries, tokens - begin);
@@ -303,12 +306,18 @@ void head_backward(const BackwardHead<A>& head, const Order& order, Scratch<A> s
     }
     softmax_gradients(weights, grad_logits, order.kept, lanes, log_sum, expected);
 
-    multiply<Tile>(round_up(count, Tile::kRows), padded, order.kept, {grad_logits, 1, kQueries},
-                   key, padded, query_sums, padded);
-    multiply<Tile, true>(order.kept_rows, padded, count, {grad_logits, kQueries, 1}, query, padded,
-                         key_sums, padded);
-    multiply<Tile, true>(order.kept_rows, padded, count, {weights, kQueries, 1}, grad, padded,
-                         value_sums, padded);
+    if (query_wanted) {
+      multiply<Tile>(round_up(count, Tile::kRows), padded, order.kept, {grad_logits, 1, kQueries},
+                     key, padded, query_sums, padded);
+    }
+    if (key_wanted) {
+      multiply<Tile, true>(order.kept_rows, padded, count, {grad_logits, kQueries, 1}, query,
+                           padded, key_sums, padded);
+    }
+    if (value_wanted) {
+      multiply<Tile, true>(order.kept_rows, padded, count, {weights, kQueries, 1}, grad, padded,
+                           value_sums, padded);
+    }
 
     for (int64_t i = 0; i < count; ++i) {
       const A* q = query + i * padded;
@@ -328,7 +337,7 @@ void head_backward(const BackwardHead<A>& head, const Order& order, Scratch<A> s
         add_scaled(grad_logit, q, key_sums + row, width);
         add_scaled(rest[i], g, grad_mean_value, width);
       }
-      for (int64_t d = 0; d < width; ++d) {
+      for (int64_t d = 0; query_wanted && d < width; ++d) {
         head.grad_query[begin + i][d] = head.scale * query_sum[d];
       }
     }
@@ -336,7 +345,8 @@ void head_backward(const BackwardHead<A>& head, const Order& order, Scratch<A> s
   const A per_token = A(1) / static_cast<A>(tokens);
   for (int64_t token = 0; token < tokens; ++token) {
     const int64_t row = order.row_of[token] * padded;
-    std::copy_n(key_sums + row, width, head.grad_key[token]);
+    if (key_wanted) std::copy_n(key_sums + row, width, head.grad_key[token]);
+    if (!value_wanted) continue;
     add_scaled(per_token, grad_mean_value, value_sums + row, width);
     std::copy_n(value_sums + row, width, head.grad_value[token]);
   }

@@ -35,10 +35,10 @@ struct MaskedReattentionForward {
 
 struct MaskedReattentionBackward {
   TensorView query, key, value;
-  TensorView keep;               // (B, N)
-  TensorView out, log_sum, top;  // of the forward
-  TensorView grad_out;           // (B, H, N, D)
-  TensorView grad_query, grad_key, grad_value;
+  TensorView keep;                              // (B, N)
+  TensorView out, log_sum, top;                 // of the forward
+  TensorView grad_out;                          // (B, H, N, D)
+  TensorView grad_query, grad_key, grad_value;  // the CPU may do without those that nobody wants
   TensorView scratch;
   double scale, eps;
 };

@@ -4,9 +4,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <array>
-#include <string>
 
+#include "core/bind.h"
 #include "core/python_tensor.h"
 
 namespace wsol {
@@ -40,95 +41,186 @@ struct TorchNames {
   }
 };
 
-enum TensorsAre : int { kNotPlain = 0, kPlain = 1, kPlainWithGradient = 2 };
+// How an operator may be called: through PyTorch's dispatcher, or its kernel at once, without or
+// with a gradient. Of types of arguments that were not seen yet, Python has to find out.
+enum Way : int { kDispatch = 0, kAlone = 1, kWithGradient = 2, kUnseenTypes = 3 };
 
-// Whether every tensor among the arguments (of the types Tensor and Parameter, to which the caller
-// has seen) has its values in memory as they are, and whether any requires a gradient.
-inline pybind11::object tensors_are(const pybind11::tuple& arguments) {
-  const TorchNames& names = TorchNames::get();
-  int result = kPlain;
-  for (const pybind11::handle argument : arguments) {
-    PyObject* const tensor = argument.ptr();
-    if (!names.is_plain(tensor)) continue;
+// Whether a tensor has its values in memory of the CPU or a GPU as they are.
+inline bool is_in_memory(PyObject* tensor, const TorchNames& names) {
+  dlpack::Tensor found;
+  if (dlpack::ask(tensor, found)) {
+    if (found.device_type != dlpack::kCpu && found.device_type != dlpack::kCuda) return false;
+    if (found.type_code == dlpack::kBool) return true;  // it has no sign
+  } else {
     const auto has = [&](PyObject* name) { return attribute(tensor, name).ptr() == Py_True; };
     if ((!has(names.is_cpu) && !has(names.is_cuda)) ||
-        attribute(tensor, names.layout).ptr() != names.strided ||
-        call_method(tensor, names.is_neg).ptr() == Py_True || has(names.is_nested)) {
-      return pybind11::int_(static_cast<int>(kNotPlain));
+        attribute(tensor, names.layout).ptr() != names.strided || has(names.is_nested)) {
+      return false;
     }
-    if (result == kPlain && has(names.requires_grad)) result = kPlainWithGradient;
   }
-  return pybind11::int_(result);
+  return call_method(tensor, names.is_neg).ptr() != Py_True;
 }
 
-// What tells arguments apart whose tensors are of other shapes or dtypes, as a key: (bytes, what is
-// no tensor). None where some tensor is not a plain one of the CPU.
-inline pybind11::object shapes_and_others(const pybind11::tuple& arguments) {
+// Whether any of the functions, which take nothing, gives something true.
+inline bool any_says_so(PyObject* functions) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(functions); ++i) {
+    PyObject* const said = PyObject_CallNoArgs(PyTuple_GET_ITEM(functions, i));
+    if (said == nullptr) throw pybind11::error_already_set();
+    const int is_true = PyObject_IsTrue(said);
+    Py_DECREF(said);
+    if (is_true < 0) throw pybind11::error_already_set();
+    if (is_true == 1) return true;
+  }
+  return false;
+}
+
+inline bool types_are_among(PyObject* seen, PyObject* arguments) {
+  const Py_ssize_t count = PyTuple_GET_SIZE(arguments);
+  const pybind11::tuple types(count);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    types[i] =
+        pybind11::handle(reinterpret_cast<PyObject*>(Py_TYPE(PyTuple_GET_ITEM(arguments, i))));
+  }
+  const int found = PySet_Contains(seen, types.ptr());
+  if (found < 0) throw pybind11::error_already_set();
+  return found == 1;
+}
+
+// The way of a call. `seen` are tuples of types, among tensors' only Tensor and Parameter;
+// `listeners` give something true while somebody wants to know of calls.
+inline Way way_of_call(PyObject* arguments, PyObject* seen, PyObject* listeners) {
+  if (!types_are_among(seen, arguments)) return kUnseenTypes;
+  if (any_says_so(listeners)) return kDispatch;
+  const TorchNames& names = TorchNames::get();
+  Way way = kAlone;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arguments); ++i) {
+    PyObject* const argument = PyTuple_GET_ITEM(arguments, i);
+    if (!names.is_plain(argument)) continue;
+    if (!is_in_memory(argument, names)) return kDispatch;
+    if (way == kAlone && attribute(argument, names.requires_grad).ptr() == Py_True) {
+      way = kWithGradient;
+    }
+  }
+  return way;
+}
+
+// What of a tensor decides which call it is: dtype, device, sizes, and whether all of it, or each
+// of its rows, is one run of memory. Numbers behind each other in a key.
+class CallKey {
+ public:
+  // Whether there was room, and the tensor could be asked.
+  bool add(size_t position, PyObject* tensor, const TorchNames& names) {
+    dlpack::Tensor found;
+    if (dlpack::ask(tensor, found)) {
+      return add(position, dtype_number(found), device_number(found), found.dims, found.shape,
+                 found.strides);
+    }
+    TensorView view;
+    const pybind11::object dtype = attribute(tensor, TensorNames::get().dtype);
+    if (attribute(tensor, names.is_cpu).ptr() != Py_True ||
+        !read_sizes_by_attributes(tensor, view)) {
+      return false;
+    }
+    // An immortal singleton, so that its address says which.
+    return add(position, reinterpret_cast<int64_t>(dtype.ptr()), 0, view.dims, view.shape.data(),
+               view.strides.data());
+  }
+  pybind11::bytes bytes() const {
+    return {reinterpret_cast<const char*>(numbers_.data()), count_ * sizeof(int64_t)};
+  }
+
+ private:
+  static int64_t dtype_number(const dlpack::Tensor& tensor) {
+    return tensor.type_code << 24 | tensor.type_bits << 16 | tensor.type_lanes;
+  }
+  static int64_t device_number(const dlpack::Tensor& tensor) {
+    return static_cast<int64_t>(tensor.device_type) << 32 | tensor.device_index;
+  }
+
+  bool add(size_t position, int64_t dtype, int64_t device, int dims, const int64_t* shape,
+           const int64_t* strides) {
+    if (count_ + dims + 5 > numbers_.size()) return false;
+    bool is_dense = true;
+    int64_t dense_stride = 1;
+    for (int d = dims - 1; d >= 0; --d) {
+      is_dense &= shape[d] == 1 || strides[d] == dense_stride;
+      dense_stride *= shape[d];
+    }
+    const bool has_dense_rows = dims > 0 && (shape[dims - 1] <= 1 || strides[dims - 1] == 1);
+    const bool is_empty = dense_stride == 0;
+    for (const int64_t number :
+         {static_cast<int64_t>(position), static_cast<int64_t>(dims), dtype, device,
+          static_cast<int64_t>(is_dense || is_empty) << 1 | has_dense_rows}) {
+      numbers_[count_++] = number;
+    }
+    std::copy_n(shape, dims, numbers_.begin() + count_);
+    count_ += dims;
+    return true;
+  }
+
+  std::array<int64_t, 96> numbers_;
+  size_t count_ = 0;
+};
+
+// What tells calls apart, as a key: (CallKey of the tensors, what is no tensor). None where some
+// tensor is not a plain one in memory.
+inline pybind11::object call_key(const pybind11::tuple& arguments) {
   namespace py = pybind11;
   const TorchNames& names = TorchNames::get();
-  const TensorNames& parts = TensorNames::get();
   const auto tensor_type = reinterpret_cast<PyTypeObject*>(names.tensor);
-  std::array<int64_t, 64> shapes;
+  CallKey tensors;
   std::array<PyObject*, 16> others;
-  size_t numbers = 0, count = 0;
+  size_t count = 0;
   for (size_t i = 0; i < arguments.size(); ++i) {
     PyObject* const argument = PyTuple_GET_ITEM(arguments.ptr(), i);
-    if (!names.is_plain(argument)) {
+    if (names.is_plain(argument)) {
+      if (!tensors.add(i, argument, names)) return py::none();
+    } else {
       if (PyObject_TypeCheck(argument, tensor_type) || count == others.size()) return py::none();
       others[count++] = argument;
-      continue;
     }
-    if (attribute(argument, names.is_cpu).ptr() != Py_True) return py::none();
-    const py::object shape = attribute(argument, parts.shape);
-    const size_t dims = PyTuple_GET_SIZE(shape.ptr());
-    if (numbers + dims + 3 > shapes.size()) return py::none();
-    shapes[numbers++] = static_cast<int64_t>(i);
-    shapes[numbers++] = static_cast<int64_t>(dims);
-    // An immortal singleton, so that its address says which.
-    shapes[numbers++] = reinterpret_cast<int64_t>(attribute(argument, parts.dtype).ptr());
-    for (size_t d = 0; d < dims; ++d) {
-      shapes[numbers++] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), d));
-    }
-  }
-  if (PyErr_Occurred() != nullptr) {
-    PyErr_Clear();
-    return py::none();
   }
   py::tuple key(1 + count);
-  key[0] = py::bytes(reinterpret_cast<const char*>(shapes.data()), numbers * sizeof(int64_t));
+  key[0] = tensors.bytes();
   for (size_t i = 0; i < count; ++i) key[i + 1] = py::handle(others[i]);
   return key;
 }
 
-// Whether any of the functions, which take no arguments, gives something true.
-inline pybind11::object any_is_true(const pybind11::tuple& functions) {
-  for (const pybind11::handle function : functions) {
-    const auto result =
-        pybind11::reinterpret_steal<pybind11::object>(PyObject_CallNoArgs(function.ptr()));
-    const int is_true = result ? PyObject_IsTrue(result.ptr()) : -1;
-    if (is_true < 0) throw pybind11::error_already_set();
-    if (is_true > 0) return pybind11::bool_(true);
+// As CPython's own functions: pybind11's would take longer than what they do.
+inline PyObject* py_way_of_call(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  try {
+    if (count != 3) throw pybind11::type_error("there should be 3 arguments");
+    return PyLong_FromLong(way_of_call(given[0], given[1], given[2]));
+  } catch (...) {
+    set_python_error();
+    return nullptr;
   }
-  return pybind11::bool_(false);
 }
 
-// A function of a tuple, as CPython's own: pybind11's would take longer than what it does.
-template <pybind11::object (*kFunction)(const pybind11::tuple&)>
-PyObject* of_tuple(PyObject*, PyObject* arguments) {
+inline PyObject* py_call_key(PyObject*, PyObject* arguments) {
   try {
-    return kFunction(pybind11::reinterpret_borrow<pybind11::tuple>(arguments)).release().ptr();
-  } catch (pybind11::error_already_set& error) {
-    error.restore();
+    return call_key(pybind11::reinterpret_borrow<pybind11::tuple>(arguments)).release().ptr();
+  } catch (...) {
+    set_python_error();
+    return nullptr;
+  }
+}
+
+inline PyObject* py_any_says_so(PyObject*, PyObject* functions) {
+  try {
+    return PyBool_FromLong(any_says_so(functions));
+  } catch (...) {
+    set_python_error();
     return nullptr;
   }
 }
 
 inline void bind_call_checks(pybind11::module_& module) {
-  static PyMethodDef definitions[] = {
-      {"tensors_are", of_tuple<tensors_are>, METH_O, nullptr},
-      {"any_is_true", of_tuple<any_is_true>, METH_O, nullptr},
-      {"shapes_and_others", of_tuple<shapes_and_others>, METH_O, nullptr},
-      {nullptr, nullptr, 0, nullptr}};
+  const auto fast = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&py_way_of_call));
+  static PyMethodDef definitions[] = {{"way_of_call", fast, METH_FASTCALL, nullptr},
+                                      {"call_key", py_call_key, METH_O, nullptr},
+                                      {"any_says_so", py_any_says_so, METH_O, nullptr},
+                                      {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), definitions) != 0) throw pybind11::error_already_set();
 }
 

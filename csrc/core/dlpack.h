@@ -15,7 +15,8 @@
 
 namespace wsol::dlpack {
 
-constexpr int32_t kCpu = 1;  // of Tensor::device_type
+constexpr int32_t kCpu = 1, kCuda = 2;  // of Tensor::device_type
+constexpr uint8_t kBool = 6;            // of Tensor::type_code
 
 struct Tensor {
   void* data;
@@ -76,16 +77,22 @@ constexpr std::array<Type, 9> kTypes{{{DType::kFloat32, 2, 32},
                                       {DType::kBool, 6, 8},
                                       {DType::kInt16, 0, 16}}};
 
-// Where a tensor (an object of torch.Tensor) has its values. Returns the device's type, or 0, and
-// no error, where torch cannot say or a TensorView cannot hold it.
-inline int32_t read(PyObject* object, TensorView& view) {
+// What a tensor (an object of torch.Tensor) says of itself, which lives as long as the tensor does.
+// False, and no error, where it says nothing: it is not strided, or not in memory, or torch has no
+// such functions.
+inline bool ask(PyObject* object, Tensor& answer) {
   const Functions* const torch = Functions::get();
-  if (torch == nullptr) return 0;
+  if (torch == nullptr) return false;
+  if (torch->from_python(object, &answer) == 0) return true;
+  PyErr_Clear();
+  return false;
+}
+
+// Where a tensor has its values. Returns the device's type, or 0, and no error, where torch cannot
+// say or a TensorView cannot hold it.
+inline int32_t read(PyObject* object, TensorView& view) {
   Tensor tensor;
-  if (torch->from_python(object, &tensor) != 0) {
-    PyErr_Clear();
-    return 0;
-  }
+  if (!ask(object, tensor)) return 0;
   if (tensor.dims > TensorView::kMaxDims || tensor.type_lanes != 1) return 0;
   for (const Type& type : kTypes) {
     if (type.code != tensor.type_code || type.bits != tensor.type_bits) continue;

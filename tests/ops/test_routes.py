@@ -53,7 +53,7 @@ def test_both_ways_give_the_same_bits(backend, case, monkeypatch):
         arguments = case.arguments(case.small[1], dtype, backend.device)
         found = results(case, arguments)
         with monkeypatch.context() as patch:
-            patch.setattr(_backend, "_something_listens", lambda: True)
+            patch.setattr(_backend, "_listeners", (lambda: True,))
             wanted = results(case, arguments)
         for have, want in zip(found, wanted, strict=True):
             assert have.dtype == want.dtype
@@ -74,7 +74,7 @@ def test_plain_tensors_take_the_shortest_way_forward_and_backward(backend, case,
 
 @each_case
 def test_bad_input_is_the_same_error(backend, case, monkeypatch):
-    monkeypatch.setattr(_backend, "_something_listens", lambda: True)
+    monkeypatch.setattr(_backend, "_listeners", (lambda: True,))
     arguments = case.arguments(case.small[0], case.dtypes[0], backend.device)
     for bad in case.bad:
         with pytest.raises(bad.error, match=bad.pattern(case.operator)):
@@ -186,6 +186,23 @@ def test_only_gradients_that_are_wanted_are_made(backend, monkeypatch):
     assert backwards["spatial_gate_backward"][5] is None
 
 
+@pytest.mark.parametrize("eps", [1e-6, 0.0])
+def test_gradients_of_masked_reattention_that_are_wanted_are_those_of_all(backend, eps):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 2, 70, 5)
+    keep = torch.rand(2, 70) < 0.5
+
+    def gradients(wanted):
+        inputs = [t.clone().requires_grad_(i in wanted) for i, t in enumerate((query, key, value))]
+        out = ops.masked_reattention(*inputs, keep, eps=eps)
+        return torch.autograd.grad(out.square().sum(), [inputs[i] for i in wanted])
+
+    of_all = gradients((0, 1, 2))
+    for wanted in ((0,), (1,), (2,), (0, 2)):
+        for i, gradient in zip(wanted, gradients(wanted), strict=True):
+            assert torch.equal(gradient, of_all[i])
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16], ids=str
 )
@@ -208,8 +225,8 @@ def test_a_mask_may_be_of_zeros_and_ones(backend, dtype):
 
 def test_every_call_is_dispatched_where_torch_cannot_be_asked_who_listens(backend, monkeypatch):
     monkeypatch.delattr(torch._C, "_is_any_autocast_enabled")
-    assert _backend._listeners() is None
-    monkeypatch.setattr(_backend, "_can_listen", False)
+    assert _backend._find_listeners() is None
+    monkeypatch.setattr(_backend, "_listeners", None)
     logits, keep = torch.randn(2, 5), torch.ones(2, 5, dtype=torch.bool)
     operator = _backend._operators["masked_softmax"]
     monkeypatch.setattr(operator, "_fitting", set())

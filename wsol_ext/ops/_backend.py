@@ -48,10 +48,10 @@ _library = torch.library.Library("wsol", "DEF")
 constants: dict[str, int] = _cpu.constants
 
 # csrc/core/call_checks.h says what these look at.
-_tensors_are: Callable[[tuple[Any, ...]], int] = _cpu.tensors_are
-_shapes_and_others: Callable[[tuple[Any, ...]], tuple[Any, ...] | None] = _cpu.shapes_and_others
-_any_is_true: Callable[[tuple[Callable[[], Any], ...]], bool] = _cpu.any_is_true
-_NOT_PLAIN, _PLAIN_WITH_GRADIENT = 0, 2
+_way_of_call: Callable[..., int] = _cpu.way_of_call
+_any_says_so: Callable[[tuple[Callable[[], Any], ...]], bool] = _cpu.any_says_so
+_call_key: Callable[[tuple[Any, ...]], tuple[Any, ...] | None] = _cpu.call_key
+_DISPATCH, _WITH_GRADIENT, _UNSEEN_TYPES = 0, 2, 3
 
 
 def kernels(name: str, device: torch.device) -> Any:
@@ -131,14 +131,16 @@ def define(
     kernel: Callable[..., Any],
     fake: Callable[..., Any],
     in_cuda_graphs: bool = True,
+    saves: bool = False,
     alone: Callable[..., Any] | None = None,
 ) -> "Operator":
     """Register `torch.ops.wsol.<name>`: `kernel` for CPU and CUDA tensors, `fake` for shapes and dtypes alone.
 
-    `alone` may be quicker than `kernel` because nothing follows that has a gradient: of its outputs only the first is
-    one, in place of others it may give None.
+    `saves`: outputs after the first are for the gradient alone. `alone` then may be quicker than `kernel`, because
+    nobody asks for those: it gives the first.
 
-    Returns: the operator; to call it is quicker than `torch.ops.wsol.<name>`, and is the same.
+    Returns: the operator; to call it is quicker than `torch.ops.wsol.<name>`, and is the same, but for outputs that are
+    saved, which it leaves out.
 
     Where the kernel asks the device for an answer, or keeps what it allocates, `torch.compile` has to leave it out of
     CUDA graphs: it says so with `in_cuda_graphs=False`.
@@ -151,7 +153,7 @@ def define(
     for key in ("CPU", "CUDA"):
         _library.impl(name, kernel, key)
     torch.library.register_fake(f"wsol::{name}", fake, lib=_library)
-    operator = _operators[name] = Operator(name, kernel, alone or kernel)
+    operator = _operators[name] = Operator(name, kernel, saves, alone)
     return operator
 
 
@@ -163,13 +165,21 @@ class Operator:
 
     Attributes:
         kernel: runs the operator on such tensors.
-        alone: the same where no gradient is wanted.
+        saves: whether all outputs but the first are for the gradient; a call gives the first alone.
+        alone: a call where no gradient is wanted.
         with_gradient: the same with one, where the operator has any.
     """
 
-    def __init__(self, name: str, kernel: Callable[..., Any], alone: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        kernel: Callable[..., Any],
+        saves: bool = False,
+        alone: Callable[..., Any] | None = None,
+    ) -> None:
         self.kernel = kernel
-        self.alone = alone
+        self.saves = saves
+        self.alone = alone or ((lambda *arguments: kernel(*arguments)[0]) if saves else kernel)
         self.with_gradient: Callable[..., Any] | None = None
         self._name = name
         self._registered = getattr(torch.ops.wsol, name).default
@@ -180,25 +190,22 @@ class Operator:
         if (
             torch.compiler.is_compiling()
         ):  # first: torch.compile follows the calls, and goes no further here
-            return self._registered(*arguments)
-        types = tuple(map(type, arguments))
-        if types not in self._fitting and not self._fit(arguments, types):
-            return self._registered(*arguments)
-        if _something_listens():
-            return self._registered(*arguments)
-        tensors_are = _tensors_are(arguments)
-        if tensors_are == _NOT_PLAIN:
-            return self._registered(*arguments)
-        if (
-            tensors_are == _PLAIN_WITH_GRADIENT
-            and self.with_gradient is not None
-            and torch.is_grad_enabled()
-        ):
+            return self._dispatch(arguments)
+        way = _way_of_call(arguments, self._fitting, _listeners)
+        if way == _UNSEEN_TYPES and self._fit(arguments):
+            way = _way_of_call(arguments, self._fitting, _listeners)
+        if way in (_DISPATCH, _UNSEEN_TYPES):
+            return self._dispatch(arguments)
+        if way == _WITH_GRADIENT and self.with_gradient is not None and torch.is_grad_enabled():
             return self.with_gradient(*arguments)
         return self.alone(*arguments)
 
-    def _fit(self, arguments: tuple[Any, ...], types: tuple[type, ...]) -> bool:
-        """Whether arguments of these types need no conversion; an error where one can have none."""
+    def _dispatch(self, arguments: tuple[Any, ...]) -> Any:
+        outputs = self._registered(*arguments)
+        return outputs[0] if self.saves else outputs
+
+    def _fit(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether arguments of such types need no conversion; an error where one can have none."""
         for argument, value in zip(self._schema, arguments, strict=False):
             kind = str(argument.real_type)
             if kind == "Tensor" and not isinstance(value, Tensor):
@@ -209,9 +216,10 @@ class Operator:
                 check_number(self._name, argument.name, value)
             if kind == "int":
                 check_whole(self._name, argument.name, value)
+        types = tuple(map(type, arguments))
         wanted = [_PLAIN_TYPES.get(str(argument.real_type), ()) for argument in self._schema]
         fit = (
-            _can_listen
+            _listeners is not None
             and len(types) <= len(wanted)
             and all(each in may_be for each, may_be in zip(types, wanted, strict=False))
             and all(argument.has_default_value() for argument in self._schema[len(types) :])
@@ -234,7 +242,7 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {  # of the dispatcher's types
 }
 
 
-def _listeners() -> tuple[Callable[[], Any], ...] | None:
+def _find_listeners() -> tuple[Callable[[], Any], ...] | None:
     """What of PyTorch may want to know of a call: each gives something true while it does.
 
     None where this torch lacks the name of one: these are not public, and then every call goes through the dispatcher.
@@ -247,23 +255,22 @@ def _listeners() -> tuple[Callable[[], Any], ...] | None:
             torch._C._get_tracing_state,
             torch._C._is_any_autocast_enabled,
             torch._C._autograd._profiler_enabled,
+            lambda: forward_ad._current_level >= 0,
         )
     except AttributeError:
         return None
 
 
-_found = _listeners()
-_can_listen = _found is not None
-_listeners_found = _found or ()
-
-
-def _something_listens() -> bool:
-    return _any_is_true(_listeners_found) or forward_ad._current_level >= 0
+_listeners = _find_listeners()
 
 
 def is_heard_by_nobody() -> bool:
     """Whether a call of torch is only that: nothing of PyTorch follows, records or replaces it."""
-    return not torch.compiler.is_compiling() and _can_listen and not _something_listens()
+    return (
+        not torch.compiler.is_compiling()
+        and _listeners is not None
+        and not _any_says_so(_listeners)
+    )
 
 
 def differentiate(
@@ -300,12 +307,12 @@ def differentiate(
         ctx.wanted = ctx.needs_input_grad[1:]
         return (None, *backward(ctx, *grads)[: len(ctx.wanted)])
 
-    kernel = _operators[name].kernel
+    kernel, saves = _operators[name].kernel, _operators[name].saves
 
     def forward_at_once(ctx: Any, *arguments: Any) -> Any:
         output = kernel(*arguments)
         setup_context(ctx, (*arguments, *defaults[len(arguments) :]), output)
-        return output
+        return output[0] if saves else output
 
     def gradients_at_once(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         ctx.wanted = ctx.needs_input_grad
@@ -316,6 +323,8 @@ def differentiate(
         (_SingleLevelFunction,),
         {"forward": staticmethod(forward_at_once), "backward": staticmethod(gradients_at_once)},
     )
+    # What the engine calls; by itself it would look for `backward` first.
+    at_once._backward_cls.apply = gradients_at_once
     _operators[name].with_gradient = at_once.apply
 
     function: Any = type(
@@ -341,8 +350,10 @@ def differentiate(
     _library.impl(name, dispatch, "Autograd", with_keyset=True)
 
 
-def those_wanted(gradients: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+def those_wanted(gradients: Sequence[Tensor], wanted: Sequence[bool]) -> Sequence[Tensor | None]:
     """The gradients that are wanted; a backward operator gives something empty in place of others."""
+    if all(wanted):
+        return gradients
     return [g if is_wanted else None for g, is_wanted in zip(gradients, wanted, strict=True)]
 
 
@@ -437,9 +448,14 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def has_contiguous_rows(tensor: Tensor) -> bool:
+    """Whether the last dimension is contiguous, which is all that kernels ask."""
+    return tensor.stride(-1) == 1 or tensor.size(-1) <= 1
+
+
 def rows_contiguous(tensor: Tensor) -> Tensor:
-    """The tensor itself where its last dimension is contiguous, which is all that kernels ask; else a copy."""
-    return tensor if tensor.stride(-1) == 1 or tensor.size(-1) <= 1 else tensor.contiguous()
+    """The tensor itself where its last dimension is contiguous; else a copy."""
+    return tensor if has_contiguous_rows(tensor) else tensor.contiguous()
 
 
 # --- checks of arguments: each error names the operator, the argument, what it is and what it should be
@@ -448,19 +464,18 @@ def rows_contiguous(tensor: Tensor) -> Tensor:
 
 
 def remembered(check: Callable[..., Any]) -> Callable[..., Any]:
-    """`check`, which is not made again for tensors of the same shapes, dtypes and devices, and equal other arguments.
+    """`check`, which is not made again for tensors that it cannot tell apart, and equal other arguments.
 
-    For tensors with memory: sizes that are symbols are no keys.
+    It may look at their shapes, dtypes and devices, and ask `is_contiguous()` and `has_contiguous_rows`. For tensors
+    with memory: sizes that are symbols are no keys.
     """
     known: dict[tuple[Any, ...], Any] = {}
 
     @functools.wraps(check)
     def checked(*arguments: Any) -> Any:
-        asked = _shapes_and_others(arguments)
-        if asked is None:  # not all on the CPU
-            asked = tuple(
-                [(a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in arguments]
-            )
+        asked = _call_key(arguments)
+        if asked is None:
+            asked = tuple([_looks(a) if isinstance(a, Tensor) else a for a in arguments])
         if asked in known:
             return known[asked]
         result = check(*arguments)
@@ -473,6 +488,11 @@ def remembered(check: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _MOST_REMEMBERED = 1024
+
+
+def _looks(tensor: Tensor) -> tuple[Any, ...]:
+    contiguous = tensor.is_contiguous(), tensor.dim() > 0 and has_contiguous_rows(tensor)
+    return tensor.shape, tensor.dtype, tensor.device, *contiguous
 
 
 def not_a_tensor(

@@ -78,7 +78,7 @@ def spatial_diffusion(
         _check(features, cam, None, iterations, alpha)
         _check_converges(features, float(strength), alpha)
         strength = torch.full((), float(strength), dtype=torch.float64, device=features.device)
-    return _spatial_diffusion(features, cam, strength, iterations, alpha, detach_start)[0]
+    return _spatial_diffusion(features, cam, strength, iterations, alpha, detach_start)
 
 
 def spatial_diffusion_reference(
@@ -328,7 +328,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(features, strength, output[1])
 
 
-def _autograd(ctx: Any, grad_out: Tensor, grad_state: Tensor | None) -> tuple[Any, ...]:
+def _autograd(ctx: Any, grad_out: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
     grad_features, grad_cam, grad_strength = _spatial_diffusion_backward(
         grad_out, *ctx.saved_tensors, ctx.iterations, ctx.alpha, ctx.detach_start
     )
@@ -342,6 +342,7 @@ _spatial_diffusion = backend.define(
     _forward,
     _forward_fake,
     in_cuda_graphs=False,  # its table of steps is kept
+    saves=True,
 )
 _spatial_diffusion_backward = backend.define(
     "spatial_diffusion_backward",

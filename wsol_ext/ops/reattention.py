@@ -1,7 +1,7 @@
 """Masked re-attention: attention over the tokens that a mask keeps, without the attention matrix."""
 
-import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ def masked_reattention(
         tensor([0.0000, 0.5000, 1.0000])
     """
     keep = backend.as_mask(_NAME, "keep", keep)
-    return _masked_reattention(query, key, value, keep, scale, eps)[0]
+    return _masked_reattention(query, key, value, keep, scale, eps)
 
 
 def masked_reattention_reference(
@@ -111,7 +111,20 @@ def _check(
     return width**-0.5 if scale is None else scale
 
 
-_checked = backend.remembered(_check)
+@backend.remembered
+def _plan(
+    query: Tensor, key: Tensor, value: Tensor, keep: Tensor, scale: float | None, eps: float
+) -> tuple[float, bool]:
+    """After the checks: the scale, and whether the kernels read the tensors as they are."""
+    scale = _check(query, key, value, keep, scale, eps)
+    return scale, _fit(query, key, value) and keep.is_contiguous()
+
+
+def _fit(*tensors: Tensor) -> bool:
+    """Whether these (B, H, N, D) tensors have values, which the kernels read as they are; of half types not known."""
+    query = tensors[0]
+    full = query.dtype == backend.accumulator_dtype(query.dtype) and query.numel() > 0
+    return full and all(map(backend.has_contiguous_rows, tensors))
 
 
 def _kernel_rows(*tensors: Tensor) -> list[Tensor]:
@@ -161,36 +174,44 @@ def _forward(
     keep: Tensor,
     scale: float | None = None,
     eps: float = 1e-6,
-    is_saved: bool = True,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    scale = _checked(query, key, value, keep, scale, eps)
-    if query.numel() == 0:
+) -> tuple[Tensor, Tensor, Tensor]:
+    scale, fit = _plan(query, key, value, keep, scale, eps)
+    if not fit and query.numel() == 0:
         return _empty_outputs(query)
-    name = "masked_reattention_forward"
-    rows = _kernel_rows(query, key, value)
-    out: Tensor
-    log_sum: Tensor | None
-    top: Tensor | None
-    if is_saved or backend.needs_scratch(query.device):
-        out, log_sum, top = _empty_outputs(rows[0])
-    else:
-        out, log_sum, top = rows[0].new_empty(*query.shape), None, None
-    backend.run(
-        name,
-        *rows,
-        keep.contiguous(),
-        out,
-        log_sum,
-        top,
-        _scratch(name, query),
-        scale,
-        eps,
-        device=query.device,
-    )
+    rows = (query, key, value) if fit else _kernel_rows(query, key, value)
+    out, log_sum, top = _empty_outputs(rows[0])
+    _run_forward(query, rows, keep if fit else keep.contiguous(), (out, log_sum, top), scale, eps)
     return _as(query, out), log_sum, top
 
 
-_forward_alone = functools.partial(_forward, is_saved=False)
+def _forward_alone(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keep: Tensor,
+    scale: float | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """The output, without what the backward asks for."""
+    known_scale, fit = _plan(query, key, value, keep, scale, eps)
+    if not fit or backend.needs_scratch(query.device):
+        return _forward(query, key, value, keep, scale, eps)[0]
+    out = query.new_empty(*query.shape)
+    _run_forward(query, (query, key, value), keep, (out, None, None), known_scale, eps)
+    return out
+
+
+def _run_forward(
+    query: Tensor,
+    rows: Sequence[Tensor],
+    keep: Tensor,
+    outputs: tuple[Tensor | None, ...],
+    scale: float,
+    eps: float,
+) -> None:
+    name = "masked_reattention_forward"
+    scratch = _scratch(name, query)
+    backend.run(name, *rows, keep, *outputs, scratch, scale, eps, device=query.device)
 
 
 def _forward_fake(
@@ -216,28 +237,57 @@ def _backward(
     top: Tensor,
     scale: float,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if query.numel() == 0:
-        return _backward_fake(grad_out, query, key, value, keep, out, log_sum, top, scale, eps)
+    query_wanted: bool = True,
+    key_wanted: bool = True,
+    value_wanted: bool = True,
+) -> tuple[Tensor, ...]:
+    rows: Sequence[Tensor] = query, key, value, grad_out, out
+    wanted = query_wanted, key_wanted, value_wanted
+    fit = _fit_backward(*rows, keep)
+    if not fit:
+        if query.numel() == 0:
+            return tuple(_empty_gradients(rows[:3], wanted))
+        rows, keep = _kernel_rows(*rows), keep.contiguous()
     name = "masked_reattention_backward"
-    *rows, grad_out, out = _kernel_rows(query, key, value, grad_out, out)
-    grads = [row.new_empty(*row.shape) for row in rows]
+    # Kernels of devices make all three.
+    makes_all = backend.needs_scratch(query.device)
+    grads = _empty_gradients(rows[:3], (True,) * 3 if makes_all else wanted)
     backend.run(
         name,
-        *rows,
-        keep.contiguous(),
-        out,
+        *rows[:3],
+        keep,
+        rows[4],
         log_sum,
         top,
-        grad_out,
-        *grads,
+        rows[3],
+        *[
+            grad if is_wanted or makes_all else None
+            for grad, is_wanted in zip(grads, wanted, strict=True)
+        ],
         _scratch(name, query),
         scale,
         eps,
         device=query.device,
     )
-    grad_query, grad_key, grad_value = grads
-    return _as(query, grad_query), _as(query, grad_key), _as(query, grad_value)
+    if makes_all and not all(wanted):
+        grads = [
+            g if is_wanted else g.new_empty(0) for g, is_wanted in zip(grads, wanted, strict=True)
+        ]
+    return tuple(grads if fit else [_as(query, grad) for grad in grads])
+
+
+@backend.remembered
+def _fit_backward(
+    query: Tensor, key: Tensor, value: Tensor, grad_out: Tensor, out: Tensor, keep: Tensor
+) -> bool:
+    return _fit(query, key, value, grad_out, out) and keep.is_contiguous()
+
+
+def _empty_gradients(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
+    return [
+        tensor.new_empty(*tensor.shape) if is_wanted else tensor.new_empty(0)
+        for tensor, is_wanted in zip(tensors, wanted, strict=True)
+    ]
 
 
 def _backward_fake(
@@ -251,8 +301,12 @@ def _backward_fake(
     top: Tensor,
     scale: float,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+    query_wanted: bool = True,
+    key_wanted: bool = True,
+    value_wanted: bool = True,
+) -> tuple[Tensor, ...]:
+    wanted = query_wanted, key_wanted, value_wanted
+    return tuple(_empty_gradients((query, key, value), wanted))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -268,8 +322,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _autograd(ctx: Any, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
         return (None,) * 6
-    grads = _masked_reattention_backward(grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps)
-    return *grads, None, None, None
+    wanted = ctx.wanted[:3]
+    grads = _masked_reattention_backward(grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps, *wanted)
+    return *backend.those_wanted(grads, wanted), None, None, None
 
 
 _masked_reattention = backend.define(
@@ -278,12 +333,14 @@ _masked_reattention = backend.define(
     " -> (Tensor out, Tensor log_sum, Tensor top)",
     _forward,
     _forward_fake,
+    saves=True,
     alone=_forward_alone,
 )
 _masked_reattention_backward = backend.define(
     "masked_reattention_backward",
     "(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor keep, Tensor out,"
-    " Tensor log_sum, Tensor top, float scale, float eps) -> (Tensor, Tensor, Tensor)",
+    " Tensor log_sum, Tensor top, float scale, float eps, bool query_wanted=True, bool key_wanted=True,"
+    " bool value_wanted=True) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )

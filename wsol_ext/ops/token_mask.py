@@ -151,7 +151,13 @@ def _check_softmax(logits: Tensor, keep: Tensor, eps: float) -> None:
         ) from error
 
 
-_checked_softmax = backend.remembered(_check_softmax)
+@backend.remembered
+def _plan_softmax(logits: Tensor, keep: Tensor, eps: float) -> tuple[float, bool, bool]:
+    """After the checks: log(eps), whether the kernel reads the tensors as they are, and writes logits' dtype."""
+    _check_softmax(logits, keep, eps)
+    are_rows = logits.dim() == 2 and logits.numel() > 0 and keep.shape == logits.shape
+    fit = are_rows and all(map(backend.has_contiguous_rows, (logits, keep)))
+    return _log(eps), fit, logits.dtype == backend.accumulator_dtype(logits.dtype)
 
 
 def _empty_weights(logits: Tensor) -> Tensor:
@@ -159,13 +165,12 @@ def _empty_weights(logits: Tensor) -> Tensor:
 
 
 def _softmax(logits: Tensor, keep: Tensor, eps: float = 1e-6) -> Tensor:
-    _checked_softmax(logits, keep, eps)
-    out = _empty_weights(logits)
-    if out.numel() > 0:
-        if keep.shape != logits.shape:
-            keep = keep.expand(logits.shape)
-        rows = _rows(logits), _rows(keep)
-        backend.run("masked_softmax_forward", *rows, out, _log(eps), device=out.device)
+    log_eps, fit, same_dtype = _plan_softmax(logits, keep, eps)
+    out = logits.new_empty(*logits.shape) if same_dtype else _empty_weights(logits)
+    if fit or out.numel() > 0:
+        if not fit:
+            logits, keep = _rows(logits), _rows(keep.expand(logits.shape))
+        backend.run("masked_softmax_forward", logits, keep, out, log_eps, device=out.device)
     return out
 
 
@@ -183,11 +188,19 @@ def _softmax_backward_fake(grad_out: Tensor, out: Tensor, dtype: torch.dtype) ->
     return out.new_empty(*out.shape, dtype=dtype)
 
 
+@backend.remembered
+def _fit_backward(grad_out: Tensor, out: Tensor) -> bool:
+    """Whether the kernel reads the tensors as they are."""
+    return out.dim() == 2 and out.numel() > 0 and grad_out.is_contiguous() and out.is_contiguous()
+
+
 def _softmax_backward(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
     grad_logits = _softmax_backward_fake(grad_out, out, dtype)
-    if out.numel() > 0:
-        rows = (_rows(t.contiguous()) for t in (grad_out, out, grad_logits))
-        backend.run("masked_softmax_backward", *rows, device=out.device)
+    fit = _fit_backward(grad_out, out)
+    if fit or out.numel() > 0:
+        if not fit:
+            grad_out, out = _rows(grad_out.contiguous()), _rows(out.contiguous())
+        backend.run("masked_softmax_backward", grad_out, out, grad_logits, device=out.device)
     return grad_logits
 
 
