@@ -59,8 +59,8 @@ struct LaunchCounts {
   std::string operator_name;
   uintptr_t kernel;
   uint64_t blocks = 0, barriers = 0;
-  std::map<Place, Total> places;
-  std::array<std::unordered_set<uintptr_t>, 3> sectors;  // touched, by Access
+  std::map<Place, Total> places{};
+  std::array<std::unordered_set<uintptr_t>, 3> sectors{};  // touched, by Access
 };
 
 struct Thread {
