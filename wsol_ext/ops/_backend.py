@@ -167,7 +167,7 @@ class Operator:
         way = _way_of_call(arguments, self._fitting, _listeners)
         if way == _UNSEEN_TYPES and self._fit(arguments):
             way = _way_of_call(arguments, self._fitting, _listeners)
-        if way == _DISPATCH or way == _UNSEEN_TYPES:
+        if way in (_DISPATCH, _UNSEEN_TYPES):
             return self._dispatch(arguments)
         if way == _WITH_GRADIENT and self.with_gradient is not None and torch.is_grad_enabled():
             return self.with_gradient(*arguments)
