@@ -13,10 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from emulator import counts  # noqa: E402
+from sass import report as machine_code  # noqa: E402
 
 # Each gives a part of the page, its heading first.
 SECTIONS: dict[str, Callable[[], str]] = {
     "counts": counts.section,
+    "machine code": machine_code.section,
 }
 TITLE = """# The CUDA kernels without a GPU
 
