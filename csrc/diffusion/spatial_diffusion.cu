@@ -37,7 +37,7 @@ enum class Place { kSharedOneCell, kShared, kScratch };
 
 // Of a block: as many as leave each the registers that it needs, of which addresses take some.
 WSOL_HOST_DEVICE constexpr unsigned max_threads(Place place) {
-  return place == Place::kSharedOneCell ? 1024 : place == Place::kShared ? 768 : 256;
+  return place == Place::kSharedOneCell ? 1024 : place == Place::kShared ? 512 : 256;
 }
 
 struct Grid {
