@@ -9,9 +9,10 @@ namespace wsol::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kRowsAThread = 8;
+template <typename T>
+constexpr int kRowsAThread = 2 * sizeof(T);  // so many that boxes are half of what is written
 
-// Both as the kernel's block counts them: rows and columns of pairs, and blocks' tiles of them.
+// The rows and columns of a batch's pairs, and how many blocks they are divided among.
 struct Pairs {
   int64_t rows, columns;
   unsigned row_tiles, column_tiles;
@@ -41,11 +42,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t column = static_cast<int64_t>(column_tile) * blockDim.x + threadIdx.x;
   if (column >= pairs.columns) return;
   const BoxOf<T> b = load_box<T, kAligned>(b_boxes + batch * b_stride + 4 * column);
-  const int64_t first = row_tile * (kRowsAThread * blockDim.y) + threadIdx.y;
+  const unsigned tile_rows = kRowsAThread<T> * blockDim.y;
+  const int64_t first = row_tile * tile_rows + threadIdx.y;
   const T* a = a_boxes + batch * a_stride + 4 * first;
   T* pair = out + (batch * pairs.rows + first) * pairs.columns + column;
-  const int rows =
-      static_cast<int>(min(pairs.rows - first, static_cast<int64_t>(kRowsAThread * blockDim.y)));
+  const auto rows = static_cast<int>(min(pairs.rows - first, static_cast<int64_t>(tile_rows)));
   for (int row = 0; row < rows; row += blockDim.y) {
     const BoxOf<T> box = load_box<T, kAligned>(a);
     *pair = iou_of(box, area_of(box, extra), b, extra);
@@ -62,14 +63,14 @@ void box_iou(const BoxIou& args, Stream stream) {
   unsigned width = kThreads;
   while (width / 2 >= columns) width /= 2;
   const dim3 block(width, kThreads / width);
-  const Pairs pairs{rows, columns, blocks_for(rows, kRowsAThread * static_cast<int>(block.y)),
-                    blocks_for(columns, static_cast<int>(width))};
-  const auto blocks =
-      static_cast<unsigned>(batch_of(args.out) * pairs.row_tiles * pairs.column_tiles);
   const auto is_aligned = [](const TensorView& boxes) {
     return reinterpret_cast<uintptr_t>(boxes.data) % 16 == 0;
   };
   with_float_or_double("box_iou", args.a.dtype, [&]<typename T>(ElementTag<T>) {
+    const Pairs pairs{rows, columns, blocks_for(rows, kRowsAThread<T> * static_cast<int>(block.y)),
+                      blocks_for(columns, static_cast<int>(width))};
+    const auto blocks =
+        static_cast<unsigned>(batch_of(args.out) * pairs.row_tiles * pairs.column_tiles);
     const auto kernel = is_aligned(args.a) && is_aligned(args.b) ? box_iou_kernel<T, true>
                                                                  : box_iou_kernel<T, false>;
     launch("box_iou", kernel, blocks, block, 0, stream, args.a.as<T>(), args.b.as<T>(),

@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kPairThreads, kAnswer == Answer::kBestIou ? 2 
 }
 
 template <Answer kAnswer>
-__global__ void __launch_bounds__(kPairThreads)
+__global__ void __launch_bounds__(kPairThreads, 2)
     rest_kernel(MapSize size, int64_t pairs, Scratch scratch, Question question) {
   Partial& partial = *reinterpret_cast<Partial*>(dynamic_shared());
   int* memory = scratch.runs + blockIdx.x * scratch.ints_a_block;
@@ -381,7 +381,8 @@ struct Call {
     check(name, cudaGetDevice(&device));
     check(name, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     const int64_t fitting = (most - static_cast<int64_t>(shared_bytes(0, answer))) / bytes_each;
-    return fitting < 4 * int64_t{size.height} ? 0 : static_cast<int>(std::min(wanted, fitting));
+    const int64_t fewest = std::min(wanted, 4 * int64_t{size.height});
+    return fitting < fewest ? 0 : static_cast<int>(std::min(wanted, fitting));
   }
   size_t shared_bytes(int64_t elements, Answer answer) const {
     return sizeof(Partial) + run_ints(size, elements, answer) * sizeof(int);

@@ -144,6 +144,13 @@ def test_full_size_maps_are_as_opencv_has_them(backend, family):
     assert_equal_to_opencv(backend, maps, np.array([[20, 30, 180, 200]]))
 
 
+@pytest.mark.parametrize("height", [1200, 2400])
+def test_tall_maps_of_many_runs_are_as_opencv_has_them(backend, height):
+    """Their runs lie in more shared memory than a CUDA block has without asking, and in none on most GPUs."""
+    score_map = score_maps.score_map("coarse_noise", np.random.default_rng(0), height, 4)
+    assert_equal_to_opencv(backend, [score_map], np.array([[0, 20, 3, 200]]))
+
+
 def test_every_binary_map_of_four_by_three_pixels_is_as_opencv_has_it(backend):
     step = backend.pick(1, 61)
     patterns = np.arange(0, 2**12, step)[:, None] >> np.arange(12) & 1
@@ -439,6 +446,16 @@ def test_box_iou_of_any_count_is_its_definition(backend, count, dtype):
     boxes = corners.to(backend.device, dtype)
     for a, b in ((boxes, boxes), (boxes, boxes[:, :1]), (boxes[:, :1], boxes[0])):
         torch.testing.assert_close(box_iou(a, b), box_iou_reference(a, b))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_box_iou_of_boxes_that_begin_anywhere_is_its_definition(backend, dtype):
+    """A CUDA vector is read only from a multiple of its size."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.rand(1 + 4 * 40, generator=generator, dtype=dtype).to(backend.device)
+    a, b = numbers[1:].view(-1, 4), numbers[:-1].view(-1, 4)
+    for one, other in ((a, b), (b, a)):
+        torch.testing.assert_close(box_iou(one, other), box_iou_reference(one, other))
 
 
 def test_box_iou_of_empty_boxes_is_zero(backend):
