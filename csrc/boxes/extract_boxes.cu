@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kPairThreads, kAnswer == Answer::kBestIou ? 2 
 }
 
 template <Answer kAnswer>
-__global__ void __launch_bounds__(kPairThreads)
+__global__ void __launch_bounds__(kPairThreads, 2)
     rest_kernel(MapSize size, int64_t pairs, Scratch scratch, Question question) {
   Partial& partial = *reinterpret_cast<Partial*>(dynamic_shared());
   int* memory = scratch.runs + blockIdx.x * scratch.ints_a_block;
