@@ -149,7 +149,7 @@ struct Tokens {
 
   __device__ int operator[](int i) const {
     const int position = first + i;
-    return position >= end ? -1 : order ? order[position] : position;
+    return position >= end ? -1 : order ? __ldg(order + position) : position;
   }
 };
 

@@ -5,7 +5,8 @@
 // keys' gradients, kept keys. It passes over the other side in tiles of kTile columns. Operands lie
 // in shared memory, rows 16 bytes longer than they are wide, so that the eight rows of a matrix
 // that ldmatrix reads lie in different banks; past the width they are zero. Logits, weights and
-// sums stay in registers: a product's result is the next one's operand as it lies.
+// sums stay in registers: a product's result is the next one's operand as it lies. While one tile
+// is computed with, the next one is on its way.
 #include <type_traits>
 
 #include "attention/masked_reattention.cuh"
@@ -19,6 +20,12 @@ constexpr int kRows = kWarps * kRowsPerWarp;
 
 template <int kWidth>
 constexpr int kPitch = kWidth + 8;
+
+// Logits are in base 2 until they leave a tile: a weight is one power of two.
+constexpr float kLog2E = 1.44269504f, kLog2 = 0.693147181f;
+
+// Rounded by itself, so that equal logits stay equal.
+__device__ inline float natural(float base_2) { return __fmul_rn(base_2, kLog2); }
 
 // A warp's (16, kColumns) part of a product: [n][i] is at row_of(i), column_of(n, i).
 template <int kColumns>
@@ -38,21 +45,71 @@ __device__ const T* matrix_row(const T* tile, int row, int column) {
   return tile + (row + down * 8 + lane % 8) * kPitch<kWidth> + column + along * 8;
 }
 
-// Copies the rows of kCount tokens, zeros for those past the end.
+// A thread's pieces of a tile of kCount tokens' rows: of the same columns of every
+// kRowsAtOnce-th row. The tokens are looked up long before their rows are copied.
 template <int kWidth, int kCount, typename T>
-__device__ void load_tile(T* to, Rows<const T> from, const Tokens& tokens, int width) {
-  constexpr int kPiece = 16 / sizeof(T), kPieces = kWidth / kPiece;
-  for (int i = threadIdx.x; i < kCount * kPieces; i += kThreads) {
-    const int row = i / kPieces, d = i % kPieces * kPiece, token = tokens[row];
-    uint4 piece = make_uint4(0, 0, 0, 0);
-    if (token >= 0 && d < width) piece = *reinterpret_cast<const uint4*>(from[token] + d);
-    *reinterpret_cast<uint4*>(to + row * kPitch<kWidth> + d) = piece;
+class Pieces {
+ public:
+  __device__ explicit Pieces(const Tokens& tokens) {
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) tokens_[i] = tokens[row() + i * kRowsAtOnce];
   }
-}
 
-// out = the warp's rows of tile `a` times all rows of tile `b`, transposed.
-template <int kWidth, int kTile, typename T>
-__device__ void multiply(Sums<kTile>& out, const T* a, const T* b) {
+  // Begins to copy them, zeros for those past the end, as `copy_async` does.
+  __device__ void copy(T* to, Rows<const T> from, int width) const {
+    const int d = static_cast<int>(threadIdx.x % kPieces) * kPiece;
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      const bool present = tokens_[i] >= 0 && d < width;
+      copy_async<16>(to + (row() + i * kRowsAtOnce) * kPitch<kWidth> + d,
+                     present ? from[tokens_[i]] + d : from.data, present);
+    }
+  }
+
+ private:
+  static constexpr int kPiece = 16 / sizeof(T), kPieces = kWidth / kPiece;
+  static constexpr int kRowsAtOnce = kThreads / kPieces, kSteps = kCount / kRowsAtOnce;
+  static_assert(kSteps * kRowsAtOnce == kCount);
+
+  __device__ static int row() { return threadIdx.x / kPieces; }
+
+  int tokens_[kSteps];
+};
+
+// The warp's rows of a tile as `multiply` takes them: held in registers, or loaded each time.
+template <int kWidth, bool kHeld, typename T>
+class RowsOperand {
+ public:
+  __device__ explicit RowsOperand(const T* tile) : tile_(tile) {
+    if constexpr (kHeld) {
+      __syncwarp();  // ldmatrix and mma want the warp together
+#pragma unroll
+      for (int step = 0; step < kWidth / 16; ++step) load(held_[step], step);
+    }
+  }
+  // Columns 16 step to 16 step + 15.
+  __device__ void get(uint32_t (&rows)[4], int step) const {
+    if constexpr (kHeld) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) rows[i] = held_[step][i];
+    } else {
+      load(rows, step);
+    }
+  }
+
+ private:
+  __device__ void load(uint32_t (&rows)[4], int step) const {
+    load_matrices<false>(rows, matrix_row<kWidth, true>(tile_, first_row_of_warp(), 16 * step));
+  }
+
+  const T* tile_;
+  uint32_t held_[kHeld ? kWidth / 16 : 1][4];
+};
+
+// out = the warp's rows `a` times all rows of tile `b`, transposed.
+template <int kWidth, int kTile, bool kHeld, typename T>
+__device__ void multiply(Sums<kTile>& out, const RowsOperand<kWidth, kHeld, T>& a, const T* b) {
+  __syncwarp();  // ldmatrix and mma want the warp together
 #pragma unroll
   for (auto& sum : out) {
     for (float& value : sum) value = 0;
@@ -60,7 +117,7 @@ __device__ void multiply(Sums<kTile>& out, const T* a, const T* b) {
 #pragma unroll
   for (int d = 0; d < kWidth; d += 16) {
     uint32_t rows[4];
-    load_matrices<false>(rows, matrix_row<kWidth, true>(a, first_row_of_warp(), d));
+    a.get(rows, d / 16);
 #pragma unroll
     for (int n = 0; n < kTile / 8; n += 2) {
       uint32_t columns[4];
@@ -74,6 +131,7 @@ __device__ void multiply(Sums<kTile>& out, const T* a, const T* b) {
 // sum += weights, one column for each row of tile `x`, times `x`.
 template <int kWidth, int kTile, typename T>
 __device__ void accumulate(Sums<kWidth>& sum, const Sums<kTile>& weights, const T* x) {
+  __syncwarp();
 #pragma unroll
   for (int n = 0; n < kTile / 8; n += 2) {
     const uint32_t rows[4] = {pack<T>(weights[n][0], weights[n][1]),
@@ -90,6 +148,17 @@ __device__ void accumulate(Sums<kWidth>& sum, const Sums<kTile>& weights, const 
   }
 }
 
+// Sets a tile's columns from `present` on.
+template <int kTile>
+__device__ void set_absent(Sums<kTile>& tile, int present, float value) {
+  if (present >= kTile) return;
+#pragma unroll
+  for (int n = 0; n < kTile / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) tile[n][i] = column_of(n, i) < present ? tile[n][i] : value;
+  }
+}
+
 // Makes a product of rows and columns logits, those of columns from `present` on -infinity.
 template <int kTile>
 __device__ void finish_logits(Sums<kTile>& logits, float scale, int present) {
@@ -98,12 +167,7 @@ __device__ void finish_logits(Sums<kTile>& logits, float scale, int present) {
 #pragma unroll
     for (float& logit : part) logit *= scale;
   }
-  if (present >= kTile) return;
-#pragma unroll
-  for (int n = 0; n < kTile / 8; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) logits[n][i] = column_of(n, i) < present ? logits[n][i] : -INFINITY;
-  }
+  set_absent<kTile>(logits, present, -INFINITY);
 }
 
 // Shows the logits of a tile that begins at `first` in the order of tokens to the tops of this
@@ -129,46 +193,71 @@ __device__ void store_pair(T* to, float first, float second) {
   *reinterpret_cast<uint32_t*>(to) = pack<T>(first, second);
 }
 
-constexpr int kForwardTile = 64;
-// Two products' sums beside each other: fewer columns where the width takes the registers.
+// Columns of a tile: fewer where the width takes the registers, and where two products' sums lie
+// beside each other and two tiles in shared memory.
 template <int kWidth>
-constexpr int kBackwardTile = kWidth <= 64 ? 64 : 32;
+constexpr int kForwardTile = kWidth <= 64 ? 64 : 32;
+template <int kWidth>
+constexpr int kBackwardTile = kWidth <= 64 ? 32 : 16;
+// Whether the backward has registers left for its rows; the forward has its tops there.
+template <int kWidth>
+constexpr bool kHoldsRows = kWidth <= 64;
+
+// What grad_key_value knows of the queries that are its columns. Of those past the end all is zero,
+// and so are their rows: they add nothing.
+template <int kTile>
+struct Columns {
+  int top[kTile];
+  float log_sum[kTile], delta[kTile], top_grad[kTile];
+};
 
 template <typename T, int kWidth>
 constexpr size_t forward_shared_bytes() {
-  return (kRows + 2 * kForwardTile) * kPitch<kWidth> * sizeof(T);
+  return (kRows + 2 * kForwardTile<kWidth>)*kPitch<kWidth> * sizeof(T);
 }
 
 template <typename T, int kWidth>
 constexpr size_t backward_shared_bytes() {
-  constexpr int kTile = kBackwardTile<kWidth>;
-  return 2 * (kRows + kTile) * kPitch<kWidth> * sizeof(T) + 4 * kTile * sizeof(int);
+  return 2 * (kRows + 2 * kBackwardTile<kWidth>)*kPitch<kWidth> * sizeof(T) +
+         2 * sizeof(Columns<kBackwardTile<kWidth>>);
 }
 
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(Inputs<T> in, HeadRows<T> out_rows, float* log_sum, int* top) {
-  constexpr int kTile = kForwardTile;
+  constexpr int kTile = kForwardTile<kWidth>;
   T* const query = reinterpret_cast<T*>(dynamic_shared());
   T* const key = query + kRows * kPitch<kWidth>;
   T* const value = key + kTile * kPitch<kWidth>;
   const Place place(in.tokens, kRows);
   const Head<T> head(in, place.head);
   const bool with_eps = in.log_eps > -INFINITY;
-  load_tile<kWidth, kRows>(query, head.query, Tokens{nullptr, place.first, in.tokens}, in.width);
+  const float scale = kLog2E * in.scale;
+  Pieces<kWidth, kRows, T>(Tokens{nullptr, place.first, in.tokens})
+      .copy(query, head.query, in.width);
+  // A tile of kept tokens; after those, for the largest logit of all, of the others.
+  const int end = with_eps ? in.tokens : head.kept;
+  const auto tile_at = [&](int first) {
+    return Pieces<kWidth, kTile, T>(Tokens{head.order, first, first < head.kept ? head.kept : end});
+  };
+  auto next = tile_at(0);  // whose rows are to be copied next
+  next.copy(key, head.key, in.width);
+  const RowsOperand<kWidth, false, T> query_rows(query);
 
   Sums<kWidth> sum = {};
   float largest[2] = {-INFINITY, -INFINITY}, weight_sum[2] = {};
   Top<float> best[2];
   for (int first = 0; first < head.kept; first += kTile) {
-    __syncthreads();
-    const Tokens columns{head.order, first, head.kept};
-    load_tile<kWidth, kTile>(key, head.key, columns, in.width);
-    load_tile<kWidth, kTile>(value, head.value, columns, in.width);
-    __syncthreads();
+    wait_for_copies();
+    __syncthreads();  // the keys have come, and nobody reads values any more
+    next.copy(value, head.value, in.width);
+    next = tile_at(min(first + kTile, head.kept));
     Sums<kTile> weights;
-    multiply<kWidth, kTile>(weights, query, key);
-    finish_logits<kTile>(weights, in.scale, head.kept - first);
+    multiply<kWidth, kTile>(weights, query_rows, key);
+    wait_for_copies();
+    __syncthreads();  // the values have come, and nobody reads keys any more
+    next.copy(key, head.key, in.width);
+    finish_logits<kTile>(weights, scale, head.kept - first);
     if (with_eps) take_logits<kTile>(best, weights, first);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -176,7 +265,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (const auto& part : weights) here = max(here, max(part[2 * half], part[2 * half + 1]));
       here = group_max<4>(here);
-      const float factor = __expf(largest[half] - here);
+      const float factor = fast_exp2(largest[half] - here);
       largest[half] = here;
       weight_sum[half] *= factor;
 #pragma unroll
@@ -188,24 +277,30 @@ __global__ void __launch_bounds__(kThreads)
       for (auto& part : weights) {
 #pragma unroll
         for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          part[i] = __expf(part[i] - here);
+          part[i] = fast_exp2(part[i] - here);
           weight_sum[half] += part[i];
         }
       }
     }
     accumulate<kWidth, kTile>(sum, weights, value);
   }
-  // For the largest logit of all, the others.
   Top<float> best_dropped[2];
-  for (int first = with_eps ? head.kept : in.tokens; first < in.tokens; first += kTile) {
-    __syncthreads();
-    load_tile<kWidth, kTile>(key, head.key, Tokens{head.order, first, in.tokens}, in.width);
-    __syncthreads();
+  T *here = key, *there = value;
+  next = tile_at(head.kept + kTile);
+  for (int first = head.kept; first < end; first += kTile) {
+    wait_for_copies();
+    __syncthreads();  // the keys have come, and nobody reads those before any more
+    next.copy(there, head.key, in.width);
+    next = tile_at(first + 2 * kTile);
     Sums<kTile> logits;
-    multiply<kWidth, kTile>(logits, query, key);
-    finish_logits<kTile>(logits, in.scale, in.tokens - first);
+    multiply<kWidth, kTile>(logits, query_rows, here);
+    finish_logits<kTile>(logits, scale, end - first);
     take_logits<kTile>(best_dropped, logits, first);
+    T* const free = here;
+    here = there;
+    there = free;
   }
+  wait_for_copies();
 
   const Rows<T> out = head.rows(out_rows);
   const int lane = lane_of_warp() % 4;
@@ -218,10 +313,11 @@ __global__ void __launch_bounds__(kThreads)
     best[half].template take_from_group<4>();
     const int row = min(place.first + row_of(2 * half), in.tokens - 1);
     constexpr int kPiece = 16 / sizeof(T);
-    const float own = in.scale * group_sum<4>(partial_dot<kPiece>(head.query[row], head.key[row],
-                                                                  in.width, lane, 4));
-    const Parts<float> parts = join(largest[half], group_sum<4>(weight_sum[half]),
-                                    head.keep[row] ? -INFINITY : own, best[half].logit, in.log_eps);
+    const float own = scale * group_sum<4>(partial_dot<kPiece>(head.query[row], head.key[row],
+                                                               in.width, lane, 4));
+    const Parts<float> parts =
+        join(natural(largest[half]), group_sum<4>(weight_sum[half]),
+             head.keep[row] ? -INFINITY : natural(own), natural(best[half].logit), in.log_eps);
     if (place.first + row_of(2 * half) >= in.tokens) continue;
 #pragma unroll
     for (int n = 0; n < kWidth / 8; ++n) {
@@ -243,48 +339,61 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     grad_query_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, const float* log_sum,
                       const int* top, RowTerms<float> terms, HeadRows<T> grad_query_rows) {
-  constexpr int kTile = kBackwardTile<kWidth>;
+  constexpr int kTile = kBackwardTile<kWidth>, kTileSize = kTile * kPitch<kWidth>;
   T* const query = reinterpret_cast<T*>(dynamic_shared());
   T* const grad_out = query + kRows * kPitch<kWidth>;
-  T* const key = grad_out + kRows * kPitch<kWidth>;
-  T* const value = key + kTile * kPitch<kWidth>;
+  T* const keys = grad_out + kRows * kPitch<kWidth>;  // two tiles
+  T* const values = keys + 2 * kTileSize;             // two tiles
   const Place place(in.tokens, kRows);
   const Head<T> head(in, place.head);
-  const Tokens rows{nullptr, place.first, in.tokens};
-  load_tile<kWidth, kRows>(query, head.query, rows, in.width);
-  load_tile<kWidth, kRows>(grad_out, head.rows(grad_out_rows), rows, in.width);
+  const Pieces<kWidth, kRows, T> rows(Tokens{nullptr, place.first, in.tokens});
+  rows.copy(query, head.query, in.width);
+  rows.copy(grad_out, head.rows(grad_out_rows), in.width);
+  const auto tile_at = [&](int first) {
+    return Pieces<kWidth, kTile, T>(Tokens{head.order, first, head.kept});
+  };
+  auto next = tile_at(0);
+  next.copy(keys, head.key, in.width);
+  next.copy(values, head.value, in.width);
+  next = tile_at(kTile);
+  const float scale = kLog2E * in.scale;
   float row_log_sum[2], delta[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = min(place.first + row_of(2 * half), in.tokens - 1);
-    row_log_sum[half] = log_sum[head.first_row + row];
+    row_log_sum[half] = kLog2E * log_sum[head.first_row + row];
     delta[half] = terms.delta[head.first_row + row];
   }
+  wait_for_copies();
+  __syncthreads();
+  const RowsOperand<kWidth, kHoldsRows<kWidth>, T> held_query(query), held_grad_out(grad_out);
 
   Sums<kWidth> sum = {};
-  for (int first = 0; first < head.kept; first += kTile) {
-    __syncthreads();
-    const Tokens columns{head.order, first, head.kept};
-    load_tile<kWidth, kTile>(key, head.key, columns, in.width);
-    load_tile<kWidth, kTile>(value, head.value, columns, in.width);
-    __syncthreads();
+  for (int first = 0, stage = 0; first < head.kept; first += kTile, stage ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // the tiles have come, and nobody reads those before any more
+    next.copy(keys + (stage ^ 1) * kTileSize, head.key, in.width);
+    next.copy(values + (stage ^ 1) * kTileSize, head.value, in.width);
+    next = tile_at(first + 2 * kTile);
+    const T *key = keys + stage * kTileSize, *value = values + stage * kTileSize;
     Sums<kTile> weights, grad_weights;
-    multiply<kWidth, kTile>(weights, query, key);
-    multiply<kWidth, kTile>(grad_weights, grad_out, value);
+    multiply<kWidth, kTile>(weights, held_query, key);
+    multiply<kWidth, kTile>(grad_weights, held_grad_out, value);
 #pragma unroll
     for (int n = 0; n < kTile / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float weight = __expf(weights[n][i] * in.scale - row_log_sum[i / 2]);
-        const bool present = first + column_of(n, i) < head.kept;
-        weights[n][i] = present ? weight * (grad_weights[n][i] - delta[i / 2]) : 0.0f;
+        weights[n][i] = fast_exp2(weights[n][i] * scale - row_log_sum[i / 2]) *
+                        (grad_weights[n][i] - delta[i / 2]);
       }
     }
+    set_absent<kTile>(weights, head.kept - first, 0);
     accumulate<kWidth, kTile>(sum, weights, key);
   }
+  wait_for_copies();
 
   const Rows<T> grad_query = head.rows(grad_query_rows);
 #pragma unroll
@@ -315,57 +424,69 @@ __global__ void __launch_bounds__(kThreads)
     grad_key_value_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, const float* log_sum,
                           const int* top, RowTerms<float> terms, const float* grad_mean,
                           HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows) {
-  constexpr int kTile = kBackwardTile<kWidth>;
+  constexpr int kTile = kBackwardTile<kWidth>, kTileSize = kTile * kPitch<kWidth>;
   T* const key = reinterpret_cast<T*>(dynamic_shared());
   T* const value = key + kRows * kPitch<kWidth>;
-  T* const query = value + kRows * kPitch<kWidth>;
-  T* const grad_out = query + kTile * kPitch<kWidth>;
-  // Of each column.
-  int* const column_top = reinterpret_cast<int*>(grad_out + kTile * kPitch<kWidth>);
-  float* const column_log_sum = reinterpret_cast<float*>(column_top + kTile);
-  float* const column_delta = column_log_sum + kTile;
-  float* const column_top_grad = column_delta + kTile;
+  T* const queries = value + kRows * kPitch<kWidth>;                                   // two tiles
+  T* const grads_out = queries + 2 * kTileSize;                                        // two tiles
+  auto* const columns = reinterpret_cast<Columns<kTile>*>(grads_out + 2 * kTileSize);  // of both
   const Place place(in.tokens, kRows);
   const Head<T> head(in, place.head);
   if (place.first >= head.kept) return;
+  const float scale = kLog2E * in.scale;
   const Tokens rows{head.order, place.first, head.kept};
-  load_tile<kWidth, kRows>(key, head.key, rows, in.width);
-  load_tile<kWidth, kRows>(value, head.value, rows, in.width);
+  const Pieces<kWidth, kRows, T> row_pieces(rows);
+  row_pieces.copy(key, head.key, in.width);
+  row_pieces.copy(value, head.value, in.width);
   const int row_token[2] = {rows[row_of(0)], rows[row_of(2)]};
+  // Of the four arrays of columns, a thread copies one element.
+  static_assert(4 * kTile <= kThreads);
+  const int column = threadIdx.x % kTile, part = threadIdx.x / kTile;
+  const int* const column_part = (part == 0   ? top
+                                  : part == 1 ? reinterpret_cast<const int*>(log_sum)
+                                  : part == 2 ? reinterpret_cast<const int*>(terms.delta)
+                                              : reinterpret_cast<const int*>(terms.top_grad)) +
+                                 head.first_row + min(column, in.tokens - 1);
+  const auto copy_tile = [&](int first, int stage) {
+    const Pieces<kWidth, kTile, T> pieces(Tokens{nullptr, first, in.tokens});
+    pieces.copy(queries + stage * kTileSize, head.query, in.width);
+    pieces.copy(grads_out + stage * kTileSize, head.rows(grad_out_rows), in.width);
+    if (part < 4) {
+      const bool present = first + column < in.tokens;
+      copy_async<4>(reinterpret_cast<int*>(columns + stage) + threadIdx.x,
+                    column_part + (present ? first : 0), present);
+    }
+  };
+  copy_tile(0, 0);
+  wait_for_copies();
+  __syncthreads();
+  const RowsOperand<kWidth, kHoldsRows<kWidth>, T> held_key(key), held_value(value);
 
   Sums<kWidth> key_sum = {}, value_sum = {};
-  for (int first = 0; first < in.tokens; first += kTile) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < kTile; i += kThreads) {
-      const bool present = first + i < in.tokens;
-      const int64_t row = head.first_row + first + i;
-      column_top[i] = present ? top[row] : -1;
-      column_log_sum[i] = present ? log_sum[row] : INFINITY;  // so that its weights are zero
-      column_delta[i] = present ? terms.delta[row] : 0;
-      column_top_grad[i] = present ? terms.top_grad[row] : 0;
-    }
-    const Tokens columns{nullptr, first, in.tokens};
-    load_tile<kWidth, kTile>(query, head.query, columns, in.width);
-    load_tile<kWidth, kTile>(grad_out, head.rows(grad_out_rows), columns, in.width);
-    __syncthreads();
+  for (int first = 0, stage = 0; first < in.tokens; first += kTile, stage ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // the tiles have come, and nobody reads those before any more
+    copy_tile(first + kTile, stage ^ 1);
+    const T *query = queries + stage * kTileSize, *grad_out = grads_out + stage * kTileSize;
+    const Columns<kTile>& of = columns[stage];
     Sums<kTile> weights, grad_logits;
-    multiply<kWidth, kTile>(weights, key, query);
-    multiply<kWidth, kTile>(grad_logits, value, grad_out);
+    multiply<kWidth, kTile>(weights, held_key, query);
+    multiply<kWidth, kTile>(grad_logits, held_value, grad_out);
 #pragma unroll
     for (int n = 0; n < kTile / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int column = column_of(n, i);
-        const float weight = __expf(weights[n][i] * in.scale - column_log_sum[column]);
-        const float top_grad =
-            column_top[column] == row_token[i / 2] ? column_top_grad[column] : 0.0f;
+        const float weight = fast_exp2(weights[n][i] * scale - kLog2E * of.log_sum[column]);
+        const float top_grad = of.top[column] == row_token[i / 2] ? of.top_grad[column] : 0.0f;
         weights[n][i] = weight;
-        grad_logits[n][i] = weight * (grad_logits[n][i] - column_delta[column]) + top_grad;
+        grad_logits[n][i] = weight * (grad_logits[n][i] - of.delta[column]) + top_grad;
       }
     }
     accumulate<kWidth, kTile>(value_sum, weights, grad_out);
     accumulate<kWidth, kTile>(key_sum, grad_logits, query);
   }
+  wait_for_copies();
 
   const Rows<T> grad_key = head.rows(grad_key_rows), grad_value = head.rows(grad_value_rows);
 #pragma unroll

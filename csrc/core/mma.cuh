@@ -1,5 +1,5 @@
 // Tensor-core products of half-precision matrices, a warp at a time, as PTX has them since compute
-// capability 8.0.
+// capability 8.0, and what keeps up with them: copies that do not wait, powers of two.
 //
 // A fragment is a warp's share of a matrix, some registers a lane; for lane l, g = l / 4, t = l %
 // 4:
@@ -67,6 +67,51 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
                  : "r"(address)
                  : "memory");
   }
+#endif
+}
+
+// Copies kBytes, 4, 8 or 16 on a boundary of as many, from global to shared memory, zeros where not
+// `present`, and does not wait for them: whoever calls `wait_for_copies` has its own copies then,
+// and, after a barrier, those of all who did.
+template <int kBytes>
+__device__ inline void copy_async(void* to, const void* from, bool present) {
+#if defined(WSOL_EMULATOR)
+  emulator::cp_async(to, from, kBytes, present ? kBytes : 0);
+#else
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  const int count = present ? kBytes : 0;
+  if constexpr (kBytes ==
+                16) {  // past the first cache, which no other piece of these bytes would use
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"(address), "l"(__cvta_generic_to_global(from)), "r"(count)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :
+                 : "r"(address), "l"(__cvta_generic_to_global(from)), "n"(kBytes), "r"(count)
+                 : "memory");
+  }
+#endif
+}
+
+__device__ inline void wait_for_copies() {
+#if defined(WSOL_EMULATOR)
+  emulator::cp_async_wait_all();
+#else
+  asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
+// 2^x in one instruction, within 2 units in the last place; what is below the normal numbers is 0.
+// exp and __expf scale x so as to give those as well.
+__device__ inline float fast_exp2(float x) {
+#if defined(WSOL_EMULATOR)
+  return emulator::ex2_approx_ftz(x);
+#else
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
 #endif
 }
 

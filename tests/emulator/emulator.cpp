@@ -28,6 +28,12 @@ namespace {
 
 enum class State { kNotStarted, kReady, kAtBarrier, kAtWarpOperation, kExited };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes, present;
+};
+
 // A CUDA thread. Fibers are kept and serve block after block.
 struct Fiber {
   Context context;
@@ -42,6 +48,8 @@ struct Fiber {
   unsigned mask;
   uint64_t brought;
   WarpValues received;
+
+  std::vector<Copy> copies;  // under way
 };
 
 struct Abandoned {};  // thrown in a waiting fiber to unwind it, once its block has failed
@@ -68,11 +76,14 @@ void suspend() {
   if (running.error) throw Abandoned();
 }
 
+void demand_no_copies(const Fiber& fiber);
+
 void fiber_main() {
   entered_from(scheduler);
   for (;;) {
     try {
       (*running.thread_body)();
+      demand_no_copies(*current);
     } catch (const Abandoned&) {
     } catch (...) {
       running.error = std::current_exception();
@@ -131,6 +142,12 @@ std::string whereabouts(const Fiber& fiber) {
 std::runtime_error error(const std::string& what) {
   return std::runtime_error(std::string(running.operator_name) + ": block " + text(blockIdx) +
                             ": " + what);
+}
+
+void demand_no_copies(const Fiber& fiber) {
+  if (fiber.copies.empty()) return;
+  throw error("thread " + text(fiber.index) + " ends with " + std::to_string(fiber.copies.size()) +
+              " copies that it has not waited for");
 }
 
 // Says where the threads are, those at one place together.
@@ -220,6 +237,7 @@ void run_block(dim3 block, size_t shared_bytes, std::mt19937_64& random) {
     fiber.index = unravel(rank, block);
     fiber.rank = static_cast<int>(rank);
     fiber.state = State::kNotStarted;
+    fiber.copies.clear();
   }
   run_threads(random);
   counting::end_block();
@@ -264,6 +282,26 @@ void demand_shared(const char* operation, const void* address, size_t bytes) {
 }
 
 int rank() { return current->rank; }
+
+void cp_async(void* to, const void* from, size_t bytes, size_t present) {
+  demand_shared("cp.async", to, bytes);
+  if (reinterpret_cast<uintptr_t>(from) % bytes != 0) {
+    throw error("cp.async of thread " + text(current->index) + " reads off a boundary of " +
+                std::to_string(bytes) + " bytes");
+  }
+  if (present > 0) record(Access::kRead, from, present, __builtin_return_address(0));
+  record(Access::kWrite, to, bytes, __builtin_return_address(0));
+  std::memset(to, schedule.poison, bytes);
+  current->copies.push_back({to, from, bytes, present});
+}
+
+void cp_async_wait_all() {
+  for (const Copy& copy : current->copies) {
+    std::memcpy(copy.to, copy.from, copy.present);
+    std::memset(static_cast<char*>(copy.to) + copy.present, 0, copy.bytes - copy.present);
+  }
+  current->copies.clear();
+}
 
 int lane() { return current->rank % warpSize; }
 

@@ -19,7 +19,13 @@ MISTAKES_SANITIZERS_FIND = {
     "signed_overflow": r"mistakes.cu:\d+:\d+: runtime error: signed integer overflow",
     "misaligned_vector": r"mistakes.cu:\d+:\d+: runtime error: .*misaligned address",
 }
-MISTAKES_SCHEDULES_SHOW = ("unwritten_shared", "missing_barrier", "dependent_blocks")
+MISTAKES_SCHEDULES_SHOW = (
+    "unwritten_shared",
+    "missing_barrier",
+    "dependent_blocks",
+    "copy_read_early",
+    "copy_over_what_is_read",
+)
 MISTAKES_EMULATOR_REFUSES = {
     "divergent_barrier": r"mistake: block \(0, 0, 0\): divergent barrier: 40 of 64 threads at "
     r"__syncthreads in \S+mistakes.cu:\d+, the first of them thread \(0, 0, 0\); 24 of 64 threads "
@@ -36,6 +42,8 @@ MISTAKES_EMULATOR_REFUSES = {
     "launch_too_large": r"a GPU refuses this launch: .* block \(1025, 1, 1\)",
     "matrix_row_off_its_boundary": r"block \(0, 0, 0\): ldmatrix of thread \((5|37), 0, 0\) names what "
     r"is not 16 bytes of shared memory on a boundary of as many",
+    "copy_left_behind": r"thread \(5, 0, 0\) ends with 1 copies that it has not waited for",
+    "copy_off_its_boundary": r"cp.async of thread \(0, 0, 0\) reads off a boundary of 8 bytes",
     "matrix_row_outside_shared": r"ldmatrix of thread \(\d+, 0, 0\) names what is not 16 bytes of shared",
 }
 MISTAKES = [*MISTAKES_SANITIZERS_FIND, *MISTAKES_SCHEDULES_SHOW, *MISTAKES_EMULATOR_REFUSES]

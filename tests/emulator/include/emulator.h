@@ -72,6 +72,14 @@ unsigned char* dynamic_shared();
 // shared memory.
 void demand_shared(const char* operation, const void* address, size_t bytes);
 
+// cp.async: what `to` holds is poison from here until this thread waits for its copies; then it is
+// `present` bytes from `from`, and zeros up to `bytes`. A GPU may copy any time between, so that
+// reading too early, or without a barrier before the copy begins, shows.
+void cp_async(void* to, const void* from, size_t bytes, size_t present);
+
+// cp.async.wait_all. A thread that ends without it, while it has copies under way, is an error.
+void cp_async_wait_all();
+
 // Waits for all the block's threads, which must come to this very call. Returns how many came with
 // `predicate`.
 int barrier(const char* operation, bool predicate, const std::source_location& where);

@@ -1,7 +1,9 @@
-// Stands in for PTX's tensor-core instructions, with their layout of fragments over a warp's lanes.
+// Stands in for PTX's tensor-core instructions and what goes with them, with their layout of
+// fragments over a warp's lanes.
 #pragma once
 
 #include <array>
+#include <limits>
 
 #include "cuda_runtime.h"
 
@@ -37,6 +39,12 @@ void mma_m16n8k16(float (&sum)[4], const uint32_t (&a)[4], std::array<uint32_t, 
     const int row = group + i / 2 * 8, column = member * 2 + i % 2;
     for (int k = 0; k < 16; ++k) sum[i] += element_of_a(row, k) * element_of_b(k, column);
   }
+}
+
+// ex2.approx.ftz.f32
+inline float ex2_approx_ftz(float x) {
+  const float power = exp2f(x);
+  return power < std::numeric_limits<float>::min() ? 0 : power;
 }
 
 // ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16

@@ -23,6 +23,10 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def("launch_too_large", mistakes::launch_too_large);
   module.def("matrix_row_off_its_boundary", mistakes::matrix_row_off_its_boundary);
   module.def("matrix_row_outside_shared", mistakes::matrix_row_outside_shared);
+  module.def("copy_read_early", mistakes::copy_read_early);
+  module.def("copy_over_what_is_read", mistakes::copy_over_what_is_read);
+  module.def("copy_left_behind", mistakes::copy_left_behind);
+  module.def("copy_off_its_boundary", mistakes::copy_off_its_boundary);
 
   module.def("shuffle", values::shuffle);
   module.def("shuffle_up", values::shuffle_up);

@@ -23,6 +23,10 @@ std::vector<float> misaligned_vector(bool correct);
 std::vector<float> launch_too_large(bool correct);
 std::vector<float> matrix_row_off_its_boundary(bool correct);
 std::vector<float> matrix_row_outside_shared(bool correct);
+std::vector<float> copy_read_early(bool correct);
+std::vector<float> copy_over_what_is_read(bool correct);
+std::vector<float> copy_left_behind(bool correct);
+std::vector<float> copy_off_its_boundary(bool correct);
 
 }  // namespace mistakes
 

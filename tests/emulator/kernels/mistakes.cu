@@ -134,6 +134,39 @@ __global__ void matrix_row_outside_shared_kernel(float* out) {
   out[threadIdx.x] = 1;
 }
 
+template <bool kCorrect>
+__global__ void copy_read_early_kernel(float* out) {
+  float* const own = shared_floats() + threadIdx.x;
+  wsol::cuda::copy_async<4>(own, out + threadIdx.x, true);
+  if (kCorrect) wsol::cuda::wait_for_copies();
+  out[threadIdx.x] = *own + 1;
+  wsol::cuda::wait_for_copies();
+}
+
+// Each thread reads what its left neighbour wrote, and then copies over its own.
+template <bool kCorrect>
+__global__ void copy_over_what_is_read_kernel(float* out) {
+  const unsigned i = threadIdx.x;
+  shared_floats()[i] = static_cast<float>(i);
+  __syncthreads();
+  out[i] = i > 0 ? shared_floats()[i - 1] : 0;
+  if (kCorrect) __syncthreads();
+  wsol::cuda::copy_async<4>(shared_floats() + i, out + i, false);
+  wsol::cuda::wait_for_copies();
+}
+
+template <bool kCorrect>
+__global__ void copy_left_behind_kernel(float* out) {
+  wsol::cuda::copy_async<4>(shared_floats() + threadIdx.x, out + threadIdx.x, true);
+  if (kCorrect || threadIdx.x != 5) wsol::cuda::wait_for_copies();
+}
+
+template <bool kCorrect>
+__global__ void copy_off_its_boundary_kernel(float* out) {
+  if (threadIdx.x == 0) wsol::cuda::copy_async<8>(shared_floats(), out + (kCorrect ? 2 : 1), true);
+  wsol::cuda::wait_for_copies();
+}
+
 }  // namespace
 
 std::vector<float> global_overrun(bool correct) {
@@ -183,6 +216,18 @@ std::vector<float> matrix_row_off_its_boundary(bool correct) {
 std::vector<float> matrix_row_outside_shared(bool correct) {
   return run(correct ? matrix_row_outside_shared_kernel<true>
                      : matrix_row_outside_shared_kernel<false>);
+}
+std::vector<float> copy_read_early(bool correct) {
+  return run(correct ? copy_read_early_kernel<true> : copy_read_early_kernel<false>);
+}
+std::vector<float> copy_over_what_is_read(bool correct) {
+  return run(correct ? copy_over_what_is_read_kernel<true> : copy_over_what_is_read_kernel<false>);
+}
+std::vector<float> copy_left_behind(bool correct) {
+  return run(correct ? copy_left_behind_kernel<true> : copy_left_behind_kernel<false>);
+}
+std::vector<float> copy_off_its_boundary(bool correct) {
+  return run(correct ? copy_off_its_boundary_kernel<true> : copy_off_its_boundary_kernel<false>);
 }
 std::vector<float> launch_too_large(bool correct) {
   return run(launch_too_large_kernel<true>, 1, correct ? 1024 : 1025);
