@@ -99,7 +99,8 @@ def load(variant: Variant, module: str = "_emulated") -> ModuleType:
         )
     folder = build(variant)
     (path,) = folder.glob(f"{module}.*so")
-    spec = importlib.util.spec_from_file_location(module, path)
+    # pybind11 gives the module that was loaded before by the same name: variants have their own.
+    spec = importlib.util.spec_from_file_location(f"{variant.value}.{module}", path)
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
