@@ -259,7 +259,7 @@ def test_boxes_that_fill_their_images_are_said_with_the_flag_to_change(
     assert localize(run_folder, album, "--out", tmp_path / "low", "--threshold", "0") == 0
     said = capsys.readouterr().err
     assert "wsol: warning: 12 of 12 boxes cover nearly all of their image" in said
-    assert "as --threshold, otsu, or a higher one than 0.0, may fit this model's maps" in said
+    assert "as --threshold, otsu, or above 0.0, may fit this model's maps" in said
     assert localize(run_folder, album, "--out", tmp_path / "high", "--threshold", "0.9") == 0
     assert capsys.readouterr().err == "wsol: threshold 0.9: as given\n"
 

@@ -540,12 +540,10 @@ def check_tensor(
     tensor: Any,
     shape: Sequence[str | int],
     dtypes: Sequence[torch.dtype],
-    like: str | None = None,
 ) -> None:
     """Raise unless `tensor` is a tensor of one of `dtypes` with a dimension for each entry of `shape`.
 
-    Entries of `shape` are sizes, or letters for sizes that are free: `("B", "H", "N", 4)`. `like` is the argument whose
-    dtype is the only one of `dtypes`.
+    Entries of `shape` are sizes, or letters for sizes that are free: `("B", "H", "N", 4)`.
 
     Raises:
         TypeError: not a tensor, or another dtype.
@@ -555,9 +553,8 @@ def check_tensor(
         raise not_a_tensor(operator, argument, tensor)
     if tensor.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        wanted = f"one of {names}" if like is None else f"{names}, as {like} is"
         raise TypeError(
-            f"{operator}: {argument} has dtype {str(tensor.dtype).removeprefix('torch.')}, it should be {wanted}"
+            f"{operator}: {argument} has dtype {str(tensor.dtype).removeprefix('torch.')}, it should be one of {names}"
         )
     fits = tensor.dim() == len(shape) and all(
         isinstance(want, str) or have == want

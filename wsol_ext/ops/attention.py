@@ -116,7 +116,7 @@ def _check(
     """Check the arguments of `name`, which query and key of some heads share; return the scale."""
     backend.check_tensor(name, "query", query, query_shape, backend.FLOATING)
     batch, heads, width = query.size(0), query.size(1), query.size(-1)
-    backend.check_tensor(name, "key", key, (batch, heads, "N", width), (query.dtype,), "query")
+    backend.check_tensor(name, "key", key, (batch, heads, "N", width), (query.dtype,))
     backend.check_same_device(name, query=query, key=key)
     if min(heads, key.size(2), width) == 0:
         raise ValueError(

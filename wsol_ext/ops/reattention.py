@@ -94,8 +94,8 @@ def _check(
 ) -> float:
     name = _NAME
     backend.check_tensor(name, "query", query, ("B", "H", "N", "D"), backend.FLOATING)
-    backend.check_tensor(name, "key", key, query.shape, (query.dtype,), "query")
-    backend.check_tensor(name, "value", value, query.shape, (query.dtype,), "query")
+    backend.check_tensor(name, "key", key, query.shape, (query.dtype,))
+    backend.check_tensor(name, "value", value, query.shape, (query.dtype,))
     batch, heads, tokens, width = query.shape
     backend.check_tensor(name, "keep", keep, (batch, tokens), (torch.bool,))
     backend.check_same_device(name, query=query, key=key, value=value, keep=keep)

@@ -178,7 +178,7 @@ class TrainingConfig:
     progress: bool = _option(True, "hardware", "show progress")
 
     def __post_init__(self) -> None:
-        problems = Problems()
+        problems, no_numbers = Problems(), False
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
@@ -186,8 +186,10 @@ class TrainingConfig:
             if kind in _NUMBERS:
                 number, wanted = _NUMBERS[kind]
                 if isinstance(value, bool) or not isinstance(value, number):
+                    no_numbers = True
                     problems.add(f"{flag_of(name)} is {value!r}, it should be {wanted}")
-        problems.raise_any()  # what is no number has no range
+        if no_numbers:
+            problems.raise_any()  # what is no number has no range
 
         def require(name: str, holds: bool, wanted: str) -> None:
             if not holds:

@@ -86,8 +86,7 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
         data = _open_data(config, begins=overwrite or not folder.checkpoint.exists())
         if first and not overwrite:
             folder.require_same_data(data.splits.train)
-        results = Console(quiet=not first, stderr=True)  # which are no progress
-        start = _start(folder, stages_of(data.config), data, results, overwrite)
+        start = _start(folder, stages_of(data.config), data, console, overwrite)
         if first:
             if overwrite and folder.config.exists():
                 move_aside(folder.path)
