@@ -377,9 +377,7 @@ struct Call {
     const int64_t wanted =
         std::min<int64_t>(int64_t{size.pixels()} + 1, size.height * kElementBytesARow / bytes_each);
     if (shared_bytes(wanted, answer) <= kSharedBytesOfAnyKernel) return static_cast<int>(wanted);
-    int device = 0, most = 0;
-    check(name, cudaGetDevice(&device));
-    check(name, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    const int64_t most = shared_bytes_of_device(name);
     const int64_t fitting = (most - static_cast<int64_t>(shared_bytes(0, answer))) / bytes_each;
     const int64_t fewest = std::min(wanted, 4 * int64_t{size.height});
     return fitting < fewest ? 0 : static_cast<int>(std::min(wanted, fitting));

@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wsol_ext._devices import check_device_name
 from wsol_ext._files import missing_paths
 from wsol_ext._names import flag_of, unknown
+from wsol_ext._numbers import require_number, require_whole
 from wsol_ext._problems import Problems, check_folder
 from wsol_ext._seeds import check_seed
 from wsol_ext.data.factory import ChosenDataset, chosen_dataset, data_help, flag_help, missing_data
@@ -34,10 +34,7 @@ Schedule = Literal["constant", "steps", "cosine"]
 Augmentation = Literal["none", "standard", "erasing", "autoaugment", "randaugment", "strong"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
-_NUMBERS: Mapping[Any, tuple[type, str]] = {  # of fields by their type
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-}
+_NUMBERS: Mapping[Any, Callable[[str, Any], None]] = {int: require_whole, float: require_number}
 # Where and how fast a run computes, not what: a run may be continued under other values of these.
 _NOT_PART_OF_A_RUN = ("out", "workers", "device", "progress", "backbone_weights")
 
@@ -184,10 +181,11 @@ class TrainingConfig:
             if get_origin(kind) is Literal and value not in get_args(kind):
                 problems.add(unknown(flag_of(name), value, get_args(kind)))
             if kind in _NUMBERS:
-                number, wanted = _NUMBERS[kind]
-                if isinstance(value, bool) or not isinstance(value, number):
+                try:
+                    _NUMBERS[kind](flag_of(name), value)
+                except TypeError as error:
                     no_numbers = True
-                    problems.add(f"{flag_of(name)} is {value!r}, it should be {wanted}")
+                    problems.add(str(error))
         if no_numbers:
             problems.raise_any()  # what is no number has no range
 
