@@ -20,7 +20,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torchvision.datasets import CocoDetection, VOCDetection
 
-from wsol_ext.annotations import FORMATS, About, Object, Picture, write
+from wsol_ext.annotations import FORMATS, About, Object, Picture, _voc, write
 
 CLASSES = ["cat", "dog é", "<bird> & co"]
 NAMES = [
@@ -162,6 +162,11 @@ def test_voc_is_read_with_its_pictures_by_torchvision(pictures, tmp_path):
             places = [tuple(map(int, one["bndbox"].values())) for one in objects]
             assert places == [(11, 6, 61, 65), (1, 1, 20, 20)]
             assert [float(one["score"]) for one in objects] == [0.75, 0.5]
+
+
+def test_voc_names_of_classes_fit_its_list_and_stay_apart():
+    with pytest.warns(UserWarning, match=r"'a:b' is 'a_b_', '#c' is '_c'"):
+        assert _voc._plain_names(["a:b", "a_b", "#c"]) == ["a_b_", "a_b", "_c"]
 
 
 def test_voc_has_a_file_for_each_of_two_pictures_of_one_stem_and_no_white_space(pictures, tmp_path):

@@ -244,6 +244,14 @@ def test_nothing_of_others_is_written_over(tmp_path, run):
     assert [path.name for path in other.iterdir()] == ["config.json"]
 
 
+def test_a_folder_of_pictures_is_no_place_for_a_model(tmp_path):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "a.jpg").touch()
+    with pytest.raises(FileExistsError, match="holds pictures, such as birds/a.jpg"):
+        tiny().save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
 def test_a_configuration_that_contradicts_the_weights_is_refused(tmp_path):
     folder = tiny().save_pretrained(tmp_path / "mine")
     config = json.loads((folder / "config.json").read_text())
