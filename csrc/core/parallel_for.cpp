@@ -1,5 +1,6 @@
 #include "core/parallel_for.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -98,19 +99,31 @@ class Pool {
   std::atomic<int> wanted_ = 0, active_ = 0;  // changed under the mutex
 };
 
-// Never destroyed: its threads may outlive static destruction at exit. A forked child (a
-// data-loading worker) has none of the parent's threads, so it gets a new pool and leaves the old
-// one behind.
-Pool* pool_of_process = nullptr;
+// Never destroyed: its threads may outlive static destruction at exit.
+Pool* pool = new Pool;
+bool is_forked_child = false;
 
-Pool& pool() {
-  static const bool once = [] {
-    pool_of_process = new Pool;
-    pthread_atfork(nullptr, nullptr, [] { pool_of_process = new Pool; });
-    return true;
+// A forked child (a data-loading worker) has none of the parent's threads. A team of OpenMP's would
+// wait for them without end; our pool gets a successor.
+[[maybe_unused]] const int handler = pthread_atfork(nullptr, nullptr, [] {
+  pool = new Pool;
+  is_forked_child = true;
+});
+
+// GNU OpenMP's way to run a function on a team of threads, the caller's among them.
+using RunOnTeam = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+
+// That of torch, which is loaded before any kernel is called: nothing is linked. Null where there
+// is none.
+RunOnTeam torchs_team() {
+#if defined(__linux__)
+  static const RunOnTeam team = [] {
+    void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
+    return torch ? reinterpret_cast<RunOnTeam>(dlsym(torch, "GOMP_parallel")) : nullptr;
   }();
-  (void)once;
-  return *pool_of_process;
+  if (!is_forked_child) return team;
+#endif
+  return nullptr;
 }
 
 thread_local bool inside_parallel_for = false;
@@ -123,10 +136,6 @@ void parallel_for(int64_t count, int64_t grain, int threads,
   const int64_t ranges = (count + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1);
   const int workers = static_cast<int>(std::min<int64_t>(threads, ranges));
   if (workers <= 1 || inside_parallel_for) return body(0, count);
-
-  Pool& shared = pool();
-  std::unique_lock only_job(shared.busy, std::try_to_lock);
-  if (!only_job) return body(0, count);  // another Python thread has the pool: do not wait for it
 
   // A few ranges a worker even out ranges of unequal cost.
   const int64_t chunk = std::max<int64_t>(grain, (count + 4 * workers - 1) / (4 * workers));
@@ -141,7 +150,14 @@ void parallel_for(int64_t count, int64_t grain, int threads,
     inside_parallel_for = false;
   };
   Job job{guarded, count, std::max<int64_t>(chunk, 1)};
-  shared.run(job, workers - 1);
+  if (const RunOnTeam run_on_team = torchs_team()) {
+    // As many as torch asks for: a team of another size would end threads and start them again.
+    run_on_team([](void* it) { static_cast<Job*>(it)->work(); }, &job, threads, 0);
+  } else {
+    std::unique_lock only_job(pool->busy, std::try_to_lock);
+    if (!only_job) return body(0, count);  // another thread has the pool: do not wait for it
+    pool->run(job, workers - 1);
+  }
   if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -1,8 +1,7 @@
-// Threads for CPU kernels: one small pool for the process. Between calls its threads wait awake for
-// some tens of microseconds, then sleep.
-//
-// Not OpenMP: torch carries its own OpenMP runtime, and a second one beside it makes both pools
-// spin on the same cores.
+// Threads for CPU kernels: torch's own, which its last operator left awake, where they are those of
+// GNU's OpenMP (its Linux builds). A second pool would compete with them for the cores. Elsewhere
+// one small pool for the process, whose threads wait awake for some tens of microseconds between
+// calls, then sleep.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
 """Every operator against what all of them promise. What is particular to each stands in `cases.py`."""
 
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -262,23 +263,23 @@ def test_calls_from_many_threads_at_once_give_what_each_gives_alone(backend, cas
 def test_a_forked_process_computes_while_this_one_does():
     """On the CPU: CUDA itself refuses forked processes."""
     calls = [(c, c.arguments(c.small[0], c.dtypes[0], "cpu")) for c in CASES]
-    alone = [
-        results(*call) for call in calls
-    ]  # the pool of threads is there: a child has none of it
+    with threads(4):  # a child has none of them
+        alone = [results(*call) for call in calls]
 
-    def all_equal():
-        found = [results(*call) for call in calls]
-        return all(
-            torch.equal(*p)
-            for a, b in zip(alone, found, strict=True)
-            for p in zip(a, b, strict=True)
-        )
+        def all_equal():
+            found = [results(*call) for call in calls]
+            return all(
+                torch.equal(*p)
+                for a, b in zip(alone, found, strict=True)
+                for p in zip(a, b, strict=True)
+            )
 
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if all_equal() else 1)
-    assert all_equal()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # waiting for its parent's threads would have no end
+            os._exit(0 if all_equal() else 1)
+        assert all_equal()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @PYTHON_ALONE
