@@ -13,7 +13,7 @@ from wsol_ext.attention.rows import AttentionRows, Queries
 __all__ = ["attention_map", "patch_attention"]
 
 _CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
-_QUERIES_AT_ONCE = 64
+_QUERIES_AT_ONCE = 256
 
 
 def patch_attention(rows: Iterable[Tensor], prefix_tokens: int, grid: tuple[int, int]) -> Tensor:
