@@ -18,6 +18,7 @@ def class_attention(query: Tensor, key: Tensor, scale: float | None = None) -> T
 
     The class token's row of a block's attention matrix is what TS-CAM (Gao et al., ICCV 2021, eq. 6) and its successors
     aggregate into a localization map. The block itself can then run fused attention: the (N, N) matrix never exists.
+    It is made for one query; those of many are sooner found by plain matrix products.
 
     Args:
         query: (B, H, Q, D), float32, bfloat16, float16 or float64; usually Q = 1, the class token. Or (B, H, D), of
