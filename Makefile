@@ -25,8 +25,8 @@ demo: .venv/installed
 	$(BIN)/wsol demo --out runs/demo --overwrite true
 
 test: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --doctest-modules wsol_ext tests
-	PYTHON=$(BIN)/python sh scripts/test_emulated.sh -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal --doctest-modules wsol_ext tests
+	PYTHON=$(BIN)/python sh scripts/test_emulated.sh -n $(JOBS) --dist worksteal
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check
