@@ -62,12 +62,30 @@ clean:
 	$(PIP) install --upgrade pip
 	touch $@
 
-# Without build isolation, so that the build folder serves the next time too and only what changed is compiled.
-.venv/installed: .venv/created $(SOURCES)
+# What compiling takes; the rest of the packages comes beside it under `make -j2`: pip unpacks in one process.
+.venv/tools: .venv/created
 	$(PIP) install --group build
-	$(PIP) install --no-build-isolation --editable .
 	touch $@
 
-.venv/installed-test .venv/installed-lint .venv/installed-dev: .venv/installed-%: .venv/installed
+# Without build isolation, so that the build folder serves the next time too and only what changed is compiled.
+.venv/built: .venv/tools $(SOURCES)
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	touch $@
+
+.venv/packages: .venv/tools pyproject.toml
+	$(PIP) install --no-build-isolation --only-deps .
+	touch $@
+
+.venv/packages-test .venv/packages-lint: .venv/packages-%: .venv/packages
 	$(PIP) install --group $*
+	touch $@
+
+.venv/packages-dev: .venv/packages
+	$(PIP) install --group dev
+	touch $@ .venv/packages-test .venv/packages-lint
+
+.venv/installed: .venv/built .venv/packages
+	touch $@
+
+.venv/installed-test .venv/installed-lint .venv/installed-dev: .venv/installed-%: .venv/installed .venv/packages-%
 	touch $@
