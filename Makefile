@@ -16,7 +16,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc -type f)
 
-.PHONY: dev demo test lint format bench backbone clean
+.PHONY: dev demo test lint packaged-nvcc fuzz format bench backbone clean
 .DELETE_ON_ERROR:
 
 dev: .venv/installed-dev
@@ -33,6 +33,14 @@ lint: .venv/installed-lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	git ls-files '*.h' '*.cuh' '*.cpp' '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
+
+# One kernel by NVIDIA's compiler from the package index.
+packaged-nvcc: .venv/installed
+	PYTHON=$(BIN)/python sh scripts/check_packaged_nvcc.sh
+
+# Boxes against OpenCV's.
+fuzz: .venv/installed-test
+	$(BIN)/python scripts/fuzz_boxes.py --maps 1000
 
 format: .venv/installed-lint
 	$(BIN)/ruff check --fix
