@@ -16,7 +16,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc -type f)
 
-.PHONY: dev demo test lint format bench backbone clean
+.PHONY: dev demo test lint packaged-nvcc fuzz format bench backbone clean
 .DELETE_ON_ERROR:
 
 dev: .venv/installed-dev
@@ -25,14 +25,22 @@ demo: .venv/installed
 	$(BIN)/wsol demo --out runs/demo --overwrite true
 
 test: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --doctest-modules wsol_ext tests
-	PYTHON=$(BIN)/python sh scripts/test_emulated.sh -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal --doctest-modules wsol_ext tests
+	PYTHON=$(BIN)/python sh scripts/test_emulated.sh -n $(JOBS) --dist worksteal
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	git ls-files '*.h' '*.cuh' '*.cpp' '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
+
+# One kernel by NVIDIA's compiler from the package index.
+packaged-nvcc: .venv/installed
+	PYTHON=$(BIN)/python sh scripts/check_packaged_nvcc.sh
+
+# Boxes against OpenCV's.
+fuzz: .venv/installed-test
+	$(BIN)/python scripts/fuzz_boxes.py --maps 1000
 
 format: .venv/installed-lint
 	$(BIN)/ruff check --fix
@@ -62,12 +70,30 @@ clean:
 	$(PIP) install --upgrade pip
 	touch $@
 
-# Without build isolation, so that the build folder serves the next time too and only what changed is compiled.
-.venv/installed: .venv/created $(SOURCES)
+# What compiling takes; the rest of the packages comes beside it under `make -j2`: pip unpacks in one process.
+.venv/tools: .venv/created
 	$(PIP) install --group build
-	$(PIP) install --no-build-isolation --editable .
 	touch $@
 
-.venv/installed-test .venv/installed-lint .venv/installed-dev: .venv/installed-%: .venv/installed
+# Without build isolation, so that the build folder serves the next time too and only what changed is compiled.
+.venv/built: .venv/tools $(SOURCES)
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	touch $@
+
+.venv/packages: .venv/tools pyproject.toml
+	$(PIP) install --no-build-isolation --only-deps .
+	touch $@
+
+.venv/packages-test .venv/packages-lint: .venv/packages-%: .venv/packages
 	$(PIP) install --group $*
+	touch $@
+
+.venv/packages-dev: .venv/packages
+	$(PIP) install --group dev
+	touch $@ .venv/packages-test .venv/packages-lint
+
+.venv/installed: .venv/built .venv/packages
+	touch $@
+
+.venv/installed-test .venv/installed-lint .venv/installed-dev: .venv/installed-%: .venv/installed .venv/packages-%
 	touch $@

@@ -1,6 +1,5 @@
 #include "emulator.h"
 
-#include <pybind11/pybind11.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -363,25 +362,6 @@ const WarpValues& exchange(const char* operation, unsigned mask, uint64_t value,
     warp[i].state = State::kReady;
   }
   return self.received;
-}
-
-void bind(pybind11::module_& module) {
-  namespace py = pybind11;
-  counting::bind(module);
-  module.def(
-      "set_schedule",
-      [](const std::string& order, uint64_t seed, int poison) {
-        const std::map<std::string, Order> orders{{"ascending", Order::kAscending},
-                                                  {"descending", Order::kDescending},
-                                                  {"shuffled", Order::kShuffled}};
-        const auto found = orders.find(order);
-        if (found == orders.end()) {
-          throw py::value_error("set_schedule: order is '" + order +
-                                "', it should be ascending, descending or shuffled");
-        }
-        schedule = {found->second, seed, static_cast<unsigned char>(poison)};
-      },
-      py::arg("order"), py::arg("seed"), py::arg("poison"));
 }
 
 }  // namespace emulator

@@ -1,5 +1,6 @@
 """Which method takes which of timm's models, found by trying them without their values."""
 
+import ast
 import inspect
 import re
 import sys
@@ -94,10 +95,22 @@ def _could_be(module: str) -> bool:
 
 def _has_patches_and_blocks(kind: type[nn.Module]) -> bool:
     try:
-        text = inspect.getsource(kind)
-    except (OSError, TypeError):  # without its source nobody knows
+        text = _classes(kind.__module__)[kind.__name__]
+    except (OSError, TypeError, KeyError):  # without its source nobody knows
         return True
     return all(
         re.search(rf"self\.({names})\b.* = ", text)
         for names in ("patch_embed|embeds|stem", "blocks", "norm")
     )
+
+
+@cache
+def _classes(module: str) -> dict[str, str]:
+    """The source of each class of a module by its name. `inspect.getsource` would parse all of it for each."""
+    text = inspect.getsource(sys.modules[module])
+    lines = text.splitlines(keepends=True)
+    return {
+        node.name: "".join(lines[node.lineno - 1 : node.end_lineno])
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ClassDef)
+    }
