@@ -39,18 +39,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit status: 0; 1 where something failed on the way; 2 for a mistake in the request; 130 when interrupted,
-        141 where nobody reads what is printed any more, as below `head`, 143 by SIGTERM.
+        141 where nobody reads what is printed any more, as below `head`, which is what a shell says of `cat` there; 143
+        by SIGTERM.
     """
     try:
         status = _main(arguments)
         _flush()
         return status
     except BrokenPipeError:
-        # What is left to print goes nowhere, else the interpreter would complain of it in the end.
-        with open(os.devnull, "w") as nowhere:
-            for stream in (sys.stdout, sys.stderr):
-                os.dup2(nowhere.fileno(), stream.fileno())
+        _discard(sys.stdout, sys.stderr)
         return _CUT_OFF
+    except OSError as error:  # such as of a full disk, where a file takes in what is printed
+        _discard(sys.stdout)
+        try:
+            return _fail(f"standard output cannot be written: {error.strerror}", _FAILURE)
+        except OSError:
+            _discard(sys.stderr)
+            return _FAILURE
+
+
+def _discard(*streams: Any) -> None:
+    """Let what is left to print go nowhere, else the interpreter would complain of it in the end."""
+    with open(os.devnull, "w") as nowhere:
+        for stream in streams:
+            if stream is not None:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _flush() -> None:
@@ -58,6 +71,7 @@ def _flush() -> None:
 
     Raises:
         BrokenPipeError: nobody reads it.
+        OSError: it cannot be written.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -69,6 +83,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
     Raises:
         BrokenPipeError: nobody reads what is printed.
+        OSError: what went wrong cannot be said.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
