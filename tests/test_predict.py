@@ -115,6 +115,8 @@ def grey_as(form):
         image = grey.convert("P") if form.startswith("P") else grey
         image.info["transparency"] = 7
         return image, Image.fromarray(np.where(levels == 7, 255, levels)).convert("RGB")
+    if form in ("La", "RGBa"):  # by what Pillow makes them of
+        grey = grey.convert(form.upper())
     return (rgb if form == "CMYK" else grey).convert(form), rgb
 
 
@@ -137,7 +139,7 @@ def test_pictures_of_every_mode_are_what_is_seen(predictor, form):
     ("image", "reason"),
     [
         (Image.new("I", (8, 8), -5), "pixels are integers from -5 to -5, and nothing tells which"),
-        (Image.new("LAB", (8, 8)), "LAB"),
+        (Image.new("F", (8, 8), 255), "pixels are floats from 255 to 255, and nothing tells which"),
     ],
 )
 def test_pictures_of_no_known_white_are_named(predictor, image, reason):

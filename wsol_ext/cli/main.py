@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import shlex
 import signal
 import sys
@@ -78,6 +79,25 @@ def _flush() -> None:
             stream.flush()
 
 
+def _require_readers() -> None:
+    """Find out whether somebody reads what is printed.
+
+    Raises:
+        BrokenPipeError: nobody does.
+    """
+    _flush()
+    if not hasattr(select, "poll"):
+        return
+    streams = (
+        select.poll()
+    )  # where nothing is buffered, there is nothing left that could not be written
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # one that is closed, or no file
+            streams.register(stream, 0)
+    if any(event & select.POLLERR for _, event in streams.poll(0)):
+        raise BrokenPipeError
+
+
 def _main(arguments: Sequence[str] | None) -> int:
     """Run the command line, and say what ends it.
 
@@ -100,7 +120,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             return stop.code if isinstance(stop.code, int) else _FAILURE
         except Exception as error:
             if isinstance(error, BrokenPipeError):
-                _flush()  # where it was another pipe, that is an error like others
+                _require_readers()  # where it was another pipe, that is an error like others
             if debug:
                 traceback.print_exc()
                 for detail in getattr(error, "details", ()):

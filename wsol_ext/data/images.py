@@ -340,7 +340,9 @@ def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
     turn = _turn_of(image) if upright else None
     if _is_deep(image):
         rgb = _scaled_to_8_bits(image).convert("RGB")
-    elif image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.mode == "La":  # which Pillow makes nothing else of
+            image = image.convert("LA")
         colours = image.convert("RGBA")
         ground = Image.new("RGBA", colours.size, "white")
         rgb = Image.alpha_composite(ground, colours).convert("RGB")
