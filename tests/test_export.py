@@ -78,6 +78,8 @@ def test_torch_export_gives_what_the_model_gives_for_any_batch_and_any_image(nam
         images = torch.randn(batch, 3, *size)
         with torch.no_grad():
             torch.testing.assert_close(program(images), tuple(model.localize(images)))
+    with pytest.raises(RuntimeError, match="images are an empty batch, there should be at least"):
+        program(images[:0])
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,7 @@ def test_onnx_of_any_image_size_gives_what_the_model_gives(exported):
         images = torch.randn(batch, 3, *size)
         with torch.no_grad():
             close(run(session, images=images), model.localize(images))
+    assert [len(each) for each in run(session, images=images[:0])] == [0, 0]
 
 
 def test_inputs_and_outputs_have_names_and_an_image_is_of_no_fixed_batch(exported):
