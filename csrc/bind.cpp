@@ -55,6 +55,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   wsol::bind_call_checks(module);
   bind<kernels::resize_rows>(module, "resize_rows");
   bind<kernels::resize_columns>(module, "resize_columns");
+  bind<kernels::count_boxes_in_tree_order>(module, "count_boxes_in_tree_order");
   wsol::at_once::bind(module);
 #endif
   module.attr("constants") = constants();

@@ -80,6 +80,12 @@ def test_torch_export_gives_what_the_model_gives_for_any_batch_and_any_image(nam
             torch.testing.assert_close(program(images), tuple(model.localize(images)))
 
 
+def test_a_program_refuses_an_empty_batch():
+    program = exported_program(small_model("tscam")).module()
+    with pytest.raises(RuntimeError, match="images are an empty batch, there should be at least"):
+        program(torch.zeros(0, 3, 64, 64))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model and its program, for images of every size, its classes named, in a file."""
@@ -97,6 +103,7 @@ def test_onnx_of_any_image_size_gives_what_the_model_gives(exported):
         images = torch.randn(batch, 3, *size)
         with torch.no_grad():
             close(run(session, images=images), model.localize(images))
+    assert [len(each) for each in run(session, images=images[:0])] == [0, 0]
 
 
 def test_inputs_and_outputs_have_names_and_an_image_is_of_no_fixed_batch(exported):

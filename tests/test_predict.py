@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import matplotlib
 import numpy as np
@@ -98,6 +99,85 @@ def test_every_form_of_pictures_is_taken(predictor, album):
     assert [p.path.name for p in predictor.predict(album)] == ["a.png", "b.png"]  # a folder's
     assert len(predictor.predict([album / "a.png"] * 2)) == 2
     assert len(predictor.predict([])) == 0
+
+
+def grey_as(form):
+    """One grey picture in many modes of Pillow, and what it is in RGB."""
+    levels = np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8)
+    grey = Image.fromarray(levels)
+    rgb = grey.convert("RGB")
+    if form in ("I;16", "I;16B"):
+        return Image.fromarray(levels.astype("<u2" if form == "I;16" else ">u2") * 257), rgb
+    if form in ("I", "F"):
+        kind, white = {"I": (np.int32, 65535), "F": (np.float32, 1)}[form]
+        return Image.fromarray((levels * (white / 255)).astype(kind)), rgb
+    if form.endswith("transparent"):  # over white
+        image = grey.convert("P") if form.startswith("P") else grey
+        image.info["transparency"] = 7
+        return image, Image.fromarray(np.where(levels == 7, 255, levels)).convert("RGB")
+    if form in ("La", "RGBa"):  # by what Pillow makes them of
+        grey = grey.convert(form.upper())
+    return (rgb if form == "CMYK" else grey).convert(form), rgb
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("I;16", "I;16B", "I", "F", "L", "LA", "La", "PA", "P", "P transparent", "L transparent"),
+        *("CMYK", "YCbCr", "RGBA", "RGBa", "RGBX"),
+    ],
+)
+def test_pictures_of_every_mode_are_what_is_seen(predictor, form):
+    image, rgb = grey_as(form)
+    found, expected = predictor.predict([image, rgb])
+    assert found.error is None
+    assert torch.equal(found.score_map(), expected.score_map())
+    assert torch.equal(found.boxes, expected.boxes)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (Image.new("I", (8, 8), -5), "pixels are integers from -5 to -5, and nothing tells which"),
+        (Image.new("F", (8, 8), 255), "pixels are floats from 255 to 255, and nothing tells which"),
+    ],
+)
+def test_pictures_of_no_known_white_are_named(predictor, image, reason):
+    with pytest.warns(UserWarning, match="1 of 1 pictures could not be read"):
+        (found,) = predictor.predict(image)
+    assert found.error.startswith("inputs[0]: cannot be read: ")
+    assert reason in found.error
+
+
+@pytest.mark.parametrize(
+    ("url", "answer"),
+    [
+        ("https://example.org/a.png", "that is a URL, and files are read from the disk: download"),
+        ("s3://bucket/a.png", "that is a URL, and files are read from the disk: download it first"),
+        ("data:image/png;base64," + "iVBORw0KGgo" * 99, "that is a URL, and files are read from"),
+        ("file:///photos/a%20b.png", "that is a URL: give the path alone, /photos/a b.png"),
+        ("file://localhost/photos/a.png", "that is a URL: give the path alone, /photos/a.png"),
+    ],
+)
+def test_a_url_in_a_picture_s_or_a_model_s_place_is_named_as_one(model, predictor, url, answer):
+    for given in (url, [url]):
+        with pytest.raises(FileNotFoundError, match=re.escape(answer)) as caught:
+            predictor.predict(given)
+        assert len(str(caught.value)) < 300
+        with pytest.raises(FileNotFoundError, match=re.escape(answer)):
+            localize_images(model, given)
+    with pytest.raises(FileNotFoundError, match=re.escape(answer)):
+        wsol_ext.load(url)
+
+
+def test_names_of_any_letters_are_names(predictor, album, tmp_path):
+    for name in ("100%.png", "%s %20 #1?.png", "vögel 鸟 🐦.png", "e\u0301.png", "file:a.png"):
+        shutil.copy(album / "a.png", tmp_path / name)
+        (found,) = predictor.predict(str(tmp_path / name))
+        assert found.path == tmp_path / name
+        assert torch.equal(found.boxes, predictor.predict(album / "a.png")[0].boxes)
+        assert name in repr(found)
+        assert found.save(tmp_path / f"{name}.boxes.png").exists()
 
 
 def test_a_map_is_upsampled_to_the_picture_where_that_is_asked(predictor, album):

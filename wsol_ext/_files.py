@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -128,16 +129,26 @@ def remove_leftovers(folder: Path, older_than: float = math.inf) -> None:
                 left.unlink(missing_ok=True)
 
 
-def not_there(path: str | os.PathLike[str]) -> str:
+def not_there(path: str | os.PathLike[str], what: str = "file or folder") -> str:
     """What an error says of a path that leads to nothing; of a URL, that it is none.
 
     Example:
         >>> not_there("https://example.org/bird.jpg")
         'that is a URL, and files are read from the disk: download it first'
+        >>> not_there("file:///photos/a%20bird.jpg")
+        'that is a URL: give the path alone, /photos/a bird.jpg'
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)):  # a Path has one slash of them
+    text = os.fspath(path)
+    if found := re.match(r"file:/+(localhost/)?", text, re.IGNORECASE):
+        return f"that is a URL: give the path alone, /{unquote(text[found.end() :])}"
+    if is_url(text):
         return "that is a URL, and files are read from the disk: download it first"
-    return "no such file or folder"
+    return f"no such {what}"
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a URL, be it as a `Path`, which has one slash of two."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:", os.fspath(path)) is not None
 
 
 def missing_paths(paths: Mapping[str, str | None]) -> list[str]:

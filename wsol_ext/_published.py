@@ -9,8 +9,9 @@ from torch import Tensor
 from wsol_ext._weight_files import CheckpointError
 from wsol_ext.models import METHODS, LocalizationModel, create_model
 from wsol_ext.models.foreign_weights import holds_backbone
+from wsol_ext.models.meta_device import without_values
 from wsol_ext.models.misfits import MisfitError, differences
-from wsol_ext.models.vit import is_dinov2, without_values
+from wsol_ext.models.networks import is_dinov2
 
 HEAD_WIDTH = 64  # channels of an attention head, in every DeiT and nearly every ViT
 _BACKBONE = "backbone.vit."

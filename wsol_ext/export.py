@@ -57,9 +57,10 @@ def export_model(
     - out `maps` (B, K, h, w) float32, what `LocalizationModel.localize` gives: score maps on the patch grid, of the
       given classes, or, with K = 1, of each image's top-1.
 
-    B and K are any from 1 on. In a ``.pt2`` file this package's operators are custom operators, which
-    ``import wsol_ext.ops`` registers; in an ``.onnx`` file they are written out in standard ones. Both carry
-    `metadata` as JSON: ONNX under the key ``wsol_ext`` of its metadata, ``.pt2`` as the extra file ``wsol_ext.json``.
+    B and K are any from 1 on; of no image, a ``.pt2`` program raises and ONNX gives results of none. In a ``.pt2``
+    file this package's operators are custom operators, which ``import wsol_ext.ops`` registers; in an ``.onnx`` file
+    they are written out in standard ones. Both carry `metadata` as JSON: ONNX under the key ``wsol_ext`` of its
+    metadata, ``.pt2`` as the extra file ``wsol_ext.json``.
 
     Args:
         model: of float32 weights; it is exported in evaluation mode. A ``.pt2`` program runs on the device that it is
@@ -192,6 +193,7 @@ class _OfTop1(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        _require_images(images)
         logits, maps = self.model.localize(images)
         return logits, maps.contiguous()  # some are one map, shown for each class
 
@@ -202,8 +204,15 @@ class _OfGivenClasses(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        _require_images(images)
         logits, maps = self.model.localize(images, classes)
         return logits, maps.contiguous()
+
+
+def _require_images(images: Tensor) -> None:
+    """Have a program say what it refuses; the range of a dimension is not looked at when it runs."""
+    count = torch.full((), images.size(0), device=images.device)
+    torch._assert_async(count > 0, "images are an empty batch, there should be at least one image")
 
 
 def _fewest_patches(model: Any) -> int:

@@ -1,5 +1,6 @@
 """Pictures in every form that `localize_images` takes them, and how they are read."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wsol_ext._files import not_there
+from wsol_ext._files import is_url, not_there
 from wsol_ext._names import printable
 from wsol_ext._paths import Paths
 from wsol_ext.data import ImageError, collate, eval_transform
@@ -65,14 +66,21 @@ def find_paths(inputs: Sequence[str | Path]) -> Paths:
 
 def _images_of(given: str | Path) -> Sequence[Path]:
     path = Path(given).expanduser()
-    if path.is_dir():
+    if os.path.isdir(
+        path
+    ):  # false too of what is too long for a path, as the contents of a picture are
         inside = find_images(path)
         if not inside:
             raise ValueError(no_image(path))
         return inside
-    if path.exists():
+    if os.path.exists(path):
         return [path]
-    raise FileNotFoundError(f"{given}: {not_there(given)}")
+    raise FileNotFoundError(f"{_shortened(given)}: {not_there(given)}")
+
+
+def _shortened(given: str | Path) -> str:
+    text = str(given)
+    return text if len(text) <= 300 else f"{text[:50]}…"
 
 
 def read_picture(picture: Picture, name: str = "picture") -> Image.Image:
@@ -123,8 +131,8 @@ def _check_picture(index: int, picture: Any) -> None:
     wanted = "it should be a path, a Pillow image, or uint8 pixels: an array (h, w, 3) or a tensor (3, h, w)"
     if not isinstance(picture, Picture):
         raise TypeError(f"{name} is of type {type(picture).__name__}, {wanted}")
-    if isinstance(picture, str) and "://" in picture and not Path(picture).exists():
-        raise FileNotFoundError(f"{name} is {picture}: {not_there(picture)}")
+    if isinstance(picture, str) and is_url(picture) and not os.path.exists(picture):
+        raise FileNotFoundError(f"{name} is {_shortened(picture)}: {not_there(picture)}")
     if isinstance(picture, Image.Image) and 0 in picture.size:
         raise ValueError(f"{name} has size {picture.size}, {wanted}")
     if isinstance(picture, np.ndarray | Tensor):

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from wsol_ext._devices import usable_device
-from wsol_ext._files import not_there, sha256_of
+from wsol_ext._files import is_url, not_there, sha256_of
 from wsol_ext._names import nearest, some
 from wsol_ext.checkpoints import find_checkpoint, load_model
 from wsol_ext.localize import (
@@ -79,7 +79,7 @@ def _on_disk(source: str | Path) -> Path:
         return find_pretrained(source)
     path = Path(source).expanduser()
     if not path.exists():
-        if "://" in str(source):
+        if is_url(source):
             raise FileNotFoundError(f"source is {source}: {not_there(str(source))}")
         raise FileNotFoundError(
             f"source is {source}: there is no such run, folder or file of weights (a repository of the hub is called "

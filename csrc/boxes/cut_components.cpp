@@ -1,6 +1,7 @@
 #include "boxes/cut_components.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 
 #include "core/multiversion.h"
@@ -161,6 +162,44 @@ void CutComponents::label_background() {
   }
   background_.row_starts[runs_.height] = runs_.count() + runs_.height;
   background_components_.label<Connectivity::kFour>(background_);
+}
+
+const std::vector<CutComponents::Contour>& CutComponents::in_tree_order() {
+  label_background();
+  regions_.clear();
+  std::array<std::vector<int32_t>, 2> region_of;  // of background and foreground, by their roots
+  region_of[0].resize(background_.count(), -1), region_of[1].resize(runs_.count(), -1);
+  // A region lies in the one that is left of its first pixel, and begins with the first of its
+  // runs.
+  const auto enter = [&](bool foreground, uint32_t run, int32_t before) {
+    RunComponents& components = foreground ? components_ : background_components_;
+    const int32_t root = components.root_of_run(run);
+    int32_t& region = region_of[foreground][root];
+    if (region < 0) {
+      region = static_cast<int32_t>(regions_.size());
+      regions_.push_back({.parent = before, .contour = {components.component(root), !foreground}});
+    }
+    return region;
+  };
+  for (int row = 0; row < runs_.height; ++row) {
+    int32_t before = enter(false, runs_.row_starts[row] + row, -1);
+    for (uint32_t run = runs_.row_starts[row]; run < runs_.row_starts[row + 1]; ++run) {
+      before = enter(true, run, before);
+      before = enter(false, run + row + 1, before);
+    }
+  }
+  for (size_t i = regions_.size() - 1; i > 0; --i) {
+    regions_[regions_[i].parent].size += regions_[i].size;
+  }
+  contours_.resize(regions_.size() - 1);
+  for (size_t i = 1; i < regions_.size(); ++i) {
+    Region& region = regions_[i];
+    Region& parent = regions_[region.parent];
+    parent.taken += region.size;
+    region.place = parent.place + parent.size - parent.taken;
+    contours_[region.place - 1] = region.contour;
+  }
+  return contours_;
 }
 
 bool CutComponents::largest_is_known() const {

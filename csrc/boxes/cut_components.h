@@ -30,6 +30,7 @@ class RunComponents {
 
   // The component of a run; the smallest of a component's numbers stands for it.
   int32_t root_of_run(uint32_t run) { return root_of(labels_[run]); }
+  const Component& component(int32_t root) const { return components_[root]; }
   bool closed_a_ring() const { return closed_a_ring_; }
 
   // Calls visit(component), in raster order of their first pixels, for those from number `first`
@@ -79,12 +80,31 @@ class CutComponents {
     background_components_.for_each(1, visit);
   }
 
+  // Every contour before those that it encloses, of neighbours the one whose first pixel in raster
+  // order comes last before the others: the order of OpenCV's tree.
+  struct Contour {
+    Component component;
+    bool is_hole;
+  };
+  const std::vector<Contour>& in_tree_order();
+
  private:
+  // A component or a hole among those that enclose each other.
+  struct Region {
+    int32_t parent;
+    int32_t size = 1;   // with all that it encloses
+    int32_t taken = 0;  // of its places, by what it encloses
+    int32_t place = 0;
+    Contour contour;
+  };
+
   void label_background();
 
   Runs runs_, background_;
   RunComponents components_;
   RunComponents background_components_;  // the first holds the frame
+  std::vector<Region> regions_;          // by first pixel, from the frame on
+  std::vector<Contour> contours_;
 };
 
 }  // namespace wsol::cpu

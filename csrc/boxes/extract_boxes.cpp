@@ -130,6 +130,17 @@ class ImageContours {
     });
   }
 
+  // The same cut by cut, in the order of OpenCV's tree.
+  template <typename Emit>
+  void for_each_in_tree_order(Emit&& emit) {
+    for (int cut = 0; cut < cuts(); ++cut) {
+      cut_.find(map_.quantized, map_.value_of_cut[cut]);
+      for (const auto& [c, is_hole] : cut_.in_tree_order()) {
+        emit(is_hole ? hole_box(c) : outer_box(c), is_hole, c.first, cut, cut);
+      }
+    }
+  }
+
  private:
   template <typename Ranked, typename Prepare>
   std::span<const RankedBox> best_of_cuts(Ranked&& ranked, Prepare&& prepare) {
@@ -257,7 +268,10 @@ int32_t extract_boxes(const ExtractBoxes& args, int threads) {
   return status;
 }
 
-std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
+namespace {
+
+template <bool kInTreeOrder>
+std::shared_ptr<ContourLists> counted(const CountBoxes& args, int threads) {
   const int64_t count = args.thresholds.size(0);
   const auto found = std::make_shared<ContourLists>();
   found->images.resize(args.score_maps.size(0));
@@ -270,13 +284,18 @@ std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
         const std::span<const int> cuts = contours.cut_of_threshold();
         image.cut_of_threshold.assign(cuts.begin(), cuts.end());
         std::vector<int64_t> counts(image.cuts + 1);  // first as differences
-        contours.for_each_contour([&](Box box, bool hole, uint32_t pixel, int first, int last) {
+        const auto keep = [&](Box box, bool hole, uint32_t pixel, int first, int last) {
           image.contours.push_back({static_cast<uint64_t>(hole) << 32 | pixel, first, last, box});
           ++counts[first];
           --counts[last + 1];
-        });
-        if (!contours.in_order()) {
-          std::ranges::sort(image.contours, {}, &ContourLists::Contour::place);
+        };
+        if constexpr (kInTreeOrder) {
+          contours.for_each_in_tree_order(keep);
+        } else {
+          contours.for_each_contour(keep);
+          if (!contours.in_order()) {
+            std::ranges::sort(image.contours, {}, &ContourLists::Contour::place);
+          }
         }
         for (int cut = 1; cut < image.cuts; ++cut) counts[cut] += counts[cut - 1];
         int64_t* out = args.counts.as<int64_t>() + index * count;
@@ -286,6 +305,16 @@ std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
       });
   *args.status.as<int32_t>() |= status;
   return found;
+}
+
+}  // namespace
+
+std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads) {
+  return counted<false>(args, threads);
+}
+
+std::shared_ptr<ContourLists> count_boxes_in_tree_order(const CountBoxes& args, int threads) {
+  return counted<true>(args, threads);
 }
 
 void list_boxes(const ListBoxes& args, int threads) {

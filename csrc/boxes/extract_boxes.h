@@ -42,7 +42,7 @@ struct ExtractBoxes {
 
 // Two calls list every contour: the first finds and counts them, the second writes where the
 // offsets say. In a range outer contours come first, then holes, each in raster order of their
-// component's or hole's first pixel.
+// component's or hole's first pixel; or, on the CPU alone, all are in the order of OpenCV's tree.
 struct CountBoxes {
   TensorView score_maps, thresholds;
   TensorView counts;  // (B, T) int64
@@ -53,11 +53,11 @@ struct Box {
   int32_t x0, y0, x1, y1;  // x1, y1 exclusive
 };
 
-// What count_boxes found on the CPU: each image's contours in their final order, each with the
+// What was found and counted on the CPU: each image's contours in their final order, each with the
 // interval of the image's cuts that has it.
 struct ContourLists {
   struct Contour {
-    uint64_t place;  // outer contours before holes, then the first pixel
+    uint64_t place;  // outer contours before holes, then the first pixel: the usual order
     int first, last;
     Box box;
   };
@@ -91,6 +91,7 @@ inline int64_t count_boxes_scratch_bytes(int64_t, int64_t, int64_t, int64_t) { r
 inline int64_t best_box_iou_scratch_bytes(int64_t, int64_t, int64_t, int64_t, bool) { return 0; }
 int32_t extract_boxes(const ExtractBoxes& args, int threads);
 std::shared_ptr<ContourLists> count_boxes(const CountBoxes& args, int threads);
+std::shared_ptr<ContourLists> count_boxes_in_tree_order(const CountBoxes& args, int threads);
 void list_boxes(const ListBoxes& args, int threads);
 int32_t best_box_iou(const BestBoxIou& args, int threads);
 }  // namespace cpu

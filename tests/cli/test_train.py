@@ -537,7 +537,7 @@ def folder_run(root, out, *flags, epochs=1):
 
 
 def test_batch_is_no_larger_than_the_data(pictures, tmp_path, capsys):
-    arguments = folder_run(pictures, tmp_path / "run", "--progress", "true")
+    arguments = folder_run(pictures, tmp_path / "run")
     assert main(arguments) == 0
     assert "--batch-size 32: there are 32 training images" in capsys.readouterr().err
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batch_size"] == 32
@@ -680,13 +680,12 @@ def test_way_on_from_a_finished_run_is_named(run_folder, pictures, fails):
 
 
 def test_last_lines_are_commands_that_work(pictures, tmp_path, capsys):
-    assert main(folder_run(pictures, tmp_path / "run", "--progress", "true")) == 0
+    assert main(folder_run(pictures, tmp_path / "run")) == 0
     said = capsys.readouterr().err
     assert f"evaluate it: wsol evaluate {tmp_path}/run --boxes BOXES.csv" in said
     boxes = pictures / "boxes.csv"
     assert main(["evaluate", str(tmp_path / "run"), "--boxes", str(boxes), "--workers", "0"]) == 0
-    flags = ["--progress", "true", "--boxes", str(boxes)]
-    assert main(folder_run(pictures, tmp_path / "other", *flags)) == 0
+    assert main(folder_run(pictures, tmp_path / "other", "--boxes", str(boxes))) == 0
     assert f"evaluate it: wsol evaluate {tmp_path}/other\n" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "other"), "--workers", "0"]) == 0
 

@@ -114,8 +114,29 @@ def test_boxes_are_those_of_opencv(family, multi):
         expected = boxes_of_map(each, THRESHOLDS, "all" if multi else "largest")
         assert counts == [len(found) for found in expected]
         for ours, theirs in zip(boxes, expected, strict=True):
-            clipped = np.minimum(theirs, (120, 96, 119, 95))
-            assert sorted(ours.tolist()) == sorted(clipped.tolist())
+            assert np.array_equal(ours, np.minimum(theirs, (120, 96, 119, 95)))
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_types_are_the_plain_ones_of_there(metadata, multi):
+    boxes, counts = public.compute_bboxes_from_scoremaps(maps_of("rings", 1)[0], THRESHOLDS, multi)
+    assert (type(boxes), type(counts)) == (list, list)
+    assert {type(each) for each in boxes} == {np.ndarray}
+    assert {each.dtype for each in boxes} == {np.dtype(np.int64)}
+    assert {type(count) for count in counts} == {int}
+    boxes[0][:] = -1  # each is its own
+    assert boxes[1].min() >= 0
+    evaluator = box_evaluator(metadata, multi)
+    assert type(evaluator.gt_bboxes["a/1.jpg"][0]) is tuple
+    evaluator.accumulate(maps_of("rings", 1)[0], "a/1.jpg")
+    assert [type(accuracy) for accuracy in evaluator.compute()] == [np.float64] * 3
+
+
+def test_metadata_is_one_of_attributes_and_keys(metadata):
+    metadata.image_sizes = "elsewhere.txt"
+    assert metadata["image_sizes"] == "elsewhere.txt"
+    assert not hasattr(metadata, "image_colours")
+    assert public.configure_metadata("./CUB").image_ids == "./CUB/image_ids.txt"
 
 
 def test_nothing_lies_above_a_threshold_of_one():
@@ -161,12 +182,12 @@ def test_box_evaluator_counts_as_the_published_loop_does(metadata, multi):
     assert evaluator.compute() == [(right[iou] * 100.0 / len(maps)).max() for iou in IOUS]
 
 
-def test_folder_of_maps_is_evaluated(metadata, tmp_path, capsys):
+def test_folder_of_maps_is_evaluated(metadata, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "scoremaps"
     for name, each in zip(SIZES, maps_of("bumps"), strict=False):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{name}.npy", each.astype(np.float32))
-    dataset = public.CamDataset(folder, list(SIZES))
+    dataset = public.evaluation.CamDataset(folder, list(SIZES))
     evaluator = box_evaluator(metadata)
     for k in range(len(dataset)):
         cam, name = dataset[k]
@@ -176,6 +197,11 @@ def test_folder_of_maps_is_evaluated(metadata, tmp_path, capsys):
     assert found == evaluator.compute()[1]
     assert public.evaluate_wsol(*arguments, True, IOUS, 0.05) == np.average(evaluator.compute())
     assert f"localization: {found}" in capsys.readouterr().out
+    flags = ["--scoremap_root", folder, "--metadata_root", tmp_path, "--mask_root", tmp_path]
+    flags += ["--dataset_name", "CUB", "--split", "test", "--cam_curve_interval", 0.05]
+    monkeypatch.setattr("sys.argv", ["evaluation.py", *map(str, flags), "--multi_iou_eval"])
+    public.main()
+    assert f"localization: {np.average(evaluator.compute())}" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -261,6 +287,10 @@ def test_masks_without_an_object_have_no_precision(masks):
         mask_evaluator(folder, "CUB")
 
 
-def test_all_lies_above_a_threshold_below_zero():
-    boxes, _ = public.compute_bboxes_from_scoremaps(np.eye(4), [-0.5, 0.5])
-    assert [found.tolist() for found in boxes] == [[[0, 0, 3, 3]], [[0, 0, 3, 3]]]
+def test_all_lies_above_a_threshold_below_zero_but_for_the_least_of_them():
+    scoremap = np.zeros((4, 5))
+    scoremap[1, 2] = 1
+    boxes, _ = public.compute_bboxes_from_scoremaps(scoremap, [-0.5, -0.001, 0.5])
+    assert [found.tolist() for found in boxes] == [[[0, 0, 4, 3]], [[2, 1, 3, 2]], [[2, 1, 3, 2]]]
+    boxes, _ = public.compute_bboxes_from_scoremaps(np.zeros((4, 5)), [-0.5])
+    assert boxes[0].tolist() == [[0, 0, 0, 0]]  # a share of nothing

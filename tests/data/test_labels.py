@@ -68,3 +68,13 @@ def test_classes_come_from_folders():
     assert list(read_labels("folder", PATHS, CLASSES).values()) == [0, 1, 1]
     with pytest.raises(ValueError, match="its folder 'jay' is no class of the model, which knows"):
         read_labels("folder", PATHS, ["owl", "auk"])
+
+
+def test_a_class_called_nothing_is_itself_and_it_is_said(recwarn):
+    paths = [Path("album/jay/001.jpg"), Path("album/nothing/001.jpg")]
+    assert list(read_labels("folder", paths, ["jay"], nothing=True).values()) == [0, -1]
+    known = ["jay", "nothing"]
+    assert list(read_labels("folder", paths, known).values()) == [0, 1]
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="a class that is called 'nothing': pictures labelled so"):
+        assert list(read_labels("folder", paths, known, nothing=True).values()) == [0, 1]

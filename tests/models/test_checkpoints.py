@@ -271,7 +271,7 @@ def test_a_hostile_file_is_refused_before_anything_is_built(tmp_path, monkeypatc
     def must_not_be_read(path):
         raise AssertionError("tensors are read")
 
-    monkeypatch.setattr("wsol_ext.checkpoints.load_file", must_not_be_read)
+    monkeypatch.setattr("wsol_ext.checkpoints.own.load_file", must_not_be_read)
     with pytest.raises(CheckpointError, match=f"model.safetensors .*{message}"):
         load_model(tmp_path / "model.safetensors")
 

@@ -118,6 +118,19 @@ def test_refinement_is_chosen_when_the_model_is_used(images):
     assert model.localize(images)[1].shape == (2, 1, 16, 16)
 
 
+def test_a_compiled_model_refines_as_without_and_says_why_it_is_no_one_graph(images):
+    model = molt(32, clusters={**FEW_STEPS, "size": 16}, pyramid=[32])
+    images = images[..., :32, :32]
+    torch._dynamo.reset()
+    with torch.no_grad():
+        found = torch.compile(model.localize, backend="eager")(images)
+        assert torch.equal(found[1], model.localize(images)[1])
+        torch._dynamo.reset()
+        whole = torch.compile(model.localize, backend="eager", fullgraph=True)
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="deep_clusters"):
+            whole(images)
+
+
 def test_clusters_are_kept_where_the_model_is_told_to(images, tmp_path, monkeypatch):
     model = molt(clusters=FEW_STEPS)
     model.cluster_cache = ClusterCache(tmp_path)

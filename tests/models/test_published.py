@@ -70,7 +70,9 @@ def test_an_authors_safetensors_file_is_known_before_its_values_are_read(tmp_pat
     assert torch.equal(loaded.head.weight, model.head.weight)
     del state["norm.bias"]
     save_file(state, tmp_path / "other.safetensors")
-    monkeypatch.setattr("wsol_ext.checkpoints.load_file", lambda _: pytest.fail("values are read"))
+    monkeypatch.setattr(
+        "wsol_ext.checkpoints.authors.load_file", lambda _: pytest.fail("values are read")
+    )
     with pytest.raises(CheckpointError, match="keeps it from tscam: missing: backbone.vit.norm.b"):
         load_model(tmp_path / "other.safetensors", published_heads=2)
 
@@ -244,7 +246,7 @@ def test_a_hostile_torch_file_is_refused_before_a_model_is_built(tmp_path, monke
     make, message = HOSTILE[name]
     torch.save(make(), tmp_path / "released.pth")
     monkeypatch.setattr(
-        "wsol_ext.checkpoints.create_model", lambda **_: pytest.fail("a model is built")
+        "wsol_ext.checkpoints.authors.create_model", lambda **_: pytest.fail("a model is built")
     )
     with pytest.raises(CheckpointError, match=f"released.pth.*{message}"):
         load_model(tmp_path / "released.pth", published_heads=2)

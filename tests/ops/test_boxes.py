@@ -13,7 +13,7 @@ from oracles import opencv_boxes, score_maps
 from torch import Tensor
 
 from wsol_ext.ops import _backend, best_box_iou, box_iou, extract_boxes
-from wsol_ext.ops.boxes import box_iou_reference
+from wsol_ext.ops.boxes import box_iou_reference, boxes_in_tree_order
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boxes.npz"
 FAMILIES = tuple(score_maps.FAMILIES)
@@ -142,6 +142,24 @@ def test_full_size_maps_are_as_opencv_has_them(backend, family):
     size = backend.pick(224, 40)
     maps = [score_maps.score_map(family, rng, size, size) for _ in range(backend.pick(2, 1))]
     assert_equal_to_opencv(backend, maps, np.array([[20, 30, 180, 200]]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_boxes_in_tree_order_are_in_that_of_opencv(family):
+    for seed in range(4):
+        maps = small_maps(family, seed, 3)
+        found = ranges(*boxes_in_tree_order(torch.from_numpy(np.stack(maps)), THRESHOLDS))
+        expected = [
+            boxes for each in maps for boxes in opencv_boxes.boxes_of_map(each, THRESHOLDS, "all")
+        ]
+        assert found == [boxes.tolist() for boxes in expected], f"{family}, seed {seed}"
+
+
+def test_boxes_in_tree_order_are_the_cpu_s_and_of_scores():
+    with pytest.raises(ValueError, match="boxes_in_tree_order: score_maps is on meta"):
+        boxes_in_tree_order(torch.zeros(1, 4, 4, device="meta"), 0.5)
+    with pytest.raises(ValueError, match="boxes_in_tree_order: score_maps has values from 0 to 2"):
+        boxes_in_tree_order(torch.tensor([[[0.0, 2.0]]]), 0.5)
 
 
 @pytest.mark.parametrize("height", [1200, 2400])

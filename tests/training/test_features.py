@@ -261,6 +261,8 @@ def test_a_frozen_backbone_does_not_move_and_a_free_one_does(tmp_path, photos, b
 
 def test_another_file_is_another_run(tmp_path, photos, backbone_file, capsys):
     assert main(run_over(tmp_path / "run", photos, backbone_file, epochs=1)) == 0
+    said = f"backbone from {backbone_file}, timm's names; left out: head.weight, head.bias\n"
+    assert said in capsys.readouterr().err  # without progress too
     other = tmp_path / "other.pth"
     state = torch.load(backbone_file, weights_only=True)["model"]
     torch.save({"model": {name: tensor + 1e-3 for name, tensor in state.items()}}, other)

@@ -7,6 +7,7 @@ types of Python where people expect to hear what to write.
 import argparse
 import json
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -130,6 +131,10 @@ class Parser(argparse.ArgumentParser):
 
         def add_argument_group(self, title: str) -> Any:  # type: ignore[override]
             """Add a group of them."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help or version; argparse itself keeps silent where that cannot be written."""
+        (file or sys.stderr).write(message)
 
     def error(self, message: str) -> Any:
         """What argparse itself does not understand."""

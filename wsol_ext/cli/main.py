@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import shlex
 import signal
 import sys
@@ -39,18 +40,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit status: 0; 1 where something failed on the way; 2 for a mistake in the request; 130 when interrupted,
-        141 where nobody reads what is printed any more, as below `head`, 143 by SIGTERM.
+        141 where nobody reads what is printed any more, as below `head`, which is what a shell says of `cat` there; 143
+        by SIGTERM.
     """
     try:
         status = _main(arguments)
         _flush()
         return status
     except BrokenPipeError:
-        # What is left to print goes nowhere, else the interpreter would complain of it in the end.
-        with open(os.devnull, "w") as nowhere:
-            for stream in (sys.stdout, sys.stderr):
-                os.dup2(nowhere.fileno(), stream.fileno())
+        _discard(sys.stdout, sys.stderr)
         return _CUT_OFF
+    except OSError as error:  # such as of a full disk, where a file takes in what is printed
+        _discard(sys.stdout)
+        try:
+            return _fail(f"standard output cannot be written: {error.strerror}", _FAILURE)
+        except OSError:
+            _discard(sys.stderr)
+            return _FAILURE
+
+
+def _discard(*streams: Any) -> None:
+    """Let what is left to print go nowhere, else the interpreter would complain of it in the end."""
+    with open(os.devnull, "w") as nowhere:
+        for stream in streams:
+            if stream is not None:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _flush() -> None:
@@ -58,10 +72,30 @@ def _flush() -> None:
 
     Raises:
         BrokenPipeError: nobody reads it.
+        OSError: it cannot be written.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+
+
+def _require_readers() -> None:
+    """Find out whether somebody reads what is printed.
+
+    Raises:
+        BrokenPipeError: nobody does.
+    """
+    _flush()
+    if not hasattr(select, "poll"):
+        return
+    streams = (
+        select.poll()
+    )  # where nothing is buffered, there is nothing left that could not be written
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # one that is closed, or no file
+            streams.register(stream, 0)
+    if any(event & select.POLLERR for _, event in streams.poll(0)):
+        raise BrokenPipeError
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -69,6 +103,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
     Raises:
         BrokenPipeError: nobody reads what is printed.
+        OSError: what went wrong cannot be said.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -85,7 +120,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             return stop.code if isinstance(stop.code, int) else _FAILURE
         except Exception as error:
             if isinstance(error, BrokenPipeError):
-                _flush()  # where it was another pipe, that is an error like others
+                _require_readers()  # where it was another pipe, that is an error like others
             if debug:
                 traceback.print_exc()
                 for detail in getattr(error, "details", ()):

@@ -1,5 +1,7 @@
 """Clusters of a batch of images."""
 
+from inspect import signature
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +14,12 @@ from wsol_ext.ops import _backend as backend
 
 __all__ = ["clustered_grid", "deep_clusters"]
 
+# A graph cannot hold that training, and a compiled part of it would round otherwise.
+_WHY_UNCOMPILED = {"reason": "clusters are found by training a network on each picture"}
+_TAKEN = signature(torch.compiler.disable).parameters  # a reason from torch 2.7 on
 
+
+@torch.compiler.disable(**{name: why for name, why in _WHY_UNCOMPILED.items() if name in _TAKEN})
 @torch.inference_mode(False)
 @torch.no_grad()
 def deep_clusters(
@@ -49,6 +56,7 @@ def deep_clusters(
             CUDA they are clamped), or settings of a name that is not there.
 
     Works in `torch.inference_mode`, `torch.no_grad` and `torch.autocast`; computes in float32. Not differentiable.
+    Under `torch.compile` it runs uncompiled, which ``fullgraph=True`` refuses.
 
     Example:
         >>> from wsol_ext.clustering import ClusteringSettings, deep_clusters

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wsol_ext._files import not_there
 from wsol_ext._names import printable
 
 __all__ = [
@@ -305,7 +306,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=_formats()) as image:
             yield image
     except FileNotFoundError as error:
-        raise ImageError(f"{printable(path)}: no such image file") from error
+        raise ImageError(f"{printable(path)}: {not_there(path, 'image file')}") from error
     # Formats differ in what a broken file raises: SyntaxError, ValueError, EOFError, IndexError, struct.error ...
     except Exception as error:
         raise ImageError(f"{printable(path)}: cannot be read as an image: {error}") from error
@@ -339,7 +340,9 @@ def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
     turn = _turn_of(image) if upright else None
     if _is_deep(image):
         rgb = _scaled_to_8_bits(image).convert("RGB")
-    elif image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.mode == "La":  # which Pillow makes nothing else of
+            image = image.convert("LA")
         colours = image.convert("RGBA")
         ground = Image.new("RGBA", colours.size, "white")
         rgb = Image.alpha_composite(ground, colours).convert("RGB")

@@ -22,20 +22,15 @@ from wsol_ext.models.base import (
     register_method,
 )
 from wsol_ext.models.foreign_weights import read_backbone
+from wsol_ext.models.meta_device import without_values
 from wsol_ext.models.molt import MOLT
+from wsol_ext.models.networks import BlocksError, check_vit_options
 from wsol_ext.models.sat import SAT
 from wsol_ext.models.scm import SCM
 from wsol_ext.models.trilite import TriLite
 from wsol_ext.models.trt import TRT
 from wsol_ext.models.tscam import TSCAM
-from wsol_ext.models.vit import (
-    Backbone,
-    BlocksError,
-    TokenBackbone,
-    any_backbone,
-    check_vit_options,
-    without_values,
-)
+from wsol_ext.models.vit import Backbone, TokenBackbone, any_backbone
 
 __all__ = [
     "METHODS",

@@ -12,7 +12,8 @@ from torch import nn
 
 from wsol_ext.data.transforms import ImageSize
 from wsol_ext.models.base import METHODS
-from wsol_ext.models.vit import Backbone, TokenBackbone, any_backbone, without_values
+from wsol_ext.models.meta_device import without_values
+from wsol_ext.models.vit import Backbone, TokenBackbone, any_backbone
 
 __all__ = ["Tried", "candidates", "names_like", "try_backbone"]
 

@@ -14,14 +14,9 @@ from wsol_ext.models.base import (
     cross_entropy,
     register_method,
 )
+from wsol_ext.models.blocks import block_around, fused_attention, project_in, project_out
 from wsol_ext.models.class_maps import ClassMapHead
-from wsol_ext.models.vit import (
-    Backbone,
-    block_around,
-    fused_attention,
-    project_in,
-    project_out,
-)
+from wsol_ext.models.vit import Backbone
 
 __all__ = ["SAT"]
 

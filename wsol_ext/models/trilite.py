@@ -13,7 +13,8 @@ from wsol_ext.models.base import (
     cross_entropy,
     register_method,
 )
-from wsol_ext.models.vit import TokenBackbone, has_class_token
+from wsol_ext.models.network_parts import has_class_token
+from wsol_ext.models.vit import TokenBackbone
 
 __all__ = ["Regions", "TriLite"]
 

@@ -21,16 +21,12 @@ from wsol_ext.models.base import (
     classification_loss,
     register_method,
 )
+from wsol_ext.models.blocks import block_around, project_in, project_out
 from wsol_ext.models.class_maps import ClassMapHead
 from wsol_ext.models.misfits import MisfitError
+from wsol_ext.models.network_parts import has_class_token
 from wsol_ext.models.transfer import copy_classifier
-from wsol_ext.models.vit import (
-    Backbone,
-    block_around,
-    has_class_token,
-    project_in,
-    project_out,
-)
+from wsol_ext.models.vit import Backbone
 
 __all__ = ["TRT"]
 

@@ -1,7 +1,7 @@
 """Box operators: boxes around what of a score map exceeds thresholds, and their overlap."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "best_box_iou",
     "box_iou",
     "box_iou_reference",
+    "boxes_in_tree_order",
     "extract_boxes",
     "shared_area",
 ]
@@ -119,6 +120,40 @@ def extract_boxes(
         return (_clip(boxes, score_maps) if clip else boxes), offsets
     boxes = _boxes_operator(score_maps, thresholds, check_values, contours == "most_pixels")
     return _clip(boxes, score_maps) if clip else boxes
+
+
+def boxes_in_tree_order(score_maps: Tensor, thresholds: Thresholds) -> tuple[Tensor, Tensor]:
+    """The boxes of all contours as `extract_boxes` gives them, in the order of OpenCV's ``findContours(RETR_TREE)``.
+
+    Each contour comes before those that it encloses, and of neighbours the one first whose first pixel comes last. For
+    programs that were written over OpenCV; it takes longer, and maps on the CPU only.
+
+    Args:
+        score_maps: (B, h, w), as for `extract_boxes`.
+        thresholds: T numbers in [0, 1), as for `extract_boxes`.
+
+    Returns:
+        boxes (M, 4) int32 and offsets (B * T + 1,) int64, as `extract_boxes` with ``"all"``.
+
+    Raises:
+        TypeError, ValueError: as `extract_boxes`; or maps on another device.
+
+    Example:
+        >>> score_map = torch.zeros(1, 4, 9)
+        >>> score_map[0, 1, 1:3] = score_map[0, 2, 5:8] = 1.0
+        >>> boxes_in_tree_order(score_map, 0.5)[0]
+        tensor([[5, 2, 8, 3],
+                [1, 1, 3, 2]], dtype=torch.int32)
+    """
+    name = "boxes_in_tree_order"
+    score_maps = _constant_maps(name, score_maps)
+    if not score_maps.is_cpu:
+        raise ValueError(f"{name}: score_maps is on {score_maps.device}, it should be on the CPU")
+    thresholds = _threshold_tensor(name, thresholds, score_maps)
+    _check_once(name, score_maps, thresholds)
+    return _list_boxes(
+        name, "count_boxes_in_tree_order", backend.run_on_cpu, score_maps, thresholds
+    )
 
 
 def best_box_iou(
@@ -374,27 +409,39 @@ def _extract_boxes_fake(
 def _extract_all_boxes(
     score_maps: Tensor, thresholds: Tensor, check_values: bool = True
 ) -> tuple[Tensor, Tensor]:
-    name = "extract_boxes"
+    name, device = "extract_boxes", score_maps.device
     _check_once(name, score_maps, thresholds)
+    run = functools.partial(backend.run, device=device)
+    scratch = backend.needs_scratch(device)
+    return _list_boxes(name, "count_boxes", run, score_maps, thresholds, check_values, scratch)
+
+
+def _list_boxes(
+    name: str,
+    count: str,
+    run: Callable[..., Any],
+    score_maps: Tensor,
+    thresholds: Tensor,
+    check_values: bool = True,
+    needs_scratch: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """All boxes and their offsets; `count` is the kernel that finds them, `run` calls one by its name."""
     counts = score_maps.new_empty(score_maps.size(0), thresholds.size(0), dtype=torch.int64)
     offsets = counts.new_zeros(counts.numel() + 1)
     if counts.numel() == 0:
         return counts.new_empty((0, 4), dtype=torch.int32), offsets
     score_maps, thresholds = backend.rows_contiguous(score_maps), thresholds.contiguous()
     status = counts.new_zeros(1, dtype=torch.int32)
-    device = score_maps.device
     scratch = None
-    if backend.needs_scratch(device):
+    if needs_scratch:
         sizes = (*score_maps.shape, thresholds.size(0))
-        scratch = backend.scratch("count_boxes", *sizes, device=device)
-    arguments = (score_maps, thresholds, counts, status, scratch)
-    found = backend.run("count_boxes", *arguments, device=device)
+        scratch = backend.scratch(count, *sizes, device=score_maps.device)
+    found = run(count, score_maps, thresholds, counts, status, scratch)
     if check_values and (bits := int(status.item())) != 0:
         _raise_for_status(name, bits, score_maps, thresholds)
     torch.cumsum(counts.flatten(), dim=0, out=offsets[1:])
     boxes = counts.new_empty((int(offsets[-1].item()), 4), dtype=torch.int32)
-    arguments = (score_maps, thresholds, offsets, boxes, scratch)
-    backend.run("list_boxes", *arguments, found, device=device)
+    run("list_boxes", score_maps, thresholds, offsets, boxes, scratch, found)
     return boxes, offsets
 
 

@@ -172,7 +172,9 @@ class TrainingConfig:
     device: str = _option("auto", "hardware", "auto, cpu, cuda, cuda:1, …", also=["accelerator"])
     devices: int = _option(1, "hardware", "how many of them")
     nodes: int = _option(1, "hardware", "how many machines")
-    progress: bool = _option(True, "hardware", "show progress")
+    progress: bool = _option(
+        True, "hardware", "show bars, or lines in a log, and a line for each epoch"
+    )
 
     def __post_init__(self) -> None:
         problems, no_numbers = Problems(), False

@@ -98,7 +98,12 @@ class FeatureCache:
         return _Shard(self.folder / f"{name}.safetensors", images, view)
 
     def fill(
-        self, device: torch.device, workers: int, console: Console, first: int = 0
+        self,
+        device: torch.device,
+        workers: int,
+        console: Console,
+        progress: bool = True,
+        first: int = 0,
     ) -> "CachedFeatures":
         """Compute what is missing.
 
@@ -106,6 +111,7 @@ class FeatureCache:
             device: where.
             workers: processes that read images.
             console: where to say how much there will be, before it begins.
+            progress: whether to show a bar, where the console says anything.
             first: which missing file to begin with: processes that share the work begin at several.
 
         Returns:
@@ -120,9 +126,8 @@ class FeatureCache:
             self._remove_stale()
             console.out(self._announcement(missing), highlight=False)
             start = first % len(missing)
-            with bar(
-                "tokens", sum(len(shard.images) for shard in missing), not console.quiet
-            ) as advance:
+            images = sum(len(shard.images) for shard in missing)
+            with bar("tokens", images, progress and not console.quiet) as advance:
                 self.model.eval().to(device)
                 for shard in missing[start:] + missing[:start]:
                     if not _is_whole(shard):  # another process may have been here

@@ -23,7 +23,8 @@ from wsol_ext.data.factory import evaluation_flags
 from wsol_ext.data.transforms import eval_transform
 from wsol_ext.models import METHODS, LocalizationModel
 from wsol_ext.models.foreign_weights import read_backbone, stored_classifier
-from wsol_ext.models.vit import pretrained_classifier, without_values
+from wsol_ext.models.meta_device import without_values
+from wsol_ext.models.networks import pretrained_classifier
 from wsol_ext.report.figures import loss_figure, save_figure
 from wsol_ext.training.callbacks import (
     AtomicCheckpoints,
@@ -68,7 +69,7 @@ def train(config: TrainingConfig, overwrite: bool = False) -> RunFolder:
     config = resolved(config)
     folder = RunFolder(config.out)
     first = rank_in_training() == 0
-    console = Console(quiet=not (config.progress and first), stderr=True)
+    console = Console(quiet=not first, stderr=True)
     if first and overwrite and is_launched():
         raise ValueError(
             "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
@@ -311,7 +312,7 @@ def _features(
         return None
     cache = FeatureCache(config.cache_tokens, model, dataset, config, training)
     device = torch.device(usable_device(config.device))
-    return cache.fill(device, config.workers, console, first=rank_in_training())
+    return cache.fill(device, config.workers, console, config.progress, rank_in_training())
 
 
 def _selection(
@@ -369,7 +370,7 @@ def _trainer(
         StopOnNaN(folder.checkpoint, stage),
         *([] if selection is None else [selection]),  # the history shows what it measures
         history,
-        EpochProgress(console, history),
+        EpochProgress(console if config.progress else Console(quiet=True, stderr=True), history),
         SaveEachEpoch(folder.checkpoint, stage, folder.restore),
     ]
     return pl.Trainer(

@@ -1,20 +1,7 @@
-"""The public WSOL evaluator's names (Choe et al., CVPR 2020 and the journal version), over this package's operators.
+"""What the public evaluator's `evaluation.py` has."""
 
-Code that imports from its `evaluation.py`, `data_loaders.py` or `util.py` may import from here instead, and gets its
-numbers to the last digit: `tests/compat` holds each name to the published loop over OpenCV.
-
-| here | there |
-| --- | --- |
-| boxes, masks and score maps are NumPy arrays, accuracies percent | likewise |
-| `np.float`, `np.int` are float64 and any integer, so that NumPy of any version will do | NumPy below 1.24 |
-| nothing is printed but by `evaluate_wsol` | `MaskEvaluator.compute` prints too |
-| boxes of one threshold: outer contours, then holes, each in raster order | in the order of OpenCV's `findContours` |
-| `CamDataset` reads every file that `wsol_ext.data.ScoreMaps` does | `IMAGE_ID.npy` |
-| mistakes in metadata name file and line | |
-"""
-
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,168 +9,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from wsol_ext import ops
+from wsol_ext.compat.wsolevaluation.data_loaders import (
+    Metadata,
+    configure_metadata,
+    get_bounding_boxes,
+    get_image_ids,
+    get_image_sizes,
+    get_mask_paths,
+)
+from wsol_ext.compat.wsolevaluation.util import (
+    check_box_convention,
+    check_scoremap_validity,
+    str2bool,
+    t2n,
+)
 from wsol_ext.data.images import read_grey, resize_nearest
 from wsol_ext.data.score_maps import ScoreMaps
-from wsol_ext.data.tables import read_rows
+from wsol_ext.data.transforms import MEAN, STD
+from wsol_ext.ops.boxes import boxes_in_tree_order
 
 __all__ = [
     "BoxEvaluator",
     "CamDataset",
     "LocalizationEvaluator",
     "MaskEvaluator",
-    "Metadata",
     "calculate_multiple_iou",
-    "check_box_convention",
-    "check_scoremap_validity",
     "compute_bboxes_from_scoremaps",
-    "configure_metadata",
     "evaluate_wsol",
-    "get_bounding_boxes",
-    "get_class_labels",
-    "get_image_ids",
-    "get_image_sizes",
     "get_mask",
-    "get_mask_paths",
     "load_mask_image",
+    "main",
     "resize_bbox",
-    "t2n",
 ]
 
-_SIDE = 224  # of the square that all is evaluated on
+_RESIZE_LENGTH = 224  # the side of the square that all is evaluated on
+_IMAGENET_MEAN, _IMAGENET_STDDEV = list(MEAN), list(STD)
 
 _Box = tuple[int, int, int, int]
-
-
-class Metadata(dict[str, str]):
-    """The paths of a split's files, by name and as attributes."""
-
-    def __getattr__(self, name: str) -> str:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-
-def configure_metadata(metadata_root: str | Path) -> Metadata:
-    """The paths of a split's files.
-
-    Args:
-        metadata_root: the split's folder, such as `metadata/CUB/test`.
-
-    Example:
-        >>> configure_metadata("metadata/CUB/test").image_sizes
-        'metadata/CUB/test/image_sizes.txt'
-    """
-    names = ("image_ids", "image_ids_proxy", "class_labels", "image_sizes", "localization")
-    return Metadata({name: str(Path(metadata_root, f"{name}.txt")) for name in names})
-
-
-def get_image_ids(metadata: Metadata, proxy: bool = False) -> list[str]:
-    """The image ids of a split in their order; with `proxy`, those of the small set to train on for a try."""
-    path = Path(metadata["image_ids_proxy" if proxy else "image_ids"])
-    return [row.fields[0] for row in read_rows(path, "image id", ",")]
-
-
-def get_class_labels(metadata: Metadata) -> dict[str, int]:
-    """Each image's class."""
-    rows = read_rows(Path(metadata.class_labels), "image id, label", ",")
-    return {row.fields[0]: row.integer(1, "the label") for row in rows}
-
-
-def get_bounding_boxes(metadata: Metadata) -> dict[str, list[_Box]]:
-    """Each image's boxes x0, y0, x1, y1 in pixels of the original."""
-    boxes: defaultdict[str, list[_Box]] = defaultdict(list)
-    for row in read_rows(Path(metadata.localization), "image id, x0, y0, x1, y1", ","):
-        x0, y0, x1, y1 = (
-            row.integer(1 + k, name) for k, name in enumerate(("x0", "y0", "x1", "y1"))
-        )
-        boxes[row.fields[0]].append((x0, y0, x1, y1))
-    return dict(boxes)
-
-
-def get_mask_paths(metadata: Metadata) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Each image's mask files, one an instance, and its file of what is to be ignored."""
-    masks: defaultdict[str, list[str]] = defaultdict(list)
-    ignored: dict[str, str] = {}
-    for row in read_rows(Path(metadata.localization), "image id, mask file, ignore file", ","):
-        name, mask, ignore = row.fields
-        if name in masks and ignore:
-            raise row.error(f"{name} has an ignore file on its first line, it should have one only")
-        masks[name].append(mask)
-        ignored.setdefault(name, ignore)
-    return dict(masks), ignored
-
-
-def get_image_sizes(metadata: Metadata) -> dict[str, tuple[int, int]]:
-    """Each image's width and height."""
-    rows = read_rows(Path(metadata.image_sizes), "image id, width, height", ",")
-    return {
-        row.fields[0]: (row.integer(1, "the width"), row.integer(2, "the height")) for row in rows
-    }
-
-
-def t2n(t: Tensor) -> NDArray[np.float64]:
-    """A tensor as a float64 array."""
-    return t.detach().cpu().numpy().astype(np.float64)
-
-
-def check_scoremap_validity(scoremap: NDArray[np.float64]) -> None:
-    """Refuse what is no score map.
-
-    Raises:
-        TypeError: something other than a float64 array.
-        ValueError: it is not (h, w), or has a score that is NaN or outside of [0, 1].
-
-    Example:
-        >>> check_scoremap_validity(np.full((2, 2), 1.5))
-        Traceback (most recent call last):
-        ValueError: scoremap has scores from 1.5 to 1.5, they should lie in [0, 1]
-    """
-    if not isinstance(scoremap, np.ndarray):
-        raise TypeError(
-            f"scoremap is of type {type(scoremap).__name__}, it should be a NumPy array"
-        )
-    if scoremap.dtype != np.float64:
-        raise TypeError(f"scoremap is {scoremap.dtype}, it should be float64")
-    if scoremap.ndim != 2:
-        raise ValueError(f"scoremap has shape {scoremap.shape}, it should be (h, w)")
-    if np.isnan(scoremap).any():
-        raise ValueError("scoremap has a NaN, it should have none")
-    low, high = scoremap.min(initial=0), scoremap.max(initial=0)
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"scoremap has scores from {scoremap.min():g} to {scoremap.max():g}, they should lie in [0, 1]"
-        )
-
-
-def check_box_convention(boxes: NDArray[Any], convention: str) -> None:
-    """Refuse boxes that are not of a convention.
-
-    Args:
-        boxes: (n, 4), or one, (4,).
-        convention: "x0y0x1y1" or "xywh".
-
-    Raises:
-        RuntimeError: another shape, a negative coordinate, or a box of negative width or height.
-        ValueError: another convention.
-
-    Example:
-        >>> check_box_convention(np.array([1, 1, 0, 0]), "x0y0x1y1")
-        Traceback (most recent call last):
-        RuntimeError: boxes has [1, 1, 0, 0], which is not x0y0x1y1
-    """
-    if convention not in ("x0y0x1y1", "xywh"):
-        raise ValueError(f"convention is {convention!r}, it should be 'x0y0x1y1' or 'xywh'")
-    if boxes.ndim not in (1, 2) or boxes.shape[-1] != 4:
-        raise RuntimeError(f"boxes has shape {boxes.shape}, it should be (4,) or (n, 4)")
-    listed = boxes.reshape(-1, 4)
-    sides = listed[:, 2:] - listed[:, :2] if convention == "x0y0x1y1" else listed[:, 2:]
-    wrong = (listed < 0).any(axis=1) | (sides < 0).any(axis=1)
-    if wrong.any():
-        raise RuntimeError(f"boxes has {listed[wrong][0].tolist()}, which is not {convention}")
 
 
 def calculate_multiple_iou(box_a: NDArray[Any], box_b: NDArray[Any]) -> NDArray[np.float64]:
@@ -244,16 +109,16 @@ def compute_bboxes_from_scoremaps(
 
     Args:
         scoremap: (h, w) float64 in [0, 1].
-        scoremap_threshold_list: shares of the quantized map's maximum, 0 or more.
+        scoremap_threshold_list: shares of the quantized map's maximum.
         multi_contour_eval: whether to give the boxes of all contours, not of the one of largest area alone.
 
     Returns:
         for each threshold the boxes (k, 4), x0, y0, x1, y1, where x1 and y1 are one past the last pixel but within the
-        map, one box of zeros where nothing is above it; and for each their number k.
+        map, in the order of OpenCV's `findContours`, one box of zeros where nothing is above it; and for each their
+        number k.
 
     Raises:
-        TypeError: as `check_scoremap_validity`.
-        ValueError: likewise, or a negative threshold.
+        TypeError, ValueError: as `check_scoremap_validity`.
 
     Example:
         >>> scoremap = np.zeros((8, 8))
@@ -261,27 +126,43 @@ def compute_bboxes_from_scoremaps(
         >>> compute_bboxes_from_scoremaps(scoremap, [0.0, 0.5])
         ([array([[1, 2, 7, 5]]), array([[1, 2, 7, 5]])], [1, 1])
     """
+    all_boxes = boxes_in_tree_order if multi_contour_eval else None
+    return _boxes_above(scoremap, scoremap_threshold_list, all_boxes)
+
+
+def _boxes_above(
+    scoremap: NDArray[np.float64],
+    thresholds: Iterable[float],
+    all_boxes: Callable[[Tensor, list[float]], tuple[Tensor, Tensor]] | None,
+) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """The boxes above each threshold and their numbers: those that `all_boxes` lists, or the largest contour's."""
     check_scoremap_validity(scoremap)
     height, width = scoremap.shape
-    thresholds = [float(threshold) for threshold in scoremap_threshold_list]
-    # Above others there is nothing, or all.
-    cut = [threshold for threshold in thresholds if 0 <= threshold < 1]
+    largest = int(255 * scoremap.max())
+    # Truncated towards 0, as there: nothing lies above the map's maximum, and everything above a number below 0.
+    cuts = [int(threshold * largest) for threshold in thresholds]
+    told_apart = sorted({cut for cut in cuts if 0 <= cut < largest})
+    # Halfway to the next one, so that its share of the maximum is truncated to the cut again.
+    shares = [(cut + 0.5) / largest for cut in told_apart]
     maps = torch.from_numpy(np.ascontiguousarray(scoremap))[None]
-    if multi_contour_eval:
-        boxes, offsets = ops.extract_boxes(maps, cut, "all")
-        pieces = boxes.tensor_split(offsets[1:-1])
+    if all_boxes is None:
+        pieces = ops.extract_boxes(maps, shares)[0].split(1)
     else:
-        pieces = ops.extract_boxes(maps, cut)[0].split(1)
+        listed, offsets = all_boxes(maps, shares)
+        pieces = listed.tensor_split(offsets[1:-1])
     last = torch.tensor([width, height, width - 1, height - 1])
-    found = iter(pieces)
-    nothing = torch.zeros(1, 4, dtype=torch.int32)
-    everything = torch.tensor([[0, 0, width, height]], dtype=torch.int32)
-    kept = [
-        next(found) if 0 <= threshold < 1 else nothing if threshold >= 1 else everything
-        for threshold in thresholds
-    ]
-    arrays = [torch.minimum(piece, last).long().numpy() for piece in kept]
-    return arrays, [len(array) for array in arrays]
+    of_cut = {
+        cut: torch.minimum(piece, last).numpy()
+        for cut, piece in zip(told_apart, pieces, strict=False)
+    }
+    nothing, everything = np.zeros((1, 4), np.int64), np.array([[0, 0, width - 1, height - 1]])
+    boxes = [of_cut.get(cut, nothing if cut >= 0 else everything).copy() for cut in cuts]
+    return boxes, [len(each) for each in boxes]
+
+
+def _in_any_order(maps: Tensor, thresholds: list[float]) -> tuple[Tensor, Tensor]:
+    """All contours' boxes where their order does not matter, which is sooner known."""
+    return ops.extract_boxes(maps, thresholds, "all")
 
 
 class CamDataset(Dataset[tuple[NDArray[Any], str]]):
@@ -299,7 +180,10 @@ class CamDataset(Dataset[tuple[NDArray[Any], str]]):
 
     def __getitem__(self, index: int) -> tuple[NDArray[Any], str]:
         image_id = self.image_ids[index]
-        return self._maps.read(image_id).numpy(), image_id
+        return self._load_cam(image_id), image_id
+
+    def _load_cam(self, image_id: str) -> NDArray[Any]:
+        return self._maps.read(image_id).numpy()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -358,27 +242,32 @@ class BoxEvaluator(LocalizationEvaluator):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.resize_length = _SIDE
+        self.resize_length = _RESIZE_LENGTH
         self.image_ids = get_image_ids(self.metadata)
         self.image_sizes = get_image_sizes(self.metadata)
         self.original_bboxes = get_bounding_boxes(self.metadata)
-        self.gt_bboxes = {
-            image_id: [
-                resize_bbox(box, self.image_sizes[image_id], (_SIDE, _SIDE))
-                for box in self.original_bboxes[image_id]
-            ]
-            for image_id in self.image_ids
-        }
+        self.gt_bboxes = self._load_resized_boxes(self.original_bboxes)
         self.cnt = 0
         self.num_correct = {
             iou: np.zeros(len(self.cam_threshold_list)) for iou in self.iou_threshold_list
         }
 
+    def _load_resized_boxes(
+        self, original_bboxes: Mapping[str, Sequence[_Box]]
+    ) -> dict[str, list[_Box]]:
+        square = (self.resize_length, self.resize_length)
+        return {
+            image_id: [
+                resize_bbox(box, self.image_sizes[image_id], square)
+                for box in original_bboxes[image_id]
+            ]
+            for image_id in self.image_ids
+        }
+
     def accumulate(self, scoremap: NDArray[np.float64], image_id: str) -> None:
         """Count an image: right where any of its boxes overlaps any true one by the asked IoU."""
-        boxes, counts = compute_bboxes_from_scoremaps(
-            scoremap, self.cam_threshold_list, self.multi_contour_eval
-        )
+        all_boxes = _in_any_order if self.multi_contour_eval else None
+        boxes, counts = _boxes_above(scoremap, self.cam_threshold_list, all_boxes)
         ious = calculate_multiple_iou(np.concatenate(boxes), np.array(self.gt_bboxes[image_id]))
         firsts = np.cumsum([0, *counts[:-1]])
         best = np.maximum.reduceat(ious.max(axis=1), firsts)
@@ -426,7 +315,7 @@ def get_mask(
     """
 
     def read(path: str) -> NDArray[np.bool_]:
-        return load_mask_image(Path(mask_root, path), (_SIDE, _SIDE)) > 0.5
+        return load_mask_image(Path(mask_root, path), (_RESIZE_LENGTH, _RESIZE_LENGTH)) > 0.5
 
     objects = np.any([read(path) for path in mask_paths], axis=0)
     mask = objects.astype(np.uint8)
@@ -484,7 +373,7 @@ class MaskEvaluator(LocalizationEvaluator):
         precision = true[found] / (true + false)[found]
         # The highest bin is empty, so that what is found first gains recall on nothing.
         recall = np.append(0, true[found] / true[-1])
-        return float(100 * (precision * np.diff(recall)).sum())
+        return 100 * (precision * np.diff(recall)).sum()
 
 
 def evaluate_wsol(
@@ -530,14 +419,36 @@ def evaluate_wsol(
         mask_root=Path(mask_root, "OpenImages"),
         multi_contour_eval=multi_contour_eval,
     )
-    maps = CamDataset(scoremap_root, get_image_ids(metadata))
-    for index in range(len(maps)):
-        score_map, image_id = maps[index]
-        evaluator.accumulate(score_map.astype(np.float64), image_id)
+    for maps, image_ids in _get_cam_loader(get_image_ids(metadata), scoremap_root):
+        for score_map, image_id in zip(maps, image_ids, strict=True):
+            evaluator.accumulate(t2n(score_map), image_id)
     found = evaluator.compute()
     if multi_iou_eval or dataset_name == "OpenImages":
-        performance = float(np.average(found))
+        performance = np.average(found)
     else:
-        performance = float(found[list(iou_threshold_list).index(50)])
+        performance = found[list(iou_threshold_list).index(50)]
     print(f"localization: {performance}")
     return performance
+
+
+def _get_cam_loader(image_ids: Sequence[str], scoremap_path: str | Path) -> DataLoader[Any]:
+    return DataLoader(CamDataset(scoremap_path, image_ids))
+
+
+def main() -> None:
+    """Evaluate a folder of score maps as the command line of this process says, by the flags of `evaluate_wsol`."""
+    parser = argparse.ArgumentParser(description="Evaluate a folder of score maps.")
+    parser.add_argument(
+        "--scoremap_root", default="train_log/scoremaps/", help="the folder of the score maps"
+    )
+    parser.add_argument(
+        "--metadata_root", default="metadata/", help="the folder that holds CUB/test and the like"
+    )
+    parser.add_argument("--mask_root", default="dataset/", help="the folder that holds OpenImages")
+    parser.add_argument("--dataset_name", help="CUB, ILSVRC or OpenImages")
+    parser.add_argument("--split", help="val or test")
+    parser.add_argument("--cam_curve_interval", type=float, default=0.01)
+    for flag in ("--multi_contour_eval", "--multi_iou_eval"):
+        parser.add_argument(flag, type=str2bool, nargs="?", const=True, default=False)
+    parser.add_argument("--iou_threshold_list", type=int, nargs="+", default=[30, 50, 70])
+    evaluate_wsol(**vars(parser.parse_args()))
