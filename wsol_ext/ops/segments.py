@@ -80,6 +80,9 @@ def segment_mode(classes: Tensor, labels: Tensor) -> Tensor:
         tensor([[[9, 9, 2],
                  [9, 2, 2]]])
     """
+    found = backend.at_once("segment_mode", classes, labels)
+    if found is not None:
+        return found
     if (
         isinstance(classes, Tensor)
         and isinstance(labels, Tensor)
