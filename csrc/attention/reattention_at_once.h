@@ -58,8 +58,8 @@ inline py::object masked_reattention(Call call) {
   Factors factors;
   if (!tokens.read(call) || !factors.read(call, tokens.query)) return py::none();
   PyObject* const with_gradient = call.next();
-  if (grad_mode_is_on() && (requires_grad(arguments[0]) || requires_grad(arguments[1]) ||
-                            requires_grad(arguments[2]))) {
+  if (grad_mode_is_on() &&
+      (requires_grad(arguments[0]) || requires_grad(arguments[1]) || requires_grad(arguments[2]))) {
     PyObject* const result = PyObject_Vectorcall(with_gradient, arguments, 6, nullptr);
     if (result == nullptr) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(result);
@@ -68,8 +68,17 @@ inline py::object masked_reattention(Call call) {
   TensorView out;
   py::object result = dlpack::empty(tokens.query.dtype, shape_of(tokens.query), out);
   without_gil([&] {
-    cpu::masked_reattention_forward({tokens.query, tokens.key, tokens.value, tokens.keep, out, {},
-                                     {}, {}, factors.scale, factors.eps}, threads);
+    cpu::masked_reattention_forward({tokens.query,
+                                     tokens.key,
+                                     tokens.value,
+                                     tokens.keep,
+                                     out,
+                                     {},
+                                     {},
+                                     {},
+                                     factors.scale,
+                                     factors.eps},
+                                    threads);
   });
   return result;
 }
@@ -86,8 +95,17 @@ inline py::object masked_reattention_forward(Call call) {
   results[1] = dlpack::empty(tokens.query.dtype, tokens.sizes(), log_sum);
   results[2] = dlpack::empty(DType::kInt32, tokens.sizes(), top);
   without_gil([&] {
-    cpu::masked_reattention_forward({tokens.query, tokens.key, tokens.value, tokens.keep, out,
-                                     log_sum, top, {}, factors.scale, factors.eps}, threads);
+    cpu::masked_reattention_forward({tokens.query,
+                                     tokens.key,
+                                     tokens.value,
+                                     tokens.keep,
+                                     out,
+                                     log_sum,
+                                     top,
+                                     {},
+                                     factors.scale,
+                                     factors.eps},
+                                    threads);
   });
   return results;
 }
@@ -120,9 +138,21 @@ inline py::object masked_reattention_backward(Call call) {
   }
   const int threads = PyLong_AsLong(call.next());
   without_gil([&] {
-    cpu::masked_reattention_backward(
-        {tokens.query, tokens.key, tokens.value, tokens.keep, out, log_sum, top, grad_out,
-         gradients[0], gradients[1], gradients[2], {}, factors.scale, factors.eps}, threads);
+    cpu::masked_reattention_backward({tokens.query,
+                                      tokens.key,
+                                      tokens.value,
+                                      tokens.keep,
+                                      out,
+                                      log_sum,
+                                      top,
+                                      grad_out,
+                                      gradients[0],
+                                      gradients[1],
+                                      gradients[2],
+                                      {},
+                                      factors.scale,
+                                      factors.eps},
+                                     threads);
   });
   return results;
 }

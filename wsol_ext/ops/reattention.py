@@ -12,7 +12,7 @@ from wsol_ext.ops import _backend as backend
 __all__ = ["masked_reattention", "masked_reattention_reference"]
 
 _NAME = "masked_reattention"
-_LARGEST_EPS = 1e30
+_LARGEST_EPS = backend.constants["largest_reattention_eps"]  # its product with a value is still a float32
 _LARGEST_WIDTH = backend.constants["largest_reattention_width"]  # of a head in CUDA's registers
 
 
@@ -321,8 +321,7 @@ def _backward_fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     query, key, value, keep, scale, eps = inputs
     out, log_sum, top = output
-    ctx.scale = query.size(-1) ** -0.5 if scale is None else scale
-    ctx.eps = eps
+    ctx.scale, ctx.eps = scale, eps
     ctx.mark_non_differentiable(log_sum, top)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(query, key, value, keep, out, log_sum, top)
@@ -337,7 +336,8 @@ def _autograd(ctx: Any, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Ten
         found = backend.at_once(name, *saved, grad_out, ctx.scale, ctx.eps, *wanted)
         if found is not None:
             return *found, None, None, None
-    grads = _masked_reattention_backward(grad_out, *saved, ctx.scale, ctx.eps, *wanted)
+    scale = saved[0].size(-1) ** -0.5 if ctx.scale is None else ctx.scale
+    grads = _masked_reattention_backward(grad_out, *saved, scale, ctx.eps, *wanted)
     return *backend.those_wanted(grads, wanted), None, None, None
 
 
