@@ -260,7 +260,7 @@ def _find_listeners() -> tuple[Callable[[], Any], ...] | None:
     None where this torch lacks the name of one: these are not public, and then every call goes through the dispatcher.
     """
     try:
-        _ = _SingleLevelFunction._backward_cls.apply  # which `differentiate` replaces
+        _ = _SingleLevelFunction._backward_cls  # whose `apply` `differentiate` replaces
         return (
             torch._C._len_torch_dispatch_stack,
             torch._C._len_torch_function_stack,

@@ -12,7 +12,7 @@ from wsol_ext.ops import _backend as backend
 __all__ = ["masked_reattention", "masked_reattention_reference"]
 
 _NAME = "masked_reattention"
-_LARGEST_EPS = backend.constants["largest_reattention_eps"]  # its product with a value is still a float32
+_LARGEST_EPS = backend.constants["largest_reattention_eps"]
 _LARGEST_WIDTH = backend.constants["largest_reattention_width"]  # of a head in CUDA's registers
 
 
