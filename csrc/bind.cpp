@@ -37,6 +37,7 @@ py::dict constants() {
   table["largest_map_side"] = wsol::kLargestSide;
   table["largest_reattention_width"] = wsol::kLargestReattentionWidth;
   table["largest_reattention_eps"] = wsol::kLargestReattentionEps;
+  table["most_segmented_pixels"] = wsol::kMostSegmentedPixels;
   table["resize_lanes"] = wsol::kResizeLanes;
   table["slic_colour_unit"] = slic::kColourUnit;
   table["slic_place_unit"] = slic::kPlaceUnit;

@@ -7,6 +7,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <span>
+
 #include "core/bind.h"
 #include "core/call_checks.h"
 #include "core/dlpack.h"

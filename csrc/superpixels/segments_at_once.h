@@ -24,7 +24,7 @@ inline py::object segment_mode(Call call) {
   }
   const int64_t images = classes.size(0);
   const int64_t pixels = classes.size(1) * (classes.dims == 3 ? classes.size(2) : 1);
-  if (images == 0 || pixels == 0 || pixels > kMostPixelsOfSegments || !is_dense(classes) ||
+  if (images == 0 || pixels == 0 || pixels > kMostSegmentedPixels || !is_dense(classes) ||
       !is_dense(labels)) {
     return py::none();
   }

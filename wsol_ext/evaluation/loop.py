@@ -65,7 +65,7 @@ def evaluate(
         method: the model's name in the results; by default its own.
 
     Raises:
-        TypeError: protocols that are no names, or numbers that are none.
+        TypeError: protocols that are no names, or numbers or a device that are none.
         ValueError: an unknown protocol, one that this data lacks boxes, masks or a view for, or a
             threshold, interval, gallery, batch_size or number of workers outside its range.
         ImageError: an image of the data set cannot be read.
