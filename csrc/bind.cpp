@@ -18,7 +18,9 @@
 #if defined(WSOL_EMULATOR)
 #include "emulator.h"
 #elif !defined(WSOL_CUDA_VERSION)
+#include "attention/reattention_at_once.h"
 #include "boxes/boxes_at_once.h"
+#include "superpixels/segments_at_once.h"
 #endif
 
 namespace py = pybind11;
@@ -34,6 +36,8 @@ py::dict constants() {
   table["bad_gt_box"] = static_cast<int>(wsol::kBadGtBox);
   table["largest_map_side"] = wsol::kLargestSide;
   table["largest_reattention_width"] = wsol::kLargestReattentionWidth;
+  table["largest_reattention_eps"] = wsol::kLargestReattentionEps;
+  table["most_segmented_pixels"] = wsol::kMostSegmentedPixels;
   table["resize_lanes"] = wsol::kResizeLanes;
   table["slic_colour_unit"] = slic::kColourUnit;
   table["slic_place_unit"] = slic::kPlaceUnit;
@@ -56,7 +60,15 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   bind<kernels::resize_rows>(module, "resize_rows");
   bind<kernels::resize_columns>(module, "resize_columns");
   bind<kernels::count_boxes_in_tree_order>(module, "count_boxes_in_tree_order");
-  wsol::at_once::bind(module);
+  namespace at_once = wsol::at_once;
+  at_once::bind<at_once::extract_boxes, 6>(module, "extract_boxes_at_once");
+  at_once::bind<at_once::best_box_iou, 6>(module, "best_box_iou_at_once");
+  at_once::bind<at_once::masked_reattention, 8>(module, "masked_reattention_at_once");
+  at_once::bind<at_once::masked_reattention_forward, 7>(module,
+                                                        "masked_reattention_forward_at_once");
+  at_once::bind<at_once::masked_reattention_backward, 14>(module,
+                                                          "masked_reattention_backward_at_once");
+  at_once::bind<at_once::segment_mode, 3>(module, "segment_mode_at_once");
 #endif
   module.attr("constants") = constants();
   module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;

@@ -211,6 +211,19 @@ def test_half_precision_is_refused():
         exported_program(small_model("sat").bfloat16())
 
 
+@pytest.mark.parametrize(
+    ("threshold", "error", "words"),
+    [
+        ("low", ValueError, "threshold is 'low', it should be a number, 'otsu' or 'mean'"),
+        (1.0, ValueError, r"threshold is 1.0, it should be in \[0, 1\)"),
+        ([0.5], TypeError, r"threshold is \[0.5\], it should be a number"),
+    ],
+)
+def test_a_program_is_written_with_no_threshold_that_cuts_nothing(threshold, error, words):
+    with pytest.raises(error, match=words):
+        metadata(small_model("sat"), threshold=threshold)
+
+
 def test_a_backbone_of_one_size_is_not_exported_for_others():
     options = {"embed_dim": 32, "depth": 1, "num_heads": 2}
     model = create_model("tscam", "cait_xxs24_224", 5, False, 64, options)

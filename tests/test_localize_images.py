@@ -157,6 +157,23 @@ def test_options_out_of_range_are_refused_at_once(model, pictures, options, word
         localize_images(model, pictures, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"device": 1.5}, TypeError, "device is 1.5, it should be a torch.device or the name of"),
+        ({"device": "gpuu"}, ValueError, "device is 'gpuu', it should be cpu, cuda or one of"),
+        ({"skip": 3}, TypeError, "skip is 3, it should be the places of pictures, such as {0, 3}"),
+        ({"skip": "03"}, TypeError, "skip is '03', it should be the places of pictures"),
+        ({"skip": [0.5]}, TypeError, "skip has 0.5, it should be the place of a picture"),
+    ],
+)
+def test_where_to_compute_and_what_to_leave_out_are_said_in_their_own_words(
+    model, pictures, options, error, words
+):
+    with pytest.raises(error, match=re.escape(words)):
+        localize_images(model, pictures, **options)
+
+
 def test_no_pictures_give_no_results(model):
     assert list(localize_images(model, [])) == []
 
@@ -212,7 +229,7 @@ def test_a_picture_that_cannot_be_read_is_its_own_trouble(model, pictures, tmp_p
 
 def test_what_is_left_out_changes_nothing_of_the_rest(model, pictures):
     whole = list(localize_images(model, pictures, batch_size=3))
-    rest = list(localize_images(model, pictures, batch_size=3, skip={0, 3, 4, 5}))
+    rest = list(localize_images(model, pictures, batch_size=3, skip=torch.tensor([0, 3, 4, 5])))
     assert [result.index for result in rest] == [1, 2, 6]
     assert torch.equal(boxes(rest), boxes(whole)[[1, 2, 6]])
     scores = [result.objects[0].score for result in rest]

@@ -242,6 +242,7 @@ def test_a_broken_picture_is_warned_of_and_the_others_are_done(predictor, album,
         ),
         ({"batch_size": 0}, ValueError, "batch_size is 0, it should be at least 1"),
         ({"device": "gpuu"}, ValueError, "device is 'gpuu', it should be auto, cpu"),
+        ({"device": 1}, TypeError, "device is 1, it should be a name, such as 'cpu' or 'cuda:1'"),
     ],
 )
 def test_a_mistaken_argument_is_named(predictor, arguments, error, words):

@@ -1,8 +1,12 @@
 """The names of devices: one way to say where a model runs, for every command."""
 
 import re
+from typing import TYPE_CHECKING, Any
 
 from wsol_ext._names import nearest
+
+if TYPE_CHECKING:
+    import torch
 
 _NAMES = ("auto", "cpu", "cuda", "mps", "xpu")
 
@@ -11,8 +15,11 @@ def check_device_name(name: str) -> None:
     """Refuse what names no device; whether this machine has it, `usable_device` knows.
 
     Raises:
+        TypeError: no name.
         ValueError: another name than `auto`, `cpu`, `cuda`, `cuda:1`, …
     """
+    if not isinstance(name, str):
+        raise TypeError(f"--device is {name!r}, it should be a name, such as 'cpu' or 'cuda:1'")
     if not re.fullmatch(r"(auto|cpu|gpu|(cuda|mps|xpu)(:\d+)?)", name):
         hint = nearest(name, _NAMES)
         raise ValueError(
@@ -27,6 +34,7 @@ def usable_device(name: str) -> str:
         name: `auto` takes a GPU where there is one; `gpu` is `cuda`.
 
     Raises:
+        TypeError: no name.
         ValueError: no such device, or one that this machine or this torch lacks.
     """
     check_device_name(name)
@@ -47,3 +55,24 @@ def usable_device(name: str) -> str:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--device {name} cannot be used: {reason}") from error
     return device
+
+
+def torch_device(device: Any) -> "torch.device":
+    """What an argument `device` of torch's kind says.
+
+    Raises:
+        TypeError: neither a device nor the name of one.
+        ValueError: a name that torch does not know.
+    """
+    import torch
+
+    if not isinstance(device, str | torch.device):
+        raise TypeError(
+            f"device is {device!r}, it should be a torch.device or the name of one, such as 'cuda:1'"
+        )
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device is {device!r}, it should be cpu, cuda or one of several such as cuda:1"
+        ) from error

@@ -19,7 +19,7 @@ from wsol_ext import __version__
 from wsol_ext._files import atomic_path
 from wsol_ext._names import unknown
 from wsol_ext.data.transforms import MEAN, STD, height_width
-from wsol_ext.localize import Threshold, default_threshold
+from wsol_ext.localize import Threshold, check_settings, default_threshold
 from wsol_ext.models import LocalizationModel
 from wsol_ext.ops.attention import class_attention_reference, spatial_gate_reference
 from wsol_ext.ops.reattention import masked_reattention_reference
@@ -160,8 +160,13 @@ def metadata(
         ``version`` of this package; ``method``, ``backbone``; ``class_names``, or None; ``img_size`` [height, width] to
         resize pictures to, ``dynamic``: whether other sizes are taken; ``mean`` and ``std`` of the normalization
         (x - mean) / std of pixels in [0, 1]; ``classes``; ``threshold``: a share of each map's maximum, or "otsu".
+
+    Raises:
+        TypeError, ValueError: as `export_model`, or a threshold that `localize_images` refuses.
     """
     _check_model(model, classes, dynamic)
+    threshold = default_threshold(model) if threshold is None else threshold
+    check_settings(model, threshold, top_k=1)
     return {
         "version": __version__,
         "method": model.config["method"],
@@ -172,7 +177,7 @@ def metadata(
         "mean": list(MEAN),
         "std": list(STD),
         "classes": classes,
-        "threshold": default_threshold(model) if threshold is None else threshold,
+        "threshold": threshold,
     }
 
 

@@ -1,16 +1,18 @@
 """From pictures to boxes: the objects of one's own images."""
 
-from collections.abc import Collection, Iterator, Sequence, Set, Sized
+import operator
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set, Sized
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from wsol_ext._devices import torch_device
 from wsol_ext._numbers import require_at_least, require_number, require_whole
 from wsol_ext._objects import Choice, Objects, objects_of_map
 from wsol_ext.data import Tolerant
@@ -199,7 +201,8 @@ def localize_images(
         an iterator over the results of the pictures that are not skipped.
 
     Raises:
-        TypeError: an input that is no picture, a number that is none, or something else in the model's place.
+        TypeError: an input that is no picture, a number or a device that is none, something that lists no places as
+            `skip`, or something else in the model's place.
         ValueError: another word as `decoding`, pixels of another shape, labels that are not one a picture or no classes
             of the model, or a threshold, top_k, objects, min_score, nms, reject, batch_size or number of workers out of
             its range.
@@ -222,6 +225,7 @@ def localize_images(
         raise ValueError(f"decoding is {decoding!r}, it should be exact or fast")
     threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k)
+    device, skip = torch_device(device), _places(skip)
     choice = Choice(objects, min_score, nms, reject)
     pictures = as_pictures(inputs)
     if labels is not None:
@@ -230,7 +234,22 @@ def localize_images(
         return iter(())
     dataset = Pictures(pictures, model.config["img_size"], preview, decoding)
     job = _Job(model, dataset, threshold, top_k, labels, choice, device)
-    return _results(job, batch_size, workers, skip if isinstance(skip, Set) else frozenset(skip))
+    return _results(job, batch_size, workers, skip)
+
+
+def _places(skip: Any) -> Set[int]:
+    """Places of pictures; a set is used as it is, which may find out as it is asked."""
+    if isinstance(skip, Set):
+        return skip
+    if isinstance(skip, str) or not isinstance(skip, Iterable):
+        raise TypeError(f"skip is {skip!r}, it should be the places of pictures, such as {{0, 3}}")
+    places = []
+    for place in skip:
+        try:
+            places.append(operator.index(place))
+        except TypeError as error:
+            raise TypeError(f"skip has {place!r}, it should be the place of a picture") from error
+    return frozenset(places)
 
 
 def _check_labels(model: LocalizationModel, labels: Sequence[int], count: int) -> None:
@@ -255,7 +274,7 @@ class _Job:
     top_k: int
     labels: Sequence[int] | None
     choice: Choice
-    device: str | torch.device
+    device: torch.device
 
 
 def _results(job: _Job, batch_size: int, workers: int, skip: Set[int]) -> Iterator[ImageResult]:

@@ -246,5 +246,5 @@ def _pictures(inputs: Picture | Sequence[Picture]) -> list[Any]:
 def _device(name: str) -> str:
     try:
         return usable_device(name)
-    except ValueError as error:  # which names the flag
-        raise ValueError(str(error).replace("--device", "device", 1)) from error
+    except (TypeError, ValueError) as error:  # which names the flag
+        raise type(error)(str(error).replace("--device", "device", 1)) from error

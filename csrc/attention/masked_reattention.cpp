@@ -85,9 +85,14 @@ inline void load_tokens(Rows<A> from, const Order& order, int64_t width, int64_t
 
 // `count` queries, or their gradients, times `factor`: as rows, and transposed with kQueries to a
 // row, of which those up to `lanes` are read. What is missing to `lanes` is zero.
-template <typename A>
+template <typename Tile, typename A = typename Tile::Element>
 inline void load_queries(Rows<A> from, int64_t first, int64_t count, int64_t lanes, A factor,
                          int64_t width, int64_t padded, A* rows, A* transposed) {
+  if (count < lanes) {  // whole vectors of zeros, into which queries come
+    for (int64_t d = 0; d < width; ++d) {
+      Tile::at(transposed + d * kQueries + lanes - Tile::kLanes) = typename Tile::Vector{};
+    }
+  }
   for (int64_t i = 0; i < count; ++i) {
     const A* source = from[first + i];
     A* row = rows + i * padded;
@@ -96,10 +101,6 @@ inline void load_queries(Rows<A> from, int64_t first, int64_t count, int64_t lan
   }
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t d = 0; d < width; ++d) transposed[d * kQueries + i] = rows[i * padded + d];
-  }
-  if (count == lanes) return;
-  for (int64_t d = 0; d < width; ++d) {
-    std::fill(transposed + d * kQueries + count, transposed + d * kQueries + lanes, A(0));
   }
 }
 
@@ -195,8 +196,8 @@ void head_forward(const ForwardHead<A>& head, const Order& order, int64_t first_
   for (int64_t begin = first_query; begin < last_query; begin += kQueries) {
     const int64_t count = std::min(kQueries, last_query - begin);
     const int64_t lanes = round_up(count, Tile::kLanes);
-    load_queries(head.query, begin, count, lanes, head.scale, width, padded, query,
-                 query_transposed);
+    load_queries<Tile>(head.query, begin, count, lanes, head.scale, width, padded, query,
+                       query_transposed);
     // With eps = 0 nothing asks for the logits of dropped keys.
     const bool of_kept_only = head.eps == 0;
     multiply<Tile>(of_kept_only ? order.kept_rows : order.rows, lanes, width, {key, padded, 1},
@@ -277,9 +278,10 @@ void head_backward(const BackwardHead<A>& head, const Order& order, Scratch<A> s
   for (int64_t begin = 0; begin < tokens; begin += kQueries) {
     const int64_t count = std::min(kQueries, tokens - begin);
     const int64_t lanes = round_up(count, Tile::kLanes);
-    load_queries(head.query, begin, count, lanes, head.scale, width, padded, query,
-                 query_transposed);
-    load_queries(head.grad_out, begin, count, lanes, A(1), width, padded, grad, grad_transposed);
+    load_queries<Tile>(head.query, begin, count, lanes, head.scale, width, padded, query,
+                       query_transposed);
+    load_queries<Tile>(head.grad_out, begin, count, lanes, A(1), width, padded, grad,
+                       grad_transposed);
     multiply<Tile>(order.kept_rows, lanes, width, {key, padded, 1}, query_transposed, kQueries,
                    weights, kQueries);
     multiply<Tile>(order.kept_rows, lanes, width, {value, padded, 1}, grad_transposed, kQueries,

@@ -22,6 +22,7 @@
 namespace wsol {
 
 constexpr int64_t kLargestReattentionWidth = 256;
+constexpr double kLargestReattentionEps = 1e30;  // its product with a value is still a float32
 
 struct MaskedReattentionForward {
   TensorView query, key, value;

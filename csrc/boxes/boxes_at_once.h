@@ -1,8 +1,4 @@
-// The box operators of the CPU in one step from Python's arguments to its results: of a small map
-// the boxes are found sooner than Python checks arguments and allocates.
-//
-// That is for plain arguments, to whom nothing of PyTorch listens (Python has asked). All else is
-// None, errors too: then Python goes the general way, which knows what to say.
+// The box operators of the CPU in one step: core/at_once.h says for what.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -11,9 +7,7 @@
 #include <vector>
 
 #include "boxes/extract_boxes.h"
-#include "core/bind.h"
-#include "core/call_checks.h"
-#include "core/dlpack.h"
+#include "core/at_once.h"
 
 namespace wsol::at_once {
 
@@ -30,17 +24,6 @@ inline std::optional<Contours> contours_of(PyObject* text) {
   if (is("most_pixels")) return Contours::kMostPixels;
   if (is("all")) return Contours::kAll;
   return {};
-}
-
-// Whether a tensor lies in the CPU's memory with the values that it has.
-inline bool read_plain(PyObject* tensor, TensorView& view) {
-  const TorchNames& names = TorchNames::get();
-  return names.is_plain(tensor) && dlpack::read(tensor, view) == dlpack::kCpu &&
-         call_method(tensor, names.is_neg).ptr() == Py_False;
-}
-
-inline bool is_contiguous(const TensorView& view, int dim) {
-  return view.stride(dim) == 1 || view.size(dim) <= 1;
 }
 
 // Maps and thresholds, and how many there are of both: neither is none.
@@ -92,20 +75,6 @@ inline void clip(std::span<Box> boxes, const TensorView& maps) {
   const auto bottom = static_cast<int32_t>(maps.size(1) - 1);
   const auto right = static_cast<int32_t>(maps.size(2) - 1);
   for (Box& box : boxes) box.x1 = std::min(box.x1, right), box.y1 = std::min(box.y1, bottom);
-}
-
-struct Call {
-  PyObject* const* given;
-  int at = 0;
-
-  PyObject* next() { return given[at++]; }
-  bool next_is_true() { return PyObject_IsTrue(next()) == 1; }
-};
-
-template <typename Run>
-auto without_gil(const Run& run) {
-  const py::gil_scoped_release no_gil;
-  return run();
 }
 
 inline py::object all_boxes(const Maps& given, bool check_values, bool clipped, int threads) {
@@ -225,29 +194,6 @@ inline py::object best_box_iou(Call call) {
         {given.maps(), given.thresholds(), truth.view(), best_iou, {}, {}, all}, threads);
   });
   return check_values && status != 0 ? py::none() : result;
-}
-
-template <py::object (*kFunction)(Call)>
-PyObject* called(PyObject*, PyObject* const* given, Py_ssize_t count) {
-  try {
-    if (count != 6) throw py::type_error("there should be 6 arguments");
-    py::object result = dlpack::Functions::get() == nullptr ? py::none() : kFunction({given});
-    return result.release().ptr();
-  } catch (...) {
-    set_python_error();
-    return nullptr;
-  }
-}
-
-inline void bind(py::module_& module) {
-  const auto fast = [](auto* function) {
-    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
-  };
-  static PyMethodDef definitions[] = {
-      {"extract_boxes_at_once", fast(called<extract_boxes>), METH_FASTCALL, nullptr},
-      {"best_box_iou_at_once", fast(called<best_box_iou>), METH_FASTCALL, nullptr},
-      {nullptr, nullptr, 0, nullptr}};
-  if (PyModule_AddFunctions(module.ptr(), definitions) != 0) throw py::error_already_set();
 }
 
 }  // namespace wsol::at_once

@@ -15,7 +15,8 @@ namespace wsol {
 // torch's objects that these look at; they live as long as the process.
 struct TorchNames {
   PyTypeObject *tensor, *parameter;
-  PyObject *strided, *is_cpu, *is_cuda, *layout, *is_neg, *is_nested, *requires_grad;
+  PyObject *strided, *is_cpu, *is_cuda, *layout, *is_neg, *is_nested, *requires_grad,
+      *is_grad_enabled;
 
   static const TorchNames& get() {
     namespace py = pybind11;
@@ -32,7 +33,8 @@ struct TorchNames {
                         text("layout"),
                         text("is_neg"),
                         text("is_nested"),
-                        text("requires_grad")};
+                        text("requires_grad"),
+                        kept("torch", "is_grad_enabled")};
     }();
     return names;
   }
@@ -86,6 +88,17 @@ inline bool types_are_among(PyObject* seen, PyObject* arguments) {
   return found == 1;
 }
 
+inline bool requires_grad(PyObject* tensor) {
+  return attribute(tensor, TorchNames::get().requires_grad).ptr() == Py_True;
+}
+
+inline bool grad_mode_is_on() {
+  PyObject* const said = PyObject_CallNoArgs(TorchNames::get().is_grad_enabled);
+  if (said == nullptr) throw pybind11::error_already_set();
+  Py_DECREF(said);  // True or False, which stay
+  return said == Py_True;
+}
+
 // The way of a call. `seen` are tuples of types, among tensors' only Tensor and Parameter;
 // `listeners` give something true while somebody wants to know of calls.
 inline Way way_of_call(PyObject* arguments, PyObject* seen, PyObject* listeners) {
@@ -97,9 +110,7 @@ inline Way way_of_call(PyObject* arguments, PyObject* seen, PyObject* listeners)
     PyObject* const argument = PyTuple_GET_ITEM(arguments, i);
     if (!names.is_plain(argument)) continue;
     if (!is_in_memory(argument, names)) return kDispatch;
-    if (way == kAlone && attribute(argument, names.requires_grad).ptr() == Py_True) {
-      way = kWithGradient;
-    }
+    if (way == kAlone && requires_grad(argument)) way = kWithGradient;
   }
   return way;
 }

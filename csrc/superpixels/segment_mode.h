@@ -8,6 +8,8 @@
 
 namespace wsol {
 
+constexpr int64_t kMostSegmentedPixels = (int64_t{1} << 29) - 1;  // of an image
+
 struct SegmentMode {
   TensorView classes;  // (B, N) int32, int64 or uint8, contiguous
   TensorView labels;   // (B, N) int32 or int64, contiguous

@@ -92,6 +92,16 @@ def bad_dtype(wanted: str, **given: Tensor) -> Bad:
     return Bad(TypeError, given, f"{name} has dtype {dtype}, it should be one of {wanted}")
 
 
+def other_dtype(**given: Tensor) -> Bad:
+    """The last of two that should have the same dtype is refused for its own."""
+    (first, one), (name, other) = (
+        (name, f"{tensor.dtype}".removeprefix("torch.")) for name, tensor in given.items()
+    )
+    return Bad(
+        TypeError, given, f"{first} has dtype {one} and {name} {other}, they should have the same"
+    )
+
+
 def bad_value(should: str, **given: Any) -> Bad:
     name, value = next(iter(given.items()))
     return Bad(ValueError, given, f"{name} is {value}, it should {should}")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from ops.cases import CASES
 from ops.contract import PYTHON_ALONE, as_tuple, floating, leaves, results, tensors
+from torch.autograd.function import _SingleLevelFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsol_ext import ops
@@ -186,6 +187,126 @@ def test_only_gradients_that_are_wanted_are_made(backend, monkeypatch):
     assert backwards["spatial_gate_backward"][5] is None
 
 
+# --- the CPU's way in one step: that of boxes is in tests/ops/test_boxes.py
+
+
+@pytest.fixture
+def done_in_one_step(monkeypatch):
+    """Names of the compiled steps that gave a result, in order."""
+    names = []
+
+    def noted(name, step):
+        def call(*arguments):
+            result = step(*arguments)
+            if result is not None:
+                names.append(name)
+            return result
+
+        return call
+
+    for name, step in _backend._AT_ONCE.items():
+        monkeypatch.setitem(_backend._AT_ONCE, name, noted(name, step))
+    return names
+
+
+needs_tensors_by_dlpack = pytest.mark.skipif(
+    not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="torch before 2.10"
+)
+
+
+def tokens_and_mask(width: int = 4, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Query, key, value, mask and the output's gradient."""
+    generator = torch.Generator().manual_seed(width)
+    rows = torch.randn(4, 2, 2, 5, width, generator=generator).to(dtype)
+    return [*rows[:3], torch.rand(2, 5, generator=generator) < 0.5, rows[3]]
+
+
+def output_and_gradients(query, key, value, keep, grad_out, *options, wanted=(0, 1, 2)):
+    inputs = [t.detach().requires_grad_(i in wanted) for i, t in enumerate((query, key, value))]
+    out = ops.masked_reattention(*inputs, keep, *options)
+    return out.detach(), *torch.autograd.grad(out, [inputs[i] for i in wanted], grad_out)
+
+
+FORWARD = ["masked_reattention_forward", "masked_reattention"]  # the second is around the first
+BACKWARD = ["masked_reattention_backward"]
+
+
+@needs_tensors_by_dlpack
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("options", [(), (-0.7, 0.3), (None, 0.0)], ids=str)
+def test_masked_reattention_of_plain_tensors_is_one_step_each_way(
+    backend, done_in_one_step, monkeypatch, dtype, options
+):
+    for width in (3, 7, 64):
+        given = tokens_and_mask(width, dtype)
+        done_in_one_step.clear()
+        found = [ops.masked_reattention(*given[:4], *options)]
+        assert done_in_one_step == ["masked_reattention"]
+        for wanted in ((0, 1, 2), (1,)):
+            done_in_one_step.clear()
+            found += output_and_gradients(*given, *options, wanted=wanted)
+            assert done_in_one_step == FORWARD + BACKWARD
+        assert found[0].grad_fn is None
+        with monkeypatch.context() as patch:
+            patch.setattr(_backend, "_listeners", (lambda: True,))
+            patch.setattr(_backend, "step", lambda *arguments: None)
+            expected = [ops.masked_reattention(*given[:4], *options)]
+            for wanted in ((0, 1, 2), (1,)):
+                expected += output_and_gradients(*given, *options, wanted=wanted)
+        for have, want in zip(found, expected, strict=True):
+            assert have.dtype == want.dtype
+            assert have.stride() == want.stride()
+            assert torch.equal(have, want)
+
+
+@needs_tensors_by_dlpack
+def test_what_is_not_plain_takes_more_than_one_step(backend, done_in_one_step):
+    query, key, value, keep, grad_out = given = tokens_and_mask()
+    found = output_and_gradients(*given)
+    done_in_one_step.clear()
+    transposed = query.mT.contiguous().mT
+    others = (
+        (torch._neg_view(-query), key, value, keep, grad_out),
+        (transposed, key, value, keep, grad_out),
+        (query, key, value, keep.int(), grad_out),
+        (query, key, value, torch.stack([keep, keep], -1)[..., 0], grad_out),
+        (query, key, value, keep, grad_out, np.float32(0.5)),  # 4 ** -0.5
+    )
+    for other in others:
+        for have, want in zip(output_and_gradients(*other), found, strict=True):
+            assert torch.equal(have, want)
+    assert done_in_one_step.count("masked_reattention") == 0
+    done_in_one_step.clear()
+    for gradient in (torch._neg_view(-grad_out), grad_out.mT.contiguous().mT):
+        changed = output_and_gradients(query, key, value, keep, gradient)
+        assert all(torch.equal(have, want) for have, want in zip(changed, found, strict=True))
+    assert done_in_one_step == FORWARD * 2
+    query.requires_grad_()
+    out = ops.masked_reattention(query, key, value, keep)
+    (gradient,) = torch.autograd.grad(out, query, grad_out, create_graph=True)
+    assert torch.equal(gradient, found[1])
+    with pytest.raises(RuntimeError, match="masked_reattention has no second derivative"):
+        gradient.sum().backward()
+
+
+@needs_tensors_by_dlpack
+def test_segment_mode_of_plain_tensors_is_one_step(backend, done_in_one_step, monkeypatch):
+    classes = torch.tensor([[[7, 9, 2], [9, 5, 4]], [[1, 1, 1], [0, 0, 3]]])
+    labels = torch.tensor([[0, 0, 1], [0, 1, 1]], dtype=torch.int32).expand(2, 2, 3).contiguous()
+    flat = classes.flatten(1).byte(), labels.flatten(1).long()
+    found = ops.segment_mode(classes, labels), ops.segment_mode(*flat)
+    assert done_in_one_step == ["segment_mode"] * 2
+    monkeypatch.setattr(_backend, "_listeners", (lambda: True,))
+    for have, want in zip(
+        found, (ops.segment_mode(classes, labels), ops.segment_mode(*flat)), strict=True
+    ):
+        assert have.dtype == want.dtype
+        assert torch.equal(have, want)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="segment_mode: labels of image 1 has a value outside"):
+        ops.segment_mode(classes, labels * torch.tensor([1, 6])[:, None, None])
+
+
 @pytest.mark.parametrize("eps", [1e-6, 0.0])
 def test_gradients_of_masked_reattention_that_are_wanted_are_those_of_all(backend, eps):
     torch.manual_seed(0)
@@ -223,9 +344,16 @@ def test_a_mask_may_be_of_zeros_and_ones(backend, dtype):
         compiled(logits, 2 * keep.to(dtype) + 1)
 
 
-def test_every_call_is_dispatched_where_torch_cannot_be_asked_who_listens(backend, monkeypatch):
-    monkeypatch.delattr(torch._C, "_is_any_autocast_enabled")
-    assert _backend._find_listeners() is None
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(torch._C, "_is_any_autocast_enabled"), (_SingleLevelFunction, "_backward_cls")],
+)
+def test_every_call_is_dispatched_where_torch_lacks_a_private_name(
+    backend, monkeypatch, owner, name
+):
+    with monkeypatch.context() as patch:
+        patch.delattr(owner, name)
+        assert _backend._find_listeners() is None
     monkeypatch.setattr(_backend, "_listeners", None)
     logits, keep = torch.randn(2, 5), torch.ones(2, 5, dtype=torch.bool)
     operator = _backend._operators["masked_softmax"]

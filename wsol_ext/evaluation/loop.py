@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from wsol_ext._devices import torch_device
 from wsol_ext._numbers import require_at_least
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler, collate
@@ -64,7 +65,7 @@ def evaluate(
         method: the model's name in the results; by default its own.
 
     Raises:
-        TypeError: protocols that are no names, or numbers that are none.
+        TypeError: protocols that are no names, or numbers or a device that are none.
         ValueError: an unknown protocol, one that this data lacks boxes, masks or a view for, or a
             threshold, interval, gallery, batch_size or number of workers outside its range.
         ImageError: an image of the data set cannot be read.
@@ -76,7 +77,7 @@ def evaluate(
     protocols = protocol_names(protocols)
     check_protocols(protocols, lambda needed: getattr(dataset, f"has_{needed}"))
     started = time.perf_counter()
-    device = torch.device(device)
+    device = torch_device(device)
     method = method or _name(model)
     measures = Measures(method, protocols, interval, threshold, getattr(model, "parts", []), device)
     shows_examples = gallery > 0 and dataset.has_boxes and isinstance(model, nn.Module)

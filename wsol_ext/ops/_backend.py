@@ -91,16 +91,28 @@ _CPU = torch.device("cpu")
 def at_once(name: str, *arguments: Any) -> Any:
     """The operator `name` on the CPU in one compiled step, where its arguments are plain and nobody listens; else None.
 
-    csrc/boxes/boxes_at_once.h says what is plain. What is not, errors too, takes the general way.
+    csrc/core/at_once.h says what is plain. What is not, errors too, takes the general way.
     """
-    if is_heard_by_nobody() and emulated is None:
-        return _AT_ONCE[name](*arguments, torch.get_num_threads())
-    return None
+    return step(name, *arguments) if is_heard_by_nobody() else None
+
+
+def step(name: str, *arguments: Any) -> Any:
+    """The same for who knows that nobody listens."""
+    if emulated is not None:
+        return None
+    return _AT_ONCE[name](*arguments, torch.get_num_threads())
 
 
 _AT_ONCE: dict[str, Callable[..., Any]] = {
-    "extract_boxes": _cpu.extract_boxes_at_once,
-    "best_box_iou": _cpu.best_box_iou_at_once,
+    name: getattr(_cpu, f"{name}_at_once")
+    for name in (
+        "extract_boxes",
+        "best_box_iou",
+        "masked_reattention",
+        "masked_reattention_forward",
+        "masked_reattention_backward",
+        "segment_mode",
+    )
 }
 
 
@@ -248,6 +260,7 @@ def _find_listeners() -> tuple[Callable[[], Any], ...] | None:
     None where this torch lacks the name of one: these are not public, and then every call goes through the dispatcher.
     """
     try:
+        _ = _SingleLevelFunction._backward_cls  # whose `apply` `differentiate` replaces
         return (
             torch._C._len_torch_dispatch_stack,
             torch._C._len_torch_function_stack,
@@ -316,15 +329,16 @@ def differentiate(
 
     def gradients_at_once(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         ctx.wanted = ctx.needs_input_grad
-        return backward(ctx, *grads)[: len(ctx.wanted)]
+        return backward(ctx, *grads)  # the engine leaves out None at the end of too many
 
     at_once: Any = type(
         f"{name}_autograd",
         (_SingleLevelFunction,),
         {"forward": staticmethod(forward_at_once), "backward": staticmethod(gradients_at_once)},
     )
-    # What the engine calls; by itself it would look for `backward` first.
-    at_once._backward_cls.apply = gradients_at_once
+    if _listeners is not None:
+        # What the engine calls; by itself it would look for `backward` first.
+        at_once._backward_cls.apply = gradients_at_once
     _operators[name].with_gradient = at_once.apply
 
     function: Any = type(
@@ -577,6 +591,17 @@ def check_whole(operator: str, argument: str, value: Any) -> None:
     """Raise TypeError unless it is a whole number, or the symbol or tensor of one."""
     if not isinstance(value, int | torch.SymInt | Tensor):
         require_whole(f"{operator}: {argument}", value)
+
+
+def check_same_dtype(operator: str, **tensors: Tensor) -> None:
+    """Raise TypeError unless all the tensors have the dtype of the first."""
+    (first, dtype), *others = ((name, tensor.dtype) for name, tensor in tensors.items())
+    for name, other in others:
+        if other != dtype:
+            kinds = [str(each).removeprefix("torch.") for each in (dtype, other)]
+            raise TypeError(
+                f"{operator}: {first} has dtype {kinds[0]} and {name} {kinds[1]}, they should have the same"
+            )
 
 
 def check_same_device(operator: str, **tensors: Tensor) -> None:

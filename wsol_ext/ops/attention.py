@@ -116,8 +116,9 @@ def _check(
 ) -> float:
     """Check the arguments of `name`, which query and key of some heads share; return the scale."""
     backend.check_tensor(name, "query", query, query_shape, backend.FLOATING)
+    backend.check_same_dtype(name, query=query, key=key)
     batch, heads, width = query.size(0), query.size(1), query.size(-1)
-    backend.check_tensor(name, "key", key, (batch, heads, "N", width), (query.dtype,))
+    backend.check_tensor(name, "key", key, (batch, heads, "N", width), backend.FLOATING)
     backend.check_same_device(name, query=query, key=key)
     if min(heads, key.size(2), width) == 0:
         raise ValueError(

@@ -12,7 +12,7 @@ from wsol_ext.ops import _backend as backend
 __all__ = ["masked_reattention", "masked_reattention_reference"]
 
 _NAME = "masked_reattention"
-_LARGEST_EPS = 1e30  # its product with a value is still a float32
+_LARGEST_EPS = backend.constants["largest_reattention_eps"]
 _LARGEST_WIDTH = backend.constants["largest_reattention_width"]  # of a head in CUDA's registers
 
 
@@ -64,6 +64,11 @@ def masked_reattention(
         >>> masked_reattention(query, key, value, keep, eps=0.0)[0, 0, :, 0]
         tensor([0.0000, 0.5000, 1.0000])
     """
+    found = backend.at_once(
+        _NAME, query, key, value, keep, scale, eps, _masked_reattention.with_gradient
+    )
+    if found is not None:
+        return found
     keep = backend.as_mask(_NAME, "keep", keep)
     return _masked_reattention(query, key, value, keep, scale, eps)
 
@@ -94,8 +99,9 @@ def _check(
 ) -> float:
     name = _NAME
     backend.check_tensor(name, "query", query, ("B", "H", "N", "D"), backend.FLOATING)
-    backend.check_tensor(name, "key", key, query.shape, (query.dtype,))
-    backend.check_tensor(name, "value", value, query.shape, (query.dtype,))
+    backend.check_same_dtype(name, query=query, key=key, value=value)
+    backend.check_tensor(name, "key", key, query.shape, backend.FLOATING)
+    backend.check_tensor(name, "value", value, query.shape, backend.FLOATING)
     batch, heads, tokens, width = query.shape
     backend.check_tensor(name, "keep", keep, (batch, tokens), (torch.bool,))
     backend.check_same_device(name, query=query, key=key, value=value, keep=keep)
@@ -175,6 +181,9 @@ def _forward(
     scale: float | None = None,
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    found = backend.step("masked_reattention_forward", query, key, value, keep, scale, eps)
+    if found is not None:
+        return found
     scale, fit = _plan(query, key, value, keep, scale, eps)
     if not fit and query.numel() == 0:
         return _empty_outputs(query)
@@ -312,8 +321,7 @@ def _backward_fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     query, key, value, keep, scale, eps = inputs
     out, log_sum, top = output
-    ctx.scale = query.size(-1) ** -0.5 if scale is None else scale
-    ctx.eps = eps
+    ctx.scale, ctx.eps = scale, eps
     ctx.mark_non_differentiable(log_sum, top)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(query, key, value, keep, out, log_sum, top)
@@ -322,8 +330,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _autograd(ctx: Any, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
         return (None,) * 6
-    wanted = ctx.wanted[:3]
-    grads = _masked_reattention_backward(grad_out, *ctx.saved_tensors, ctx.scale, ctx.eps, *wanted)
+    wanted, saved = ctx.wanted[:3], ctx.saved_tensors
+    if not torch.is_grad_enabled():
+        name = "masked_reattention_backward"
+        found = backend.at_once(name, *saved, grad_out, ctx.scale, ctx.eps, *wanted)
+        if found is not None:
+            return *found, None, None, None
+    scale = saved[0].size(-1) ** -0.5 if ctx.scale is None else ctx.scale
+    grads = _masked_reattention_backward(grad_out, *saved, scale, ctx.eps, *wanted)
     return *backend.those_wanted(grads, wanted), None, None, None
 
 

@@ -14,6 +14,7 @@ from ops.contract import (
     bad_dtype,
     bad_shape,
     bad_value,
+    other_dtype,
 )
 from torch import Tensor
 
@@ -38,7 +39,7 @@ def bad_query_and_key(*queries: int) -> tuple[Bad, ...]:
     at_least = "have at least one head, token and channel"
     return (
         bad_dtype(ANY_FLOAT, query=query(1, 2, 4).long()),
-        bad_dtype("float32", key=zeros(1, 2, 5, 4, dtype=F64)),
+        other_dtype(query=query(1, 2, 4), key=zeros(1, 2, 5, 4, dtype=F64)),
         bad_shape("be (1, 2, N, 4)", key=zeros(2, 5, 4)),
         bad_shape("be (1, 2, N, 4)", key=zeros(3, 2, 5, 4)),
         bad_shape("be (1, 2, N, 4)", key=zeros(1, 1, 5, 4)),
