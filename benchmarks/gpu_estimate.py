@@ -183,14 +183,19 @@ def _launches_of_pytorch(func: Any, args: Any, kwargs: Any, out: Any) -> list[La
     work: dict[str, float] = {"bytes": _size(*inputs.values(), *outputs)}
     count = flop_registry.get(func._overloadpacket)
     if name in _ATTENTION_OF_CPU:
-        query, key, value = args[:3]
-        work[_unit(query)] = 2 * query.numel() * key.size(2) + 2 * query.numel() * value.size(2)
+        first, products = _ATTENTION_OF_CPU[name]
+        query, key = args[first : first + 2]
+        work[_unit(query)] = products * 2 * query.numel() * key.size(2)
     elif count is not None and outputs:
         work[_unit(outputs[0])] = count(*args, **kwargs, out_val=out)
     return [Launch(name, work)]
 
 
-_ATTENTION_OF_CPU = ("_scaled_dot_product_flash_attention_for_cpu",)
+# Fused attention of the CPU, which FlopCounterMode does not know: where its query stands, and how many products it has.
+_ATTENTION_OF_CPU = {
+    "_scaled_dot_product_flash_attention_for_cpu": (0, 2),
+    "_scaled_dot_product_flash_attention_for_cpu_backward": (1, 5),
+}
 
 
 def _unit(tensor: Tensor) -> str:

@@ -116,6 +116,15 @@ def test_products_are_those_of_the_definitions():
     halves = [tensor.bfloat16() for tensor in (query, key, value)]
     assert operations(lambda: ops.masked_reattention(*halves, keep), "tensor") == of_torch
 
+    # Two products forward; five backward, where one is made again.
+    def fused(*tensors):
+        return torch.nn.functional.scaled_dot_product_attention(*tensors)
+
+    assert operations(lambda: fused(query, key, value), "float32") == of_torch
+    leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
+    both = operations(lambda: torch.autograd.grad(fused(*leaves).sum(), leaves), "float32")
+    assert both == 3.5 * of_torch
+
 
 # --- the report
 
