@@ -308,7 +308,7 @@ def _spatial_gate_backward(
     ]
 
 
-# masked_reattention: of N tokens K are kept. A product with all rows is 2 N D operations a row of the other side.
+# masked_reattention: kernels read all rows of a tensor, or those of the kept tokens, or of the dropped ones.
 
 
 class _Reattention:
@@ -323,19 +323,18 @@ class _Reattention:
         self.sum_unit = _sum_unit(query)
         self.eps = eps
         # Without values to look at, half of the tokens.
-        self.kept = float(keep.float().mean()) if _is_known(keep) else 0.5
+        self.kept = keep.float().mean().item() if _is_known(keep) else 0.5
         self.dropped = 1 - self.kept
         sums = _sums(query)
         rows = images * heads * tokens
-        self.rows = (
-            rows * width * (2 if on_tensor_cores else sums)
-        )  # of all of q, k, v, out or a gradient
-        self.numbers = rows * sums  # one a row
+        # Bytes: of query, key, value, output or the gradient of one; of a number a row; and so on.
+        self.rows = rows * width * (2 if on_tensor_cores else sums)
+        self.numbers = rows * sums
         self.tops = rows * 4
         self.means = images * heads * width * sums
         self.order = images * tokens * 4
         self.keep = images * tokens
-        self.product = 2 * rows * width * tokens
+        self.product = 2 * rows * tokens * width  # operations, of all rows with all rows
 
     def prepare(self) -> list[Launch]:
         return [
@@ -423,12 +422,12 @@ TERM_OPERATIONS = 10
 OUTER_OPERATIONS = 11  # of a term's part of the matrix's gradient
 
 
-def _half_terms(cam: Tensor, strength: Tensor, iterations: int, alpha: float) -> int:
-    """How many terms, even ones too, where neighbours are similar to nothing, which takes the shorter series."""
+def _terms(out: Tensor, strength: Tensor, iterations: int, alpha: float) -> int:
+    """How many, odd and even, where neighbours have nothing in common: such rows take few terms."""
     strength_is = strength.item() if _is_known(strength) else 1.0
-    degree = min(2, cam.size(1) - 1) + min(2, cam.size(2) - 1)
+    degree = min(2, out.size(1) - 1) + min(2, out.size(2) - 1)
     row_sum = degree * (abs(strength_is - 1) + 1) * math.sqrt(alpha)
-    bounds, starts, _ = _ladder(iterations, torch.float32, torch.device("cpu"))
+    bounds, starts, _ = _ladder(iterations, out.dtype, torch.device("cpu"))
     rung = int((bounds < row_sum).sum().clamp(max=len(bounds) - 1))
     return 2 * int(starts[rung + 1] - starts[rung])
 
@@ -444,7 +443,7 @@ def _spatial_diffusion(
     detach_start: bool,
 ) -> list[Launch]:
     plane = 8 * cam.numel()
-    terms = _half_terms(cam, strength, iterations, alpha)
+    terms = _terms(out[0], strength, iterations, alpha)
     operations = cam.numel() * terms * (TERM_OPERATIONS + 1)  # and the sum, every other time
     return [
         _moves(
@@ -472,7 +471,7 @@ def _spatial_diffusion_backward(
     detach_start: bool,
 ) -> list[Launch]:
     plane = 8 * grad_out.numel()
-    terms = _half_terms(grad_out, strength, iterations, alpha)
+    terms = _terms(grad_out, strength, iterations, alpha)
     outer = OUTER_OPERATIONS / (2 if detach_start else 1)
     return [
         *_torch("zeros"),
@@ -494,7 +493,7 @@ def _spatial_diffusion_backward(
 
 
 # Boxes: an (image, cut) pair reads the map's bit planes, 32 bytes for each 32 pixels of a row, and works on its runs in
-# shared memory, all the more the more runs there are. Wavefronts a word, of smooth maps of 224 x 224 pixels:
+# shared memory, the more the more there are. Wavefronts a word, of smooth maps of 224 x 224 pixels:
 
 
 PAIR_WAVEFRONTS = {"largest": 2.6, "most_pixels": 1.9, "iou": 2.2, "count": 2.0, "list": 2.6}
@@ -543,10 +542,6 @@ def _distinct_cuts(score_maps: Tensor, thresholds: Tensor) -> float:
     return sum(int((thresholds * most).floor().unique().numel()) for most in largest)
 
 
-def _pairs_of(all_contours: bool, most_pixels: bool = False) -> str:
-    return "most_pixels" if most_pixels else "iou" if all_contours else "largest"
-
-
 @_of("extract_boxes")
 def _extract_boxes(
     out: Tensor,
@@ -570,9 +565,8 @@ def _extract_all_boxes(
 ) -> list[Launch]:
     n = _Boxes(score_maps, thresholds)
     boxes, offsets = out
-    repeats = max(
-        0.0, 1 - n.cuts / max(1, offsets.numel() - 1)
-    )  # boxes of a cut that several thresholds share
+    # The share of boxes that are copied, of cuts that several thresholds have.
+    repeats = max(0.0, 1 - n.cuts / max(1, offsets.numel() - 1))
     return [
         *_torch("zeros"),
         *n.read(),
@@ -620,7 +614,9 @@ def _box_iou(out: Tensor, a: Tensor, b: Tensor, inclusive: bool = True) -> list[
 
 
 TABLES = 2 * (constants["slic_levels"] + (1 << constants["slic_light_bits"]))  # bytes, of colours
-CANDIDATES = 9  # centres in reach of a pixel
+CANDIDATES = (
+    4  # centres in reach of a pixel: those no further than their spacing in either direction
+)
 CANDIDATE_OPERATIONS = 24  # a dozen instructions, each of which may be a multiply-add
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from emulator import build, counts
-from emulator.counted_calls import CALLS
+from emulator.counted_calls import CALLS, GRID
 from emulator.counts import SECTOR_BYTES, Counting, KernelCounts
-from gpu_estimate import Launch, launches_of
+from gpu_estimate import TERM_OPERATIONS, Launch, launches_of
 from oracles.score_maps import score_map
 
 from wsol_ext import ops
@@ -317,6 +317,16 @@ def test_estimates_are_of_what_is_counted(counted):
         if not least <= compulsory <= most:
             wrong.append(f"{kernel}: {compulsory} bytes, its formula says {size:.0f}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_estimated_terms_of_a_series_are_those_of_the_kernel():
+    """Each ends at a barrier; so do some steps before them."""
+    call = "spatial_diffusion"
+    (launch,) = launches_by_kernel(CALLS[call])["spatial_diffusion.cu:series_kernel"]
+    terms = launch.work["float64"] / GRID**2 / (TERM_OPERATIONS + 1)
+    barriers = counts.counts_of(call)["spatial_diffusion.cu:series_kernel"].barriers_a_block
+    assert terms == int(terms) > 10
+    assert 5 <= barriers - terms <= 9
 
 
 @pytest.mark.parametrize("contours", ["largest", "most_pixels", "all", "any box"])
