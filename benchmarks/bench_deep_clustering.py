@@ -68,6 +68,7 @@ def test_batch_against_the_published_way(versus, pick, device, name, settings, c
         lambda: published(images, settings),
         lambda: deep_clusters(images, settings),
         rounds=3,
+        on_gpu=False,  # an image a thread
     )
 
 
@@ -78,4 +79,5 @@ def test_batch_against_one_at_a_time(versus, pick, device):
         lambda: [deep_clusters(image[None], LIGHT) for image in images],
         lambda: deep_clusters(images, LIGHT),
         rounds=3,
+        on_gpu=False,
     )

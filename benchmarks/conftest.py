@@ -8,8 +8,10 @@ The table is printed last.
     pytest benchmarks --smoke              one small case of each kind, once and untimed: only that all of it runs
 
 pytest-benchmark times the operator, and before each of its rounds the baseline is timed by the same clock, so that what
-else the machine does falls on both; a row's ratio is that of the medians. What the table has is in pytest-benchmark's
-record too, as `extra_info`: --benchmark-json, --benchmark-save and --benchmark-compare go with all of the above.
+else the machine does falls on both; a row's ratio is that of the medians. Beside it stands how long GPUs would take at
+the least: an ESTIMATE, of what both have to move and to compute (gpu_estimate.py). What the table has is in
+pytest-benchmark's record too, as `extra_info`: --benchmark-json, --benchmark-save and --benchmark-compare go with all
+of the above.
 """
 
 import ctypes
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu_estimate import GPUS, estimate, launches_of
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,6 +41,7 @@ HEADER = [
     "bar",
     "peak memory, baseline / ours",
     "error, baseline / ours",
+    "ESTIMATE for GPUs, ms at the least, baseline / ours (its limit)",
 ]
 
 _rows = pytest.StashKey[list[list[str]]]()
@@ -100,7 +104,8 @@ def pick(request):
 def versus(request, benchmark, device):
     """Time `operator` beside `baseline` and add a row to the table; returns the speedup, under --smoke infinity.
 
-    `memory` measures what each needs at its peak; `error` is called for the baseline's and the operator's.
+    `memory` measures what each needs at its peak; `error` is called for the baseline's and the operator's. Without
+    `on_gpu` nothing is estimated for one: what would not run there, or starts threads of its own.
     """
 
     def compare(
@@ -111,9 +116,11 @@ def versus(request, benchmark, device):
         rounds: int = 15,
         memory: bool = False,
         error: Callable[[], tuple[float, float]] | None = None,
+        on_gpu: bool = True,
     ) -> float:
+        # Both run for that: they are warm then.
+        estimates = _estimates(baseline, operator) if on_gpu else {}
         if request.config.getoption("--smoke"):
-            baseline()
             benchmark.pedantic(operator)
             return float("inf")
         rounds = request.config.getoption("--rounds") or rounds
@@ -125,7 +132,7 @@ def versus(request, benchmark, device):
             seconds.append(clock() - begin)
 
         benchmark.pedantic(
-            operator, setup=time_baseline, rounds=rounds, warmup_rounds=min(rounds, 2)
+            operator, setup=time_baseline, rounds=rounds, warmup_rounds=1 if on_gpu else 2
         )
         baseline_s = statistics.median(seconds[-rounds:])
         operator_s = benchmark.stats.stats.median
@@ -134,6 +141,7 @@ def versus(request, benchmark, device):
             "baseline_ms": 1e3 * baseline_s,
             "speedup": baseline_s / operator_s,
             "bar": bar,
+            "gpu_estimates": estimates,
         }
         if memory:
             measured |= {f"{n}_mib": _peak(w, device) for n, w in _named(baseline, operator)}
@@ -151,6 +159,21 @@ def _named(baseline, operator):
     return [("baseline", baseline), ("ours", operator)]
 
 
+def _estimates(baseline, operator):
+    """Of each GPU both times in ms, None of a baseline that launches nothing, and the limit; empty if ours does not."""
+    launches = [launches_of(work) for work in (baseline, operator)]
+    result = {}
+    for gpu in GPUS:
+        of_baseline, ours = (estimate(each, gpu) for each in launches)
+        if ours is not None:
+            result[gpu.name] = {
+                "baseline_ms": of_baseline and 1e3 * of_baseline.seconds,
+                "ours_ms": 1e3 * ours.seconds,
+                "limit": ours.limit,
+            }
+    return result
+
+
 def _cells(name, operator_ms, measured):
     """A row of the table."""
     ratio = measured["speedup"]
@@ -159,6 +182,11 @@ def _cells(name, operator_ms, measured):
         both = [measured.get(f"{who}_{unit}") for who in ("baseline", "ours")]
         return "" if None in both else " / ".join(form.format(value) for value in both)
 
+    estimates = [
+        f"{gpu} {'-' if of['baseline_ms'] is None else format(of['baseline_ms'], '.3f')} / "
+        f"{of['ours_ms']:.3f} ({of['limit']})"
+        for gpu, of in measured["gpu_estimates"].items()
+    ]
     return [
         name,
         measured["case"],
@@ -168,6 +196,7 @@ def _cells(name, operator_ms, measured):
         measured["bar"],
         pair("mib", "{:.0f} MiB"),
         pair("error", "{:.0e}"),
+        "; ".join(estimates),
     ]
 
 

@@ -10,14 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from emulator import counts  # noqa: E402
 from sass import report as machine_code  # noqa: E402
 
+
+def estimates() -> str:
+    """The part of the page that is computed."""
+    import gpu_report  # and with it all benchmarks, which takes seconds
+
+    return gpu_report.section(counts.traffic_by_kernel())
+
+
 # Each gives a part of the page, its heading first.
 SECTIONS: dict[str, Callable[[], str]] = {
     "counts": counts.section,
+    "estimates": estimates,
     "machine code": machine_code.section,
 }
 TITLE = """# The CUDA kernels without a GPU

@@ -238,6 +238,7 @@ def counted_operators() -> Iterator[Counting]:
         _backend.emulated = before
 
 
+@cache
 def counts_of(call: str) -> dict[str, KernelCounts]:
     """The counts of each kernel that a call of `CALLS` launches."""
     with counted_operators() as kernels:
@@ -248,6 +249,14 @@ def counts_of(call: str) -> dict[str, KernelCounts]:
 def kernel_counts() -> dict[tuple[str, str], KernelCounts]:
     """Those of all calls, by call and kernel."""
     return {(call, kernel): counts for call in CALLS for kernel, counts in counts_of(call).items()}
+
+
+def traffic_by_kernel() -> dict[str, float]:
+    """Each kernel's sectors by its compulsory ones, in the call where that is most."""
+    found: dict[str, float] = {}
+    for (_, kernel), counts in kernel_counts().items():
+        found[kernel] = max(counts.traffic, found.get(kernel, 0))
+    return found
 
 
 def report(only: str, places: int) -> str:

@@ -1,12 +1,18 @@
 """No kernel asks more of memory than its line of `BOUNDS`, and what is counted is what was asked for."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from emulator import build, counts
-from emulator.counted_calls import CALLS
-from emulator.counts import Counting, KernelCounts
+from emulator.counted_calls import CALLS, GRID
+from emulator.counts import SECTOR_BYTES, Counting, KernelCounts
+from gpu_estimate import TERM_OPERATIONS, Launch, launches_of
+from oracles.score_maps import score_map
+
+from wsol_ext import ops
 
 # --- the counter, on kernels whose counts are known
 
@@ -239,9 +245,14 @@ def test_every_kernel_has_a_line():
     assert BOUNDS.keys() == CALLS.keys()
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_kernels_keep_their_bounds(call):
-    found = counts.counts_of(call)
+@pytest.fixture(scope="module", params=CALLS)
+def counted(request) -> tuple[str, dict[str, KernelCounts]]:
+    """A call, and what it was counted to ask for."""
+    return request.param, counts.counts_of(request.param)
+
+
+def test_kernels_keep_their_bounds(counted):
+    call, found = counted
     assert found.keys() == BOUNDS[call].keys()
     over = []
     for kernel, may in BOUNDS[call].items():
@@ -262,3 +273,83 @@ def test_kernels_keep_their_bounds(call):
                 f"{kernel}: lanes a request {has.lanes_a_request:.4g}, at least {may.lanes:g}"
             )
     assert not over, "\n".join(over)
+
+
+# --- benchmarks/gpu_estimate.py
+
+# Compulsory bytes, by those of the formula: at most. These leave out what depends on the image: roots that are looked
+# up in chains, atomics, rounds of joining (the scene's pieces are many).
+LOOSE = {
+    "slic_clusters.cu:assign_kernel": 1.4,
+    "connected_pieces.cu:unite_pixels_kernel": 3,
+    "connected_pieces.cu:flatten_kernel": 1.4,
+    "connected_pieces.cu:measure_kernel": 1.4,
+    "connected_pieces.cu:choose_kernel": 8,
+    "connected_pieces.cu:unite_pieces_kernel": 5,
+    "connected_pieces.cu:gather_kernel": 7,
+    "segment_mode.cu:count_kernel": 1.5,
+    "segment_mode.cu:most_kernel": 1.6,
+    "segment_mode.cu:choose_kernel": 1.7,
+}
+SMALL = 256  # bytes: so much is numbers of a launch, and what sectors round up
+
+
+def launches_by_kernel(call) -> dict[str, list[Launch]]:
+    """The estimated launches of this package's kernels."""
+    found = defaultdict(list)
+    for launch in launches_of(call):
+        if ".cu" in launch.kernel:
+            found[launch.kernel].append(launch)
+    return found
+
+
+def test_estimates_are_of_what_is_counted(counted):
+    call, found = counted
+    estimated = launches_by_kernel(CALLS[call])
+    assert {kernel: sum(launch.times for launch in each) for kernel, each in estimated.items()} == {
+        kernel: has.launches for kernel, has in found.items()
+    }
+    wrong = []
+    for kernel, has in found.items():
+        size = sum(launch.times * launch.work["bytes"] for launch in estimated[kernel])
+        compulsory = has.compulsory * SECTOR_BYTES
+        least, most = 0.9 * size - SMALL, LOOSE.get(kernel, 1.1) * size + SMALL * has.launches
+        if not least <= compulsory <= most:
+            wrong.append(f"{kernel}: {compulsory} bytes, its formula says {size:.0f}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_estimated_terms_of_a_series_are_those_of_the_kernel():
+    """Each ends at a barrier; so do some steps before them."""
+    call = "spatial_diffusion"
+    (launch,) = launches_by_kernel(CALLS[call])["spatial_diffusion.cu:series_kernel"]
+    terms = launch.work["float64"] / GRID**2 / (TERM_OPERATIONS + 1)
+    barriers = counts.counts_of(call)["spatial_diffusion.cu:series_kernel"].barriers_a_block
+    assert terms == int(terms) > 10
+    assert 5 <= barriers - terms <= 9
+
+
+@pytest.mark.parametrize("contours", ["largest", "most_pixels", "all", "any box"])
+def test_estimates_of_pairs_are_of_what_is_counted(contours):
+    """At the size that their wavefronts are of: one map, two cuts."""
+    maps = torch.from_numpy(score_map("smooth", np.random.default_rng(0), 224, 224))[None]
+    thresholds, gt_boxes = [0.3, 0.6], torch.tensor([[[30, 40, 180, 200]]])
+
+    def call():
+        if contours == "any box":
+            ops.best_box_iou(maps, thresholds, gt_boxes, "all")
+        else:
+            ops.extract_boxes(maps, thresholds, contours)
+
+    with counts.counted_operators() as kernels:
+        call()
+        found = kernels.counts()["extract_boxes.cu:pair_kernel"]
+    launches = launches_by_kernel(call)["extract_boxes.cu:pair_kernel"]
+    wavefronts, asked = (
+        sum(amounts)
+        for amounts in zip(
+            *((launch.work["shared"], launch.asked) for launch in launches), strict=True
+        )
+    )
+    assert 0.8 * wavefronts <= found.wavefronts <= 1.25 * wavefronts
+    assert asked <= found.sectors * SECTOR_BYTES <= 1.1 * asked

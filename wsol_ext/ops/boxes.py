@@ -69,6 +69,10 @@ def extract_boxes(
     float64; a pixel is foreground at threshold t where ``u > floor(t * max(u))``; boxes are those of
     the contours that OpenCV's ``findContours(RETR_TREE)`` finds.
 
+    Maps on CUDA are answered there, by a block for each map and distinct cut, and boxes stay there;
+    nothing goes by way of the CPU. For a few maps and thresholds that takes longer than
+    ``score_maps.cpu()`` first would: docs/gpu.md.
+
     Args:
         score_maps: (B, h, w), in [0, 1], float32, bfloat16, float16 or float64; sides up to 32,767.
         thresholds: T numbers in [0, 1), in any order: a number, a sequence, an array, or a floating
@@ -169,6 +173,7 @@ def best_box_iou(
     What MaxBoxAcc (``"largest"``; Choe et al., CVPR 2020) and MaxBoxAccV2 (``"all"``; the journal
     version) ask of `extract_boxes`, without listing the boxes. As in their evaluator a map's boxes are
     clipped to x1 <= w - 1, y1 <= h - 1, and the IoU counts both end pixels: a side is x1 - x0 + 1.
+    Maps on CUDA are answered there, as by `extract_boxes`.
 
     Args:
         score_maps: (B, h, w), as for `extract_boxes`.
