@@ -1,0 +1,359 @@
+"""scripts/gpu_check.sh, without a GPU: its stages are killed and go on, and what it would measure runs on the CPU."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from gpu_check import journal, stages, worker  # noqa: E402
+
+# The stages' programs are replaced, what starts, watches and ends them is not. The fifo `arrived` is opened at the item
+# HANG, and then nothing more is done.
+PROGRAM = f"""#!{sys.executable} -S
+import json, os, re, signal, sys
+from pathlib import Path
+
+sys.path.insert(0, {str(SCRIPTS)!r})
+here = Path(__file__).parent
+
+
+def arrive(item):
+    if re.search(os.environ.get("HANG", "^$"), item):
+        arrived = open(here / "arrived", "w")
+        arrived.write(item)
+        arrived.flush()
+        signal.pause()
+
+
+def work(item, end=None):
+    def run():
+        arrive(item)
+        return {{"measured": item}} if end is None else end()
+    return run
+
+
+def outcomes(words, *outcomes):
+    of = dict(word.split("=", 1) for word in words if "=" in word)
+    with open(of["--outcomes"], "a") as file:
+        for outcome in outcomes:
+            line = {{"test": outcome, "outcome": outcome, "message": "as asked"}}
+            file.write(json.dumps(line) + "\\n")
+
+
+if Path(sys.argv[0]).name == "compute-sanitizer":
+    arrive(" ".join(sys.argv))
+    print("========= ERROR SUMMARY: 0 errors")
+    sys.exit()
+part, words = sys.argv[2], sys.argv[3:]
+if part == "worker":
+    from gpu_check import worker
+
+    stage = words[0]
+    items = {{f"{{stage}}/{{n}}": worker.Item(work(f"{{stage}}/{{n}}")) for n in ("one", "two", "three")}}
+    items["smoke/dies"] = worker.Item(work("smoke/dies", lambda: os.kill(os.getpid(), signal.SIGSEGV)))
+    items["smoke/fails"] = worker.Item(work("smoke/fails", lambda: 1 / 0))
+    items["smoke/stays"] = worker.Item(lambda: signal.pause(), limit_s=0.05)
+    items["smoke/last"] = worker.Item(work("smoke/last"))
+    if stage == "facts":
+        facts = {{"message": os.environ["NO_GPU"]}} if "NO_GPU" in os.environ else {{"facts": {{"name": "a GPU"}}}}
+        items = {{"facts": worker.Item(lambda: facts)}}
+    items = {{name: item for name, item in items.items() if re.search(words[words.index("--only") + 1], name)}}
+    loses_gpu = os.environ.get("LOSES_GPU")
+    sys.exit(worker.serve(items, json.loads(sys.stdin.read() or "[]"), sys.stdout, lambda: not loses_gpu))
+if part in ("install", "compile"):
+    from gpu_check import build
+
+    def pip(command, *words):
+        arrive(f"pip {{command}}")
+        if command == "wheel":
+            folder = Path(words[words.index("-w") + 1])
+            folder.mkdir(parents=True)
+            (folder / "wsol_ext-0-py3-none-any.whl").touch()
+        else:
+            package = Path(words[words.index("--target") + 1]) / "wsol_ext"
+            package.mkdir(parents=True, exist_ok=True)
+            for name in ("_cpu.so", "of_another_tree.py"):
+                (package / name).touch()
+
+    build.pip, build.unmet = pip, lambda: ["a package"]
+    sys.exit(getattr(build, part)(words))
+assert part == "pytest", sys.argv
+arrive(" ".join(words))
+if any("--outcomes" in word for word in words):
+    outcomes(words, "passed", "passed", "skipped")
+"""
+
+
+@pytest.fixture
+def check(tmp_path):
+    """`check(*words, **environment)`: the script, begun, in a folder of its own."""
+    program = tmp_path / "bin" / "python"
+    program.parent.mkdir()
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    (tmp_path / "bin" / "compute-sanitizer").symlink_to(program)
+    os.mkfifo(tmp_path / "bin" / "arrived")
+    (tmp_path / "wheels").mkdir()
+    folders = {"OUT": "out", "SITE": "site", "WHEELS": "wheels"}
+
+    def start(*words: str, **environment: str) -> subprocess.Popen:
+        given = {name: str(tmp_path / folder) for name, folder in folders.items()}
+        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.Popen(
+            [sys.executable, "-S", str(SCRIPTS / "gpu_check"), *words],
+            env={**os.environ, "PYTHON": str(program), "PATH": path, **given, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    start.folder = tmp_path
+    return start
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+def killed_at_its_item(process: subprocess.Popen, folder: Path, number: int) -> None:
+    """End the script by a signal in the middle of an item, and see that the item's process ends too."""
+    with open(folder / "bin" / "arrived") as arrived:
+        assert arrived.read(1)
+        process.send_signal(number)
+        ended(process)
+        while arrived.read(1):  # to the end of the file: nobody has it open
+            pass
+
+
+def records(folder: Path) -> list[dict]:
+    return journal.read(folder / "out" / "results.jsonl")
+
+
+def items(found: list[dict]) -> list[str]:
+    return [record["item"] for record in found if "item" in record]
+
+
+CUTS = {  # of each stage: the items chosen, and where it is cut
+    "build": ("", "pip wheel", ["build/install", "build/compile"]),
+    "smoke": ("one|two|three", "two", [f"smoke/{n}" for n in ("one", "two", "three")]),
+    "tests": (
+        "of (slic|box_iou|best)|tests/boxes|tests/contract$",
+        "test_contract.py -k slic",
+        [f"tests/contract of {n}" for n in ("best_box_iou", "box_iou", "slic")]
+        + ["tests/contract", "tests/boxes"],
+    ),
+    "bench": (
+        "one|two|bench_(slic|segments)",
+        "bench_slic",
+        [f"bench/{n}" for n in ("one", "two", "bench_segments.py", "bench_slic.py")],
+    ),
+    "sanitize": (
+        "racecheck",
+        "slic",
+        [f"sanitize/racecheck/{n}" for n in stages.RACES],
+    ),
+    "models": ("models", "models/three", [f"models/{n}" for n in ("one", "two", "three")]),
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        *((stage, signal.SIGKILL) for stage in stages.STAGES),
+        *((stage, signal.SIGTERM) for stage in ("smoke", "tests")),
+    ],
+)
+def test_a_stage_that_was_killed_goes_on(check, stage, number):
+    only, hang, wanted = CUTS[stage]
+    words = (stage, "--only", only)
+    killed_at_its_item(check(*words, HANG=hang), check.folder, number)
+    before = records(check.folder)
+    assert set(items(before)) < set(wanted)
+    status, output = ended(check(*words))
+    assert status == 0, output
+    after = records(check.folder)
+    assert after[: len(before)] == before
+    assert sorted(items(after)) == sorted(wanted)
+    assert after[-1] | {"seconds": 0, "run": ""} == {
+        **{"run": "", "device": "cuda", "stage": stage},
+        **{"outcome": "complete", "left": 0, "seconds": 0},
+    }
+
+
+def test_what_becomes_of_one_item_is_not_the_others_matter(check):
+    words = ("smoke", "--only", "dies|fails|stays|last")
+    status, output = ended(check(*words))
+    found = journal.latest(records(check.folder))
+    assert status == 1
+    assert {item: (r["outcome"], r.get("message")) for item, r in found.items()} == {
+        "smoke/dies": ("failed", "its process ended with status -11"),
+        "smoke/fails": ("failed", "ZeroDivisionError: division by zero"),
+        "smoke/stays": ("failed", "took over 0 s"),
+        "smoke/last": ("ok", None),
+    }
+    assert "1 of 4 items without a failure" in output
+    # The same command has nothing left to do, and still says what failed.
+    before = records(check.folder)
+    assert ended(check(*words))[0] == 1
+    assert items(records(check.folder)) == items(before)
+    assert ended(check(*words, "--again", "failed"))[0] == 1
+    again = items(records(check.folder)[len(before) :])
+    assert again == ["smoke/dies", "smoke/fails", "smoke/stays"]
+
+
+def test_after_a_lost_gpu_another_process_goes_on(check):
+    assert ended(check("smoke", "--only", "one|two|three", LOSES_GPU="1"))[0] == 0
+    assert items(records(check.folder)) == ["smoke/one", "smoke/two", "smoke/three"]
+
+
+def test_time_that_is_up_is_no_failure_of_an_item(check):
+    only = ("--only", "one|two|three|bench_slic")
+    within = ("--within", str(stages.RESERVE_S + 0.4))
+    status, output = ended(check("bench", "smoke", *only, *within, HANG="one"))
+    assert status == 1
+    assert "not all was done" in output
+    found = records(check.folder)
+    assert items(found) == []
+    assert [(r["stage"], r["outcome"]) for r in found if "stage" in r] == [
+        ("bench", "cut"),
+        ("smoke", "cut"),
+    ]
+    assert found[1]["left"] >= 1
+
+
+def test_without_a_gpu_or_its_build_nothing_is_checked(check):
+    for said, environment in (
+        ("torch finds no GPU", {"NO_GPU": "torch finds no GPU"}),
+        ("cannot say what there is", {"PYTHON": "false"}),
+    ):
+        status, output = ended(check("smoke", **environment))
+        assert status == 2
+        assert said in output
+    (check.folder / "site" / "wsol_ext").mkdir(parents=True)
+    status, output = ended(check("smoke"))
+    assert status == 2
+    assert "is of other sources than this tree: run the stage build first" in output
+    assert records(check.folder) == []
+
+
+def test_a_wheel_of_an_earlier_run_is_not_built_again(check):
+    assert ended(check("build"))[0] == 0
+    (wheel,) = (check.folder / "out").glob("wheel-*")
+    wheel.rename(check.folder / "wheels" / wheel.name)
+    (check.folder / "site").rename(check.folder / "of another machine")
+    assert ended(check("build"))[0] == 0
+    assert not list((check.folder / "out").glob("wheel-*"))
+    package = check.folder / "site" / "wsol_ext"
+    assert (package / "_cpu.so").exists()
+    assert not (package / "of_another_tree.py").exists()
+    tree = SCRIPTS.parent / "wsol_ext" / "ops" / "__init__.py"
+    assert (package / "ops" / "__init__.py").read_text() == tree.read_text()
+
+
+def test_half_a_line_is_taken_away(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"item": "a"}\n{"item": "b", "outc')
+    assert journal.read(path) == [{"item": "a"}]
+    journal.Journal(path).append({"item": "c"})
+    assert journal.read(path) == [{"item": "a"}, {"item": "c"}]
+
+
+# --- what is recorded of programs
+
+
+def test_a_sanitizer_has_to_say_that_it_found_nothing():
+    clean = "1 passed\n========= ERROR SUMMARY: 0 errors\n"
+    races = "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n"
+    assert stages.judge_sanitizer(0, clean) == {"outcome": "ok"}
+    assert stages.judge_sanitizer(0, races) == {"outcome": "ok"}
+    for status, output in (
+        (9, clean),
+        (0, clean.replace("0 errors", "10 errors")),
+        (0, races.replace("0 hazards", "2 hazards")),
+        (0, "Error: Device not supported\n"),
+    ):
+        found = stages.judge_sanitizer(status, output)
+        assert found["outcome"] == "failed"
+        assert output.splitlines()[-1] in found["message"]
+
+
+def test_a_chunk_of_tests_says_which_failed(tmp_path):
+    file, outcomes = tmp_path / "test_some.py", tmp_path / "outcomes"
+    file.write_text(
+        "import pytest\n"
+        "def test_right(): pass\n"
+        "def test_wrong(): assert 1 == 2\n"
+        "@pytest.mark.skip(reason='not here')\n"
+        "def test_not_here(): pass\n"
+        "def test_lacks(no_such_fixture): pass\n"
+    )
+    words = ["-p", "gpu_check.outcomes", f"--outcomes={outcomes}", "-p", "no:cacheprovider"]
+    words += ["-c", os.devnull, "--rootdir", str(tmp_path), str(file)]
+    ran = subprocess.run(
+        [sys.executable, str(SCRIPTS / "gpu_check"), "pytest", *words],
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    found = stages.judge_tests(ran.returncode, ran.stdout, outcomes)
+    assert found["outcome"] == "failed"
+    assert (found["passed"], found["failed"], found["skipped"]) == (1, 2, 1)
+    assert list(found["failures"]) == [f"test_some.py::test_{n}" for n in ("wrong", "lacks")]
+    assert "assert 1 == 2" in found["failures"]["test_some.py::test_wrong"]
+    nothing = stages.judge_tests(5, "no tests ran", tmp_path / "none")
+    assert nothing["outcome"] == "failed"
+
+
+def test_every_contract_is_in_one_chunk():
+    from _pytest.mark.expression import Expression
+    from ops.cases import CASES
+
+    import wsol_ext.ops
+
+    assert stages.operators() == wsol_ext.ops.__all__
+    chosen = [Expression.compile(words[2]) for words in stages.chunks().values() if "-k" in words]
+    for name in (*(case.name for case in CASES), "test_every_operator_has_a_case"):
+        assert sum(each.evaluate(partial(holds, name)) for each in chosen) == 1, name
+
+
+def holds(name: str, part: str, **_) -> bool:
+    return part in name
+
+
+# --- what would be measured, on the CPU
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """The records of a stage's items, small and on the CPU."""
+    found = {}
+
+    def run(stage: str, only: str) -> list[dict]:
+        if (stage, only) not in found:
+            channel = io.StringIO()
+            options = Namespace(stage=stage, device="cpu", small=True, only=only)
+            assert worker.serve(worker.items_of(options), (), channel) == 0
+            messages = [json.loads(line) for line in channel.getvalue().splitlines()]
+            assert messages[-1] == {"finished": True}
+            found[stage, only] = [{"item": m["end"], **m} for m in messages if "end" in m]
+        return found[stage, only]
+
+    return run
+
+
+def test_smoke(measured):
+    found = measured("smoke", "info|float32")
+    assert {r["outcome"] for r in found} == {"ok"}
+    assert "cpu kernels: usable" in found[0]["info"]
