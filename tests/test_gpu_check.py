@@ -3,19 +3,24 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from ops.cases import CASES
+
+import wsol_ext.ops
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "benchmarks")]
 
-from gpu_check import journal, stages, worker  # noqa: E402
+from gpu_check import checks, journal, stages, table, worker  # noqa: E402
 
 # The stages' programs are replaced, what starts, watches and ends them is not. The fifo `arrived` is opened at the item
 # HANG, and then nothing more is done.
@@ -318,9 +323,6 @@ def test_a_chunk_of_tests_says_which_failed(tmp_path):
 
 def test_every_contract_is_in_one_chunk():
     from _pytest.mark.expression import Expression
-    from ops.cases import CASES
-
-    import wsol_ext.ops
 
     assert stages.operators() == wsol_ext.ops.__all__
     chosen = [Expression.compile(words[2]) for words in stages.chunks().values() if "-k" in words]
@@ -335,25 +337,73 @@ def holds(name: str, part: str, **_) -> bool:
 # --- what would be measured, on the CPU
 
 
-@pytest.fixture(scope="module")
-def measured():
-    """The records of a stage's items, small and on the CPU."""
-    found = {}
+@pytest.fixture
+def measured(monkeypatch):
+    """The records of a stage's items, small and on the CPU, each clock read as seldom as can be."""
+    monkeypatch.setattr("gpu_check.timing.SECONDS", 0)
 
     def run(stage: str, only: str) -> list[dict]:
-        if (stage, only) not in found:
-            channel = io.StringIO()
-            options = Namespace(stage=stage, device="cpu", small=True, only=only)
-            assert worker.serve(worker.items_of(options), (), channel) == 0
-            messages = [json.loads(line) for line in channel.getvalue().splitlines()]
-            assert messages[-1] == {"finished": True}
-            found[stage, only] = [{"item": m["end"], **m} for m in messages if "end" in m]
-        return found[stage, only]
+        channel = io.StringIO()
+        options = Namespace(stage=stage, device="cpu", small=True, only=only)
+        worker.serve(worker.items_of(options), (), channel)
+        messages = [json.loads(line) for line in channel.getvalue().splitlines()]
+        assert messages[-1] == {"finished": True}
+        found = [{"item": m["end"], **m} for m in messages if "end" in m]
+        assert not [r for r in found if r["outcome"] == "failed"]
+        return found
 
     return run
 
 
 def test_smoke(measured):
-    found = measured("smoke", "info|float32")
-    assert {r["outcome"] for r in found} == {"ok"}
+    found = measured("smoke", "info|bfloat16")
     assert "cpu kernels: usable" in found[0]["info"]
+    names = {
+        record["item"].partition("/")[2].partition("-")[0].partition(",")[0] for record in found
+    }
+    assert names >= {"class_attention", "masked_reattention", "spatial_diffusion", "box_iou"}
+
+
+def test_a_wrong_operator_does_not_pass(measured, monkeypatch):
+    wrong = replace(CASES[0], function=lambda query, key: 1.01 * CASES[0].function(query, key))
+    monkeypatch.setattr(checks, "CASES", [wrong])
+    with pytest.raises(AssertionError):
+        measured("smoke", "float32")
+
+
+def test_rows_and_their_table(measured):
+    rows = measured("bench", "ceiling|(box|bfloat16|mask,|mean|mode|slic|diffusion).*forward; (?!Flex|.*compiled)|sorted, c")
+    of = {record["item"]: record for record in rows}
+    assert {r["row"]["case"].partition(",")[0] for r in rows if "row" in r} >= set(
+        wsol_ext.ops.__all__
+    )
+    exact = [
+        r for name, r in of.items() if re.search("in plain|published|Newton|sorted|added", name)
+    ]
+    assert exact
+    assert all(record["difference"] < 0.01 for record in exact)
+    unavailable = of[next(name for name in of if "SDPA, cudnn, boolean mask" in name)]
+    assert unavailable["outcome"] == "unavailable"
+    assert unavailable["ours"]["call_us"] > 0
+    for record in rows:
+        timing = record.get("ours") or record["timing"]
+        assert timing["clock"] == "host, without a GPU"
+        assert timing["graph_us"] is None
+        assert timing["kernels_us"] > 0
+    text = table.page(
+        [{"facts": {"name": "none"}, "device": "cpu", "date": "", "stages": []}, *rows]
+    )
+    assert "Not measured on a GPU" in text
+    assert text.count("\n| ") > len(rows)
+
+
+def test_steps_of_the_methods(measured):
+    found = measured("models", "tscam|trilite.*bfloat16")
+    rivals = {r["item"]: r["row"]["rival"] for r in found}
+    assert rivals == {
+        "models/tscam, training step, float32": "published",
+        "models/tscam, training step, bfloat16": "published",
+        "models/trilite, training step, bfloat16": "none",
+        "models/tscam, localization": "none",
+    }
+    assert found[0]["difference"] < 1e-4

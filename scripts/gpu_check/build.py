@@ -6,7 +6,6 @@ earlier run serves until csrc changes.
 """
 
 import hashlib
-import importlib.metadata
 import os
 import re
 import shutil
@@ -52,6 +51,8 @@ def _name(requirement: str) -> str:
 
 def unmet() -> Iterator[str]:
     """What this environment lacks, or has too old."""
+    import importlib.metadata
+
     for requirement in requirements():
         try:
             version = importlib.metadata.version(requirement.name)
@@ -64,6 +65,8 @@ def unmet() -> Iterator[str]:
 
 def needed_with(names: Iterable[str]) -> dict[str, str]:
     """These packages and all that they need, as installed here: versions by names."""
+    import importlib.metadata
+
     from pip._vendor.packaging.requirements import Requirement
 
     found, todo = {}, list(names)
@@ -119,7 +122,6 @@ def install(_arguments: list[str]) -> int:
         pip_install(site, *paths)
     site.mkdir(parents=True, exist_ok=True)
     (site / ".packages").write_text("\n".join(map(str, paths)))
-    importlib.invalidate_caches()
     print("missing:", ", ".join(unmet()) or "nothing")
     return 0
 

@@ -18,6 +18,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "molt": ("molt", {}),
 }
 CLASSES = 200
+IMAGES, FEWER = 32, {"molt": 8}  # three networks, and one that is trained on each image
 
 
 def items(device: str, small: bool) -> dict[str, Item]:
@@ -41,10 +42,10 @@ def built(name: str, device: torch.device, small: bool) -> tuple[torch.nn.Module
     torch.manual_seed(0)
     method, options = METHODS[name]
     if small:
-        options = {**options, "img_size": 96, "backbone_options": {"depth": 2, "embed_dim": 64}}
+        options = {**options, "img_size": 96, "backbone_options": {"depth": 4, "embed_dim": 96}}
     model = create_model(method, num_classes=CLASSES, pretrained=False, **options).to(device)
-    size = int(model.config["img_size"])
-    return model, torch.randn(2 if small else 32, 3, size, size, device=device)
+    count, size = FEWER.get(name, IMAGES), int(model.config["img_size"])
+    return model, torch.randn(2 if small else count, 3, size, size, device=device)
 
 
 def training_step(

@@ -3,6 +3,7 @@
 A row measures the operator and one rival right after each other. Ceilings come first, what has to be compiled last.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Rival:
     way: Way
     prepare: Callable[..., Inputs] = lambda *inputs: inputs
     is_compiled: bool = False
+    is_on_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def compare(case: Case, rival: Rival | None, backward: bool, device: torch.devic
         prepared = [rival.prepare(*inputs) for inputs in sets]
         found["difference"] = difference(outputs, as_tuple(rival.way(*prepared[0])))
         theirs = [work_of(rival.way, inputs, case.gradients, backward) for inputs in prepared]
-        found["rival"] = measure(theirs, device)
+        found["rival"] = measure(theirs, device, rival.is_on_cpu)
     except Exception as error:  # such as a backend that takes no mask, or too little memory
         said = f"{type(error).__name__}: {error}"[:500]
         return {**found, "outcome": "unavailable", "message": said}
@@ -195,9 +197,9 @@ def cases(device: torch.device, small: bool) -> Iterator[Case]:
         yield from family(device, small)
 
 
-def compiled(way: Way, small: bool) -> Rival:
+def compiled(way: Way, small: bool, prepare: Callable[..., Inputs] = lambda *i: i) -> Rival:
     """Through torch.compile; where this only has to run, without its code generator, which takes seconds."""
-    return Rival(torch.compile(way, backend="eager" if small else "inductor"), is_compiled=True)
+    return Rival(torch.compile(way, backend="eager" if small else "inductor"), prepare, True)
 
 
 def on_the_cpu(way: Way, device: torch.device) -> dict[str, Rival]:
@@ -210,8 +212,8 @@ def on_the_cpu(way: Way, device: torch.device) -> dict[str, Rival]:
         return tuple(output.to(device) for output in outputs)
 
     return {
-        "our CPU kernel, all cores": Rival(way, _to_cpu),
-        "our CPU kernel, all cores, copies included": Rival(there_and_back),
+        "our CPU kernel, all cores": Rival(way, _to_cpu, is_on_cpu=True),
+        "our CPU kernel, all cores, copies included": Rival(there_and_back, is_on_cpu=True),
     }
 
 
@@ -236,63 +238,53 @@ def fused_qkv(
 
 
 def attention_cases(device: torch.device, small: bool) -> Iterator[Case]:
-    def row_of_the_matrix(query: Tensor, key: Tensor, all_queries: Tensor) -> Tensor:
-        logits = all_queries @ key.transpose(-2, -1) * WIDTH**-0.5
-        return logits.softmax(dim=-1).mean(dim=1)[:, :1]
-
-    def logits_alone(query: Tensor, key: Tensor, *_others: Any) -> Tensor:
-        return query @ key.transpose(-2, -1)
-
+    """Of one token's query, as in a block: views of one tensor. The whole matrix takes all queries."""
+    operators = (
+        (ops.class_attention, slice(0, 1), bench_class_attention.plain_row, whole_attention),
+        (ops.spatial_gate, -1, bench_spatial_gate.plain_row, whole_gate),
+    )
     sizes = [(1, 7)] if small else [(128, 197), (128, 1025), (8, 197), (1, 197)]
-    for batch, tokens in sizes:
-        for dtype in TYPES:
-            size = f"{batch} x {HEADS} heads x {tokens} x {WIDTH}, {short(dtype)}"
+    for (batch, tokens), dtype in itertools.product(sizes, TYPES):
+        for operator, token, plain, whole in operators:
             is_main = (batch, tokens) == sizes[0]
 
-            def make(batch=batch, tokens=tokens, dtype=dtype) -> Inputs:
+            def make(batch=batch, tokens=tokens, dtype=dtype, token=token) -> Inputs:
                 query, key, _ = fused_qkv(batch, tokens, dtype, device)
-                return query[:, :, :1], key, query
+                return query[:, :, token], key, query
 
-            plain = lambda query, key, *_: bench_class_attention.plain_row(query, key)  # noqa: E731
             rivals = {
-                "row in plain PyTorch": Rival(plain),
-                "q @ k^T alone": Rival(logits_alone),
-                "whole matrix": Rival(row_of_the_matrix),
+                "row in plain PyTorch": Rival(plain, query_and_key),
+                "whole matrix": Rival(whole, lambda _row, key, query: (query, key)),
             }
+            if operator is ops.class_attention:
+                rivals["q @ k^T alone"] = Rival(logits_alone, query_and_key)
             if is_main:
-                rivals["row, compiled"] = compiled(plain, small)
+                rivals["row, compiled"] = compiled(plain, small, query_and_key)
             yield Case(
-                f"class_attention, {size}",
+                f"{operator.__name__}, {batch} x {HEADS} heads x {tokens} x {WIDTH}, {short(dtype)}",
                 make,
-                lambda query, key, *_: ops.class_attention(query, key),
+                lambda row, key, _query, operator=operator: operator(row, key),
                 rivals,
                 gradients=2,
                 is_main=is_main,
             )
 
-            def make_gate(batch=batch, tokens=tokens, dtype=dtype) -> Inputs:
-                query, key, _ = fused_qkv(batch, tokens, dtype, device)
-                return query[:, :, -1], key, query
 
-            plain = lambda query, key, *_: bench_spatial_gate.plain_row(query, key)  # noqa: E731
-            rivals = {
-                "row in plain PyTorch": Rival(plain),
-                "whole matrix": Rival(
-                    lambda _query, key, all_queries: bench_spatial_gate.published_gate(
-                        all_queries, key
-                    )
-                ),
-            }
-            if is_main:
-                rivals["row, compiled"] = compiled(plain, small)
-            yield Case(
-                f"spatial_gate, {size}",
-                make_gate,
-                lambda query, key, *_: ops.spatial_gate(query, key),
-                rivals,
-                gradients=2,
-                is_main=is_main,
-            )
+def query_and_key(query: Tensor, key: Tensor, *_others: Tensor) -> Inputs:
+    return query, key
+
+
+def whole_attention(query: Tensor, key: Tensor) -> Tensor:
+    logits = query @ key.transpose(-2, -1) * WIDTH**-0.5
+    return logits.softmax(dim=-1).mean(dim=1)[:, :1]
+
+
+def whole_gate(query: Tensor, key: Tensor) -> Tensor:
+    return bench_spatial_gate.published_gate(query, key)
+
+
+def logits_alone(query: Tensor, key: Tensor) -> Tensor:
+    return query @ key.transpose(-2, -1)
 
 
 # --- masked_reattention

@@ -16,11 +16,16 @@ from torch.profiler import DeviceType, ProfilerActivity, profile
 
 Calls = Sequence[Callable[[], object]]
 SECONDS = 0.05  # of each clock
+MOST_CALLS = 40
+SLOW_US = 1e6
 KERNELS = 8  # of those that take longest, named
 
 
-def measure(calls: Calls, device: torch.device) -> dict[str, Any]:
-    """Of calls that do the same, each on inputs of its own, so that none finds all it needs in the cache."""
+def measure(calls: Calls, device: torch.device, on_cpu: bool = False) -> dict[str, Any]:
+    """Of calls that do the same, each on inputs of its own, so that none finds all it needs in the cache.
+
+    Of what is computed `on_cpu` of a machine with a GPU, the host's clock tells all.
+    """
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def timed(work: Callable[[], object]) -> float:
@@ -34,17 +39,21 @@ def measure(calls: Calls, device: torch.device) -> dict[str, Any]:
         for call in calls:
             call()
 
-    for _ in range(max(2, 3 // len(calls))):
-        all_in_turn()
+    for _ in range(2):
+        if timed(all_in_turn) > SLOW_US:
+            break  # compiled now, or so slow that what comes first matters little
     turn_us = timed(all_in_turn)
-    turns = min(max(1, round(1e6 * SECONDS / turn_us)), max(1, 40 // len(calls)))
-    singles = min(max(3, round(1e6 * SECONDS * len(calls) / turn_us)), 40)
+    turns = min(max(1, round(1e6 * SECONDS / turn_us)), max(1, MOST_CALLS // len(calls)))
+    fewest = 3 if turn_us < SLOW_US else 1
+    singles = min(max(fewest, round(1e6 * SECONDS * len(calls) / turn_us)), MOST_CALLS)
     count = turns * len(calls)
     found: dict[str, Any] = {
         "clock": "GPU" if device.type == "cuda" else "host, without a GPU",
         "call_us": statistics.median(timed(calls[i % len(calls)]) for i in range(singles)),
         "queued_us": timed(lambda: [all_in_turn() for _ in range(turns)]) / count,
     }
+    if on_cpu:
+        return found
     found |= _kernels(lambda: [all_in_turn() for _ in range(turns)], count, device)
     found |= _graph(all_in_turn, turns, len(calls), device)
     found |= _memory(calls[0], device)
