@@ -87,8 +87,7 @@ if part in ("install", "compile"):
         else:
             package = Path(words[words.index("--target") + 1]) / "wsol_ext"
             package.mkdir(parents=True, exist_ok=True)
-            for name in ("_cpu.so", "of_another_tree.py"):
-                (package / name).touch()
+            (package / "_cpu.so").touch()
 
     build.pip, build.unmet = pip, lambda: ["a package"]
     sys.exit(getattr(build, part)(words))
@@ -248,7 +247,7 @@ def test_without_a_gpu_or_its_build_nothing_is_checked(check):
     (check.folder / "site" / "wsol_ext").mkdir(parents=True)
     status, output = ended(check("smoke"))
     assert status == 2
-    assert "is of other sources than this tree: run the stage build first" in output
+    assert "is of another csrc than this tree's: run the stage build first" in output
     assert records(check.folder) == []
 
 
@@ -259,11 +258,7 @@ def test_a_wheel_of_an_earlier_run_is_not_built_again(check):
     (check.folder / "site").rename(check.folder / "of another machine")
     assert ended(check("build"))[0] == 0
     assert not list((check.folder / "out").glob("wheel-*"))
-    package = check.folder / "site" / "wsol_ext"
-    assert (package / "_cpu.so").exists()
-    assert not (package / "of_another_tree.py").exists()
-    tree = SCRIPTS.parent / "wsol_ext" / "ops" / "__init__.py"
-    assert (package / "ops" / "__init__.py").read_text() == tree.read_text()
+    assert (check.folder / "site" / "wsol_ext" / "_cpu.so").exists()
 
 
 def test_half_a_line_is_taken_away(tmp_path):
@@ -372,7 +367,10 @@ def test_a_wrong_operator_does_not_pass(measured, monkeypatch):
 
 
 def test_rows_and_their_table(measured):
-    rows = measured("bench", "ceiling|(box|bfloat16|mask,|mean|mode|slic|diffusion).*forward; (?!Flex|.*compiled)|sorted, c")
+    rows = measured(
+        "bench",
+        "ceiling|(box|bfloat16|mask,|mean|mode|slic|diffusion).*forward; (?!Flex|.*compiled)|sorted, c",
+    )
     of = {record["item"]: record for record in rows}
     assert {r["row"]["case"].partition(",")[0] for r in rows if "row" in r} >= set(
         wsol_ext.ops.__all__

@@ -3,12 +3,9 @@
 import sys
 from pathlib import Path
 
-# Not this folder, nor the one that the command is given in: its wsol_ext may have no compiled modules.
-SCRIPTS = Path(__file__).resolve().parents[1]
-sys.path[0] = str(SCRIPTS)
-sys.path[1:1] = [str(SCRIPTS.parent / folder) for folder in ("tests", "benchmarks")]
-
-PARTS = ("worker", "install", "compile", "wheels", "table")
+# In place of this folder. The package's Python is this tree's, its compiled modules are the installation's.
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:1] = [str(ROOT / folder) for folder in ("scripts", "tests", "benchmarks", ".")]
 
 
 def main(arguments: list[str]) -> int:

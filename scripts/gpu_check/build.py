@@ -1,8 +1,8 @@
 """Builds and installs the package where nothing can be fetched: into a folder, with what was carried there as wheels.
 
 `wheels` fills the carried folder where there is a package index; `install` takes from it what is missing, `compile`
-builds the package. Only the compiled modules are of the wheel: Python comes from the tree, so that a wheel built by an
-earlier run serves until csrc changes.
+builds the package. Of that only the compiled modules count, Python is the tree's: a wheel of an earlier run serves until
+csrc changes.
 """
 
 import hashlib
@@ -128,7 +128,7 @@ def install(_arguments: list[str]) -> int:
 
 def compile(_arguments: list[str]) -> int:
     """Build the package for the GPU, or take the wheel that an earlier run built, into $SITE."""
-    site, name = Path(os.environ["SITE"]), f"wheel-{compiled_key()}"
+    site, name = Path(os.environ["SITE"]), f"wheel-{key_of_wheel()}"
     folders = [Path(os.environ["OUT"]) / name]
     folders += [folder / name for folder in [_wheels_folder()] if folder]
     built = [wheel for folder in folders for wheel in folder.glob("*.whl")]
@@ -141,8 +141,7 @@ def compile(_arguments: list[str]) -> int:
         built = list(folders[0].glob("*.whl"))
     (site / ".sources").unlink(missing_ok=True)
     pip_install(site, built[0])
-    python_of_the_tree(site / "wsol_ext")
-    (site / ".sources").write_text(sources_key())
+    (site / ".sources").write_text(key_of_sources())
     return 0
 
 
@@ -156,46 +155,29 @@ def pip_install(site: Path, *paths: Path) -> None:
     pip("install", *options, *map(str, paths))
 
 
-def python_of_the_tree(package: Path) -> None:
-    for path in [path for path in package.rglob("*") if path.is_file()]:
-        if path.suffix != ".so":
-            path.unlink()
-    without = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(ROOT / "wsol_ext", package, ignore=without, dirs_exist_ok=True)
-
-
 def is_built(site: Path) -> bool:
     stamp = site / ".sources"
-    return stamp.exists() and stamp.read_text() == sources_key()
+    return stamp.exists() and stamp.read_text() == key_of_sources()
 
 
 def stale(site: Path) -> str:
-    """What is wrong with an installed package; nothing where there is none, and the environment has its own."""
+    """What is wrong with what is installed; nothing where there is none, and the environment has its own."""
     if not (site / "wsol_ext").exists() or is_built(site):
         return ""
-    return f"{site} is of other sources than this tree: run the stage build first"
+    return f"{site} is of another csrc than this tree's: run the stage build first"
 
 
-def compiled_key() -> str:
-    """Of all that the compiled modules depend on."""
-    parts = [sys.version.split()[0], sysconfig.get_platform()]
-    parts += [os.environ.get("WSOL_CUDA", ""), os.environ.get("CUDAARCHS", "")]
-    return _hash(_files("csrc", "cmake", "CMakeLists.txt", "pyproject.toml"), "\n".join(parts))
-
-
-def sources_key() -> str:
-    return _hash(_files("csrc", "cmake", "CMakeLists.txt", "pyproject.toml", "wsol_ext"))
-
-
-def _files(*names: str) -> list[Path]:
-    found = [ROOT / name for name in names]
-    found += [path for name in names for path in (ROOT / name).rglob("*")]
-    generated = (".so", ".pyc")
-    return sorted(path for path in found if path.is_file() and path.suffix not in generated)
-
-
-def _hash(files: list[Path], also: str = "") -> str:
+def key_of_sources(also: str = "") -> str:
+    """Of all that the compiled modules are made of."""
+    given = [ROOT / name for name in ("CMakeLists.txt", "pyproject.toml", "csrc", "cmake")]
+    files = {path for each in given for path in (each, *each.rglob("*")) if path.is_file()}
     digest = hashlib.sha256(also.encode())
-    for path in files:
+    for path in sorted(files):
         digest.update(f"\n{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def key_of_wheel() -> str:
+    made_for = [sys.version.split()[0], sysconfig.get_platform()]
+    made_for += [os.environ.get(name, "") for name in ("WSOL_CUDA", "CUDAARCHS")]
+    return key_of_sources(" ".join(made_for))

@@ -1,7 +1,10 @@
 """smoke: `wsol info`, and one call of each operator, with its gradient, against its definition."""
 
+import os
 from functools import partial
+from importlib import import_module
 from math import prod
+from pathlib import Path
 
 import torch
 from ops.cases import CASES
@@ -28,7 +31,11 @@ def info(device: str) -> dict[str, str]:
     facts = describe()
     if device == "cuda" and not facts["cuda kernels"].startswith("usable"):
         raise RuntimeError(f"cuda kernels: {facts['cuda kernels']}")
-    return {"info": "\n".join(f"{name}: {value}" for name, value in facts.items())}
+    module = Path(import_module(f"wsol_ext._{device}").__file__)
+    built = Path(os.environ.get("SITE", "")) / "wsol_ext"
+    if os.environ.get("SITE") and built.exists() and module.parent != built:
+        raise RuntimeError(f"{module} is found before the one in {built}")
+    return {"module": str(module), "info": "\n".join(f"{n}: {fact}" for n, fact in facts.items())}
 
 
 def check(case: OperatorCase, dtype: torch.dtype, device: torch.device, small: bool) -> None:

@@ -212,7 +212,7 @@ USAGE = """What needs a GPU, in stages: build, smoke, tests, bench, sanitize, mo
 
 Every result is a JSON line in $OUT/results.jsonl (runs/gpu_check without OUT) before the next is begun; what programs
 print is in $OUT/log.txt. After a kill the same command goes on, also on another machine that the file is brought to.
-Exit status 1: something failed, or is left to do; 2: there is no GPU, or the build is of other sources.
+Exit status 1: something failed, or is left to do; 2: there is no GPU, or the build is of another csrc.
 
   WHEELS=DIR  packages that `build` installs offline where they are missing, and a wheel of this package that an earlier
               `build` left in $OUT (wheel-*); SITE=DIR is where all are installed (build/gpu_check/site)
@@ -285,9 +285,10 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str], float]:
             "OUT": str(out),
             "SITE": str(site),
             "WHEELS": str(Path(wheels).resolve()) if wheels else "",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(ROOT), str(site), os.environ.get("PYTHONPATH")))
+            ),
             "PATH": os.pathsep.join((str(site / "bin"), os.environ.get("PATH", ""))),
-            "PYTHONSAFEPATH": "1",  # the tree's wsol_ext has no compiled modules
             "PYTHONUNBUFFERED": "1",
         },
     )

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.profiler import DeviceType, ProfilerActivity, profile
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 Calls = Sequence[Callable[[], object]]
 SECONDS = 0.05  # of each clock
