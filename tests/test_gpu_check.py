@@ -221,6 +221,16 @@ def test_after_a_lost_gpu_another_process_goes_on(check):
     assert items(records(check.folder)) == ["smoke/one", "smoke/two", "smoke/three"]
 
 
+def test_a_missing_sanitizer_is_a_failure_of_each_item(check):
+    (check.folder / "bin" / "compute-sanitizer").unlink()
+    assert ended(check("sanitize", "--only", "synccheck/s"))[0] == 1
+    found = journal.latest(records(check.folder))
+    assert list(found) == [f"sanitize/synccheck/{n}" for n in stages.RACES if n[0] == "s"]
+    for record in found.values():
+        assert record["outcome"] == "failed"
+        assert "No such file" in record["message"]
+
+
 def test_time_that_is_up_is_no_failure_of_an_item(check):
     only = ("--only", "one|two|three|bench_slic")
     within = ("--within", str(stages.RESERVE_S + 0.4))
@@ -314,6 +324,25 @@ def test_a_chunk_of_tests_says_which_failed(tmp_path):
     assert "assert 1 == 2" in found["failures"]["test_some.py::test_wrong"]
     nothing = stages.judge_tests(5, "no tests ran", tmp_path / "none")
     assert nothing["outcome"] == "failed"
+
+
+def test_benchmarks_write_each_row_and_go_on(tmp_path, monkeypatch):
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+        monkeypatch.delenv(
+            name, raising=False
+        )  # beside others, pytest-benchmark would measure nothing
+    rows = tmp_path / "rows.jsonl"
+    given = SCRIPTS.parent / "benchmarks" / "bench_token_mask.py"
+    words = [str(given), "-k", "adaptive and 1-1]", "--rows", str(rows), "--rounds", "1"]
+    words += ["-p", "no:cacheprovider"]
+    assert pytest.main(words) == pytest.ExitCode.OK
+    (row,) = journal.read(rows)
+    assert row["benchmark"] == "token_mask"
+    assert row["case"] == "adaptive_token_mask, 1 x 1"
+    assert row["speedup"] == pytest.approx(row["baseline_ms"] / row["ours_ms"])
+    assert pytest.main([*words, "--continue"]) == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert journal.read(rows) == [row]
+    assert "| token_mask | adaptive_token_mask, 1 x 1 |" in table.page([row])
 
 
 def test_every_contract_is_in_one_chunk():

@@ -1,8 +1,8 @@
 """Builds and installs the package where nothing can be fetched: into a folder, with what was carried there as wheels.
 
 `wheels` fills the carried folder where there is a package index; `install` takes from it what is missing, `compile`
-builds the package. Of that only the compiled modules count, Python is the tree's: a wheel of an earlier run serves until
-csrc changes.
+builds the package. Of that only the compiled modules count, Python is the tree's: a wheel of an earlier run serves
+until csrc changes.
 """
 
 import hashlib

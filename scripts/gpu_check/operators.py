@@ -102,20 +102,24 @@ def compare(case: Case, rival: Rival | None, backward: bool, device: torch.devic
     for output in outputs:
         if output.is_floating_point() and not output.isfinite().all():
             raise ValueError(f"{case.name}: the output has values that are infinite or NaN")
-    found: dict[str, Any] = {"ours": measure(ours, device), "sets": len(sets)}
+    found: dict[str, Any] = {"sets": len(sets)}
     if not backward:
         found["least_bytes"] = size_of(first) + size_of(outputs)
-    if rival is None:
-        return found
-    try:
-        prepared = [rival.prepare(*inputs) for inputs in sets]
-        found["difference"] = difference(outputs, as_tuple(rival.way(*prepared[0])))
-        theirs = [work_of(rival.way, inputs, case.gradients, backward) for inputs in prepared]
-        found["rival"] = measure(theirs, device, rival.is_on_cpu)
-    except Exception as error:  # such as a backend that takes no mask, or too little memory
-        said = f"{type(error).__name__}: {error}"[:500]
-        return {**found, "outcome": "unavailable", "message": said}
-    return found
+    theirs, said = [], ""
+    if rival is not None:
+        try:
+            prepared = [rival.prepare(*inputs) for inputs in sets]
+            found["difference"] = difference(outputs, as_tuple(rival.way(*prepared[0])))
+            theirs = [work_of(rival.way, inputs, case.gradients, backward) for inputs in prepared]
+        except Exception as error:  # such as a backend that takes no mask
+            said = f"{type(error).__name__}: {error}"[:500]
+    found["ours"] = measure(ours, device)
+    if theirs:
+        try:
+            found["rival"] = measure(theirs, device, rival.is_on_cpu)
+        except Exception as error:  # such as too little memory
+            said = f"{type(error).__name__}: {error}"[:500]
+    return {**found, "outcome": "unavailable", "message": said} if said else found
 
 
 def work_of(way: Way, inputs: Inputs, gradients: int, backward: bool) -> Callable[[], object]:

@@ -175,13 +175,17 @@ class Runner:
         if limit_s <= 0 or self._stopping:
             return False
         with tempfile.TemporaryFile() as printed:
-            process = self._start(
-                command.words,
-                command.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=subprocess.STDOUT,
-            )
+            try:
+                process = self._start(
+                    command.words,
+                    command.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=printed,
+                    stderr=subprocess.STDOUT,
+                )
+            except OSError as error:  # no such program
+                self.record(item=command.name, outcome="failed", message=str(error))
+                return True
             try:
                 status = process.wait(0 if self._stopping else limit_s)
             except subprocess.TimeoutExpired:

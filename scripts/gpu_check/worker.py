@@ -83,13 +83,13 @@ def items_of(options: Namespace) -> dict[str, Item]:
 
 
 def health_of(device: str) -> Callable[[], bool]:
-    """Whether the GPU still answers: after an illegal access it does not, and all that follows would fail too."""
+    """Whether the GPU still answers: after an illegal access, say, it does not, and all that follows would fail too."""
 
     def answers() -> bool:
         import torch
 
         try:
-            torch.cuda.synchronize()
+            torch.rand(1, device=device).item()
         except RuntimeError:
             return False
         return True
