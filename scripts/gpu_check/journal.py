@@ -11,25 +11,28 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """Appends to a file of JSON lines; a line that a kill cut off is taken away first."""
+    """Appends to a file of JSON lines; half a line, which a kill left, is taken away first."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._lock = threading.Lock()
-        whole = path.read_bytes().rfind(b"\n") + 1
-        if whole < path.stat().st_size:
-            os.truncate(path, whole)
 
     def append(self, record: Record) -> None:
         line = (json.dumps(record) + "\n").encode()
         with self._lock:
+            self._end_at_a_line()
             os.write(self._file, line)
             os.fsync(self._file)
 
     def records(self) -> list[Record]:
         return read(self.path)
+
+    def _end_at_a_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.ftruncate(self._file, self.path.read_bytes().rfind(b"\n") + 1)
 
 
 def read(path: Path) -> list[Record]:

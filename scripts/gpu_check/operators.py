@@ -201,9 +201,9 @@ def cases(device: torch.device, small: bool) -> Iterator[Case]:
         yield from family(device, small)
 
 
-def compiled(way: Way, small: bool, prepare: Callable[..., Inputs] = lambda *i: i) -> Rival:
+def compiled(way: Way, small: bool) -> Rival:
     """Through torch.compile; where this only has to run, without its code generator, which takes seconds."""
-    return Rival(torch.compile(way, backend="eager" if small else "inductor"), prepare, True)
+    return Rival(torch.compile(way, backend="eager" if small else "inductor"), is_compiled=True)
 
 
 def on_the_cpu(way: Way, device: torch.device) -> dict[str, Rival]:
@@ -242,7 +242,7 @@ def fused_qkv(
 
 
 def attention_cases(device: torch.device, small: bool) -> Iterator[Case]:
-    """Of one token's query, as in a block: views of one tensor. The whole matrix takes all queries."""
+    """Of one token's query, as in a block: views of one tensor."""
     operators = (
         (ops.class_attention, slice(0, 1), bench_class_attention.plain_row, whole_attention),
         (ops.spatial_gate, -1, bench_spatial_gate.plain_row, whole_gate),
@@ -254,28 +254,29 @@ def attention_cases(device: torch.device, small: bool) -> Iterator[Case]:
 
             def make(batch=batch, tokens=tokens, dtype=dtype, token=token) -> Inputs:
                 query, key, _ = fused_qkv(batch, tokens, dtype, device)
-                return query[:, :, token], key, query
+                return query[:, :, token], key
+
+            def with_all_queries(row: Tensor, key: Tensor, token=token) -> Inputs:
+                query = torch.randn_like(key)
+                query[:, :, token] = row
+                return query, key
 
             rivals = {
-                "row in plain PyTorch": Rival(plain, query_and_key),
-                "whole matrix": Rival(whole, lambda _row, key, query: (query, key)),
+                "row in plain PyTorch": Rival(plain),
+                "whole matrix": Rival(whole, with_all_queries),
             }
             if operator is ops.class_attention:
-                rivals["q @ k^T alone"] = Rival(logits_alone, query_and_key)
+                rivals["q @ k^T alone"] = Rival(logits_alone)
             if is_main:
-                rivals["row, compiled"] = compiled(plain, small, query_and_key)
+                rivals["row, compiled"] = compiled(plain, small)
             yield Case(
                 f"{operator.__name__}, {batch} x {HEADS} heads x {tokens} x {WIDTH}, {short(dtype)}",
                 make,
-                lambda row, key, _query, operator=operator: operator(row, key),
+                operator,
                 rivals,
                 gradients=2,
                 is_main=is_main,
             )
-
-
-def query_and_key(query: Tensor, key: Tensor, *_others: Tensor) -> Inputs:
-    return query, key
 
 
 def whole_attention(query: Tensor, key: Tensor) -> Tensor:

@@ -1,37 +1,25 @@
 """A plugin of pytest: a JSON line a test as it ends, so that a kill loses none that ended before."""
 
 import json
-from pathlib import Path
+import os
+
+MARK = "outcome: "
+
+_stdout = os.dup(1)  # pytest has not begun to capture it
 
 
-def pytest_addoption(parser):
-    parser.addoption("--outcomes", type=Path, help="the file, to which lines are added")
+def pytest_runtest_logreport(report):
+    if report.when != "call" and report.outcome == "passed":
+        return  # what was set up or torn down well says nothing yet
+    crash = getattr(report.longrepr, "reprcrash", None)
+    _tell(report, crash.message if crash else str(report.longrepr or ""))
 
 
-def pytest_configure(config):
-    path = config.getoption("--outcomes")
-    if path is not None:
-        config.pluginmanager.register(Outcomes(path))
+def pytest_collectreport(report):
+    if report.failed:
+        _tell(report, str(report.longrepr))
 
 
-class Outcomes:
-    """Writes the lines."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def pytest_runtest_logreport(self, report):
-        if report.when != "call" and report.outcome == "passed":
-            return  # what was set up or torn down well says nothing yet
-        crash = getattr(report.longrepr, "reprcrash", None)
-        message = crash.message if crash else str(report.longrepr or "")
-        self._add(report.nodeid, report.outcome, message)
-
-    def pytest_collectreport(self, report):
-        if report.failed:
-            self._add(report.nodeid, "failed", str(report.longrepr))
-
-    def _add(self, test, outcome, message):
-        line = {"test": test, "outcome": outcome, "message": message[:300]}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+def _tell(report, message):
+    line = {"test": report.nodeid, "outcome": report.outcome, "message": message[:300]}
+    os.write(_stdout, f"\n{MARK}{json.dumps(line)}\n".encode())

@@ -115,12 +115,12 @@ class Runner:
         """Whether all of it was done; what failed is in the journal."""
         started = time.monotonic()
         deadline = started + limit_s
-        known = latest(self.journal.records())
+        again = self.settings.again
         done = {
             item
-            for item, record in known.items()
-            if self.settings.again == ""
-            or (self.settings.again == "failed" and record["outcome"] != "failed")
+            for item, record in latest(self.journal.records()).items()
+            if item.startswith(f"{name}/")
+            and (again == "" or (again == "failed" and record["outcome"] != "failed"))
         }
         left, problem = 0, ""
         if stage.has_worker:
@@ -238,6 +238,7 @@ class Runner:
     ) -> str:
         """Record what the worker says; "all", "deadline", "again" if another has to go on, or what is wrong."""
         messages = _messages(process)
+        has_ended_any = False
         current, began, limit_s = None, time.monotonic(), float(START_S)
         while True:
             try:
@@ -259,7 +260,7 @@ class Runner:
                     self.record(item=current, outcome="failed", message=said)
                     finished.add(current)
                     return "again"
-                if status == NEEDS_ANOTHER:
+                if status == NEEDS_ANOTHER or has_ended_any:
                     return "again"
                 return f"the worker ended with status {status} before any item; see log.txt"
             if "items" in message:
@@ -267,6 +268,7 @@ class Runner:
             elif "begin" in message:
                 current, began, limit_s = message["begin"], time.monotonic(), message["limit_s"]
             elif "end" in message:
+                has_ended_any = True
                 finished.add(message["end"])
                 self.record(item=message.pop("end"), **message)
                 current, began, limit_s = None, time.monotonic(), float(START_S)

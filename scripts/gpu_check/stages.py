@@ -9,14 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from gpu_check import build
 from gpu_check.journal import Journal, Record, latest
-from gpu_check.runner import PACKAGE, ROOT, Command, Runner, Settings, Stage, by_status
+from gpu_check.outcomes import MARK
+from gpu_check.runner import PACKAGE, ROOT, START_S, Command, Runner, Settings, Stage, by_status
 
 RESERVE_S = 5  # of --within, for the end
 MOST_FAILURES = 20  # of a chunk of tests
@@ -96,27 +96,24 @@ def _only(name: str, names: list[str]) -> str:
 
 
 def test_commands(settings: Settings) -> list[Command]:
-    folder = Path(tempfile.mkdtemp(prefix="gpu_check"))
-
-    def command(name: str, words: list[str]) -> Command:
-        outcomes = folder / name.replace("/", "-").replace(" ", "-")
-        options = ["-p", "gpu_check.outcomes", f"--outcomes={outcomes}", "-p", "no:cacheprovider"]
-        options += [f"--maxfail={MOST_FAILURES}", f"--backend={settings.device}"]
-        return Command(
+    options = ["-p", "gpu_check.outcomes", "-p", "no:cacheprovider"]
+    options += [f"--maxfail={MOST_FAILURES}", f"--backend={settings.device}"]
+    return [
+        Command(
             name,
             [settings.python, str(PACKAGE), "pytest", *options, *words],
             180,
-            lambda status, output: judge_tests(status, output, outcomes),
+            judge_tests,
             {"OMP_NUM_THREADS": "1"},
         )
+        for name, words in chunks().items()
+    ]
 
-    return [command(name, words) for name, words in chunks().items()]
 
-
-def judge_tests(status: int, output: str, outcomes: Path) -> Record:
+def judge_tests(status: int, output: str) -> Record:
     """How many of a chunk's tests ended in what way, and which failed; a chunk without tests has failed."""
-    lines = outcomes.read_text().splitlines() if outcomes.exists() else []
-    tests = [json.loads(line) for line in lines]
+    lines = [line for line in output.splitlines() if line.startswith(MARK)]
+    tests = [json.loads(line.removeprefix(MARK)) for line in lines]
     counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
     for test in tests:
         counts[test["outcome"]] += 1
@@ -259,7 +256,12 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str], float]:
         choices=("all", "failed"),
         help="do also what has been done, or what has failed",
     )
-    parser.add_argument("--device", default="cuda", help="cpu: only to see that the stages run")
+    parser.add_argument(
+        "--device",
+        default="cuda",
+        choices=("cuda", "cpu"),
+        help="cpu: only to see that the stages run",
+    )
     parser.add_argument("--small", action="store_true", help="one small size of each: likewise")
     options = parser.parse_args(arguments)
     site = Path(os.environ.get("SITE", ROOT / "build/gpu_check/site")).resolve()
@@ -296,14 +298,18 @@ def _stage(name: str) -> str:
 
 def facts_of(settings: Settings) -> tuple[Record, str]:
     """The device and what is installed, or why there is nothing to check."""
-    asked = subprocess.run(
-        settings.worker("facts", only="^facts$"),
-        cwd=ROOT,
-        env={**os.environ, **settings.environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        asked = subprocess.run(
+            settings.worker("facts", only="^facts$"),
+            cwd=ROOT,
+            env={**os.environ, **settings.environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {}, str(error)
     for line in asked.stdout.splitlines():
         message = json.loads(line)
         if message.get("end") == "facts":
