@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import wsol_ext.ops
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "benchmarks")]
 
-from gpu_check import checks, journal, stages, table, worker  # noqa: E402
+from gpu_check import build, checks, journal, stages, table, worker  # noqa: E402
 
 # The stages' programs are replaced, what starts, watches and ends them is not. The fifo `arrived` is opened at the item
 # HANG, and then nothing more is done.
@@ -37,6 +38,7 @@ def arrive(item):
         arrived = open(here / "arrived", "w")
         arrived.write(item)
         arrived.flush()
+        signal.alarm(300)
         signal.pause()
 
 
@@ -124,12 +126,18 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
 
 def killed_at_its_item(process: subprocess.Popen, folder: Path, number: int) -> None:
     """End the script by a signal in the middle of an item, and see that the item's process ends too."""
-    with open(folder / "bin" / "arrived") as arrived:
-        assert arrived.read(1)
-        process.send_signal(number)
-        ended(process)
-        while arrived.read(1):  # to the end of the file: nobody has it open
-            pass
+    arrived = os.open(folder / "bin" / "arrived", os.O_RDONLY | os.O_NONBLOCK)
+    assert heard(arrived)
+    process.send_signal(number)
+    ended(process)
+    assert heard(arrived) == b"", "the item's process lives on"
+    os.close(arrived)
+
+
+def heard(fifo: int) -> bytes:
+    """What is written next, or nothing as soon as nobody has it open."""
+    assert select.select([fifo], [], [], 60)[0], "nothing came"
+    return os.read(fifo, 1000)
 
 
 def records(folder: Path) -> list[dict]:
@@ -261,6 +269,21 @@ def test_a_wheel_of_an_earlier_run_is_not_built_again(check):
     assert ended(check("build"))[0] == 0
     assert not list((check.folder / "out").glob("wheel-*"))
     assert (check.folder / "site" / "wsol_ext" / "_cpu.so").exists()
+
+
+def test_wheels_are_of_what_is_needed_but_not_there(tmp_path, monkeypatch, capsys):
+    asked = {need.name for need in build.requirements()}
+    assert asked >= {"timm", "torchmetrics", "scikit-build-core", "ninja", "pytest", "hypothesis"}
+    assert not asked & {"torch", "torchvision", "label-studio-sdk"}
+    called = []
+    monkeypatch.setattr(build, "pip", lambda *words: called.append(words))
+    monkeypatch.setenv("WHEELS", str(tmp_path))
+    assert build.wheels(["timm", "pytest-benchmark", "--for", "3.12"]) == 0
+    (words,) = called
+    names = [word.partition("==")[0] for word in words if "==" in word]
+    assert {"timm", "safetensors", "pytest", "pluggy", "pyyaml"} <= set(names)
+    assert not {"torch", "torchvision", "tomli"} & set(names)  # tomli: for Python before 3.11
+    assert f"{len(names)} packages" in capsys.readouterr().out
 
 
 def test_half_a_line_is_taken_away(tmp_path):

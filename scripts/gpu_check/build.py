@@ -63,12 +63,13 @@ def unmet() -> Iterator[str]:
             yield f"{requirement} (here is {version})"
 
 
-def needed_with(names: Iterable[str]) -> dict[str, str]:
-    """These packages and all that they need, as installed here: versions by names."""
+def needed_with(names: Iterable[str], python: str) -> dict[str, str]:
+    """These packages and all that they need under that Python, as installed here: versions by names."""
     import importlib.metadata
 
     from pip._vendor.packaging.requirements import Requirement
 
+    there = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
     found, todo = {}, list(names)
     while todo:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
@@ -77,7 +78,7 @@ def needed_with(names: Iterable[str]) -> dict[str, str]:
         package = importlib.metadata.distribution(name)
         found[name] = package.version
         needs = [Requirement(line) for line in package.requires or ()]
-        todo += [need.name for need in needs if not need.marker or need.marker.evaluate()]
+        todo += [need.name for need in needs if not need.marker or need.marker.evaluate(there)]
     return found
 
 
@@ -88,7 +89,8 @@ def wheels(arguments: list[str]) -> int:
     parser.add_argument("--for", dest="python", default="3.12", help="the Python version there")
     options = parser.parse_args(arguments)
     folder = os.environ.get("WHEELS") or parser.error("WHEELS=DIR says where wheels go")
-    packages = needed_with(options.names or [need.name for need in requirements()])
+    names = options.names or [need.name for need in requirements()]
+    packages = needed_with(names, options.python)
     versions = [f"{name}=={version}" for name, version in sorted(packages.items())]
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     of = ["--python-version", options.python, "--implementation", "cp", *platforms]
