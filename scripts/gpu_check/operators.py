@@ -94,6 +94,8 @@ def labelled(row: dict[str, str], work: Callable[[], dict]) -> dict[str, Any]:
 
 def compare(case: Case, rival: Rival | None, backward: bool, device: torch.device) -> dict:
     """Both timings; where only the rival cannot do it, the operator's."""
+    if rival is not None and rival.is_compiled:
+        torch._dynamo.reset()  # else it would run uncompiled, without a word, after a number of sizes
     torch.manual_seed(0)
     first = case.make()
     sets = [first, *(case.make() for _ in range(number_of_sets(first, device) - 1))]
@@ -136,7 +138,7 @@ def work_of(way: Way, inputs: Inputs, gradients: int, backward: bool) -> Callabl
 
 
 def number_of_sets(inputs: Inputs, device: torch.device) -> int:
-    """So many that together they are twice the cache."""
+    """So many that together they are twice the cache, or as many as there may be."""
     if device.type != "cuda":
         return 1
     cache = torch.cuda.get_device_properties(device).L2_cache_size

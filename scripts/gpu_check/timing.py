@@ -73,7 +73,8 @@ def _kernels(work: Callable[[], object], count: int, device: torch.device) -> di
     times, launches = defaultdict(float), defaultdict(int)
     for event in profiler.events():
         is_whole = on_gpu or event.cpu_parent is None
-        if event.device_type == wanted and is_whole and not event.is_user_annotation:
+        is_label = getattr(event, "is_user_annotation", False)  # torch 2.6 has none
+        if event.device_type == wanted and is_whole and not is_label:
             times[event.name] += event.time_range.elapsed_us() / count
             launches[event.name] += 1
     if not times:
