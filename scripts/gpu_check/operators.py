@@ -298,7 +298,7 @@ def logits_alone(query: Tensor, key: Tensor) -> Tensor:
 
 
 def reattention_cases(device: torch.device, small: bool) -> Iterator[Case]:
-    """Half of the tokens kept, the same number in each image, so that rivals may gather them."""
+    """The same number of tokens is kept in each image, so that rivals may gather them."""
     sizes = [(1, 6)] if small else [(128, 197), (32, 1025), (8, 197), (1, 197)]
     shares = {sizes[0]: (0.5, 0.2, 0.9)}
     for batch, tokens in sizes:

@@ -92,7 +92,7 @@ class Runner:
         self.settings, self.journal, self.run = settings, journal, run
         self.log = settings.out / "log.txt"
         self._live: set[subprocess.Popen] = set()
-        self._stopping = False
+        self._is_ending = False
 
     def record(self, **fields: Any) -> None:
         self.journal.append({"run": self.run, "device": self.settings.device, **fields})
@@ -102,11 +102,11 @@ class Runner:
 
     def end(self) -> None:
         """Leave no process behind, and begin none."""
-        self._stopping = True
+        self._is_ending = True
         for process in list(self._live):
             self._kill(process)
 
-    def stop(self, number: int, _frame: object) -> None:
+    def interrupted(self, number: int, _frame: object) -> None:
         """The handler of signals that end the program: what is in work is lost, and is done by the next run."""
         self.end()
         sys.exit(128 + number)
@@ -172,7 +172,7 @@ class Runner:
     def _command(self, command: Command, deadline: float) -> bool:
         started = time.monotonic()
         limit_s = min(command.limit_s, deadline - started)
-        if limit_s <= 0 or self._stopping:
+        if limit_s <= 0 or self._is_ending:
             return False
         with tempfile.TemporaryFile() as printed:
             try:
@@ -187,7 +187,7 @@ class Runner:
                 self.record(item=command.name, outcome="failed", message=str(error))
                 return True
             try:
-                status = process.wait(0 if self._stopping else limit_s)
+                status = process.wait(0 if self._is_ending else limit_s)
             except subprocess.TimeoutExpired:
                 status = None
             finally:
@@ -196,7 +196,7 @@ class Runner:
             output = printed.read().decode(errors="replace")
         with self.log.open("a") as log:
             log.write(f"\n== {command.name}: {' '.join(command.words)}\n{output}")
-        if self._stopping or (status is None and limit_s < command.limit_s):
+        if self._is_ending or (status is None and limit_s < command.limit_s):
             return False  # the time of all is up: it was not the command that took too long
         found = command.judge(-1 if status is None else status, output)
         if status is None:

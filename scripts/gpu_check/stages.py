@@ -220,7 +220,7 @@ def main(arguments: list[str]) -> int:
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
     runner = Runner(settings, journal, run=now)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, runner.stop)
+        signal.signal(number, runner.interrupted)
     complete = True
     try:
         facts, problem = facts_of(settings)
