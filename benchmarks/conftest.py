@@ -5,6 +5,8 @@ The table is printed last.
     pytest benchmarks                      all, on the CPU with torch's threads
     pytest benchmarks --device cuda        on the GPU
     pytest benchmarks --save cpu           also writes benchmarks/results/cpu.md
+    pytest benchmarks --rows FILE          each row is a JSON line at the end of FILE as soon as it is measured; with
+                                           --continue, tests whose rows FILE has are left out
     pytest benchmarks --smoke              one small case of each kind, once and untimed: only that all of it runs
 
 pytest-benchmark times the operator, and before each of its rounds the baseline is timed by the same clock, so that what
@@ -16,6 +18,7 @@ of the above.
 
 import ctypes
 import datetime
+import json
 import multiprocessing
 import platform
 import re
@@ -51,6 +54,8 @@ def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="cpu or cuda")
     parser.addoption("--rounds", type=int, help="rounds of each timing, instead of each case's own")
     parser.addoption("--save", metavar="NAME", help="write benchmarks/results/NAME.md")
+    parser.addoption("--rows", type=Path, metavar="FILE", help="add each row to FILE, a JSON line")
+    parser.addoption("--continue", action="store_true", help="only what --rows FILE lacks")
     parser.addoption("--smoke", action="store_true", help="only show that all of it runs")
 
 
@@ -64,10 +69,25 @@ def pytest_collection_modifyitems(config, items):
     clock = pytest.mark.benchmark(timer=_clock(config.getoption("--device")))
     for item in items:
         item.add_marker(clock)
+    if config.getoption("--continue"):
+        measured = _measured(config.getoption("--rows"))
+        _keep(config, items, [item for item in items if item.nodeid not in measured])
     if config.getoption("--smoke"):
         kept = list({_kind(item): item for item in reversed(items)}.values())[::-1]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+        _keep(config, items, kept)
+
+
+def _keep(config, items, kept):
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def _measured(path):
+    """The tests that have a row; the last line may be cut off."""
+    if path is None:
+        raise pytest.UsageError("--continue: --rows FILE says with what")
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return {row["test"] for row in map(json.loads, filter(None, lines)) if "test" in row}
 
 
 def _kind(item):
@@ -150,6 +170,11 @@ def versus(request, benchmark, device):
         benchmark.extra_info.update(measured)
         name = Path(request.node.fspath).stem.removeprefix("bench_")
         request.config.stash[_rows].append(_cells(name, 1e3 * operator_s, measured))
+        if path := request.config.getoption("--rows"):
+            row = {"benchmark": name, "test": request.node.nodeid, "device": device.type}
+            row |= {"ours_ms": 1e3 * operator_s, **measured}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
         return measured["speedup"]
 
     return compare

@@ -1,0 +1,1 @@
+"""What needs a GPU, in stages: `scripts/gpu_check.sh`."""
