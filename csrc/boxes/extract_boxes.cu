@@ -23,12 +23,14 @@ namespace {
 // What a pair may take of shared memory for each row of the map, beside the words, and in how many
 // parts its roots are dealt with at most: first little, so that at 224 x 224 four blocks fit an SM
 // and few pairs are left, then as much as there is.
-#if defined(WSOL_PAIR_INTS_A_ROW)  // the emulated build: so little that small maps have pairs of
-                                   // all kinds
+// In the emulated build so little that small maps have pairs of all kinds, and the first kernel
+// none where all boxes are asked for.
+#if defined(WSOL_PAIR_INTS_A_ROW)
 constexpr int64_t kFewIntsARow = WSOL_PAIR_INTS_A_ROW, kManyIntsARow = 2 * kFewIntsARow;
 #else
 constexpr int64_t kFewIntsARow = 32, kManyIntsARow = int64_t{1} << 30;
 #endif
+constexpr int64_t kFewestARow = 8;  // elements, below which shared memory is no help
 constexpr int kFewParts = 4, kManyParts = 16;
 constexpr int64_t kMostShortLabels = 1 << 16;
 
@@ -136,7 +138,7 @@ struct Call {
   void answer_pairs(const int64_t* offsets = nullptr, int4* boxes = nullptr) {
     const Question question{thresholds, gt, offsets, boxes};
     const int64_t elements = int64_t{size.pixels()} + 1;
-    const int64_t fewest = std::min(elements, 4 * int64_t{size.height});
+    const int64_t fewest = std::min(elements, size.height * kFewestARow);
     const int64_t words = word_ints<ShortLabel>(size);
     const int64_t most = (shared_bytes_of_device(name) - int64_t{sizeof(Partial)}) / 4;
     const auto shared_bytes = [](const PairMemory& memory) {

@@ -144,10 +144,9 @@ def test_full_size_maps_are_as_opencv_has_them(backend, family):
     assert_equal_to_opencv(backend, maps, np.array([[20, 30, 180, 200]]))
 
 
-@pytest.mark.parametrize(("height", "width"), [(1200, 4), (10200, 1)])
-def test_tall_maps_of_many_runs_are_as_opencv_has_them(backend, height, width):
-    """Their runs lie in more shared memory than a CUDA block has without asking, and in none on some GPUs."""
-    score_map = score_maps.score_map("coarse_noise", np.random.default_rng(0), height, width)
+def test_tall_map_of_many_runs_is_as_opencv_has_it(backend):
+    """Its runs lie in more shared memory than a CUDA block has without asking."""
+    score_map = score_maps.score_map("coarse_noise", np.random.default_rng(0), 1200, 4)
     assert_equal_to_opencv(backend, [score_map], np.array([[0, 20, 3, 200]]))
 
 
