@@ -3,6 +3,12 @@
 
 #include "boxes/cut_runs.cuh"
 
+namespace wsol::cuda {
+
+constexpr int kBoundPlanes = 3;  // of a contour's box: its root says where it begins
+
+}  // namespace wsol::cuda
+
 #if defined(__CUDACC__) || defined(WSOL_EMULATOR)
 
 namespace wsol::cuda {
@@ -16,8 +22,20 @@ struct Partial {
   __device__ float* floats() { return reinterpret_cast<float*>(ranks); }
 };
 
+// What is added up, or bounded, at the roots: for so many elements at a time. What a function below
+// looks for it finds part by part, if need be.
+struct RootSums {
+  int* memory;
+  int room;  // elements
+
+  __device__ void clear() const {
+    for (int i = threadIdx.x; i < room; i += blockDim.x) memory[i] = 0;
+  }
+};
+
 // The box of the runs with this label, given to all threads.
-__device__ inline int4 box_of_label(const CutRuns& runs, int label, Partial& partial) {
+template <typename Label>
+__device__ int4 box_of_label(const CutRuns<Label>& runs, int label, Partial& partial) {
   constexpr int kLargest = 0x7fffffff;
   int left = kLargest, top = kLargest, right = 0, bottom = 0;
   if (threadIdx.x < 4) partial.box[threadIdx.x] = threadIdx.x < 2 ? kLargest : 0;
@@ -42,9 +60,10 @@ __device__ inline int4 box_of_label(const CutRuns& runs, int label, Partial& par
 }
 
 // Adds what value_of(word, y, column) says of each piece of foreground, by a function of its bits,
-// to the sum of its component.
-template <typename ValueOf>
-__device__ void add_pieces(const CutRuns& runs, int* sums, const ValueOf& value_of) {
+// to the sum of its component, where its root is one of `room` from `first_root` on.
+template <typename Label, typename ValueOf>
+__device__ void add_pieces(const CutRuns<Label>& runs, RootSums sums, int first_root,
+                           const ValueOf& value_of) {
   const int words = runs.size.words(), row_words = runs.size.row_words();
   const int lane = threadIdx.x % kWarpSize;
   for (int first = static_cast<int>(threadIdx.x) - lane; first < words; first += blockDim.x) {
@@ -54,24 +73,44 @@ __device__ void add_pieces(const CutRuns& runs, int* sums, const ValueOf& value_
     while (__any_sync(kFullWarp, rest != 0)) {
       const unsigned piece = lowest_piece(rest);
       rest ^= piece;
-      const bool none = piece == 0;
-      const int place = none ? kOutside : runs.labels[runs.element_at(word, lowest_bit(piece))];
-      add_by_place(sums, place, none ? 0 : value(piece));
+      int place = -1;
+      if (piece != 0) place = runs.labels[runs.element_at(word, lowest_bit(piece))] - first_root;
+      const bool counts = place >= 0 && place < sums.room;
+      add_by_place(sums.memory, place, counts ? value(piece) : 0);
     }
   }
   __syncthreads();
 }
 
+// The largest rank_of(element, what add_pieces adds up there). All `sums` are 0 before.
+template <typename Label, typename ValueOf, typename RankOf>
+__device__ unsigned long long best_rank(const CutRuns<Label>& runs, RootSums sums, Partial& partial,
+                                        const ValueOf& value_of, const RankOf& rank_of) {
+  unsigned long long best = 0;
+  for (int first = 0;;) {
+    add_pieces(runs, sums, first, value_of);
+    const int here = min(sums.room, runs.elements - first);
+    for (int i = threadIdx.x; i < here; i += blockDim.x) {
+      best = max(best, rank_of(first + i, sums.memory[i]));
+      sums.memory[i] = 0;
+    }
+    first += sums.room;
+    if (first >= runs.elements) return block_max(best, partial.ranks);
+    __syncthreads();
+  }
+}
+
 // The box of the contour of largest area. What the outside does not reach is foreground or enclosed
 // by it: its components are the outermost ones with their holes filled, and the sum over the 2x2
 // quads in one is its contour's area.
-__device__ inline int4 largest_box(const CutRuns& runs, int* area2, Partial& partial) {
-  for (int i = threadIdx.x; i < runs.elements; i += blockDim.x) area2[i] = 0;
-  runs.label<true>();
+template <typename Label>
+__device__ int4 largest_box(const CutRuns<Label>& runs, RootSums sums, Partial& partial) {
+  sums.clear();
+  runs.template label<true>();
   runs.fill_holes();
   // Of a quad's pixels each beyond the second counts. One with three has two of them side by side,
   // whose row's run it is added to; one with four is added to the upper row's.
-  add_pieces(runs, area2, [&](int word, int y, int column) {
+  const auto area2_of = [&](int word, int y, int column) {
     const unsigned pairs = runs.to_the_right(word, column);
     unsigned one_above = 0, below = 0, below_right = 0;
     if (y > 0) {
@@ -85,77 +124,83 @@ __device__ inline int4 largest_box(const CutRuns& runs, int* area2, Partial& par
     return [=](unsigned piece) {
       return __popc(piece & one_above) + __popc(piece & below) + __popc(piece & below_right);
     };
-  });
-
-  unsigned long long best = 0;
-  for (int i = threadIdx.x; i < runs.elements; i += blockDim.x) {
-    if (i == kOutside || runs.labels[i] != i) continue;
-    // Of equal areas OpenCV's first contour is the one that starts last.
-    const auto rank =
-        static_cast<unsigned long long>(area2[i] + 1) << 32 | static_cast<unsigned>(i);
-    best = max(best, rank);
-  }
-  return box_of_label(runs, static_cast<int>(block_max(best, partial.ranks) & 0xffffffffu),
-                      partial);
+  };
+  // Of equal areas OpenCV's first contour is the one that starts last.
+  const auto rank_of = [&](int element, int area2) -> unsigned long long {
+    if (element == kOutside || runs.labels[element] != element) return 0;
+    return static_cast<unsigned long long>(area2 + 1) << 32 | static_cast<unsigned>(element);
+  };
+  const auto best = best_rank(runs, sums, partial, area2_of, rank_of);
+  return box_of_label(runs, static_cast<int>(best & 0xffffffffu), partial);
 }
 
 // The box of the component of most pixels, of equals the first in raster order.
-__device__ inline int4 most_pixels_box(const CutRuns& runs, int* counts, Partial& partial) {
-  for (int i = threadIdx.x; i < runs.elements; i += blockDim.x) counts[i] = 0;
-  runs.label<false>();
-  add_pieces(runs, counts,
-             [](int, int, int) { return [](unsigned piece) { return __popc(piece); }; });
-
-  unsigned long long best = 0;
-  for (int i = threadIdx.x; i < runs.elements; i += blockDim.x) {
-    if (counts[i] == 0) continue;
-    const auto rank = static_cast<unsigned long long>(counts[i]) << 32 | ~static_cast<unsigned>(i);
-    best = max(best, rank);
-  }
-  return box_of_label(runs, static_cast<int>(~block_max(best, partial.ranks) & 0xffffffffu),
-                      partial);
+template <typename Label>
+__device__ int4 most_pixels_box(const CutRuns<Label>& runs, RootSums sums, Partial& partial) {
+  sums.clear();
+  runs.template label<false>();
+  const auto pixels_of = [](int, int, int) { return [](unsigned piece) { return __popc(piece); }; };
+  const auto rank_of = [](int element, int pixels) -> unsigned long long {
+    if (pixels == 0) return 0;
+    return static_cast<unsigned long long>(pixels) << 32 | ~static_cast<unsigned>(element);
+  };
+  const auto best = best_rank(runs, sums, partial, pixels_of, rank_of);
+  return box_of_label(runs, static_cast<int>(~best & 0xffffffffu), partial);
 }
 
-// Bounds of all contours of a cut, at its component's root: x and y ends exclusive.
-struct Bounds {
-  int *left, *right, *bottom;
-
-  __device__ void find(const CutRuns& runs) const {
-    for (int i = threadIdx.x; i < runs.elements; i += blockDim.x) {
+// Calls visit(is_hole, box) for all contours of a cut, each thread in raster order of their
+// roots, as threads are. `bounds` has kBoundPlanes ints an element.
+template <typename Label, typename Visit>
+__device__ void for_each_box(const CutRuns<Label>& runs, RootSums bounds, const Visit& visit) {
+  const int room = bounds.room;
+  int *left = bounds.memory, *right = left + room, *bottom = right + room;  // ends are exclusive
+  for (int first = 0;;) {
+    const int here = min(room, runs.elements - first);
+    for (int i = threadIdx.x; i < here; i += blockDim.x) {
       left[i] = runs.size.width;
       right[i] = bottom[i] = 0;
     }
     __syncthreads();
+    // Where the bounds of an element's root lie, or -1.
+    const auto place_of = [&](int element) {
+      const int root = runs.labels[element];
+      return root != kOutside && root >= first && root < first + here ? root - first : -1;
+    };
     runs.for_each_end(
         [&](int element, int x, int y) {
-          const int root = runs.labels[element];
-          if (root == kOutside) return;
-          atomicMin(&left[root], x);
-          atomicMax(&bottom[root], y + 1);
+          const int place = place_of(element);
+          if (place < 0) return;
+          atomicMin(&left[place], x);
+          atomicMax(&bottom[place], y + 1);
         },
         [&](int element, int end) {
-          const int root = runs.labels[element];
-          if (root != kOutside) atomicMax(&right[root], end);
+          const int place = place_of(element);
+          if (place >= 0) atomicMax(&right[place], end);
         });
     __syncthreads();
+    runs.for_each_root([&](int root, int y, bool is_hole) {
+      const int place = place_of(root), grow = is_hole ? 1 : 0;
+      if (place < 0) return;
+      visit(is_hole,
+            make_int4(left[place] - grow, y - grow, right[place] + grow, bottom[place] + grow));
+    });
+    first += room;
+    if (first >= runs.elements) return;
+    __syncthreads();
   }
-  __device__ int4 box(int root, int y, bool is_hole) const {
-    const int grow = is_hole ? 1 : 0;
-    return make_int4(left[root] - grow, y - grow, right[root] + grow, bottom[root] + grow);
-  }
-};
+}
 
 // Writes the boxes in order: outer contours first, then holes, by their roots.
-__device__ inline void list_contours(const CutRuns& runs, const Bounds& bounds, int4* out,
-                                     Partial& partial) {
+template <typename Label>
+__device__ void list_contours(const CutRuns<Label>& runs, RootSums bounds, int4* out,
+                              Partial& partial) {
   int outer = 0, holes = 0;
   runs.for_each_root([&](int, int, bool is_hole) { is_hole ? ++holes : ++outer; });
   const ExclusiveSum outer_places = block_exclusive_sum(outer, partial.ints());
   int next_outer = outer_places.before;
   int next_hole = outer_places.total + block_exclusive_sum(holes, partial.ints()).before;
-  runs.for_each_root([&](int root, int y, bool is_hole) {
-    const int place = is_hole ? next_hole : next_outer;
-    out[place] = bounds.box(root, y, is_hole);
+  for_each_box(runs, bounds, [&](bool is_hole, int4 box) {
+    out[is_hole ? next_hole : next_outer] = box;
     is_hole ? ++next_hole : ++next_outer;
   });
 }

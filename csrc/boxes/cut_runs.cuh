@@ -19,6 +19,23 @@ struct MapSize {
   WSOL_HOST_DEVICE int words() const { return height * row_words(); }
 };
 
+// Words of a thread whose words lie next to each other: an odd number, so that those of a warp's
+// lanes do not lie in one bank.
+WSOL_HOST_DEVICE inline int words_each(int words, unsigned threads) {
+  return (words + static_cast<int>(threads) - 1) / static_cast<int>(threads) | 1;
+}
+
+// Ints of memory for so many labels.
+template <typename Label>
+WSOL_HOST_DEVICE constexpr int64_t label_ints(int64_t labels) {
+  return (labels * static_cast<int64_t>(sizeof(Label)) + 3) / 4;
+}
+// Ints of memory for all of a map's CutRuns but the labels.
+template <typename Label>
+WSOL_HOST_DEVICE inline int64_t word_ints(MapSize size) {
+  return 2 * int64_t{size.words()} + label_ints<Label>(size.words());
+}
+
 }  // namespace wsol::cuda
 
 #if defined(__CUDACC__) || defined(WSOL_EMULATOR)
@@ -56,13 +73,23 @@ __device__ inline int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(
 // The lowest bits that are set next to each other.
 __device__ inline unsigned lowest_piece(unsigned bits) { return bits & ~(bits + (bits & -bits)); }
 
+// Label: an integer that holds the number of elements, unsigned short or int.
+template <typename Label>
 struct CutRuns {
   MapSize size;
   unsigned* bits;    // (words,): the foreground, 0 beyond the end of a row
   unsigned* starts;  // (words,): where a run begins
-  int* before;       // (words,): how many runs begin in earlier words
-  int* labels;       // (elements,)
+  Label* before;     // (words,): how many runs begin in earlier words
+  Label* labels;     // (elements,)
   int elements = 0;  // runs, and the outside
+
+  // In memory of as many ints as label_ints and word_ints say.
+  __device__ CutRuns(MapSize size, int* memory)
+      : size(size),
+        bits(reinterpret_cast<unsigned*>(memory)),
+        starts(bits + size.words()),
+        before(reinterpret_cast<Label*>(starts + size.words())),
+        labels(reinterpret_cast<Label*>(memory + word_ints<Label>(size))) {}
 
   // Of words of 32 pixels, those that this thread goes through: (word, y, column of words).
   template <typename Visit>
@@ -83,7 +110,7 @@ struct CutRuns {
   template <typename Visit>
   __device__ void for_each_own_word(Visit&& visit) const {
     const int row_words = size.row_words(), words = size.words();
-    const int own = (words + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x);
+    const int own = words_each(words, blockDim.x);
     int word = min(own * static_cast<int>(threadIdx.x), words);
     const int end = min(word + own, words);
     int y = word / row_words, column = word - y * row_words;
@@ -111,8 +138,9 @@ struct CutRuns {
     return bits[word] >> 1 | (column + 1 < size.row_words() ? bits[word + 1] << 31 : 0u);
   }
 
-  // Sets all but the labels from bit planes of the quantized map: for each word the four lower bits
-  // of its pixels, then for each the four upper ones. `partial` is as for block_exclusive_sum.
+  // Sets all but the labels, and `before` where Label holds it, from bit planes of the quantized
+  // map: for each word the four lower bits of its pixels, then for each the four upper ones.
+  // `partial` is as for block_exclusive_sum.
   __device__ void find(const uint4* planes, int cut, int* partial) {
     // u > cut bit by bit, from the lowest: where the bits of u and cut are the same, what the lower
     // ones say stands.
@@ -138,7 +166,7 @@ struct CutRuns {
     });
     auto [next, total] = block_exclusive_sum(count, partial);
     for_each_own_word([&](int word, int, int) {
-      before[word] = next;
+      before[word] = static_cast<Label>(next);
       next += __popc(starts[word]);
     });
     elements = total + 1;
@@ -149,7 +177,7 @@ struct CutRuns {
   // background, edges touching, where the map's border touches the outside.
   template <bool kBackground>
   __device__ void label() const {
-    for (int i = threadIdx.x; i < elements; i += blockDim.x) labels[i] = i;
+    for (int i = threadIdx.x; i < elements; i += blockDim.x) labels[i] = static_cast<Label>(i);
     __syncthreads();
     const int row_words = size.row_words();
     for_each_word([&](int word, int y, int column) {
@@ -188,11 +216,12 @@ struct CutRuns {
 
   // Makes each label a root, by jumps that double: a thread shortens the ways of all who come by.
   __device__ void flatten() const {
-    volatile int* current = labels;
+    volatile Label* current = labels;
     for (int i = threadIdx.x; i < elements; i += blockDim.x) {
       int label = current[i];
       for (int next = current[label]; next != label; next = current[label]) {
-        current[i] = label = next;
+        label = next;
+        current[i] = static_cast<Label>(label);
       }
     }
     __syncthreads();

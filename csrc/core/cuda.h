@@ -49,6 +49,13 @@ inline int shared_bytes_of_device(const char* operator_name) {
   return bytes;
 }
 
+inline int multiprocessors_of_device(const char* operator_name) {
+  int device = 0, count = 0;
+  check(operator_name, cudaGetDevice(&device));
+  check(operator_name, cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
 // Lets `kernel` have all the shared memory that a block can have on this thread's device. Once for
 // each of both: were the limit that of each launch, another thread's smaller launch could lower it
 // before this one has begun.

@@ -9,15 +9,17 @@
 
 namespace wsol::cuda {
 
-__device__ inline int find_root(const int* labels, int element) {
+template <typename Label>
+__device__ int find_root(const Label* labels, int element) {
   // Other threads may write meanwhile: what is read is the root or an element on the way to it,
   // then or now.
-  const volatile int* current = labels;
+  const volatile Label* current = labels;
   for (int above = current[element]; above != element; above = current[element]) element = above;
   return element;
 }
 
-__device__ inline void unite(int* labels, int a, int b) {
+template <typename Label>
+__device__ void unite(Label* labels, int a, int b) {
   for (;;) {
     a = find_root(labels, a);
     b = find_root(labels, b);
@@ -27,9 +29,9 @@ __device__ inline void unite(int* labels, int a, int b) {
       a = b;
       b = swapped;
     }
-    const int before = atomicMin(&labels[a], b);
+    const int before = atomicCAS(&labels[a], static_cast<Label>(a), static_cast<Label>(b));
     if (before == a) return;  // a was a root and now hangs under b
-    a = before;               // it hung under another already: unite that with b too
+    a = before;               // it hung under another already: unite that with b
   }
 }
 

@@ -111,10 +111,12 @@ __global__ void __launch_bounds__(kThreads) measure_kernel(SlicWork work) {
     }
     sum_by_label(root, values, [&](int to, const int (&sums)[kColourFields + 1]) {
       const int lane = threadIdx.x % kWarpSize;
-      for (int f = 0; f < kColourFields; ++f) {
-        if (lane != f) continue;
-        atomicAdd(&image.colour_sums[int64_t{to} * kColourFields + f],
-                  static_cast<Word>(int64_t{sums[f]}));
+      int sum = 0;
+#pragma unroll
+      for (int f = 0; f < kColourFields; ++f) sum = f == lane ? sums[f] : sum;
+      if (lane < kColourFields) {
+        atomicAdd(&image.colour_sums[int64_t{to} * kColourFields + lane],
+                  static_cast<Word>(int64_t{sum}));
       }
       if (lane == kColourFields) atomicAdd(&image.sizes[to], sums[kColourFields]);
     });

@@ -2,7 +2,8 @@
 // channels, a byte of the label a step; then a warp, or for a large segment the block, adds up a
 // segment's pixels in that order, which only labels and shape fix. (Of atomics in floating point,
 // the order shows; sums in integers would take two passes and 8 bytes a segment and channel.) Moves
-// 8 bytes a pixel and step, then reads and writes each value once: limited by that bandwidth.
+// 8 bytes a pixel and step, then reads and writes each value once, and the order twice for every
+// four channels: limited by that bandwidth.
 #include <algorithm>
 #include <bit>
 #include <utility>
@@ -20,8 +21,9 @@ constexpr int kByteValues = 256;
 constexpr int kParts = 4;  // of an image's tiles, counted side by side
 constexpr int kPixelsAWarp = 256;
 constexpr int kTile = kWarps * kPixelsAWarp;
-constexpr int kLarge = 2048;             // pixels of a segment from which a block shares it
-constexpr int kBlocksOfMeans = 1 << 13;  // about
+constexpr int kLarge = 2048;  // pixels of a segment from which a block shares it
+constexpr int kPlanes = 4;    // channels summed side by side, for one reading of the order
+constexpr int kBlocksOfMeans = 1 << 13, kPixelsOfMeans = 4 * kThreads;  // about; a block's least
 
 // Sizes of the sort: `tiles` is how many blocks share an image.
 struct Sizes {
@@ -197,55 +199,94 @@ __global__ void bound_kernel(const int* labels, int pixel_count, int2* bounds, S
   }
 }
 
+// A block owns some labels of up to kPlanes channels of an image.
 template <typename T>
-__global__ void mean_kernel(const T* all_values, T* all_out, const int* all_pixels,
-                            const int2* all_bounds, const SegmentsEnd* ends, int pixel_count,
-                            int64_t channels, int64_t first_plane) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 3 : 4)
+    mean_kernel(const T* all_values, T* all_out, const int* all_pixels, const int2* all_bounds,
+                const SegmentsEnd* ends, int pixel_count, int64_t channels, int64_t first_group) {
   using A = typename Element<T>::Accumulator;
-  auto* of_warps = reinterpret_cast<double*>(dynamic_shared());
-  const int64_t plane = first_plane + blockIdx.y, image = plane / channels;
-  const T* values = all_values + plane * pixel_count;
-  T* out = all_out + plane * pixel_count;
+  auto* of_warps = reinterpret_cast<double*>(dynamic_shared());  // (warps, planes)
+  const int64_t group = first_group + blockIdx.y, groups = (channels + kPlanes - 1) / kPlanes;
+  const int64_t image = group / groups, channel = (group - image * groups) * kPlanes;
+  const int planes = static_cast<int>(min(channels - channel, int64_t{kPlanes}));
+  const T* values = all_values + (image * channels + channel) * pixel_count;
+  T* out = all_out + (image * channels + channel) * pixel_count;
   const int* pixels = all_pixels + image * pixel_count;
   const int2* bounds = all_bounds + image * pixel_count;
   const SegmentsEnd end = ends[image];
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
 
-  const auto sum = [&](int2 bound, int start, int step) {
-    double result = 0;
-    for (int i = bound.x + start; i < bound.y; i += step) {
-      result += Element<T>::load(values[pixels[i]]);
+  const auto sum = [&](int from, int to, int step, double (&sums)[kPlanes]) {
+#pragma unroll 2
+    for (int i = from; i < to; i += step) {
+      const int pixel = pixels[i];
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        if (plane < planes) {
+          sums[plane] += Element<T>::load(values[int64_t{plane} * pixel_count + pixel]);
+        }
+      }
     }
-    return warp_sum(result);
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) sums[plane] = warp_sum(sums[plane]);
   };
-  const auto spread = [&](int2 bound, double total, int start, int step) {
-    const T mean = Element<T>::store(static_cast<A>(total / (bound.y - bound.x)));
-    for (int i = bound.x + start; i < bound.y; i += step) out[pixels[i]] = mean;
+  const auto spread = [&](int from, int to, int step, const T(&of_planes)[kPlanes]) {
+#pragma unroll 2
+    for (int i = from; i < to; i += step) {
+      const int pixel = pixels[i];
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        if (plane < planes) out[int64_t{plane} * pixel_count + pixel] = of_planes[plane];
+      }
+    }
+  };
+  const auto spread_mean = [&](int from, int to, int step, const double (&sums)[kPlanes],
+                               int count) {
+    T means[kPlanes];
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      means[plane] = Element<T>::store(static_cast<A>(sums[plane] / count));
+    }
+    spread(from, to, step, means);
   };
 
   for (int base = blockIdx.x * kWarps; base < end.label; base += gridDim.x * kWarps) {
-    if (base + warp < end.label) {
-      const int2 bound = bounds[base + warp];
-      const int count = bound.y - bound.x;
-      if (count > 0 && count < kLarge) spread(bound, sum(bound, lane, kWarpSize), lane, kWarpSize);
+    // Each warp looks at the labels of all.
+    const bool is_label = lane < kWarps && base + lane < end.label;
+    const int2 bound_of_lane = is_label ? bounds[base + lane] : make_int2(0, 0);
+    const auto bound_of = [&](int w) {
+      return make_int2(__shfl_sync(kFullWarp, bound_of_lane.x, w),
+                       __shfl_sync(kFullWarp, bound_of_lane.y, w));
+    };
+    const int2 own = bound_of(warp);
+    const int count = own.y - own.x;
+    if (count > 0 && count < kLarge) {
+      double sums[kPlanes] = {};
+      sum(own.x + lane, own.y, kWarpSize, sums);
+      spread_mean(own.x + lane, own.y, kWarpSize, sums, count);
     }
-    for (int w = 0; w < kWarps && base + w < end.label; ++w) {
-      const int2 bound = bounds[base + w];
-      if (bound.y - bound.x < kLarge) continue;  // the same in all threads
-      const double part = sum(bound, threadIdx.x, kThreads);
-      if (lane == 0) of_warps[warp] = part;
+    unsigned large = __ballot_sync(kFullWarp, bound_of_lane.y - bound_of_lane.x >= kLarge);
+    for (; large != 0; large &= large - 1) {
+      const int2 bound = bound_of(__ffs(static_cast<int>(large)) - 1);
+      double sums[kPlanes] = {};
+      sum(bound.x + threadIdx.x, bound.y, kThreads, sums);
+      if (lane == 0) {
+        for (int plane = 0; plane < kPlanes; ++plane)
+          of_warps[warp * kPlanes + plane] = sums[plane];
+      }
       __syncthreads();
-      double total = 0;
-      for (int other = 0; other < kWarps; ++other) total += of_warps[other];
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        sums[plane] = 0;
+        for (int w = 0; w < kWarps; ++w) sums[plane] += of_warps[w * kPlanes + plane];
+      }
       __syncthreads();  // before the next sums
-      spread(bound, total, threadIdx.x, kThreads);
+      spread_mean(bound.x + threadIdx.x, bound.y, kThreads, sums, bound.y - bound.x);
     }
   }
-  const A nan = __int_as_float(0x7fc00000);
-  for (int i = end.place + blockIdx.x * kThreads + threadIdx.x; i < pixel_count;
-       i += gridDim.x * kThreads) {
-    out[pixels[i]] = Element<T>::store(nan);
-  }
+  T nans[kPlanes];
+  for (T& nan : nans) nan = Element<T>::store(static_cast<A>(__int_as_float(0x7fc00000)));
+  spread(end.place + blockIdx.x * kThreads + threadIdx.x, pixel_count, gridDim.x * kThreads, nans);
 }
 
 // Returns the order by whole labels.
@@ -301,15 +342,17 @@ void segment_mean(const SegmentMean& args, Stream stream) {
     launch(kName, bound_kernel, a_pixel, kThreads, 0, stream, order.labels, n.pixels,
            scratch.bounds, scratch.ends);
     with_floating_type(kName, args.values.dtype, [&]<typename T>(ElementTag<T>) {
-      const int64_t at = image * channels * pixels, planes = count * channels;
-      for (int64_t plane = 0; plane < planes; plane += kMaxRows) {
-        const int64_t now = std::min(kMaxRows, planes - plane);
+      const int64_t at = image * channels * pixels;
+      const int64_t groups = count * ((channels + kPlanes - 1) / kPlanes);
+      for (int64_t group = 0; group < groups; group += kMaxRows) {
+        const int64_t now = std::min(kMaxRows, groups - group);
         const int64_t blocks =
-            std::clamp<int64_t>(kBlocksOfMeans / now, 1, blocks_for(pixels, kWarps));
+            std::clamp<int64_t>(kBlocksOfMeans / now, 1, blocks_for(pixels, kPixelsOfMeans));
         launch(kName, mean_kernel<T>,
                dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(now)), kThreads,
-               kWarps * sizeof(double), stream, args.values.as<T>() + at, args.out.as<T>() + at,
-               order.pixels, scratch.bounds, scratch.ends, n.pixels, channels, plane);
+               kWarps * kPlanes * sizeof(double), stream, args.values.as<T>() + at,
+               args.out.as<T>() + at, order.pixels, scratch.bounds, scratch.ends, n.pixels,
+               channels, group);
       }
     });
   }

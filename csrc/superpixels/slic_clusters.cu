@@ -62,9 +62,8 @@ __device__ void add_to_sums(const SlicWork& work, const Tile& tile, const int (&
   sum_by_label(waiting, values, [&](int label, const int (&sums)[kFields]) {
     const int lane = threadIdx.x % kWarpSize, pixels = sums[kFields - 1];
     int64_t sum = 0;
-    for (int f = 0; f < kFields; ++f) {
-      if (f == lane) sum = sums[f];
-    }
+#pragma unroll
+    for (int f = 0; f < kFields; ++f) sum = f == lane ? sums[f] : sum;
     if (lane == 0) sum = (sum + int64_t{pixels} * tile.y0) * slic::kPlaceUnit;
     if (lane == 1) sum = (sum + int64_t{pixels} * tile.x0) * slic::kPlaceUnit;
     if (lane < kFields) {
@@ -92,7 +91,7 @@ __device__ int level_of(T stored) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     start_kernel(SlicWork work, Images<T> images, const int16_t* linear, const int16_t* root) {
   auto* cells = reinterpret_cast<int*>(dynamic_shared());  // of the tile's rows, then columns
   const Tile tile(work);
@@ -208,7 +207,7 @@ __device__ void load_candidates(const SlicWork& work, const Tile& tile, AssignSh
   }
 }
 
-__global__ void __launch_bounds__(kThreads) assign_kernel(SlicWork work, int iteration) {
+__global__ void __launch_bounds__(kThreads, 5) assign_kernel(SlicWork work, int iteration) {
   auto& shared = *reinterpret_cast<AssignShared*>(dynamic_shared());
   const Tile tile(work);
   // Blocks of this iteration write to it too, but only where all of them go on.
@@ -284,15 +283,19 @@ __global__ void __launch_bounds__(kThreads) centres_kernel(SlicWork work, int it
   int4 box = make_int4(kNone, -kNone, kNone, -kNone);
   if (number < work.centres) {
     Centre& centre = work.centre[image * work.centres + number];
-    Word* sums = work.sums + (image * work.centres + number) * kFields;
-    const auto pixels = static_cast<int64_t>(sums[kFields - 1]);
+    // Two fields at once.
+    auto* sums =
+        reinterpret_cast<ulonglong2*>(work.sums + (image * work.centres + number) * kFields);
+    const ulonglong2 place = sums[0], colour = sums[1], last = sums[2];
+    const auto pixels = static_cast<int64_t>(last.y);
     if (pixels > 0) {
-      const auto mean = [&](int field) {
-        return slic::rounded_mean(static_cast<int64_t>(sums[field]), pixels);
+      const auto mean = [&](Word sum) {
+        return slic::rounded_mean(static_cast<int64_t>(sum), pixels);
       };
-      const auto short_mean = [&](int field) { return static_cast<int16_t>(mean(field)); };
-      centre = {mean(0), mean(1), short_mean(2), short_mean(3), short_mean(4), 0};
-      for (int f = 0; f < kFields; ++f) sums[f] = 0;
+      const auto short_mean = [&](Word sum) { return static_cast<int16_t>(mean(sum)); };
+      centre = {mean(place.x),        mean(place.y),      short_mean(colour.x),
+                short_mean(colour.y), short_mean(last.x), 0};
+      for (int f = 0; f < kFields / 2; ++f) sums[f] = make_ulonglong2(0, 0);
     }
     const int y = slic::pixel_of(centre.y), x = slic::pixel_of(centre.x);
     box = make_int4(y, y, x, x);

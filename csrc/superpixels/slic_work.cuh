@@ -98,16 +98,20 @@ __device__ void sum_by_label(int (&labels)[kPixels], const int (&values)[kPixels
                              const Add& add) {
   for (;;) {
     int next = -1;
+#pragma unroll
     for (int j = 0; j < kPixels; ++j) next = max(next, labels[j]);
     const unsigned waiting = __ballot_sync(kFullWarp, next >= 0);
     if (waiting == 0) return;
     const int chosen = __shfl_sync(kFullWarp, next, __ffs(static_cast<int>(waiting)) - 1);
     int sums[kFields] = {};
+#pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      if (labels[j] != chosen) continue;
-      labels[j] = -1;
-      for (int f = 0; f < kFields; ++f) sums[f] += values[j][f];
+      const bool mine = labels[j] == chosen;
+      if (mine) labels[j] = -1;
+#pragma unroll
+      for (int f = 0; f < kFields; ++f) sums[f] += mine ? values[j][f] : 0;
     }
+#pragma unroll
     for (int f = 0; f < kFields; ++f) sums[f] = __reduce_add_sync(kFullWarp, sums[f]);
     add(chosen, sums);
   }

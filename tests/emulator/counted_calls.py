@@ -63,6 +63,12 @@ def extract_boxes(contours: str) -> None:
     ops.extract_boxes(*maps(), contours=contours)  # type: ignore[arg-type]
 
 
+def extract_noisy_boxes() -> None:
+    """A map of more runs than a pair is given shared memory for at first."""
+    noise = score_maps.score_map("noise", np.random.default_rng(0), 96, 96)
+    ops.extract_boxes(torch.tensor(noise, dtype=torch.float32)[None], torch.tensor([0.5]))
+
+
 def best_box_iou(contours: str) -> None:
     boxes = torch.tensor([[[8, 8, 40, 50]], [[4, 20, 60, 44]]])
     ops.best_box_iou(*maps(), boxes, contours=contours)  # type: ignore[arg-type]
@@ -105,6 +111,7 @@ CALLS: dict[str, Callable[[], None]] = {
     "extract_boxes, largest": lambda: extract_boxes("largest"),
     "extract_boxes, most_pixels": lambda: extract_boxes("most_pixels"),
     "extract_boxes, all": lambda: extract_boxes("all"),
+    "extract_boxes, noise": extract_noisy_boxes,
     "best_box_iou, largest": lambda: best_box_iou("largest"),
     "best_box_iou, all": lambda: best_box_iou("all"),
     "box_iou": box_iou,
