@@ -447,12 +447,12 @@ def _spatial_diffusion(
     operations = cam.numel() * terms * (TERM_OPERATIONS + 1)  # and the sum, every other time
     return [
         _moves(
-            "spatial_diffusion.cu:dots_kernel",
+            "feature_tiles.cuh:dots_kernel",
             *(_size(features), 3 * plane),
             float64=6 * features.numel(),
         ),
         Launch(
-            "spatial_diffusion.cu:series_kernel",
+            "chebyshev_series.cuh:series_kernel",
             {"bytes": 8 * plane + _size(cam, out[0]), "float64": operations},
             blocks=cam.size(0),
         ),
@@ -476,7 +476,7 @@ def _spatial_diffusion_backward(
     return [
         *_torch("zeros"),
         Launch(
-            "spatial_diffusion.cu:series_backward_kernel",
+            "chebyshev_series.cuh:series_backward_kernel",
             {
                 "bytes": (5 + 3) * plane + _size(grad_out, out[1]),
                 "float64": grad_out.numel() * terms * (2 * TERM_OPERATIONS + 1 + outer),
@@ -484,7 +484,7 @@ def _spatial_diffusion_backward(
             blocks=grad_out.size(0),
         ),
         _moves(
-            "spatial_diffusion.cu:features_gradient_kernel",
+            "feature_tiles.cuh:features_gradient_kernel",
             *(_size(features), 3 * plane, _size(out[0])),
             float64=9 * features.numel(),
         ),
@@ -517,21 +517,21 @@ class _Boxes:
         written = self.planes + 8 * self.cuts + self.slots + self.of_thresholds
         return [
             *_torch("zeros"),
-            _moves("extract_boxes.cu:read_kernel", self.read_bytes, written),
+            _moves("distinct_cuts.cuh:read_kernel", self.read_bytes, written),
         ]
 
     def pairs(self, answer: str, *moved: float) -> list[Launch]:
         numbers = 20 * self.cuts + self.slots + sum(moved)
         wavefronts = PAIR_WAVEFRONTS[answer] * self.words * self.cuts
         pair = Launch(
-            "extract_boxes.cu:pair_kernel",
+            "pair_answers.cuh:pair_kernel",
             {"bytes": self.planes + numbers, "shared": wavefronts},
             asked=32 * self.words * self.cuts + numbers,
         )
         planes_an_element = 2 if answer in ("largest", "most_pixels") else 4
         if self.height * 128 // (4 * planes_an_element) > self.pixels:  # all runs there can be
             return [pair]
-        return [pair, _moves("extract_boxes.cu:rest_kernel", self.slots)]
+        return [pair, _moves("pair_answers.cuh:rest_kernel", self.slots)]
 
 
 def _distinct_cuts(score_maps: Tensor, thresholds: Tensor) -> float:
