@@ -332,9 +332,9 @@ def test_estimates_are_of_what_is_counted(counted):
 def test_estimated_terms_of_a_series_are_those_of_the_kernel():
     """Each ends at a barrier; so do some steps before them."""
     call = "spatial_diffusion"
-    (launch,) = launches_by_kernel(CALLS[call])["spatial_diffusion.cu:series_kernel"]
+    (launch,) = launches_by_kernel(CALLS[call])["chebyshev_series.cuh:series_kernel"]
     terms = launch.work["float64"] / GRID**2 / (TERM_OPERATIONS + 1)
-    barriers = counts.counts_of(call)["spatial_diffusion.cu:series_kernel"].barriers_a_block
+    barriers = counts.counts_of(call)["chebyshev_series.cuh:series_kernel"].barriers_a_block
     assert terms == int(terms) > 10
     assert 5 <= barriers - terms <= 9
 
@@ -353,8 +353,8 @@ def test_estimates_of_pairs_are_of_what_is_counted(contours):
 
     with counts.counted_operators() as kernels:
         call()
-        found = kernels.counts()["extract_boxes.cu:pair_kernel"]
-    launches = launches_by_kernel(call)["extract_boxes.cu:pair_kernel"]
+        found = kernels.counts()["pair_answers.cuh:pair_kernel"]
+    launches = launches_by_kernel(call)["pair_answers.cuh:pair_kernel"]
     wavefronts, asked = (
         sum(amounts)
         for amounts in zip(
