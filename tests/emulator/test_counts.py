@@ -18,21 +18,21 @@ def traffic() -> Counting:
 
 SQUARE = 32 * 32
 # Of 1024 floats, which are 128 sectors: launches, blocks, sectors, compulsory, ideal, wavefronts, ideal wavefronts,
-# requests, lanes, barriers, atomics.
+# requests, lanes, barriers, atomics, sectors of each block.
 KNOWN = {
     # 32 warps read and write 4 sectors each.
-    "copy": KernelCounts(1, 32, 256, 256, 256, 0, 0, 64, 64 * 32),
+    "copy": KernelCounts(1, 32, 256, 256, 256, 0, 0, 64, 64 * 32, of_blocks=256),
     # 8 warps of 16 sectors; 16 bytes a lane take shared memory 4 wavefronts.
-    "copy_vectors": KernelCounts(1, 8, 256, 256, 256, 64, 64, 32, 32 * 32),
+    "copy_vectors": KernelCounts(1, 8, 256, 256, 256, 64, 64, 32, 32 * 32, of_blocks=256),
     # A GPU reads four times 4 bytes of each lane, 16 bytes apart: 16 sectors each time.
-    "copy_structs": KernelCounts(1, 8, 1024, 256, 256, 0, 0, 64, 64 * 32),
-    "copy_columns": KernelCounts(1, 32, 1024 + 128, 256, 256, 0, 0, 64, 64 * 32),
-    "transpose": KernelCounts(1, 1, 256, 256, 256, 32 + 1024, 64, 128, 128 * 32, 1),
-    "transpose_padded": KernelCounts(1, 1, 256, 256, 256, 64, 64, 128, 128 * 32, 1),
+    "copy_structs": KernelCounts(1, 8, 1024, 256, 256, 0, 0, 64, 64 * 32, of_blocks=256),
+    "copy_columns": KernelCounts(1, 32, 1152, 256, 256, 0, 0, 64, 64 * 32, of_blocks=1152),
+    "transpose": KernelCounts(1, 1, 256, 256, 256, 32 + 1024, 64, 128, 128 * 32, 1, of_blocks=256),
+    "transpose_padded": KernelCounts(1, 1, 256, 256, 256, 64, 64, 128, 128 * 32, 1, of_blocks=256),
     # All 32 warps read all 128 sectors, each lane the same 4 bytes; each lane of a block of 32 writes.
     "add_all": KernelCounts(1, 32, 1024 + 128, 4 + 128, 1024 + 128, 0, 0, 32 * 33, 32 * 33 * 32),
-    "copy_even": KernelCounts(1, 32, 256, 256, 128, 0, 0, 64, 64 * 16),
-    "copy_by_halves": KernelCounts(1, 32, 512, 256, 256, 0, 0, 128, 128 * 16),
+    "copy_even": KernelCounts(1, 32, 256, 256, 128, 0, 0, 64, 64 * 16, of_blocks=256),
+    "copy_by_halves": KernelCounts(1, 32, 512, 256, 256, 0, 0, 128, 128 * 16, of_blocks=256),
 }
 
 
@@ -88,7 +88,7 @@ def test_table_of_counts(traffic):
     traffic.copy_columns(torch.zeros(SQUARE), torch.zeros(SQUARE), 0)
     (found,) = traffic.counts().values()
     line = counts.markdown({("a call", "a kernel"): found}).splitlines()[-1]
-    assert line == "| a call | a kernel | 1 | 36.0 | 4.50 | 4.50 | 1.00 | 32.0 | 0.0 | 0 |"
+    assert line == "| a call | a kernel | 1 | 36.0 | 4.50 | 1.00 | 4.50 | 1.00 | 32.0 | 0.0 | 0 |"
 
 
 # --- the package's kernels
