@@ -43,12 +43,13 @@ template <bool kWithGradient, typename A>
 __device__ RowSoftmax<A> softmax_of_row(const A* row, const A* grad, int64_t tokens, int lane) {
   // Finite, so that -inf is below it too, however many there are.
   constexpr A kLowest = std::is_same_v<A, double> ? -DBL_MAX : -FLT_MAX;
+  constexpr int kAtOnce = std::is_same_v<A, double> ? 2 : 4;  // registers are few
   A largest = kLowest, sum = 0, expected = 0;
-  for (int64_t first = lane; first < tokens; first += kLoads * kWarpSize) {
-    A values[kLoads], grads[kLoads] = {};
+  for (int64_t first = lane; first < tokens; first += kAtOnce * kWarpSize) {
+    A values[kAtOnce], grads[kAtOnce] = {};
     A here = largest;
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
+    for (int i = 0; i < kAtOnce; ++i) {
       const int64_t j = first + i * kWarpSize;
       values[i] = j < tokens ? row[j] : -static_cast<A>(INFINITY);
       if (kWithGradient && j < tokens) grads[i] = grad[j];
@@ -58,7 +59,7 @@ __device__ RowSoftmax<A> softmax_of_row(const A* row, const A* grad, int64_t tok
     sum *= rescale;
     expected *= rescale;
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
+    for (int i = 0; i < kAtOnce; ++i) {
       const A weight = exp(values[i] - here);
       sum += weight;
       expected += weight * grads[i];
@@ -74,7 +75,7 @@ __device__ RowSoftmax<A> softmax_of_row(const A* row, const A* grad, int64_t tok
 // A block owns heads_a_block heads of an image. Of all heads, their average is written; of one, its
 // probabilities are.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kForwardThreads, 1)
+__global__ void __launch_bounds__(kForwardThreads, 2)
     forward_kernel(HeadRows<const T> query, HeadRows<const T> key, QueryKeySizes n,
                    int heads_a_block, typename Element<T>::Accumulator scale,
                    typename Element<T>::Accumulator* out) {

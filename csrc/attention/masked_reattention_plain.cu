@@ -242,11 +242,14 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks<T>)
   for (int r = 0; r < kR; ++r) {
     best[r].template take_from_group<kLanesPerRow>();
     const int row = min(place.first + Tile::first_row() + r, in.tokens - 1);
-    const A own = in.scale * group_sum<kLanesPerRow>(partial_dot<1>(head.query[row], head.key[row],
+    const bool is_kept = head.keep[row];
+    const A own =
+        in.scale * group_sum<kLanesPerRow>(is_kept ? A{0}
+                                                   : partial_dot<1>(head.query[row], head.key[row],
                                                                     in.width, lane, kLanesPerRow));
     const Parts<A> parts =
         join(largest[r], group_sum<kLanesPerRow>(weight_sum[r * kThreads]),
-             head.keep[row] ? -static_cast<A>(INFINITY) : own, best[r].logit, in.log_eps);
+             is_kept ? -static_cast<A>(INFINITY) : own, best[r].logit, in.log_eps);
     if (place.first + Tile::first_row() + r >= in.tokens) continue;
 #pragma unroll
     for (int c = 0; c < Tile::kColumns; c += 4) {

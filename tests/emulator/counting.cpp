@@ -230,9 +230,9 @@ void bind(pybind11::module_& module) {
         on = true;
       },
       py::arg("tensors"));
-  // A launch: (operator, kernel, blocks, barriers, sectors touched by each block, sectors touched by
-  // reads, writes, atomics, places). A place: (site, shared, access, requests, lanes, units, ideal). Kernels and sites are
-  // offsets in the module's file.
+  // A launch: (operator, kernel, blocks, barriers, sectors touched by each block, sectors touched
+  // by reads, writes, atomics, places). A place: (site, shared, access, requests, lanes, units,
+  // ideal). Kernels and sites are offsets in the module's file.
   module.def("stop_counting", [] {
     on = in_block = false;
     Dl_info module;

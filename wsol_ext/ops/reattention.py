@@ -159,7 +159,7 @@ def _scratch(name: str, query: Tensor) -> Tensor | None:
 
 
 def _empty_outputs(query: Tensor) -> tuple[Tensor, ...]:
-    """The output, and what the backward reads beside it: log_sum, top, order and mean_value, as the kernels name them."""
+    """The output, and what the backward reads beside it, as the kernels name it: log_sum, top, order, mean_value."""
     batch, heads, tokens, width = query.shape
     dtype = backend.accumulator_dtype(query.dtype)
     keeps_order = backend.needs_scratch(query.device)
@@ -348,8 +348,8 @@ _masked_reattention = backend.define(
 _masked_reattention_backward = backend.define(
     "masked_reattention_backward",
     "(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor keep, Tensor out,"
-    " Tensor log_sum, Tensor top, Tensor order, Tensor mean_value, float scale, float eps, bool query_wanted=True, bool key_wanted=True,"
-    " bool value_wanted=True) -> (Tensor, Tensor, Tensor)",
+    " Tensor log_sum, Tensor top, Tensor order, Tensor mean_value, float scale, float eps,"
+    " bool query_wanted=True, bool key_wanted=True, bool value_wanted=True) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )
