@@ -29,6 +29,8 @@ namespace {
 
 constexpr int kListWarps = 8, kMeanWarps = 16;  // a block's loads in flight hide their latency
 constexpr int kTermRows = 64;                   // of a block of row_terms
+// A multiprocessor's blocks, by registers: for more some would be spilled.
+constexpr int kTermBlocks = 6, kDroppedBlocks = 8;
 constexpr int kTopTokens = 2048;  // whose rows are listed at once: leaves room for many blocks
 
 // A block owns an image: it lists the kept tokens, then the others, each in their order.
@@ -142,7 +144,7 @@ __device__ A dot(const Vector<T, kVector>& a, const Vector<T, kVector>& b) {
 // The first `list_blocks` blocks list the top rows of a head each, the others own kTermRows rows of
 // a head.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kTermBlocks)
     row_terms_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, HeadRows<const T> out_rows,
                      const typename Element<T>::Accumulator* log_sum, const int* top,
                      RowTerms<typename Element<T>::Accumulator> terms, TopRows top_rows,
@@ -219,7 +221,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A warp's groups of lanes share the rows that know its token.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kDroppedBlocks)
     grad_dropped_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
                         RowTerms<typename Element<T>::Accumulator> terms, TopRows top_rows,
                         const typename Element<T>::Accumulator* grad_mean,

@@ -45,8 +45,10 @@ struct Tile {
 
   static constexpr size_t kSharedBytes =
       (kTile * kWeightsPitch + kSliceSize) * sizeof(A) + (kRows + kTile) * sizeof(int);
-  // The forward's, whose threads have a number more of each row, for which registers do not last.
-  static constexpr size_t kForwardBytes = kSharedBytes + kThreads * kRowsPerThread * sizeof(A);
+  // The forward's, which has more numbers of each row than there are registers: a sum of each
+  // thread's, and the largest logit.
+  static constexpr size_t kForwardBytes =
+      kSharedBytes + (kThreads * kRowsPerThread + kRows) * sizeof(A);
 
   __device__ Tile() {
     weights = reinterpret_cast<A*>(dynamic_shared());
@@ -193,10 +195,15 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks<T>)
 
   A* const weight_sum =  // of row r of this thread: [r * kThreads]
       reinterpret_cast<A*>(tile.columns + kTile) + threadIdx.x;
-  A sum[kR][Tile::kColumns] = {}, largest[kR];
-  for (int r = 0; r < kR; ++r) weight_sum[r * kThreads] = 0;
+  A* const largest =  // of row r of this thread and those beside it: [r]
+      weight_sum - threadIdx.x + kR * kThreads + Tile::first_row();
+  A sum[kR][Tile::kColumns] = {};
+  for (int r = 0; r < kR; ++r) {
+    weight_sum[r * kThreads] = 0;
+    if (threadIdx.x % kLanesPerRow == 0) largest[r] = -INFINITY;
+  }
+  __syncwarp();
   Top<A> best[kR];
-  for (A& value : largest) value = -INFINITY;
   // The kept tokens, then, for the largest logit of all, the others.
   const int end = with_eps ? in.tokens : head.kept;
   for (int first = 0; first < end; first += kTile) {
@@ -219,11 +226,12 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks<T>)
     if (first >= head.kept) continue;
 #pragma unroll
     for (int r = 0; r < kR; ++r) {
-      A here = largest[r];
+      const A before = largest[r];
+      A here = before;
       for (const A logit : weights[r]) here = max(here, logit);
       here = group_max<kLanesPerRow>(here);
-      const A factor = exp(largest[r] - here);
-      largest[r] = here;
+      const A factor = exp(before - here);
+      if (threadIdx.x % kLanesPerRow == 0) largest[r] = here;  // read again after a barrier
       A weights_here = 0;
       for (A& value : weights[r]) {
         value = exp(value - here);
