@@ -29,8 +29,6 @@ namespace {
 
 constexpr int kListWarps = 8, kMeanWarps = 16;  // a block's loads in flight hide their latency
 constexpr int kTermRows = 64;                   // of a block of row_terms
-// A multiprocessor's blocks, by registers: for more some would be spilled.
-constexpr int kTermBlocks = 6, kDroppedBlocks = 8;
 constexpr int kTopTokens = 2048;  // whose rows are listed at once: leaves room for many blocks
 
 // A block owns an image: it lists the kept tokens, then the others, each in their order.
@@ -95,8 +93,10 @@ __device__ void list_top_rows(const int* top, int tokens, int* rows, int* ends, 
       const int token = row < tokens ? top[row] - first : -1;
       return token < count ? max(token, -1) : -1;
     };
+#pragma unroll 1
     for (int i = threadIdx.x; i < count; i += kThreads) places[i] = 0;
     __syncthreads();
+#pragma unroll 1
     for (int row = threadIdx.x; row < tokens; row += kThreads) {
       const int token = place_of(row);
       if (token >= 0) atomicAdd(places + token, 1);
@@ -126,6 +126,7 @@ __device__ void list_top_rows(const int* top, int tokens, int* rows, int* ends, 
       }
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < count; i += kThreads) ends[first + i] = places[i];
     __syncthreads();
   }
@@ -144,7 +145,7 @@ __device__ A dot(const Vector<T, kVector>& a, const Vector<T, kVector>& b) {
 // The first `list_blocks` blocks list the top rows of a head each, the others own kTermRows rows of
 // a head.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kThreads, kTermBlocks)
+__global__ void __launch_bounds__(kThreads)
     row_terms_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, HeadRows<const T> out_rows,
                      const typename Element<T>::Accumulator* log_sum, const int* top,
                      RowTerms<typename Element<T>::Accumulator> terms, TopRows top_rows,
@@ -182,6 +183,7 @@ __global__ void __launch_bounds__(kThreads, kTermBlocks)
     const int top_token = top[row];
     const bool is_kept = head.keep[token], has_top = top_token >= 0;
     A delta = 0, own_logit = 0, own_grad = 0, top_logit = 0, mean_grad = 0;
+#pragma unroll 1  // there is one, but in wide rows
     for (int piece = lanes.member; piece < pieces; piece += lanes.group) {
       const Piece grad_out = piece_of(head.rows(grad_out_rows), token, piece);
       const Piece query = piece_of(head.query, token, piece);
@@ -203,6 +205,7 @@ __global__ void __launch_bounds__(kThreads, kTermBlocks)
         }
       }
     }
+#pragma unroll 1
     for (int offset = lanes.group / 2; offset > 0; offset /= 2) {
       for (A* sum : {&delta, &own_logit, &own_grad, &top_logit, &mean_grad}) {
         *sum += __shfl_xor_sync(kFullWarp, *sum, offset);
@@ -221,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, kTermBlocks)
 
 // A warp's groups of lanes share the rows that know its token.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kThreads, kDroppedBlocks)
+__global__ void __launch_bounds__(kThreads)
     grad_dropped_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
                         RowTerms<typename Element<T>::Accumulator> terms, TopRows top_rows,
                         const typename Element<T>::Accumulator* grad_mean,
@@ -238,10 +241,10 @@ __global__ void __launch_bounds__(kThreads, kDroppedBlocks)
   const bool with_eps = in.log_eps > -INFINITY;  // else no row has a top
   const int begin = with_eps && token > 0 ? top_rows.ends[own_row - 1] : 0;
   const int end = with_eps ? top_rows.ends[own_row] : 0;
-  const A self_grad = terms.self_grad[own_row], self_weight = terms.self_weight[own_row];
 
   const int pieces = in.width / kVector;
   const RowLanes lanes(pieces);
+#pragma unroll 1
   for (int first = 0; first < pieces; first += lanes.group) {
     const int piece = first + lanes.member;
     A sums[kVector] = {};
@@ -251,7 +254,8 @@ __global__ void __launch_bounds__(kThreads, kDroppedBlocks)
       for (int i = 0; i < kVector; ++i) sums[i] += weight * Element<T>::load(query.values[i]);
     };
     if (piece < pieces) {
-      if (lanes.row == 0) add_query(self_grad, token);
+      if (lanes.row == 0) add_query(terms.self_grad[own_row], token);
+#pragma unroll 2
       for (int i = begin + lanes.row; i < end; i += lanes.rows) {
         const int row = top_rows.rows[head.first_row + i];
         add_query(terms.top_grad[head.first_row + row], row);
@@ -264,6 +268,7 @@ __global__ void __launch_bounds__(kThreads, kDroppedBlocks)
     if (piece >= pieces || lanes.row != 0) continue;
     A mean[kVector];
     load_values(mean, grad_mean + index / in.tokens * in.width + piece * kVector);
+    const A self_weight = terms.self_weight[own_row];
     const T* grad_out_row = head.rows(grad_out_rows)[token];
     const Piece grad_out = reinterpret_cast<const Piece*>(grad_out_row)[piece];
     Piece grad_key, grad_value;
