@@ -66,7 +66,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   at_once::bind<at_once::masked_reattention, 8>(module, "masked_reattention_at_once");
   at_once::bind<at_once::masked_reattention_forward, 7>(module,
                                                         "masked_reattention_forward_at_once");
-  at_once::bind<at_once::masked_reattention_backward, 14>(module,
+  at_once::bind<at_once::masked_reattention_backward, 16>(module,
                                                           "masked_reattention_backward_at_once");
   at_once::bind<at_once::segment_mode, 3>(module, "segment_mode_at_once");
 #endif
@@ -74,10 +74,11 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;
 
   bind<kernels::adaptive_token_mask>(module, "adaptive_token_mask");
-  bind<kernels::class_attention_forward>(module, "class_attention_forward");
-  bind<kernels::class_attention_backward>(module, "class_attention_backward");
-  bind<kernels::masked_reattention_forward, kernels::masked_reattention_forward_scratch_bytes>(
-      module, "masked_reattention_forward");
+  bind<kernels::class_attention_forward, kernels::class_attention_forward_scratch_bytes>(
+      module, "class_attention_forward");
+  bind<kernels::class_attention_backward, kernels::class_attention_backward_scratch_bytes>(
+      module, "class_attention_backward");
+  bind<kernels::masked_reattention_forward>(module, "masked_reattention_forward");
   bind<kernels::masked_reattention_backward, kernels::masked_reattention_backward_scratch_bytes>(
       module, "masked_reattention_backward");
   bind<kernels::masked_softmax_forward>(module, "masked_softmax_forward");

@@ -1,5 +1,5 @@
-// CUDA: a block owns a row, which it reads once for each bit of the crossing value, from the caches
-// after the first time; in shared memory lie only its warps' sums. Limited by the latency of these
+// CUDA: a block owns a row, which it reads once for each bit of the crossing value: from shared
+// memory, or, if the row is too long for that, from the caches. Limited by the latency of these
 // steps. Nothing waits for the result: a row that is not valid keeps nothing.
 #include "attention/adaptive_token_mask.h"
 #include "core/cuda.h"
@@ -20,17 +20,31 @@ struct Min {
   __device__ int64_t operator()(int64_t a, int64_t b) const { return a < b ? a : b; }
 };
 
-template <typename T>
+// `kStaged`: the row's bits lie in shared memory, behind the warps' sums.
+template <typename T, bool kStaged>
 __global__ void mask_kernel(const T* all_attention, int64_t row_stride, int64_t count, double mass,
                             int unit_bits, bool* all_keep) {
   using Value = ValueBits<typename Element<T>::Accumulator>;
   auto* of_warps = reinterpret_cast<int64_t*>(dynamic_shared());
   const T* attention = all_attention + blockIdx.x * row_stride;
   bool* keep = all_keep + blockIdx.x * count;
+  auto* staged = reinterpret_cast<typename Value::Word*>(of_warps + kWarps);
+  if constexpr (kStaged) {  // each thread reads what it wrote
+    for (int64_t j = threadIdx.x; j < count; j += kThreads) {
+      staged[j] = static_cast<typename Value::Word>(Value::of(Element<T>::load(attention[j])));
+    }
+  }
+  const auto bits_of = [&](int64_t j) -> int64_t {
+    if constexpr (kStaged) {
+      return staged[j];
+    } else {
+      return Value::of(Element<T>::load(attention[j]));
+    }
+  };
   // Combines visit(j, bits of the value) over the row.
   const auto reduce = [&](int64_t start, auto combine, auto visit) {
     for (int64_t j = threadIdx.x; j < count; j += kThreads) {
-      start = combine(start, visit(j, Value::of(Element<T>::load(attention[j]))));
+      start = combine(start, visit(j, bits_of(j)));
     }
     return block_reduce(start, of_warps, kWarps, combine);
   };
@@ -72,7 +86,7 @@ __global__ void mask_kernel(const T* all_attention, int64_t row_stride, int64_t 
     if (equal <= more) until = further;
   }
   for (int64_t j = threadIdx.x; j < count; j += kThreads) {
-    const int64_t bits = Value::of(Element<T>::load(attention[j]));
+    const int64_t bits = bits_of(j);
     keep[j] = bits > crossing || (bits == crossing && j < until);
   }
 }
@@ -83,9 +97,14 @@ void adaptive_token_mask(const AdaptiveTokenMask& args, Stream stream) {
   constexpr const char* kName = "adaptive_token_mask";
   const int64_t rows = args.attention.size(0), count = args.attention.size(1);
   with_floating_type(kName, args.attention.dtype, [&]<typename T>(ElementTag<T>) {
-    launch(kName, mask_kernel<T>, static_cast<unsigned>(rows), kThreads, kWarps * sizeof(int64_t),
-           stream, args.attention.as<T>(), args.attention.stride(0), count, args.mass,
-           unit_bits_for(count), args.keep.as<bool>());
+    using Value = ValueBits<typename Element<T>::Accumulator>;
+    const size_t sums = kWarps * sizeof(int64_t);
+    const size_t bytes = sums + static_cast<size_t>(count) * sizeof(typename Value::Word);
+    const bool staged = bytes <= kSharedBytesOfAnyKernel;
+    launch(kName, staged ? mask_kernel<T, true> : mask_kernel<T, false>,
+           static_cast<unsigned>(rows), kThreads, staged ? bytes : sums, stream,
+           args.attention.as<T>(), args.attention.stride(0), count, args.mass, unit_bits_for(count),
+           args.keep.as<bool>());
   });
 }
 

@@ -29,12 +29,13 @@ struct AdaptiveTokenMask {
 template <typename A>
 struct ValueBits {
   static constexpr bool kDouble = std::is_same_v<A, double>;
+  using Word = std::conditional_t<kDouble, int64_t, int32_t>;
   static constexpr int kMantissa = kDouble ? 52 : 23;
   static constexpr int kHighest = kDouble ? 62 : 30;  // the bit below the sign
   static constexpr int64_t kInfinity = int64_t{kDouble ? 0x7ff : 0xff} << kMantissa;
 
   WSOL_HOST_DEVICE static int64_t of(A value) {
-    std::conditional_t<kDouble, int64_t, int32_t> word;
+    Word word;
     value += 0;  // makes a zero of -0
     memcpy(&word, &value, sizeof(A));
     return word;

@@ -1,16 +1,23 @@
-// CUDA: a few short launches a direction, so that every one of them has a block for each part of
-// its work whatever B, H, N.
+// CUDA: one launch a direction where a block's logits fit in shared memory and its keys are no long
+// work for one multiprocessor, which is all but long rows of few images.
 //
-//   logits      a warp owns kRowsPerWarp key rows of one (image, head), lanes split the row in
-//   16-byte pieces; the head's
-//               queries lie in shared memory. Reads every key once: this is the kernel that
-//               bandwidth limits.
-//   softmax     a warp owns one row of logits (B, H, Q): softmax forward, its gradient backward.
-//   combine     forward: a thread owns one out[b, q, j] and sums over heads. Backward: the
-//               gradients of query_key.cuh, which read every key a second time.
+//   forward     a block owns an image, or, of few images, one of its heads: its warps share the
+//               tokens, then a warp owns each row's softmax, then a thread sums an out[b, q, j]
+//               over the heads. Where it has one head only, `average` does that afterwards.
+//   backward    a block owns a head. Keys that it needs twice wait in shared memory, as many as
+//               there is room for.
 //
-// The (B, H, Q, N) scratch is 1/D of the keys' size for each query.
+// Else these, each with a block for every part of its work:
+//
+//   logits      a warp owns a chunk of tokens of one (image, head, query).
+//   softmax, softmax_gradient     a warp owns a row of logits (B, H, Q).
+//   average; dot_gradients of query_key.cuh
+//
+// Both ways add up in the same order, and are limited by the bandwidth of reading the keys once,
+// and of writing their gradient.
 #include <algorithm>
+#include <cfloat>
+#include <type_traits>
 
 #include "attention/class_attention.h"
 #include "attention/query_key.cuh"
@@ -18,74 +25,188 @@
 namespace wsol::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kForwardThreads = 512;
+constexpr int kThreads = kDotThreads;
 constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kRowsPerWarp = 8;
-constexpr int kRowsPerBlock = kWarps * kRowsPerWarp;
-constexpr int64_t kQueryBytes = 16 * 1024;  // of shared memory: leaves room for several blocks
 
+// What makes probabilities of a row of logits.
+template <typename A>
+struct RowSoftmax {
+  A largest, factor;
+  A expected;  // sum_j p_j dL/dp_j, where the gradient was given
+
+  __device__ A operator()(A logit) const { return exp(logit - largest) * factor; }
+};
+
+// Reads the row once, by one warp.
+template <bool kWithGradient, typename A>
+__device__ RowSoftmax<A> softmax_of_row(const A* row, const A* grad, int64_t tokens, int lane) {
+  // Finite, so that -inf is below it too, however many there are.
+  constexpr A kLowest = std::is_same_v<A, double> ? -DBL_MAX : -FLT_MAX;
+  constexpr int kAtOnce = std::is_same_v<A, double> ? 2 : 4;  // registers are few
+  A largest = kLowest, sum = 0, expected = 0;
+  for (int64_t first = lane; first < tokens; first += kAtOnce * kWarpSize) {
+    A values[kAtOnce], grads[kAtOnce] = {};
+    A here = largest;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t j = first + i * kWarpSize;
+      values[i] = j < tokens ? row[j] : -static_cast<A>(INFINITY);
+      if (kWithGradient && j < tokens) grads[i] = grad[j];
+      here = max(here, values[i]);
+    }
+    const A rescale = exp(largest - here);
+    sum *= rescale;
+    expected *= rescale;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const A weight = exp(values[i] - here);
+      sum += weight;
+      expected += weight * grads[i];
+    }
+    largest = here;
+  }
+  const A of_row = warp_max(largest);
+  const A rescale = exp(largest - of_row);
+  const A factor = 1 / warp_sum(sum * rescale);
+  return {of_row, factor, kWithGradient ? warp_sum(expected * rescale) * factor : A(0)};
+}
+
+// A block owns heads_a_block heads of an image. Of all heads, their average is written; of one, its
+// probabilities are.
 template <typename T, int kVector>
-__global__ void logits_kernel(HeadRows<const T> query, HeadRows<const T> key, QueryKeySizes n,
-                              int64_t first_query, int64_t queries_here,
-                              typename Element<T>::Accumulator scale,
-                              typename Element<T>::Accumulator* logits) {
+__global__ void __launch_bounds__(kForwardThreads, 2)
+    forward_kernel(HeadRows<const T> query, HeadRows<const T> key, QueryKeySizes n,
+                   int heads_a_block, typename Element<T>::Accumulator scale,
+                   typename Element<T>::Accumulator* out) {
   using A = typename Element<T>::Accumulator;
-  A* queries = reinterpret_cast<A*>(dynamic_shared());
-  const int64_t image = blockIdx.x / n.heads, head = blockIdx.x % n.heads;
-  for (int64_t i = threadIdx.x; i < queries_here * n.width; i += kThreads) {
-    queries[i] = Element<T>::load(query.row(image, head, first_query + i / n.width)[i % n.width]);
+  constexpr int kBlockWarps = kForwardThreads / kWarpSize;
+  const int queries = static_cast<int>(n.queries), tokens = static_cast<int>(n.tokens);
+  const int rows = heads_a_block * queries;
+  auto* const softmax = reinterpret_cast<RowSoftmax<A>*>(dynamic_shared());  // (heads, queries)
+  A* const logits = reinterpret_cast<A*>(softmax + rows);                    // and (..., tokens)
+  const int64_t first_head = static_cast<int64_t>(blockIdx.x) * heads_a_block;
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+
+  const int pieces = static_cast<int>(n.width / kVector);
+  const RowLanes lanes(pieces);
+  const int chunks = (tokens + kChunk - 1) / kChunk;
+  for (int item = warp; item < rows * chunks; item += kBlockWarps) {
+    const int q = item % queries, chunk = item / queries % chunks, h = item / queries / chunks;
+    const int64_t image = (first_head + h) / n.heads, head = (first_head + h) % n.heads;
+    const A dot = dots_of_chunk<T, kVector>(
+        query.row(image, head, q), chunk_of(key.of(image, head), chunk), tokens - chunk * kChunk,
+        pieces, lanes, [](int, int, const Vector<T, kVector>* from) { return *from; });
+    const int token = chunk * kChunk + token_of_lane(lanes);
+    if (token < tokens) logits[(h * queries + q) * tokens + token] = scale * dot;
   }
   __syncthreads();
-
-  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerBlock + warp * kRowsPerWarp;
-  const int64_t pieces = n.width / kVector;
-  const int group = lanes_for(pieces);
-  const int rows_at_once = kWarpSize / group;
-  const int member = lane % group;
-  for (int step = 0; step < kRowsPerWarp; step += rows_at_once) {
-    const int64_t j = first + step + lane / group;
-    const bool present = j < n.tokens && step + lane / group < kRowsPerWarp;
-    const T* row = key.row(image, head, present ? j : 0);
-    for (int64_t q = 0; q < queries_here; ++q) {
-      const A* weights = queries + q * n.width;
-      A sum = 0;
-      if (present) {
-        for (int64_t piece = member; piece < pieces; piece += group) {
-          const auto loaded = reinterpret_cast<const Vector<T, kVector>*>(row)[piece];
-#pragma unroll
-          for (int i = 0; i < kVector; ++i) {
-            sum += Element<T>::load(loaded.values[i]) * weights[piece * kVector + i];
-          }
-        }
-      }
-      for (int offset = group / 2; offset > 0; offset /= 2) {
-        sum += __shfl_xor_sync(kFullWarp, sum, offset);
-      }
-      if (present && member == 0) {
-        const int64_t row_of_logits = blockIdx.x * n.queries + first_query + q;
-        logits[row_of_logits * n.tokens + j] = scale * sum;
-      }
+  for (int row = warp; row < rows; row += kBlockWarps) {
+    const auto found = softmax_of_row<false, A>(logits + row * tokens, nullptr, tokens, lane);
+    if (lane == 0) softmax[row] = found;
+  }
+  __syncthreads();
+  out += blockIdx.x * n.queries * n.tokens;
+  for (int i = threadIdx.x; i < queries * tokens; i += kForwardThreads) {
+    A sum = 0;
+    for (int h = 0; h < heads_a_block; ++h) {
+      sum += softmax[h * queries + i / tokens](logits[h * queries * tokens + i]);
     }
+    out[i] = sum / static_cast<A>(heads_a_block);
   }
 }
 
-// Softmax of a row of logits in place, by one warp.
-template <typename A>
-__device__ void softmax_row(A* row, int64_t tokens, int lane) {
-  A largest = row[0];
-  for (int64_t j = lane; j < tokens; j += kWarpSize) largest = max(largest, row[j]);
-  largest = warp_max(largest);
-  A sum = 0;
-  for (int64_t j = lane; j < tokens; j += kWarpSize) sum += exp(row[j] - largest);
-  const A factor = 1 / warp_sum(sum);
-  for (int64_t j = lane; j < tokens; j += kWarpSize) row[j] = exp(row[j] - largest) * factor;
+// A block owns a head.
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(double) ? 2 : 3)
+    backward_kernel(HeadRows<const T> query, HeadRows<const T> key, QueryKeySizes n,
+                    const typename Element<T>::Accumulator* grad_out, int room,
+                    typename Element<T>::Accumulator scale, HeadRows<T> grad_query,
+                    HeadRows<T> grad_key) {
+  using A = typename Element<T>::Accumulator;
+  using Piece = Vector<T, kVector>;
+  const int queries = static_cast<int>(n.queries), tokens = static_cast<int>(n.tokens);
+  const KeptPieces<Piece> kept{reinterpret_cast<Piece*>(dynamic_shared()), room};
+  auto* const softmax = reinterpret_cast<RowSoftmax<A>*>(kept.pieces + room * kThreads);
+  A* const rows = reinterpret_cast<A*>(softmax + queries);  // (queries, tokens)
+  A* const partial = rows + queries * tokens;
+  const int64_t image = blockIdx.x / n.heads, head = blockIdx.x % n.heads;
+  const Rows<const T> head_query = query.of(image, head), head_key = key.of(image, head);
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+
+  const int pieces = static_cast<int>(n.width / kVector);
+  const RowLanes lanes(pieces);
+  const int chunks = (tokens + kChunk - 1) / kChunk;
+  const int turns = turns_of(tokens, lanes.group, kWarps);
+  for (int chunk = warp; chunk < chunks; chunk += kWarps) {
+    for (int q = 0; q < queries; ++q) {
+      const A dot = dots_of_chunk<T, kVector>(
+          head_query[q], chunk_of(head_key, chunk), tokens - chunk * kChunk, pieces, lanes,
+          [&](int column, int step, const Piece* from) {
+            const int turn = column * turns + chunk / kWarps * lanes.group + step;
+            return q == 0 ? kept.read(turn, from) : kept.read_again(turn, from);
+          });
+      const int token = chunk * kChunk + token_of_lane(lanes);
+      if (token < tokens) rows[q * tokens + token] = scale * dot;
+    }
+  }
+  __syncthreads();
+  grad_out += image * n.queries * n.tokens;
+  for (int q = warp; q < queries; q += kWarps) {
+    const auto found =
+        softmax_of_row<true, A>(rows + q * tokens, grad_out + q * tokens, tokens, lane);
+    if (lane == 0) softmax[q] = found;
+  }
+  __syncthreads();
+  const A factor = scale / static_cast<A>(n.heads);
+  for (int i = threadIdx.x; i < queries * tokens; i += kThreads) {
+    const RowSoftmax<A>& of = softmax[i / tokens];
+    rows[i] = of(rows[i]) * ((grad_out[i] - of.expected) * factor);
+  }
+  __syncthreads();
+  if (grad_query.data != nullptr) {
+    for (int q = 0; q < queries; ++q) {
+      T* const to = grad_query.row(image, head, q);
+      sum_rows<T, kVector, kWarps>(
+          head_key, tokens, n.width, [&](int64_t token) { return rows[q * tokens + token]; },
+          [&](int turn, const Piece* from) { return kept.read_again(turn, from); }, partial,
+          [&](int64_t d, A sum) { to[d] = Element<T>::store(sum); });
+    }
+  }
+  if (grad_key.data != nullptr) {
+    write_grad_key<T, kVector>(
+        head_query, n, [&](int64_t q, int64_t token) { return rows[q * tokens + token]; }, 0,
+        tokens, grad_key.of(image, head));
+  }
+}
+
+template <typename T, int kVector>
+__global__ void logits_kernel(HeadRows<const T> query, HeadRows<const T> key, QueryKeySizes n,
+                              typename Element<T>::Accumulator scale,
+                              typename Element<T>::Accumulator* logits) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
+  const int64_t chunks = (n.tokens + kChunk - 1) / kChunk;
+  if (item >= n.images * n.heads * n.queries * chunks) return;  // a whole warp at a time
+  const int64_t q = item % n.queries, chunk = item / n.queries % chunks, first = chunk * kChunk;
+  const int64_t index = item / n.queries / chunks, image = index / n.heads, head = index % n.heads;
+  const int pieces = static_cast<int>(n.width / kVector);
+  const RowLanes lanes(pieces);
+  const int count = static_cast<int>(min(n.tokens - first, static_cast<int64_t>(kChunk)));
+  const auto dot = dots_of_chunk<T, kVector>(
+      query.row(image, head, q), chunk_of(key.of(image, head), chunk), count, pieces, lanes,
+      [](int, int, const Vector<T, kVector>* from) { return *from; });
+  const int64_t token = first + token_of_lane(lanes);
+  if (token < n.tokens) logits[(index * n.queries + q) * n.tokens + token] = scale * dot;
 }
 
 template <typename A>
 __global__ void softmax_kernel(A* logits, int64_t rows, int64_t tokens) {
+  const int lane = threadIdx.x % kWarpSize;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
-  if (index < rows) softmax_row(logits + index * tokens, tokens, threadIdx.x % kWarpSize);
+  if (index >= rows) return;  // a whole warp at a time
+  A* row = logits + index * tokens;
+  const auto softmax = softmax_of_row<false, A>(row, nullptr, tokens, lane);
+  for (int64_t j = lane; j < tokens; j += kWarpSize) row[j] = softmax(row[j]);
 }
 
 template <typename A>
@@ -109,47 +230,133 @@ __global__ void softmax_gradient_kernel(A* logits, const A* grad_out, QueryKeySi
   const int64_t image = index / n.queries / n.heads, q = index % n.queries;
   A* row = logits + index * n.tokens;
   const A* grad = grad_out + (image * n.queries + q) * n.tokens;
-  softmax_row(row, n.tokens, lane);
-  A expected = 0;  // sum_j p_j dL/dp_j
-  for (int64_t j = lane; j < n.tokens; j += kWarpSize) expected += row[j] * grad[j];
-  expected = warp_sum(expected);
+  const auto softmax = softmax_of_row<true, A>(row, grad, n.tokens, lane);
   const A factor = scale / static_cast<A>(n.heads);
-  for (int64_t j = lane; j < n.tokens; j += kWarpSize) row[j] *= (grad[j] - expected) * factor;
+  for (int64_t j = lane; j < n.tokens; j += kWarpSize) {
+    row[j] = softmax(row[j]) * ((grad[j] - softmax.expected) * factor);
+  }
+}
+
+// A dot product's weight, as `dot_gradients` asks for it.
+template <typename A>
+struct RowWeights {
+  const A* rows;  // (B, H, Q, N)
+  int64_t heads, queries, tokens;
+
+  __device__ A operator()(int64_t image, int64_t head, int64_t q, int64_t token) const {
+    return rows[((image * heads + head) * queries + q) * tokens + token];
+  }
+};
+
+struct Sizes {
+  int64_t images, heads, queries, tokens, width, element_bytes;
+
+  int64_t accumulator_bytes() const { return std::max<int64_t>(element_bytes, sizeof(float)); }
+  int64_t logits_bytes() const { return images * heads * queries * tokens * accumulator_bytes(); }
+  // Whether blocks of so many heads do it all: their rows fit, and there are either many blocks, or
+  // each has no more keys than it reads in about the time that two more launches take.
+  bool fit_blocks(int64_t block_heads) const {
+    constexpr int64_t kManyBlocks = 64, kFewBytes = 512 * 1024;
+    constexpr int64_t kRowBytes = 40 * 1024;  // leaves room for what the backward has beside them
+    const int64_t numbers = tokens + 3;       // of a row: its logits and its RowSoftmax
+    return block_heads * queries * numbers * accumulator_bytes() <= kRowBytes &&
+           (images * heads / block_heads >= kManyBlocks ||
+            block_heads * tokens * width * element_bytes <= kFewBytes);
+  }
+  // How many heads a block of the forward has; 0 where blocks do not do it all.
+  int64_t heads_a_block() const { return fit_blocks(heads) ? heads : fit_blocks(1) ? 1 : 0; }
+};
+
+Sizes sizes_of(const QueryKeySizes& n, int64_t element_bytes) {
+  return {n.images, n.heads, n.queries, n.tokens, n.width, element_bytes};
 }
 
 template <typename T>
 void logits(const char* name, const TensorView& query, const TensorView& key, double scale,
-            const TensorView& out, Stream stream) {
+            typename Element<T>::Accumulator* out, Stream stream) {
   using A = typename Element<T>::Accumulator;
   const QueryKeySizes n(query, key);
-  const dim3 grid(static_cast<unsigned>(n.images * n.heads), blocks_for(n.tokens, kRowsPerBlock));
-  constexpr int kVector = 16 / sizeof(T);
-  const auto kernel = rows_are_aligned<T>(key) ? logits_kernel<T, kVector> : logits_kernel<T, 1>;
-  // As many queries a launch as fit beside each other in shared memory: usually the one there is.
-  const int64_t query_bytes = n.width * sizeof(A);
-  const int64_t at_once = std::clamp<int64_t>(kQueryBytes / query_bytes, 1, n.queries);
-  for (int64_t first = 0; first < n.queries; first += at_once) {
-    const int64_t here = std::min(at_once, n.queries - first);
-    launch(name, kernel, grid, kThreads, here * query_bytes, stream, HeadRows<const T>(query),
-           HeadRows<const T>(key), n, first, here, static_cast<A>(scale), out.as<A>());
-  }
+  const int64_t chunks = blocks_for(n.tokens, kChunk);
+  launch(name,
+         are_aligned<T>(query, key, {}) ? logits_kernel<T, 16 / sizeof(T)> : logits_kernel<T, 1>,
+         blocks_for(n.images * n.heads * n.queries * chunks, kWarps), kThreads, 0, stream,
+         HeadRows<const T>(query), HeadRows<const T>(key), n, static_cast<A>(scale), out);
+}
+
+template <typename T>
+void forward_in_blocks(const char* name, const ClassAttentionForward& args, int64_t heads,
+                       typename Element<T>::Accumulator* out, Stream stream) {
+  using A = typename Element<T>::Accumulator;
+  const QueryKeySizes n(args.query, args.key);
+  const int64_t rows = heads * n.queries;
+  launch(name,
+         are_aligned<T>(args.query, args.key, {}) ? forward_kernel<T, 16 / sizeof(T)>
+                                                  : forward_kernel<T, 1>,
+         static_cast<unsigned>(n.images * n.heads / heads), kForwardThreads,
+         rows * (sizeof(RowSoftmax<A>) + n.tokens * sizeof(A)), stream,
+         HeadRows<const T>(args.query), HeadRows<const T>(args.key), n, static_cast<int>(heads),
+         static_cast<A>(args.scale), out);
+}
+
+template <typename T, int kVector>
+void backward_in_blocks(const char* name, const ClassAttentionBackward& args, Stream stream) {
+  using A = typename Element<T>::Accumulator;
+  const QueryKeySizes n(args.query, args.key);
+  const int64_t bytes = n.queries * (sizeof(RowSoftmax<A>) + n.tokens * sizeof(A)) +
+                        sum_rows_bytes<T, kVector, kWarps>(n.width);
+  // As many of the keys as all kernels have room for without asking, if they are needed again.
+  constexpr int64_t kTurnBytes = kThreads * sizeof(Vector<T, kVector>);
+  const int64_t pieces = n.width / kVector;
+  const int group = lanes_for(pieces);
+  const int64_t turns = (pieces + group - 1) / group * turns_of(n.tokens, group, kWarps);
+  const int64_t room =
+      args.grad_query.data == nullptr && n.queries == 1
+          ? 0
+          : std::clamp<int64_t>(
+                (static_cast<int64_t>(kSharedBytesOfAnyKernel) - bytes) / kTurnBytes, 0, turns);
+  launch(name, backward_kernel<T, kVector>, static_cast<unsigned>(n.images * n.heads), kThreads,
+         room * kTurnBytes + bytes, stream, HeadRows<const T>(args.query),
+         HeadRows<const T>(args.key), n, args.grad_out.as<const A>(), static_cast<int>(room),
+         static_cast<A>(args.scale), HeadRows<T>(args.grad_query), HeadRows<T>(args.grad_key));
 }
 
 }  // namespace
+
+int64_t class_attention_forward_scratch_bytes(int64_t images, int64_t heads, int64_t queries,
+                                              int64_t tokens, int64_t width,
+                                              int64_t element_bytes) {
+  const Sizes n{images, heads, queries, tokens, width, element_bytes};
+  return n.heads_a_block() == heads ? 0 : n.logits_bytes();
+}
+
+int64_t class_attention_backward_scratch_bytes(int64_t images, int64_t heads, int64_t queries,
+                                               int64_t tokens, int64_t width,
+                                               int64_t element_bytes) {
+  const Sizes n{images, heads, queries, tokens, width, element_bytes};
+  return n.fit_blocks(1) ? 0 : n.logits_bytes();
+}
 
 void class_attention_forward(const ClassAttentionForward& args, Stream stream) {
   constexpr const char* kName = "class_attention";
   with_floating_type(kName, args.query.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
     const QueryKeySizes n(args.query, args.key);
-    const int64_t rows = n.images * n.heads * n.queries;
+    const int64_t heads = sizes_of(n, sizeof(T)).heads_a_block();
+    if (heads == n.heads) {
+      return forward_in_blocks<T>(kName, args, heads, args.out.as<A>(), stream);
+    }
+    A* const probabilities = args.scratch.as<A>();  // (B, H, Q, N)
+    if (heads == 1) {
+      forward_in_blocks<T>(kName, args, heads, probabilities, stream);
+    } else {
+      const int64_t rows = n.images * n.heads * n.queries;
+      logits<T>(kName, args.query, args.key, args.scale, probabilities, stream);
+      launch(kName, softmax_kernel<A>, blocks_for(rows, kWarps), kThreads, 0, stream, probabilities,
+             rows, n.tokens);
+    }
     const int64_t total = n.images * n.queries * n.tokens;
-    A* scratch = args.probabilities.as<A>();
-    logits<T>(kName, args.query, args.key, args.scale, args.probabilities, stream);
-    launch(kName, softmax_kernel<A>, blocks_for(rows, kWarps), kThreads, 0, stream, scratch, rows,
-           n.tokens);
-    launch(kName, average_kernel<A>, blocks_for(total, kThreads), kThreads, 0, stream, scratch, n,
-           total, args.out.as<A>());
+    launch(kName, average_kernel<A>, blocks_for(total, kThreads), kThreads, 0, stream,
+           probabilities, n, total, args.out.as<A>());
   });
 }
 
@@ -158,13 +365,18 @@ void class_attention_backward(const ClassAttentionBackward& args, Stream stream)
   with_floating_type(kName, args.query.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
     const QueryKeySizes n(args.query, args.key);
-    const int64_t rows = n.images * n.heads * n.queries;
-    A* scratch = args.grad_logits.as<A>();
-    logits<T>(kName, args.query, args.key, args.scale, args.grad_logits, stream);
-    launch(kName, softmax_gradient_kernel<A>, blocks_for(rows, kWarps), kThreads, 0, stream,
-           scratch, args.grad_out.as<A>(), n, rows, static_cast<A>(args.scale));
-    dot_gradients<T>(kName, args.query, args.key, args.grad_logits, args.grad_query, args.grad_key,
-                     stream);
+    if (sizes_of(n, sizeof(T)).fit_blocks(1)) {
+      return are_aligned<T>(args.query, args.key, args.grad_key)
+                 ? backward_in_blocks<T, 16 / sizeof(T)>(kName, args, stream)
+                 : backward_in_blocks<T, 1>(kName, args, stream);
+    }
+    A* const rows = args.scratch.as<A>();  // (B, H, Q, N)
+    const int64_t count = n.images * n.heads * n.queries;
+    logits<T>(kName, args.query, args.key, args.scale, rows, stream);
+    launch(kName, softmax_gradient_kernel<A>, blocks_for(count, kWarps), kThreads, 0, stream, rows,
+           args.grad_out.as<A>(), n, count, static_cast<A>(args.scale));
+    dot_gradients<T>(kName, args.query, args.key, RowWeights<A>{rows, n.heads, n.queries, n.tokens},
+                     args.grad_query, args.grad_key, stream);
   });
 }
 

@@ -14,26 +14,39 @@ namespace wsol {
 
 struct ClassAttentionForward {
   TensorView query, key;
-  TensorView out;            // (B, Q, N)
-  TensorView probabilities;  // (B, H, Q, N), of each head; the CPU needs none
+  TensorView out;  // (B, Q, N)
+  TensorView scratch;
   double scale;
 };
 
 struct ClassAttentionBackward {
   TensorView query, key;
-  TensorView grad_out;     // (B, Q, N)
-  TensorView grad_query;   // like query; without memory where nobody wants it, as grad_key
-  TensorView grad_key;     // like key
-  TensorView grad_logits;  // (B, H, Q, N), which both gradients are made of; the CPU needs none
+  TensorView grad_out;    // (B, Q, N)
+  TensorView grad_query;  // like query; without memory where nobody wants it, as grad_key
+  TensorView grad_key;    // like key
+  TensorView scratch;
   double scale;
 };
 
 namespace cpu {
+inline int64_t class_attention_forward_scratch_bytes(int64_t, int64_t, int64_t, int64_t, int64_t,
+                                                     int64_t) {
+  return 0;
+}
+inline int64_t class_attention_backward_scratch_bytes(int64_t, int64_t, int64_t, int64_t, int64_t,
+                                                      int64_t) {
+  return 0;
+}
 void class_attention_forward(const ClassAttentionForward& args, int threads);
 void class_attention_backward(const ClassAttentionBackward& args, int threads);
 }  // namespace cpu
 
 namespace cuda {
+int64_t class_attention_forward_scratch_bytes(int64_t images, int64_t heads, int64_t queries,
+                                              int64_t tokens, int64_t width, int64_t element_bytes);
+int64_t class_attention_backward_scratch_bytes(int64_t images, int64_t heads, int64_t queries,
+                                               int64_t tokens, int64_t width,
+                                               int64_t element_bytes);
 void class_attention_forward(const ClassAttentionForward& args, Stream stream);
 void class_attention_backward(const ClassAttentionBackward& args, Stream stream);
 }  // namespace cuda

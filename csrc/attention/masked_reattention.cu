@@ -2,36 +2,43 @@
 // and no mask is read again.
 //
 //   list_tokens       a block owns an image.
-//   mean              a block owns columns of the mean value, or of its gradient.
+//   mean              a block owns a head's mean value, or its gradient.
 //   forward           a block owns a tile of queries and passes once over the kept keys, with the
 //                     running maximum of flash attention; over the dropped keys only for the
 //                     largest logit (not at all where eps = 0); then joins the row's own token and
 //                     the uniform part.
-//   row_terms         a warp owns a row: what the next kernels need of it.
+//   row_terms         a block owns some rows of a head: what the next kernels need of them. Others
+//                     list the rows of a head by the token whose logit is their largest.
 //   grad_query        a block owns a tile of queries and passes over the kept keys.
 //   grad_key_value    a block owns a tile of kept tokens and passes over all queries.
 //   grad_dropped      a warp owns a dropped token, which only its own row and the rows whose
 //                     largest logit it is know.
 //
-// Every result has one owner, which sums in a fixed order: no atomics. The kernels that own tiles
-// lie in masked_reattention_plain.cu, in registers for float and double, and, on tensor cores for
-// half types, in masked_reattention_mma.cu. Half inputs that tensor cores cannot take come as
-// float.
+// Every result has one owner, which sums in a fixed order: no atomics but those that count. The
+// kernels that own tiles lie in masked_reattention_plain.cu, in registers for float and double,
+// and, on tensor cores for half types, in masked_reattention_mma.cu. Half inputs that tensor cores
+// cannot take come as float.
+#include <algorithm>
+#include <type_traits>
+
 #include "attention/masked_reattention.cuh"
 
 namespace wsol::cuda {
 namespace reattention {
 namespace {
 
-constexpr int kListWarps = 8, kMeanWarps = 32;  // a block's loads in flight hide their latency
+constexpr int kListWarps = 8, kMeanWarps = 16;  // a block's loads in flight hide their latency
+constexpr int kTermRows = 64;                   // of a block of row_terms
+constexpr int kTopTokens = 2048;  // whose rows are listed at once: leaves room for many blocks
 
 // A block owns an image: it lists the kept tokens, then the others, each in their order.
-__global__ void list_tokens_kernel(const bool* keep, int tokens, int* order, int* kept) {
+__global__ void list_tokens_kernel(const bool* keep, int tokens, int* order) {
   constexpr int kCount = kListWarps * kWarpSize;
   int* const warp_kept = reinterpret_cast<int*>(dynamic_shared());  // (kListWarps,)
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   keep += static_cast<int64_t>(blockIdx.x) * tokens;
-  order += static_cast<int64_t>(blockIdx.x) * tokens;
+  int* const kept = order + static_cast<int64_t>(blockIdx.x) * (tokens + 1);
+  order = kept + 1;
   int count = 0;
   for (int first = 0; first < tokens; first += kCount) {
     const int token = first + static_cast<int>(threadIdx.x);
@@ -56,122 +63,234 @@ __global__ void list_tokens_kernel(const bool* keep, int tokens, int* order, int
     }
     __syncthreads();
   }
-  if (threadIdx.x == 0) kept[blockIdx.x] = count;
+  if (threadIdx.x == 0) *kept = count;
 }
 
-// A block owns 32 columns of the mean of a head's rows, weighted or not: its warps split the
-// tokens.
-template <typename T>
+// A block owns the mean of a head's rows, weighted or not.
+template <typename T, int kVector>
 __global__ void __launch_bounds__(kMeanWarps* kWarpSize)
     mean_kernel(HeadRows<const T> rows, const typename Element<T>::Accumulator* weights, int heads,
                 int tokens, int width, typename Element<T>::Accumulator* mean) {
   using A = typename Element<T>::Accumulator;
-  A* partial = reinterpret_cast<A*>(dynamic_shared());  // (kMeanWarps, 32)
   const int64_t head = blockIdx.x;
-  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const int d = static_cast<int>(blockIdx.y) * kWarpSize + lane;
-  A sum = 0;
-  if (d < width) {
-    for (int i = warp; i < tokens; i += kMeanWarps) {
-      const A value = Element<T>::load(rows.row(head / heads, head % heads, i)[d]);
-      sum += weights ? weights[head * tokens + i] * value : value;
+  if (weights) weights += head * tokens;
+  sum_rows<T, kVector, kMeanWarps>(
+      rows.of(head / heads, head % heads), tokens, width,
+      [&](int64_t row) { return weights ? weights[row] : A(1); },
+      [](int, const Vector<T, kVector>* from) { return *from; },
+      reinterpret_cast<A*>(dynamic_shared()),
+      [&](int64_t d, A sum) { mean[head * width + d] = sum / static_cast<A>(tokens); });
+}
+
+// Lists a head's rows by their tops, by a block. `places` is shared memory, kTopTokens numbers: of
+// so many tokens at a time, how many rows have each, then where the next one goes.
+__device__ void list_top_rows(const int* top, int tokens, int* rows, int* ends, int* places) {
+  const int lane = threadIdx.x % kWarpSize;
+  int begin = 0;  // of these tokens' rows
+  for (int first = 0; first < tokens; first += kTopTokens) {
+    const int count = min(kTopTokens, tokens - first);
+    const auto place_of = [&](int row) {  // -1 where its top is not one of these
+      const int token = row < tokens ? top[row] - first : -1;
+      return token < count ? max(token, -1) : -1;
+    };
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count; i += kThreads) places[i] = 0;
+    __syncthreads();
+#pragma unroll 1
+    for (int row = threadIdx.x; row < tokens; row += kThreads) {
+      const int token = place_of(row);
+      if (token >= 0) atomicAdd(places + token, 1);
     }
-  }
-  partial[warp * kWarpSize + lane] = sum;
-  __syncthreads();
-  if (warp == 0 && d < width) {
-    for (int w = 1; w < kMeanWarps; ++w) sum += partial[w * kWarpSize + lane];
-    mean[head * width + d] = sum / static_cast<A>(tokens);
+    __syncthreads();
+    if (threadIdx.x < kWarpSize) {  // a row's place is known when those before it have theirs
+      for (int i = lane; i - lane < count; i += kWarpSize) {
+        const int own = i < count ? places[i] : 0;
+        int until = own;  // of the warp's tokens, this one's included
+        for (int offset = 1; offset < kWarpSize; offset *= 2) {
+          const int before = __shfl_up_sync(kFullWarp, until, offset);
+          if (lane >= offset) until += before;
+        }
+        if (i < count) places[i] = begin + until - own;
+        begin += __shfl_sync(kFullWarp, until, kWarpSize - 1);
+      }
+      for (int row = lane; row - lane < tokens; row += kWarpSize) {
+        __syncwarp();
+        const int token = place_of(row);
+        const unsigned same = __match_any_sync(kFullWarp, token);
+        const int place =
+            token < 0 ? 0 : places[token] + __popc(same & ((1u << lane) - 1));  // in lanes before
+        __syncwarp();
+        if (token < 0) continue;
+        rows[place] = row;
+        if (same >> lane == 1) places[token] = place + 1;  // the last of them
+      }
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count; i += kThreads) ends[first + i] = places[i];
+    __syncthreads();
   }
 }
 
-template <typename T>
-__global__ void row_terms_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
-                                 HeadRows<const T> out_rows,
-                                 const typename Element<T>::Accumulator* log_sum, const int* top,
-                                 RowTerms<typename Element<T>::Accumulator> terms, int64_t rows) {
+template <int kVector, typename T, typename A>
+__device__ A dot(const Vector<T, kVector>& a, const Vector<T, kVector>& b) {
+  A sum = 0;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    sum += Element<T>::load(a.values[i]) * Element<T>::load(b.values[i]);
+  }
+  return sum;
+}
+
+// The first `list_blocks` blocks list the top rows of a head each, the others own kTermRows rows of
+// a head.
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    row_terms_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, HeadRows<const T> out_rows,
+                     const typename Element<T>::Accumulator* log_sum, const int* top,
+                     RowTerms<typename Element<T>::Accumulator> terms, TopRows top_rows,
+                     unsigned list_blocks) {
   using A = typename Element<T>::Accumulator;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
-  if (row >= rows) return;  // a whole warp at a time
-  const int lane = threadIdx.x % kWarpSize;
-  const Head<T> head(in, row / in.tokens);
-  const int64_t token = row - head.first_row;
-  const T* grad_out = head.rows(grad_out_rows)[token];
-  const auto dot = [&](const T* a, const T* b) {
-    return warp_sum(partial_dot<1>(a, b, in.width, lane, kWarpSize));
+  using Piece = Vector<T, kVector>;
+  if (blockIdx.x < list_blocks) {
+    const int64_t first_row = static_cast<int64_t>(blockIdx.x) * in.tokens;
+    return list_top_rows(top + first_row, in.tokens, top_rows.rows + first_row,
+                         top_rows.ends + first_row, reinterpret_cast<int*>(dynamic_shared()));
+  }
+  const Place place(in.tokens, kTermRows, blockIdx.x - list_blocks);
+  const Head<T> head(in, place.head);
+  // The mean value in shared memory, 16 bytes of each lane beside those of the next: (kVector /
+  // kQuad, pieces, kQuad).
+  constexpr int kMost = 16 / sizeof(A), kQuad = kVector < kMost ? kVector : kMost;
+  const int pieces = in.width / kVector;
+  A* const mean_value = reinterpret_cast<A*>(dynamic_shared());
+  for (int d = threadIdx.x; d < in.width; d += kThreads) {
+    mean_value[(d % kVector / kQuad * pieces + d / kVector) * kQuad + d % kQuad] =
+        head.mean_value[d];
+  }
+  __syncthreads();
+
+  const auto piece_of = [](const Rows<const T>& rows, int token, int piece) {
+    return reinterpret_cast<const Piece*>(rows[token])[piece];
   };
-  const A delta = dot(grad_out, head.rows(out_rows)[token]);
-  A self_weight = 0, self_grad = 0;
-  if (!head.keep[token]) {
-    const A logit = in.scale * dot(head.query[token], head.key[token]);
-    self_weight = exp(logit - log_sum[row]);
-    self_grad = self_weight * (dot(grad_out, head.value[token]) - delta);
-  }
-  A uniform = 0, top_grad = 0;
-  if (top[row] >= 0) {
-    const A logit = in.scale * dot(head.query[token], head.key[top[row]]);
-    A mean_grad = 0;
-    for (int d = lane; d < in.width; d += kWarpSize) {
-      mean_grad += Element<T>::load(grad_out[d]) * head.mean_value[d];
+  const RowLanes lanes(pieces);
+  const int end = min(place.first + kTermRows, in.tokens);
+  for (int step = 0; step < kTermRows; step += kWarps * lanes.rows) {
+    const int own = place.first + step + static_cast<int>(threadIdx.x) / lanes.group;
+    const bool present = own < end;
+    const int token = present ? own : end - 1;
+    const int64_t row = head.first_row + token;
+    const int top_token = top[row];
+    const bool is_kept = head.keep[token], has_top = top_token >= 0;
+    A delta = 0, own_logit = 0, own_grad = 0, top_logit = 0, mean_grad = 0;
+#pragma unroll 1  // there is one, but in wide rows
+    for (int piece = lanes.member; piece < pieces; piece += lanes.group) {
+      const Piece grad_out = piece_of(head.rows(grad_out_rows), token, piece);
+      const Piece query = piece_of(head.query, token, piece);
+      delta += dot<kVector, T, A>(grad_out, piece_of(head.rows(out_rows), token, piece));
+      if (!is_kept) {
+        own_logit += dot<kVector, T, A>(query, piece_of(head.key, token, piece));
+        own_grad += dot<kVector, T, A>(grad_out, piece_of(head.value, token, piece));
+      }
+      if (has_top) {
+        top_logit += dot<kVector, T, A>(query, piece_of(head.key, top_token, piece));
+#pragma unroll
+        for (int i = 0; i < kVector; i += kQuad) {
+          A mean[kQuad];
+          load_values(mean, mean_value + (i / kQuad * pieces + piece) * kQuad);
+#pragma unroll
+          for (int k = 0; k < kQuad; ++k) {
+            mean_grad += Element<T>::load(grad_out.values[i + k]) * mean[k];
+          }
+        }
+      }
     }
-    uniform = exp((logit - log_sum[row]) + in.log_eps);
-    top_grad = uniform * (warp_sum(mean_grad) - delta);
-  }
-  if (lane == 0) {
+#pragma unroll 1
+    for (int offset = lanes.group / 2; offset > 0; offset /= 2) {
+      for (A* sum : {&delta, &own_logit, &own_grad, &top_logit, &mean_grad}) {
+        *sum += __shfl_xor_sync(kFullWarp, *sum, offset);
+      }
+    }
+    if (!present || lanes.member != 0) continue;
+    const A uniform = has_top ? exp((in.scale * top_logit - log_sum[row]) + in.log_eps) : A(0);
+    const A self_weight = is_kept ? A(0) : exp(in.scale * own_logit - log_sum[row]);
     terms.delta[row] = delta;
     terms.uniform[row] = uniform;
-    terms.top_grad[row] = top_grad;
+    terms.top_grad[row] = has_top ? uniform * (mean_grad - delta) : A(0);
     terms.self_weight[row] = self_weight;
-    terms.self_grad[row] = self_grad;
+    terms.self_grad[row] = is_kept ? A(0) : self_weight * (own_grad - delta);
   }
 }
 
-template <typename T>
-__global__ void grad_dropped_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, const int* top,
-                                    RowTerms<typename Element<T>::Accumulator> terms,
-                                    const typename Element<T>::Accumulator* grad_mean,
-                                    HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows,
-                                    int64_t rows) {
+// A warp's groups of lanes share the rows that know its token.
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    grad_dropped_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
+                        RowTerms<typename Element<T>::Accumulator> terms, TopRows top_rows,
+                        const typename Element<T>::Accumulator* grad_mean,
+                        HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows, int64_t rows) {
   using A = typename Element<T>::Accumulator;
+  using Piece = Vector<T, kVector>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (index >= rows) return;  // a whole warp at a time, here and below
-  const int lane = threadIdx.x % kWarpSize;
   const Head<T> head(in, index / in.tokens);
   const int position = static_cast<int>(index - head.first_row);
   if (position < head.kept) return;
   const int token = head.order[position];
+  const int64_t own_row = head.first_row + token;
+  const bool with_eps = in.log_eps > -INFINITY;  // else no row has a top
+  const int begin = with_eps && token > 0 ? top_rows.ends[own_row - 1] : 0;
+  const int end = with_eps ? top_rows.ends[own_row] : 0;
 
-  constexpr int kColumns = kLargestReattentionWidth / kWarpSize;
-  A sum[kColumns] = {};
-  const auto add_query = [&](A weight, int row) {
+  const int pieces = in.width / kVector;
+  const RowLanes lanes(pieces);
+#pragma unroll 1
+  for (int first = 0; first < pieces; first += lanes.group) {
+    const int piece = first + lanes.member;
+    A sums[kVector] = {};
+    const auto add_query = [&](A weight, int row) {
+      const Piece query = reinterpret_cast<const Piece*>(head.query[row])[piece];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const int d = lane + c * kWarpSize;
-      if (d < in.width) sum[c] += weight * Element<T>::load(head.query[row][d]);
+      for (int i = 0; i < kVector; ++i) sums[i] += weight * Element<T>::load(query.values[i]);
+    };
+    if (piece < pieces) {
+      if (lanes.row == 0) add_query(terms.self_grad[own_row], token);
+#pragma unroll 2
+      for (int i = begin + lanes.row; i < end; i += lanes.rows) {
+        const int row = top_rows.rows[head.first_row + i];
+        add_query(terms.top_grad[head.first_row + row], row);
+      }
     }
-  };
-  add_query(terms.self_grad[head.first_row + token], token);
-  for (int first = 0; first < in.tokens; first += kWarpSize) {
-    const bool is_top = first + lane < in.tokens && top[head.first_row + first + lane] == token;
-    unsigned found = __ballot_sync(kFullWarp, is_top);
-    for (; found != 0; found &= found - 1) {
-      const int row = first + __ffs(static_cast<int>(found)) - 1;
-      add_query(terms.top_grad[head.first_row + row], row);
-    }
-  }
-  const T* grad_out = head.rows(grad_out_rows)[token];
-  const A self_weight = terms.self_weight[head.first_row + token];
-  T* grad_key = head.rows(grad_key_rows)[token];
-  T* grad_value = head.rows(grad_value_rows)[token];
-  const A* mean = grad_mean + index / in.tokens * in.width;
+    for (int offset = kWarpSize / 2; offset >= lanes.group; offset /= 2) {
 #pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-    const int d = lane + c * kWarpSize;
-    if (d < in.width) {
-      grad_key[d] = Element<T>::store(in.scale * sum[c]);
-      grad_value[d] = Element<T>::store(self_weight * Element<T>::load(grad_out[d]) + mean[d]);
+      for (int i = 0; i < kVector; ++i) sums[i] += __shfl_xor_sync(kFullWarp, sums[i], offset);
     }
+    if (piece >= pieces || lanes.row != 0) continue;
+    A mean[kVector];
+    load_values(mean, grad_mean + index / in.tokens * in.width + piece * kVector);
+    const A self_weight = terms.self_weight[own_row];
+    const T* grad_out_row = head.rows(grad_out_rows)[token];
+    const Piece grad_out = reinterpret_cast<const Piece*>(grad_out_row)[piece];
+    Piece grad_key, grad_value;
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      grad_key.values[i] = Element<T>::store(in.scale * sums[i]);
+      grad_value.values[i] =
+          Element<T>::store(self_weight * Element<T>::load(grad_out.values[i]) + mean[i]);
+    }
+    reinterpret_cast<Piece*>(head.rows(grad_key_rows)[token])[piece] = grad_key;
+    reinterpret_cast<Piece*>(head.rows(grad_value_rows)[token])[piece] = grad_value;
   }
+}
+
+// Calls `run(std::integral_constant<int, kVector>{})` with how many elements of rows are read at
+// once, 16 bytes or one; half types always come in whole pieces.
+template <typename T, typename Run>
+void with_vector(bool in_pieces, Run&& run) {
+  if constexpr (sizeof(T) >= sizeof(float)) {
+    if (!in_pieces) return run(std::integral_constant<int, 1>{});
+  }
+  run(std::integral_constant<int, 16 / sizeof(T)>{});
 }
 
 // mean[b, h] = mean of the rows, weighted or not; zeros where eps = 0, which asks for none.
@@ -186,53 +305,38 @@ void launch_mean(const char* name, double eps, const TensorView& rows,
     return check(name, cudaMemsetAsync(mean, 0, count * width * sizeof(*mean),
                                        reinterpret_cast<cudaStream_t>(stream)));
   }
-  launch(name, mean_kernel<T>, dim3(static_cast<unsigned>(count), blocks_for(width, kWarpSize)),
-         kMeanWarps * kWarpSize, kMeanWarps * kWarpSize * sizeof(*mean), stream,
-         HeadRows<const T>(rows), weights, heads, tokens, width, mean);
-}
-
-// Fills the scratch of the inputs.
-template <typename T, typename Args>
-void prepare(const char* name, const Args& args,
-             const Scratch<typename Element<T>::Accumulator>& scratch, Stream stream) {
-  launch(name, list_tokens_kernel, static_cast<unsigned>(args.keep.size(0)), kListWarps * kWarpSize,
-         kListWarps * sizeof(int), stream, args.keep.template as<const bool>(),
-         static_cast<int>(args.keep.size(1)), scratch.order, scratch.kept);
-  launch_mean<T>(name, args.eps, args.value, nullptr, scratch.mean_value, stream);
+  with_vector<T>(rows_are_aligned<T>(rows), [&]<int kVector>(std::integral_constant<int, kVector>) {
+    launch(name, mean_kernel<T, kVector>, static_cast<unsigned>(count), kMeanWarps * kWarpSize,
+           sum_rows_bytes<T, kVector, kMeanWarps>(width), stream, HeadRows<const T>(rows), weights,
+           heads, tokens, width, mean);
+  });
 }
 
 template <typename A>
-Scratch<A> scratch_of(const TensorView& query, const TensorView& memory, bool backward) {
-  return {memory, query.size(0), query.size(1), query.size(2), query.size(3), backward};
-}
-
-int64_t scratch_bytes(int64_t images, int64_t heads, int64_t tokens, int64_t width, bool doubles,
-                      bool backward) {
-  return doubles ? Scratch<double>({}, images, heads, tokens, width, backward).bytes
-                 : Scratch<float>({}, images, heads, tokens, width, backward).bytes;
+Scratch<A> scratch_of(const TensorView& query, const TensorView& memory) {
+  return {memory, query.size(0), query.size(1), query.size(2), query.size(3)};
 }
 
 }  // namespace
 }  // namespace reattention
 
-int64_t masked_reattention_forward_scratch_bytes(int64_t images, int64_t heads, int64_t tokens,
-                                                 int64_t width, bool doubles) {
-  return reattention::scratch_bytes(images, heads, tokens, width, doubles, false);
-}
-
 int64_t masked_reattention_backward_scratch_bytes(int64_t images, int64_t heads, int64_t tokens,
                                                   int64_t width, bool doubles) {
-  return reattention::scratch_bytes(images, heads, tokens, width, doubles, true);
+  using reattention::Scratch;
+  return doubles ? Scratch<double>({}, images, heads, tokens, width).bytes
+                 : Scratch<float>({}, images, heads, tokens, width).bytes;
 }
 
 void masked_reattention_forward(const MaskedReattentionForward& args, Stream stream) {
   using namespace reattention;
   constexpr const char* kName = "masked_reattention";
   with_floating_type(kName, args.query.dtype, [&]<typename T>(ElementTag<T>) {
-    const auto scratch =
-        scratch_of<typename Element<T>::Accumulator>(args.query, args.scratch, false);
-    prepare<T>(kName, args, scratch, stream);
-    launch_forward<T>(kName, Inputs<T>(args, scratch), args, stream);
+    launch(kName, list_tokens_kernel, static_cast<unsigned>(args.keep.size(0)),
+           kListWarps * kWarpSize, kListWarps * sizeof(int), stream, args.keep.as<const bool>(),
+           static_cast<int>(args.keep.size(1)), args.order.as<int>());
+    launch_mean<T>(kName, args.eps, args.value, nullptr,
+                   args.mean_value.as<typename Element<T>::Accumulator>(), stream);
+    launch_forward<T>(kName, Inputs<T>(args), args, stream);
   });
 }
 
@@ -241,20 +345,30 @@ void masked_reattention_backward(const MaskedReattentionBackward& args, Stream s
   constexpr const char* kName = "masked_reattention_backward";
   with_floating_type(kName, args.query.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
-    const Scratch<A> scratch = scratch_of<A>(args.query, args.scratch, true);
-    const Inputs<T> in(args, scratch);
-    const int64_t rows = args.query.size(0) * in.heads * in.tokens;
+    const Scratch<A> scratch = scratch_of<A>(args.query, args.scratch);
+    Inputs<T> in(args);
+    in.in_pieces = in.in_pieces && Inputs<T>::are_aligned({args.grad_out, args.grad_query,
+                                                           args.grad_key, args.grad_value});
+    const auto heads = static_cast<unsigned>(args.query.size(0) * in.heads);
+    const int64_t rows = static_cast<int64_t>(heads) * in.tokens;
     const HeadRows<const T> grad_out(args.grad_out);
-    const int* top = args.top.as<int>();
-    prepare<T>(kName, args, scratch, stream);
-    launch(kName, row_terms_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in, grad_out,
-           HeadRows<const T>(args.out), args.log_sum.as<A>(), top, scratch.terms, rows);
+    const unsigned list_blocks = args.eps > 0 ? heads : 0;
+    const size_t shared_bytes =
+        std::max(std::min(in.tokens, kTopTokens) * sizeof(int), in.width * sizeof(A));
+    with_vector<T>(in.in_pieces, [&]<int kVector>(std::integral_constant<int, kVector>) {
+      launch(kName, row_terms_kernel<T, kVector>, list_blocks + tiles_of(args.query, kTermRows),
+             kThreads, shared_bytes, stream, in, grad_out, HeadRows<const T>(args.out),
+             args.log_sum.as<A>(), args.top.as<int>(), scratch.terms, scratch.top_rows,
+             list_blocks);
+    });
     launch_mean<T>(kName, args.eps, args.grad_out, scratch.terms.uniform, scratch.grad_mean,
                    stream);
     launch_backward<T>(kName, in, args, scratch, stream);
-    launch(kName, grad_dropped_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, in,
-           grad_out, top, scratch.terms, scratch.grad_mean, HeadRows<T>(args.grad_key),
-           HeadRows<T>(args.grad_value), rows);
+    with_vector<T>(in.in_pieces, [&]<int kVector>(std::integral_constant<int, kVector>) {
+      launch(kName, grad_dropped_kernel<T, kVector>, blocks_for(rows, kWarps), kThreads, 0, stream,
+             in, grad_out, scratch.terms, scratch.top_rows, scratch.grad_mean,
+             HeadRows<T>(args.grad_key), HeadRows<T>(args.grad_value), rows);
+    });
   });
 }
 

@@ -1,10 +1,12 @@
 // What the kernels of masked_reattention share: what they read, and how a row's parts are joined.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
-#include "attention/head_rows.h"
 #include "attention/masked_reattention.h"
+#include "attention/row_lanes.cuh"
 #include "core/cuda.h"
 #include "core/scratch.h"
 
@@ -24,30 +26,30 @@ struct RowTerms {
   A* self_grad;    // gradient of the row's own logit
 };
 
-// The scratch memory, cut up.
+// The rows of each head, in the order of the token whose logit is their largest: so those of one
+// token lie together, in their own order.
+struct TopRows {
+  int* rows;  // (B, H, N)
+  int* ends;  // (B, H, N): where each token's end
+};
+
+// The backward's scratch memory, cut up.
 template <typename A>
 struct Scratch {
-  int* order;     // (B, N): the tokens, kept ones first
-  int* kept;      // (B,): how many are kept
-  A* mean_value;  // (B, H, D); zeros where eps = 0
-  // The backward's.
   A* grad_mean;  // (B, H, D); zeros where eps = 0
   RowTerms<A> terms;
+  TopRows top_rows;
   int64_t bytes;
 
-  Scratch(const TensorView& memory, int64_t images, int64_t heads, int64_t tokens, int64_t width,
-          bool backward) {
+  Scratch(const TensorView& memory, int64_t images, int64_t heads, int64_t tokens, int64_t width) {
     ScratchParts parts(memory);
-    parts.take(order, images * tokens);
-    parts.take(kept, images);
-    parts.take(mean_value, images * heads * width);
-    if (backward) {
-      parts.take(grad_mean, images * heads * width);
-      for (A** part :
-           {&terms.delta, &terms.uniform, &terms.top_grad, &terms.self_weight, &terms.self_grad}) {
-        parts.take(*part, images * heads * tokens);
-      }
+    parts.take(grad_mean, images * heads * width);
+    for (A** part :
+         {&terms.delta, &terms.uniform, &terms.top_grad, &terms.self_weight, &terms.self_grad}) {
+      parts.take(*part, images * heads * tokens);
     }
+    parts.take(top_rows.rows, images * heads * tokens);
+    parts.take(top_rows.ends, images * heads * tokens);
     bytes = parts.bytes();
   }
 };
@@ -59,25 +61,30 @@ struct Inputs {
 
   HeadRows<const T> query, key, value;
   const bool* keep;
-  const int *order, *kept;
+  const int* order;
   const A* mean_value;
   int heads, tokens, width;
+  bool in_pieces;    // whether all rows can be read and written 16 bytes at a time
   A scale, log_eps;  // log_eps is -infinity where eps = 0
 
   template <typename Args>
-  Inputs(const Args& args, const Scratch<A>& scratch)
+  explicit Inputs(const Args& args)
       : query(args.query),
         key(args.key),
         value(args.value),
         keep(args.keep.template as<const bool>()),
-        order(scratch.order),
-        kept(scratch.kept),
-        mean_value(scratch.mean_value),
+        order(args.order.template as<const int>()),
+        mean_value(args.mean_value.template as<const A>()),
         heads(static_cast<int>(args.query.size(1))),
         tokens(static_cast<int>(args.query.size(2))),
         width(static_cast<int>(args.query.size(3))),
+        in_pieces(are_aligned({args.query, args.key, args.value, args.out})),
         scale(static_cast<A>(args.scale)),
         log_eps(static_cast<A>(std::log(args.eps))) {}
+
+  static bool are_aligned(std::initializer_list<TensorView> all_rows) {
+    return std::all_of(all_rows.begin(), all_rows.end(), rows_are_aligned<T>);
+  }
 };
 
 // One (image, head) of the inputs.
@@ -101,8 +108,8 @@ struct Head {
         key(in.key.of(image, head)),
         value(in.value.of(image, head)),
         keep(in.keep + image * in.tokens),
-        order(in.order + image * in.tokens),
-        kept(in.kept[image]),
+        order(in.order + image * (in.tokens + 1) + 1),
+        kept(order[-1]),
         mean_value(in.mean_value + index * in.width) {}
 
   template <typename U>
@@ -129,15 +136,16 @@ __device__ A group_max(A value) {
   return value;
 }
 
-// Which (image, head) and which tile of its rows a block owns.
+// Which (image, head) and which tile of its rows a block owns: that of its index.
 struct Place {
   int64_t head;
   int first;
 
-  __device__ Place(int tokens, int rows) {
+  __device__ Place(int tokens, int rows) : Place(tokens, rows, blockIdx.x) {}
+  __device__ Place(int tokens, int rows, unsigned index) {
     const int tiles = (tokens + rows - 1) / rows;
-    head = blockIdx.x / tiles;
-    first = static_cast<int>(blockIdx.x % tiles) * rows;
+    head = index / tiles;
+    first = static_cast<int>(index % tiles) * rows;
   }
 };
 

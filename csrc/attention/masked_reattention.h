@@ -30,7 +30,9 @@ struct MaskedReattentionForward {
   TensorView out;      // like query
   TensorView log_sum;  // (B, H, N); the CPU may do without both where nothing is to be saved
   TensorView top;      // (B, H, N); -1 where eps = 0
-  TensorView scratch;
+  // Of the backward's too, and the CPU, which keeps none of it, needs no memory:
+  TensorView order;       // (B, 1 + N) int32: how many tokens are kept; the tokens, kept ones first
+  TensorView mean_value;  // (B, H, D); zeros where eps = 0
   double scale, eps;
 };
 
@@ -38,6 +40,7 @@ struct MaskedReattentionBackward {
   TensorView query, key, value;
   TensorView keep;                              // (B, N)
   TensorView out, log_sum, top;                 // of the forward
+  TensorView order, mean_value;                 // too
   TensorView grad_out;                          // (B, H, N, D)
   TensorView grad_query, grad_key, grad_value;  // the CPU may do without those that nobody wants
   TensorView scratch;
@@ -46,9 +49,6 @@ struct MaskedReattentionBackward {
 
 namespace cpu {
 constexpr int64_t kLargestHalfReattentionWidth = 0;  // none: Python converts half types to float
-inline int64_t masked_reattention_forward_scratch_bytes(int64_t, int64_t, int64_t, int64_t, bool) {
-  return 0;
-}
 inline int64_t masked_reattention_backward_scratch_bytes(int64_t, int64_t, int64_t, int64_t, bool) {
   return 0;
 }
@@ -58,8 +58,6 @@ void masked_reattention_backward(const MaskedReattentionBackward& args, int thre
 
 namespace cuda {
 constexpr int64_t kLargestHalfReattentionWidth = 128;
-int64_t masked_reattention_forward_scratch_bytes(int64_t images, int64_t heads, int64_t tokens,
-                                                 int64_t width, bool doubles);
 int64_t masked_reattention_backward_scratch_bytes(int64_t images, int64_t heads, int64_t tokens,
                                                   int64_t width, bool doubles);
 void masked_reattention_forward(const MaskedReattentionForward& args, Stream stream);

@@ -313,11 +313,14 @@ __global__ void __launch_bounds__(kThreads)
     best[half].template take_from_group<4>();
     const int row = min(place.first + row_of(2 * half), in.tokens - 1);
     constexpr int kPiece = 16 / sizeof(T);
-    const float own = scale * group_sum<4>(partial_dot<kPiece>(head.query[row], head.key[row],
-                                                               in.width, lane, 4));
+    const bool is_kept = head.keep[row];
+    const float own =
+        scale * group_sum<4>(is_kept ? 0.0f
+                                     : partial_dot<kPiece>(head.query[row], head.key[row], in.width,
+                                                           lane, 4));
     const Parts<float> parts =
         join(natural(largest[half]), group_sum<4>(weight_sum[half]),
-             head.keep[row] ? -INFINITY : natural(own), natural(best[half].logit), in.log_eps);
+             is_kept ? -INFINITY : natural(own), natural(best[half].logit), in.log_eps);
     if (place.first + row_of(2 * half) >= in.tokens) continue;
 #pragma unroll
     for (int n = 0; n < kWidth / 8; ++n) {

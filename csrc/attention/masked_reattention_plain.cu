@@ -18,6 +18,11 @@ constexpr int kSlice = 16;  // of the width, or of the columns, that lies in sha
 constexpr int kLanesPerRow = 16;
 constexpr int kRowGroups = kThreads / kLanesPerRow;
 
+// Blocks that a multiprocessor is to hold, by its registers.
+template <typename T>
+constexpr int kForwardBlocks = sizeof(T) == sizeof(double) ? 3 : 4;
+constexpr int kGradQueryBlocks = 3;
+
 // For widths up to 64 * kWide.
 template <typename T, int kWide>
 struct Tile {
@@ -26,22 +31,28 @@ struct Tile {
   static constexpr int kRows = kRowGroups * kRowsPerThread;
   static constexpr int kColumns = 4 * kWide;
   static constexpr int kWidth = 64 * kWide;
-  // Of rows in shared memory; keeps 16-byte pieces aligned and spreads them over the banks.
+  // Of rows in shared memory; keeps 16-byte pieces aligned and spreads over the banks what a warp
+  // writes: pieces of neighbouring rows of weights, elements of neighbouring rows of the others.
+  static constexpr int kWeightsPitch = kRows + 16 / sizeof(A);
   static constexpr int kPitch = kRows + 4, kTilePitch = kTile + 4, kWidthPitch = kWidth + 4;
   static constexpr int kSliceSize =
       kSlice * (kPitch + kTilePitch > kWidthPitch ? kPitch + kTilePitch : kWidthPitch);
 
-  A* weights;  // (kTile, kPitch)
+  A* weights;  // (kTile, kWeightsPitch): of column 4 l + c in row kLanesPerRow c + l
   A* slice;
   int* rows;     // token of each row of the tile, -1 past the end
   int* columns;  // of each column
 
   static constexpr size_t kSharedBytes =
-      (kTile * kPitch + kSliceSize) * sizeof(A) + (kRows + kTile) * sizeof(int);
+      (kTile * kWeightsPitch + kSliceSize) * sizeof(A) + (kRows + kTile) * sizeof(int);
+  // The forward's, which has more numbers of each row than there are registers: a sum of each
+  // thread's, and the largest logit.
+  static constexpr size_t kForwardBytes =
+      kSharedBytes + (kThreads * kRowsPerThread + kRows) * sizeof(A);
 
   __device__ Tile() {
     weights = reinterpret_cast<A*>(dynamic_shared());
-    slice = weights + kTile * kPitch;
+    slice = weights + kTile * kWeightsPitch;
     rows = reinterpret_cast<int*>(slice + kSliceSize);
     columns = rows + kRows;
   }
@@ -50,19 +61,9 @@ struct Tile {
   // The place in the width of the thread's column `c`: pieces of 4, kLanesPerRow pieces apart.
   __device__ static int place(int c) { return c / 4 * kTile + first_column() + c % 4; }
 
-  __device__ static void list(int* to, int count, const Tokens& tokens) {
-    for (int i = threadIdx.x; i < count; i += kThreads) to[i] = tokens[i];
-  }
-
-  template <int kCount>
-  __device__ static void load(A (&to)[kCount], const A* from) {
-    constexpr int kPiece = 16 / sizeof(A);
-#pragma unroll
-    for (int i = 0; i < kCount; i += kPiece) {
-      const auto piece = *reinterpret_cast<const Vector<A, kPiece>*>(from + i);
-#pragma unroll
-      for (int k = 0; k < kPiece; ++k) to[i + k] = piece.values[k];
-    }
+  __device__ static void list(int* to, unsigned count, const Tokens& tokens) {
+    static_assert(kRows <= kThreads && kTile <= kThreads);
+    if (threadIdx.x < count) to[threadIdx.x] = tokens[threadIdx.x];
   }
 
   // out[r][c] = row r of `a` . column c of `b`. Begins and ends without a barrier of its own about
@@ -77,14 +78,14 @@ struct Tile {
     }
     for (int d0 = 0; d0 < width; d0 += kSlice) {
       __syncthreads();
-      stage_transposed(row_slice, kPitch, kRows, a, rows, d0, width);
-      stage_transposed(column_slice, kTilePitch, kTile, b, columns, d0, width);
+      stage_transposed<kRows, kPitch>(row_slice, a, rows, d0, width);
+      stage_transposed<kTile, kTilePitch>(column_slice, b, columns, d0, width);
       __syncthreads();
-#pragma unroll 4
+#pragma unroll 2
       for (int d = 0; d < kSlice; ++d) {
         A x[kRowsPerThread], y[4];
-        load(x, row_slice + d * kPitch + first_row());
-        load(y, column_slice + d * kTilePitch + first_column());
+        load_values(x, row_slice + d * kPitch + first_row());
+        load_values(y, column_slice + d * kTilePitch + first_column());
 #pragma unroll
         for (int r = 0; r < kRowsPerThread; ++r) {
 #pragma unroll
@@ -98,9 +99,10 @@ struct Tile {
   __device__ void store_weights(const A (&values)[kRowsPerThread][4]) const {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      A* to = weights + (first_column() + c) * kPitch + first_row();
+      A of_rows[kRowsPerThread];
 #pragma unroll
-      for (int r = 0; r < kRowsPerThread; ++r) to[r] = values[r][c];
+      for (int r = 0; r < kRowsPerThread; ++r) of_rows[r] = values[r][c];
+      store_values(weights_of(first_column() + c), of_rows);
     }
   }
 
@@ -110,8 +112,9 @@ struct Tile {
                              int present) const {
     for (int j0 = 0; j0 < kTile && j0 < present; j0 += kSlice) {
       __syncthreads();
-      for (int i = threadIdx.x; i < kSlice * kWidth; i += kThreads) {
-        const int j = i / kWidth, d = i % kWidth;
+#pragma unroll 8
+      for (int step = 0; step < kSlice * kWidth / kThreads; ++step) {
+        const int i = step * kThreads + threadIdx.x, j = i / kWidth, d = i % kWidth;
         const bool inside = j0 + j < present && d < width;
         slice[j * kWidthPitch + d] = inside ? Element<T>::load(x[columns[j0 + j]][d]) : A{0};
       }
@@ -119,11 +122,11 @@ struct Tile {
 #pragma unroll 2
       for (int j = 0; j < kSlice; ++j) {
         A w[kRowsPerThread];
-        load(w, weights + (j0 + j) * kPitch + first_row());
+        load_values(w, weights_of(j0 + j));
 #pragma unroll
         for (int c = 0; c < kColumns; c += 4) {
           A y[4];
-          load(y, slice + j * kWidthPitch + place(c));
+          load_values(y, slice + j * kWidthPitch + place(c));
 #pragma unroll
           for (int r = 0; r < kRowsPerThread; ++r) {
 #pragma unroll
@@ -135,18 +138,50 @@ struct Tile {
   }
 
  private:
-  __device__ static void stage_transposed(A* to, int pitch, int count, Rows<const T> from,
-                                          const int* tokens, int d0, int width) {
-    for (int i = threadIdx.x; i < count * kSlice; i += kThreads) {
-      const int r = i / kSlice, d = i % kSlice;
-      const bool inside = tokens[r] >= 0 && d0 + d < width;
-      to[d * pitch + r] = inside ? Element<T>::load(from[tokens[r]][d0 + d]) : A{0};
+  // The weights of a column and the thread's rows.
+  __device__ A* weights_of(int column) const {
+    const int row = column % 4 * kLanesPerRow + column / 4;
+    return weights + row * kWeightsPitch + first_row();
+  }
+
+  // A warp reads whole sectors of a few rows.
+  template <int kCount, int kPitchOfCount>
+  __device__ static void stage_transposed(A* to, Rows<const T> from, const int* tokens, int d0,
+                                          int width) {
+    constexpr int kRun = 32 / sizeof(T), kRowsAtOnce = kThreads / kRun;
+    const int first_row = threadIdx.x / kRun, first_d = threadIdx.x % kRun;
+#pragma unroll 1
+    for (int d = first_d; d < kSlice; d += kRun) {
+#pragma unroll
+      for (int i = 0; i < (kCount + kRowsAtOnce - 1) / kRowsAtOnce; ++i) {
+        const int r = first_row + i * kRowsAtOnce;
+        if (kCount % kRowsAtOnce != 0 && r >= kCount) continue;
+        const bool inside = tokens[r] >= 0 && d0 + d < width;
+        to[d * kPitchOfCount + r] = inside ? Element<T>::load(from[tokens[r]][d0 + d]) : A{0};
+      }
     }
   }
 };
 
+// Four elements of a row from `d` on, as far as its width goes, at once if `in_pieces`.
+template <typename A>
+__device__ void load_four(A (&to)[4], const A* row, int d, int width, bool in_pieces) {
+  if (in_pieces) return load_values(to, row + d);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) to[k] = d + k < width ? row[d + k] : A{0};
+}
+
+template <typename A>
+__device__ void store_four(A* row, const A (&from)[4], int d, int width, bool in_pieces) {
+  if (in_pieces) return store_values(row + d, from);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (d + k < width) row[d + k] = from[k];
+  }
+}
+
 template <typename T, int kWide>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kForwardBlocks<T>)
     forward_kernel(Inputs<T> in, HeadRows<T> out_rows, typename Element<T>::Accumulator* log_sum,
                    int* top) {
   using A = typename Element<T>::Accumulator;
@@ -158,9 +193,17 @@ __global__ void __launch_bounds__(kThreads)
   const bool with_eps = in.log_eps > -INFINITY;
   Tile::list(tile.rows, Tile::kRows, Tokens{nullptr, place.first, in.tokens});
 
-  A sum[kR][Tile::kColumns] = {}, weight_sum[kR] = {}, largest[kR];
+  A* const weight_sum =  // of row r of this thread: [r * kThreads]
+      reinterpret_cast<A*>(tile.columns + kTile) + threadIdx.x;
+  A* const largest =  // of row r of this thread and those beside it: [r]
+      weight_sum - threadIdx.x + kR * kThreads + Tile::first_row();
+  A sum[kR][Tile::kColumns] = {};
+  for (int r = 0; r < kR; ++r) {
+    weight_sum[r * kThreads] = 0;
+    if (threadIdx.x % kLanesPerRow == 0) largest[r] = -INFINITY;
+  }
+  __syncwarp();
   Top<A> best[kR];
-  for (A& value : largest) value = -INFINITY;
   // The kept tokens, then, for the largest logit of all, the others.
   const int end = with_eps ? in.tokens : head.kept;
   for (int first = 0; first < end; first += kTile) {
@@ -183,16 +226,18 @@ __global__ void __launch_bounds__(kThreads)
     if (first >= head.kept) continue;
 #pragma unroll
     for (int r = 0; r < kR; ++r) {
-      A here = largest[r];
+      const A before = largest[r];
+      A here = before;
       for (const A logit : weights[r]) here = max(here, logit);
       here = group_max<kLanesPerRow>(here);
-      const A factor = exp(largest[r] - here);
-      largest[r] = here;
-      weight_sum[r] *= factor;
+      const A factor = exp(before - here);
+      if (threadIdx.x % kLanesPerRow == 0) largest[r] = here;  // read again after a barrier
+      A weights_here = 0;
       for (A& value : weights[r]) {
         value = exp(value - here);
-        weight_sum[r] += value;
+        weights_here += value;
       }
+      weight_sum[r * kThreads] = weight_sum[r * kThreads] * factor + weights_here;
       for (A& value : sum[r]) value *= factor;
     }
     tile.store_weights(weights);
@@ -205,20 +250,28 @@ __global__ void __launch_bounds__(kThreads)
   for (int r = 0; r < kR; ++r) {
     best[r].template take_from_group<kLanesPerRow>();
     const int row = min(place.first + Tile::first_row() + r, in.tokens - 1);
-    const A own = in.scale * group_sum<kLanesPerRow>(partial_dot<1>(head.query[row], head.key[row],
+    const bool is_kept = head.keep[row];
+    const A own =
+        in.scale * group_sum<kLanesPerRow>(is_kept ? A{0}
+                                                   : partial_dot<1>(head.query[row], head.key[row],
                                                                     in.width, lane, kLanesPerRow));
     const Parts<A> parts =
-        join(largest[r], group_sum<kLanesPerRow>(weight_sum[r]),
-             head.keep[row] ? -static_cast<A>(INFINITY) : own, best[r].logit, in.log_eps);
+        join(largest[r], group_sum<kLanesPerRow>(weight_sum[r * kThreads]),
+             is_kept ? -static_cast<A>(INFINITY) : own, best[r].logit, in.log_eps);
     if (place.first + Tile::first_row() + r >= in.tokens) continue;
 #pragma unroll
-    for (int c = 0; c < Tile::kColumns; ++c) {
+    for (int c = 0; c < Tile::kColumns; c += 4) {
       const int d = Tile::place(c);
-      if (d < in.width) {
-        out[row][d] = Element<T>::store(parts.kept * sum[r][c] +
-                                        parts.self * Element<T>::load(head.value[row][d]) +
-                                        parts.uniform * head.mean_value[d]);
+      if (d >= in.width) continue;
+      A own_value[4], mean_value[4], result[4];
+      load_four(own_value, head.value[row], d, in.width, in.in_pieces);
+      load_four(mean_value, head.mean_value, d, in.width, in.in_pieces);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        result[k] =
+            parts.kept * sum[r][c + k] + parts.self * own_value[k] + parts.uniform * mean_value[k];
       }
+      store_four(out[row], result, d, in.width, in.in_pieces);
     }
     if (lane == 0) {
       log_sum[head.first_row + row] = parts.log_sum;
@@ -228,7 +281,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, int kWide>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kGradQueryBlocks)
     grad_query_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
                       const typename Element<T>::Accumulator* log_sum, const int* top,
                       RowTerms<typename Element<T>::Accumulator> terms,
@@ -279,13 +332,17 @@ __global__ void __launch_bounds__(kThreads)
     // Without eps nothing has a gradient there, and a dropped key may be anything.
     const int top_token = top[head.first_row + row] >= 0 ? top[head.first_row + row] : row;
 #pragma unroll
-    for (int c = 0; c < Tile::kColumns; ++c) {
+    for (int c = 0; c < Tile::kColumns; c += 4) {
       const int d = Tile::place(c);
-      if (d < in.width) {
-        grad_query[row][d] = Element<T>::store(
-            in.scale * (sum[r][c] + self_grad * Element<T>::load(head.key[row][d]) +
-                        top_grad * Element<T>::load(head.key[top_token][d])));
+      if (d >= in.width) continue;
+      A own_key[4], top_key[4], result[4];
+      load_four(own_key, head.key[row], d, in.width, in.in_pieces);
+      load_four(top_key, head.key[top_token], d, in.width, in.in_pieces);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        result[k] = in.scale * (sum[r][c + k] + self_grad * own_key[k] + top_grad * top_key[k]);
       }
+      store_four(grad_query[row], result, d, in.width, in.in_pieces);
     }
   }
 }
@@ -344,13 +401,18 @@ __global__ void __launch_bounds__(kThreads)
     if (place.first + Tile::first_row() + r >= head.kept) continue;
     const int token = tile.rows[Tile::first_row() + r];
 #pragma unroll
-    for (int c = 0; c < Tile::kColumns; ++c) {
+    for (int c = 0; c < Tile::kColumns; c += 4) {
       const int d = Tile::place(c);
-      if (d < in.width) {
-        grad_key[token][d] = Element<T>::store(in.scale * key_sum[r][c]);
-        grad_value[token][d] =
-            Element<T>::store(value_sum[r][c] + grad_mean[place.head * in.width + d]);
+      if (d >= in.width) continue;
+      A key_result[4], value_result[4];
+      load_four(value_result, grad_mean + place.head * in.width, d, in.width, in.in_pieces);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        key_result[k] = in.scale * key_sum[r][c + k];
+        value_result[k] += value_sum[r][c + k];
       }
+      store_four(grad_key[token], key_result, d, in.width, in.in_pieces);
+      store_four(grad_value[token], value_result, d, in.width, in.in_pieces);
     }
   }
 }
@@ -375,7 +437,7 @@ void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattenti
   with_width<T>(in.width, [&]<int kWide>(std::integral_constant<int, kWide>) {
     using Tile = Tile<T, kWide>;
     launch(name, forward_kernel<T, kWide>, tiles_of(args.query, Tile::kRows), kThreads,
-           Tile::kSharedBytes, stream, in, HeadRows<T>(args.out), args.log_sum.as<A>(),
+           Tile::kForwardBytes, stream, in, HeadRows<T>(args.out), args.log_sum.as<A>(),
            args.top.as<int>());
   });
 }

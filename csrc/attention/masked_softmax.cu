@@ -1,6 +1,6 @@
-// CUDA: a warp owns a row, lanes stride along it; nothing in shared memory, for a row read again
-// comes from the L1 cache. Must read logits and mask and write the result once, backward the same
-// of gradients: limited by that bandwidth.
+// CUDA: a warp owns a row, lanes stride along it; what is read again waits in shared memory, or, of
+// rows too long for that, in the caches. Must read logits and mask and write the result once,
+// backward the same of gradients: limited by that bandwidth.
 #include "attention/masked_softmax.h"
 #include "core/cuda.h"
 
@@ -14,7 +14,20 @@ __device__ inline int64_t row_of_warp() {
   return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
 }
 
-template <typename T>
+// Bytes of shared memory for a row of each warp, 0 where that is more than all kernels have.
+template <typename A>
+size_t staged_bytes(int64_t count) {
+  const size_t bytes = kWarps * count * sizeof(A);
+  return bytes <= kSharedBytesOfAnyKernel ? bytes : 0;
+}
+
+// This warp's staged row.
+template <typename A>
+__device__ A* staged_row(int64_t count) {
+  return reinterpret_cast<A*>(dynamic_shared()) + threadIdx.x / kWarpSize * count;
+}
+
+template <typename T, bool kStaged>
 __global__ void forward_kernel(const T* all_logits, int64_t logits_stride, const bool* all_keep,
                                int64_t keep_stride, int64_t rows, int64_t count,
                                typename Element<T>::Accumulator log_eps,
@@ -26,22 +39,32 @@ __global__ void forward_kernel(const T* all_logits, int64_t logits_stride, const
   const T* logits = all_logits + row * logits_stride;
   const bool* keep = all_keep + row * keep_stride;
   A* out = all_out + row * count;
+  A* staged = out;
+  if constexpr (kStaged) staged = staged_row<A>(count);
   A largest = log_eps;
   for (int64_t j = lane; j < count; j += kWarpSize) {
-    if (keep[j]) largest = max(largest, Element<T>::load(logits[j]));
+    const A logit = Element<T>::load(logits[j]);
+    largest = max(largest, keep[j] ? logit : log_eps);
+    staged[j] = logit;
   }
   largest = warp_max(largest);
   A sum = 0;
   for (int64_t j = lane; j < count; j += kWarpSize) {
-    out[j] = keep[j] ? exp(Element<T>::load(logits[j]) - largest) : A(0);
-    sum += out[j];
+    A weight = -1;
+    if (keep[j]) {
+      weight = exp(staged[j] - largest);
+      sum += weight;
+    }
+    staged[j] = weight;
   }
   const A factor = 1 / (warp_sum(sum) + exp(log_eps - largest));
   // Not kept is 0 also where the sum is NaN.
-  for (int64_t j = lane; j < count; j += kWarpSize) out[j] = keep[j] ? out[j] * factor : A(0);
+  for (int64_t j = lane; j < count; j += kWarpSize) {
+    out[j] = staged[j] < 0 ? A(0) : staged[j] * factor;
+  }
 }
 
-template <typename T>
+template <typename T, bool kStaged>
 __global__ void backward_kernel(const typename Element<T>::Accumulator* all_grad_out,
                                 const typename Element<T>::Accumulator* all_out, int64_t rows,
                                 int64_t count, T* all_grad_logits) {
@@ -52,8 +75,13 @@ __global__ void backward_kernel(const typename Element<T>::Accumulator* all_grad
   const A* grad_out = all_grad_out + row * count;
   const A* out = all_out + row * count;
   A expected = 0;  // sum_j out_j dL/dout_j
-  for (int64_t j = lane; j < count; j += kWarpSize) expected += out[j] * grad_out[j];
+  for (int64_t j = lane; j < count; j += kWarpSize) {
+    const A grad = grad_out[j];
+    expected += out[j] * grad;
+    if constexpr (kStaged) staged_row<A>(count)[j] = grad;
+  }
   expected = warp_sum(expected);
+  if constexpr (kStaged) grad_out = staged_row<A>(count);
   for (int64_t j = lane; j < count; j += kWarpSize) {
     all_grad_logits[row * count + j] = Element<T>::store(out[j] * (grad_out[j] - expected));
   }
@@ -66,9 +94,11 @@ void masked_softmax_forward(const MaskedSoftmaxForward& args, Stream stream) {
   const int64_t rows = args.logits.size(0), count = args.logits.size(1);
   with_floating_type(kName, args.logits.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
-    launch(kName, forward_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream,
-           args.logits.as<T>(), args.logits.stride(0), args.keep.as<bool>(), args.keep.stride(0),
-           rows, count, static_cast<A>(args.log_eps), args.out.as<A>());
+    const size_t bytes = staged_bytes<A>(count);
+    launch(kName, bytes > 0 ? forward_kernel<T, true> : forward_kernel<T, false>,
+           blocks_for(rows, kWarps), kThreads, bytes, stream, args.logits.as<T>(),
+           args.logits.stride(0), args.keep.as<bool>(), args.keep.stride(0), rows, count,
+           static_cast<A>(args.log_eps), args.out.as<A>());
   });
 }
 
@@ -77,8 +107,10 @@ void masked_softmax_backward(const MaskedSoftmaxBackward& args, Stream stream) {
   const int64_t rows = args.out.size(0), count = args.out.size(1);
   with_floating_type(kName, args.grad_logits.dtype, [&]<typename T>(ElementTag<T>) {
     using A = typename Element<T>::Accumulator;
-    launch(kName, backward_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream,
-           args.grad_out.as<A>(), args.out.as<A>(), rows, count, args.grad_logits.as<T>());
+    const size_t bytes = staged_bytes<A>(count);
+    launch(kName, bytes > 0 ? backward_kernel<T, true> : backward_kernel<T, false>,
+           blocks_for(rows, kWarps), kThreads, bytes, stream, args.grad_out.as<A>(),
+           args.out.as<A>(), rows, count, args.grad_logits.as<T>());
   });
 }
 

@@ -76,6 +76,7 @@ inline py::object masked_reattention(Call call) {
                                      {},
                                      {},
                                      {},
+                                     {},
                                      factors.scale,
                                      factors.eps},
                                     threads);
@@ -83,44 +84,41 @@ inline py::object masked_reattention(Call call) {
   return result;
 }
 
-// (query, key, value, keep, scale, eps, threads): out, and log_sum and top for the gradient.
+// (query, key, value, keep, scale, eps, threads): out, and log_sum, top, order and mean_value for
+// the gradient, the last two empty: the CPU keeps none.
 inline py::object masked_reattention_forward(Call call) {
   Tokens tokens;
   Factors factors;
   if (!tokens.read(call) || !factors.read(call, tokens.query)) return py::none();
   const int threads = PyLong_AsLong(call.next());
-  TensorView out, log_sum, top;
-  py::tuple results(3);
+  TensorView out, log_sum, top, order, mean_value;
+  const int64_t none[] = {0};
+  py::tuple results(5);
   results[0] = dlpack::empty(tokens.query.dtype, shape_of(tokens.query), out);
   results[1] = dlpack::empty(tokens.query.dtype, tokens.sizes(), log_sum);
   results[2] = dlpack::empty(DType::kInt32, tokens.sizes(), top);
+  results[3] = dlpack::empty(DType::kInt32, none, order);
+  results[4] = dlpack::empty(tokens.query.dtype, none, mean_value);
   without_gil([&] {
-    cpu::masked_reattention_forward({tokens.query,
-                                     tokens.key,
-                                     tokens.value,
-                                     tokens.keep,
-                                     out,
-                                     log_sum,
-                                     top,
-                                     {},
-                                     factors.scale,
-                                     factors.eps},
+    cpu::masked_reattention_forward({tokens.query, tokens.key, tokens.value, tokens.keep, out,
+                                     log_sum, top, order, mean_value, factors.scale, factors.eps},
                                     threads);
   });
   return results;
 }
 
-// (query, key, value, keep, out, log_sum, top, grad_out, scale, eps, query_wanted, key_wanted,
-// value_wanted, threads): the gradients, None for those that nobody wants.
+// (query, key, value, keep, out, log_sum, top, order, mean_value, grad_out, scale, eps,
+// query_wanted, key_wanted, value_wanted, threads): the gradients, None for those that nobody
+// wants.
 inline py::object masked_reattention_backward(Call call) {
   Tokens tokens;
   Factors factors;
-  TensorView out, log_sum, top, grad_out;
-  if (!tokens.read(call) || !read_plain(call.next(), out) || !read_plain(call.next(), log_sum) ||
-      !read_plain(call.next(), top) || !read_plain(call.next(), grad_out) ||
-      !factors.read(call, tokens.query)) {
-    return py::none();
+  TensorView out, log_sum, top, order, mean_value, grad_out;
+  if (!tokens.read(call)) return py::none();
+  for (TensorView* saved : {&out, &log_sum, &top, &order, &mean_value, &grad_out}) {
+    if (!read_plain(call.next(), *saved)) return py::none();
   }
+  if (!factors.read(call, tokens.query)) return py::none();
   const auto is_of_queries = [&](const TensorView& saved, DType dtype) {
     return saved.dtype == dtype && is_dense(saved) &&
            std::ranges::equal(shape_of(saved), tokens.sizes());
@@ -145,6 +143,8 @@ inline py::object masked_reattention_backward(Call call) {
                                       out,
                                       log_sum,
                                       top,
+                                      order,
+                                      mean_value,
                                       grad_out,
                                       gradients[0],
                                       gradients[1],

@@ -21,7 +21,8 @@ struct SpatialGateBackward {
   TensorView gate, grad_gate;  // (B, N) contiguous
   TensorView grad_query;       // like query; without memory where nobody wants it, as grad_key
   TensorView grad_key;         // like key
-  TensorView grad_dots;  // (B, H, 1, N), a view of a contiguous (B, N): the same for all heads
+  // (B, H, 1, N), a view of a contiguous (B, N): the same for all heads. CUDA needs none.
+  TensorView grad_dots;
   double scale;
 };
 

@@ -28,6 +28,12 @@ def class_attention(dtype: torch.dtype) -> None:
     forward_and_backward(ops.class_attention, query, key)
 
 
+def class_attention_of_long_rows() -> None:
+    """Longer than shared memory holds, and so as narrow as is read at once."""
+    query, key = (normal(i, 1, 2, n, 8, dtype=torch.bfloat16) for i, n in enumerate((1, 10_240)))
+    forward_and_backward(ops.class_attention, query, key)
+
+
 def spatial_gate(dtype: torch.dtype) -> None:
     query = normal(0, 2, 3, WIDTH, dtype=dtype)
     forward_and_backward(ops.spatial_gate, query, normal(1, 2, 3, TOKENS, WIDTH, dtype=dtype))
@@ -101,6 +107,7 @@ def segment_mode() -> None:
 CALLS: dict[str, Callable[[], None]] = {
     "class_attention, bfloat16": lambda: class_attention(torch.bfloat16),
     "class_attention, float32": lambda: class_attention(torch.float32),
+    "class_attention, long rows": class_attention_of_long_rows,
     "spatial_gate, bfloat16": lambda: spatial_gate(torch.bfloat16),
     "spatial_gate, float32": lambda: spatial_gate(torch.float32),
     "masked_reattention, bfloat16": lambda: masked_reattention(torch.bfloat16),

@@ -55,12 +55,15 @@ struct Total {
   uint64_t ideal = 0;  // as many as would hold the bytes asked for
 };
 
+using Sectors = std::array<std::unordered_set<uintptr_t>, 3>;  // touched, by Access
+
 struct LaunchCounts {
   std::string operator_name;
   uintptr_t kernel;
   uint64_t blocks = 0, barriers = 0;
   std::map<Place, Total> places{};
-  std::array<std::unordered_set<uintptr_t>, 3> sectors{};  // touched, by Access
+  Sectors sectors{};
+  uint64_t sectors_of_blocks = 0;  // touched by each block
 };
 
 struct Thread {
@@ -72,6 +75,7 @@ bool on, in_block;
 std::vector<std::pair<uintptr_t, uintptr_t>> ranges;  // of the call's tensors
 std::vector<LaunchCounts> launches;
 std::span<const unsigned char> shared_memory;
+Sectors block_sectors;
 std::vector<Thread> threads(kMaxThreads);
 uint64_t last_meeting;
 std::vector<Lane> open;  // the lanes whose requests may still get more of them
@@ -129,7 +133,7 @@ void close_requests() {
     ++total.requests;
     total.lanes += lanes.size();
     if (place.space == Space::kGlobal) {
-      add_global(lanes, total, launch.sectors[static_cast<size_t>(place.access)]);
+      add_global(lanes, total, block_sectors[static_cast<size_t>(place.access)]);
     } else {
       add_shared(lanes, total);
     }
@@ -206,8 +210,14 @@ void pass_warp_operation() {
 void end_block() {
   if (!on) return;
   in_block = false;
-  ++launches.back().blocks;
+  LaunchCounts& launch = launches.back();
+  ++launch.blocks;
   meet();
+  for (size_t access = 0; access < block_sectors.size(); ++access) {
+    launch.sectors_of_blocks += block_sectors[access].size();
+    launch.sectors[access].merge(block_sectors[access]);
+    block_sectors[access].clear();
+  }
 }
 
 void bind(pybind11::module_& module) {
@@ -220,9 +230,9 @@ void bind(pybind11::module_& module) {
         on = true;
       },
       py::arg("tensors"));
-  // A launch: (operator, kernel, blocks, barriers, sectors touched by reads, writes, atomics,
-  // places). A place: (site, shared, access, requests, lanes, units, ideal). Kernels and sites are
-  // offsets in the module's file.
+  // A launch: (operator, kernel, blocks, barriers, sectors touched by each block, sectors touched
+  // by reads, writes, atomics, places). A place: (site, shared, access, requests, lanes, units,
+  // ideal). Kernels and sites are offsets in the module's file.
   module.def("stop_counting", [] {
     on = in_block = false;
     Dl_info module;
@@ -236,8 +246,9 @@ void bind(pybind11::module_& module) {
                                      total.requests, total.lanes, total.units, total.ideal));
       }
       result.append(py::make_tuple(launch.operator_name, launch.kernel, launch.blocks,
-                                   launch.barriers, launch.sectors[0].size(),
-                                   launch.sectors[1].size(), launch.sectors[2].size(), places));
+                                   launch.barriers, launch.sectors_of_blocks,
+                                   launch.sectors[0].size(), launch.sectors[1].size(),
+                                   launch.sectors[2].size(), places));
     }
     return result;
   });

@@ -69,6 +69,8 @@ class KernelCounts:
         lanes: that take part in them.
         barriers: of blocks.
         atomics: operations of lanes.
+        of_blocks: the distinct sectors of each block, of all together. Where a block reads what another one does, as
+            those of tiles do, a GPU's second cache is asked for no less.
     """
 
     launches: int = 0
@@ -82,11 +84,17 @@ class KernelCounts:
     lanes: int = 0
     barriers: int = 0
     atomics: int = 0
+    of_blocks: int = 0
 
     @property
     def traffic(self) -> float:
         """Sectors asked for, of those that have to be: 1 is each once."""
         return self.sectors / self.compulsory if self.compulsory else 1.0
+
+    @property
+    def repeats(self) -> float:
+        """Sectors asked for, of those that each block has to: 1 is each once in a block."""
+        return self.sectors / self.of_blocks if self.of_blocks else 1.0
 
     @property
     def coalescing(self) -> float:
@@ -142,8 +150,10 @@ class Counting:
         launches, self._launches = self._launches, []
         names = self._symbols.kernels({launch[1] for launch in launches})
         result: dict[str, KernelCounts] = defaultdict(KernelCounts)
-        for _, kernel, blocks, barriers, *touched, places in launches:
-            counts = KernelCounts(1, blocks, compulsory=sum(touched), barriers=barriers)
+        for _, kernel, blocks, barriers, of_blocks, *touched, places in launches:
+            counts = KernelCounts(
+                1, blocks, compulsory=sum(touched), barriers=barriers, of_blocks=of_blocks
+            )
             for _, shared, access, requests, lanes, units, ideal in places:
                 counts.requests += requests
                 counts.lanes += lanes
@@ -295,6 +305,7 @@ HEADER = (
     "launches",
     "sector KiB",
     "of compulsory",
+    "of blocks' own",
     "of coalesced",
     "wavefronts a request",
     "lanes",
@@ -310,6 +321,7 @@ def row(call: str, kernel: str, counts: KernelCounts) -> tuple[str, ...]:
         f"{counts.launches}",
         f"{counts.sectors * SECTOR_BYTES / 1024:.1f}",
         f"{counts.traffic:.2f}",
+        f"{counts.repeats:.2f}",
         f"{counts.coalescing:.2f}",
         f"{counts.conflicts:.2f}",
         f"{counts.lanes_a_request:.1f}",
@@ -334,8 +346,11 @@ SECTION = """## What the kernels ask of memory
 
 Counted on the emulator (`tests/emulator/counts.py`), at the sizes of `tests/emulator/counted_calls.py`; bounds of each
 line are in `tests/emulator/test_counts.py`. Sectors are 32 bytes of global memory, caches are not modelled. Of
-compulsory: sectors that requests ask for, by the distinct ones of the launch. Of coalesced: by the fewest that would
-hold each request's bytes. Wavefronts a request: of shared memory, by those without bank conflicts. Lanes: of a warp's
+compulsory: sectors that requests ask for, by the distinct ones of the launch. Of blocks' own: by the distinct ones of
+each block. Kernels that pass over a head's rows in tiles, those of masked_reattention, read all of the other side once
+a tile of 16 to 64 rows, which is what tiling costs and the second cache serves: their first figure is about the number
+of tiles, and the second one says what they read more often than that. Of coalesced: by the fewest that would hold each
+request's bytes. Wavefronts a request: of shared memory, by those without bank conflicts. Lanes: of a warp's
 32 in each request.
 
 {table}

@@ -17,6 +17,13 @@ def test_rows_sum_to_one(backend):
     torch.testing.assert_close(out.sum(dim=-1), torch.ones(2, 2, device=backend.device))
 
 
+def test_a_query_has_the_same_row_alone_as_among_many(backend):
+    """So many rows that CUDA takes another way."""
+    query, key = random_inputs(backend, 1, 2, 52, 200, 8).values()
+    alone = class_attention(query[:, :, 7:8], key)
+    assert torch.equal(class_attention(query, key)[:, 7:8], alone)
+
+
 def test_equal_keys_share_the_attention(backend):
     query, key = random_inputs(backend, 1, 2, 1, 5, 8).values()
     out = class_attention(query, key[:, :, :1].expand(-1, -1, 5, -1))

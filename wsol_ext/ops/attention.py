@@ -150,7 +150,7 @@ def _forward(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
             backend.rows_contiguous(query),
             backend.rows_contiguous(key),
             out,
-            _of_each_head(query, key),
+            _scratch("class_attention_forward", query, key),
             scale,
             device=query.device,
         )
@@ -162,12 +162,11 @@ def _forward_fake(query: Tensor, key: Tensor, scale: float | None = None) -> Ten
     return _empty_out(query, key)
 
 
-def _of_each_head(query: Tensor, key: Tensor) -> Tensor | None:
-    """Memory for a number of each head, query and token, where the kernels do not find it themselves."""
+def _scratch(name: str, query: Tensor, key: Tensor) -> Tensor | None:
     if not backend.needs_scratch(query.device):
         return None
-    dtype = backend.accumulator_dtype(query.dtype)
-    return query.new_empty((*query.shape[:3], key.size(2)), dtype=dtype)
+    sizes = *query.shape[:3], key.size(2), query.size(3), query.element_size()
+    return backend.scratch(name, *sizes, device=query.device)
 
 
 def _backward(
@@ -188,7 +187,7 @@ def _backward(
         grad_out.contiguous(),
         grads[0] if query_wanted else None,
         grads[1] if key_wanted else None,
-        _of_each_head(query, key),
+        _scratch("class_attention_backward", query, key),
         scale,
         device=query.device,
     )
@@ -276,8 +275,9 @@ def _gate_backward(
 ) -> tuple[Tensor, Tensor]:
     grads = _backward_fake(grad_gate, query, key, scale, query_wanted, key_wanted)
     if gate.numel() > 0:
-        # The gradient by the dot products is the same for all heads.
-        grad_dots = torch.empty_like(gate)[:, None, None].expand(-1, query.size(1), 1, -1)
+        grad_dots = None
+        if not backend.needs_scratch(query.device):  # the same for all heads
+            grad_dots = torch.empty_like(gate)[:, None, None].expand(-1, query.size(1), 1, -1)
         backend.run(
             "spatial_gate_backward",
             backend.rows_contiguous(query).unsqueeze(2),

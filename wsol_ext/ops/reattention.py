@@ -164,12 +164,17 @@ def _scratch(name: str, query: Tensor) -> Tensor | None:
     return backend.scratch(name, *query.shape, doubles, device=query.device)
 
 
-def _empty_outputs(query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_outputs(query: Tensor) -> tuple[Tensor, ...]:
+    """The output, and what the backward reads beside it, as the kernels name it: log_sum, top, order, mean_value."""
     batch, heads, tokens, width = query.shape
+    dtype = backend.accumulator_dtype(query.dtype)
+    keeps_order = backend.needs_scratch(query.device)
     return (
         query.new_empty(batch, heads, tokens, width),
-        query.new_empty(batch, heads, tokens, dtype=backend.accumulator_dtype(query.dtype)),
+        query.new_empty(batch, heads, tokens, dtype=dtype),
         query.new_empty(batch, heads, tokens, dtype=torch.int32),
+        query.new_empty((batch, 1 + tokens) if keeps_order else 0, dtype=torch.int32),
+        query.new_empty((batch, heads, width) if keeps_order else 0, dtype=dtype),
     )
 
 
@@ -180,7 +185,7 @@ def _forward(
     keep: Tensor,
     scale: float | None = None,
     eps: float = 1e-6,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     found = backend.step("masked_reattention_forward", query, key, value, keep, scale, eps)
     if found is not None:
         return found
@@ -188,9 +193,9 @@ def _forward(
     if not fit and query.numel() == 0:
         return _empty_outputs(query)
     rows = (query, key, value) if fit else _kernel_rows(query, key, value)
-    out, log_sum, top = _empty_outputs(rows[0])
-    _run_forward(query, rows, keep if fit else keep.contiguous(), (out, log_sum, top), scale, eps)
-    return _as(query, out), log_sum, top
+    outputs = _empty_outputs(rows[0])
+    _run_forward(query, rows, keep if fit else keep.contiguous(), outputs, scale, eps)
+    return _as(query, outputs[0]), *outputs[1:]
 
 
 def _forward_alone(
@@ -206,7 +211,7 @@ def _forward_alone(
     if not fit or backend.needs_scratch(query.device):
         return _forward(query, key, value, keep, scale, eps)[0]
     out = query.new_empty(*query.shape)
-    _run_forward(query, (query, key, value), keep, (out, None, None), known_scale, eps)
+    _run_forward(query, (query, key, value), keep, (out, None, None, None, None), known_scale, eps)
     return out
 
 
@@ -219,8 +224,7 @@ def _run_forward(
     eps: float,
 ) -> None:
     name = "masked_reattention_forward"
-    scratch = _scratch(name, query)
-    backend.run(name, *rows, keep, *outputs, scratch, scale, eps, device=query.device)
+    backend.run(name, *rows, keep, *outputs, scale, eps, device=query.device)
 
 
 def _forward_fake(
@@ -230,7 +234,7 @@ def _forward_fake(
     keep: Tensor,
     scale: float | None = None,
     eps: float = 1e-6,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     _check(query, key, value, keep, scale, eps)
     return _empty_outputs(query)
 
@@ -244,6 +248,8 @@ def _backward(
     out: Tensor,
     log_sum: Tensor,
     top: Tensor,
+    order: Tensor,
+    mean_value: Tensor,
     scale: float,
     eps: float,
     query_wanted: bool = True,
@@ -268,6 +274,8 @@ def _backward(
         rows[4],
         log_sum,
         top,
+        order,
+        mean_value,
         rows[3],
         *[
             grad if is_wanted or makes_all else None
@@ -308,6 +316,8 @@ def _backward_fake(
     out: Tensor,
     log_sum: Tensor,
     top: Tensor,
+    order: Tensor,
+    mean_value: Tensor,
     scale: float,
     eps: float,
     query_wanted: bool = True,
@@ -320,11 +330,10 @@ def _backward_fake(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     query, key, value, keep, scale, eps = inputs
-    out, log_sum, top = output
     ctx.scale, ctx.eps = scale, eps
-    ctx.mark_non_differentiable(log_sum, top)
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(query, key, value, keep, out, log_sum, top)
+    ctx.save_for_backward(query, key, value, keep, *output)
 
 
 def _autograd(ctx: Any, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -344,7 +353,7 @@ def _autograd(ctx: Any, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Ten
 _masked_reattention = backend.define(
     "masked_reattention",
     "(Tensor query, Tensor key, Tensor value, Tensor keep, float? scale=None, float eps=1e-06)"
-    " -> (Tensor out, Tensor log_sum, Tensor top)",
+    " -> (Tensor out, Tensor log_sum, Tensor top, Tensor order, Tensor mean_value)",
     _forward,
     _forward_fake,
     saves=True,
@@ -353,8 +362,8 @@ _masked_reattention = backend.define(
 _masked_reattention_backward = backend.define(
     "masked_reattention_backward",
     "(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor keep, Tensor out,"
-    " Tensor log_sum, Tensor top, float scale, float eps, bool query_wanted=True, bool key_wanted=True,"
-    " bool value_wanted=True) -> (Tensor, Tensor, Tensor)",
+    " Tensor log_sum, Tensor top, Tensor order, Tensor mean_value, float scale, float eps,"
+    " bool query_wanted=True, bool key_wanted=True, bool value_wanted=True) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )

@@ -173,6 +173,19 @@ inline int __all_sync(unsigned mask, int predicate, const CallSite& where = Call
   return emulator::vote("__all_sync", mask, predicate != 0, where) == mask;
 }
 
+// The lanes whose value has the same bits.
+template <typename T>
+unsigned __match_any_sync(unsigned mask, T value, const CallSite& where = CallSite::current()) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "CUDA compares only 4 or 8 bytes");
+  const emulator::WarpValues& values =
+      emulator::exchange("__match_any_sync", mask, emulator::pack(value), where);
+  unsigned same = 0;
+  for (int i = 0; i < warpSize; ++i) {
+    if (mask >> i & 1) same |= unsigned{values[i] == emulator::pack(value)} << i;
+  }
+  return same;
+}
+
 template <typename T>
 T __reduce_add_sync(unsigned mask, T value, const CallSite& where = CallSite::current()) {
   return emulator::reduce("__reduce_add_sync", mask, value, where, [](T a, T b) { return a + b; });

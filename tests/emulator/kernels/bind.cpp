@@ -33,6 +33,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   module.def("shuffle_down", values::shuffle_down);
   module.def("shuffle_xor", values::shuffle_xor);
   module.def("shuffle_doubles", values::shuffle_doubles);
+  module.def("match_any", values::match_any);
   module.def("votes", values::votes);
   module.def("reductions", values::reductions);
   module.def("block_votes", values::block_votes);

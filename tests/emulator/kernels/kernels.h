@@ -40,6 +40,7 @@ Ints shuffle_up(const Ints& values, unsigned delta, int width);
 Ints shuffle_down(const Ints& values, unsigned delta, int width);
 Ints shuffle_xor(const Ints& values, int lane_mask, int width);
 std::vector<double> shuffle_doubles(const std::vector<double>& values);
+Ints match_any(const Ints& values);
 std::vector<unsigned> votes(const Ints& predicates, unsigned mask);  // ballot, any, all
 Ints reductions(const Ints& values, unsigned mask);                  // add, min, max
 

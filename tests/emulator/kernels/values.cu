@@ -45,6 +45,10 @@ __global__ void shuffle_doubles_kernel(const double* in, double* out) {
   out[threadIdx.x] = __shfl_xor_sync(wsol::cuda::kFullWarp, in[threadIdx.x], 1);
 }
 
+__global__ void match_any_kernel(const int* in, int* out) {
+  out[threadIdx.x] = static_cast<int>(__match_any_sync(wsol::cuda::kFullWarp, in[threadIdx.x]));
+}
+
 // The lanes outside the mask do something else, as they may.
 __global__ void votes_kernel(const int* predicates, unsigned* out, unsigned mask) {
   if ((mask >> threadIdx.x & 1) == 0) return;
@@ -160,6 +164,7 @@ Ints shuffle_xor(const Ints& values, int lane_mask, int width) {
 std::vector<double> shuffle_doubles(const std::vector<double>& values) {
   return run(shuffle_doubles_kernel, values);
 }
+Ints match_any(const Ints& values) { return run(match_any_kernel, values); }
 std::vector<unsigned> votes(const Ints& predicates, unsigned mask) {
   return run(votes_kernel, predicates, mask);
 }
