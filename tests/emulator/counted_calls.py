@@ -53,6 +53,11 @@ def spatial_diffusion() -> None:
     forward_and_backward(ops.spatial_diffusion, features, cam, iterations=4)
 
 
+def normalized_cut(weighted: bool) -> None:
+    tokens = normal(0, 1, 3, 64).repeat_interleave(65, dim=1) + 2 * normal(1, 1, 195, 64)
+    ops.normalized_cut(tokens, 0.3, weighted=weighted)
+
+
 def maps() -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(0)
     smooth = np.stack([score_maps.score_map("smooth", rng, 64, 64) for _ in range(2)])
@@ -102,6 +107,8 @@ CALLS: dict[str, Callable[[], None]] = {
     "masked_softmax": masked_softmax,
     "adaptive_token_mask": adaptive_token_mask,
     "spatial_diffusion": spatial_diffusion,
+    "normalized_cut": lambda: normalized_cut(weighted=False),
+    "normalized_cut, weighted": lambda: normalized_cut(weighted=True),
     "extract_boxes, largest": lambda: extract_boxes("largest"),
     "extract_boxes, most_pixels": lambda: extract_boxes("most_pixels"),
     "extract_boxes, all": lambda: extract_boxes("all"),

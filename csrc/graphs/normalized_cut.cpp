@@ -1,0 +1,454 @@
+// CPU: an image's unit features are multiplied with themselves in blocks of 64 x 64 tokens, of
+// which those on and above the diagonal are enough, and a block leaves as words of 64 bits, or
+// weights, before the next begins. Limited by these products; those with the graph read some
+// hundred kilobytes each, from the cache.
+//
+// Of few images, threads share a block's row or a product's; else each takes images of its own.
+#include "graphs/normalized_cut.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+
+#include "core/element_types.h"
+#include "core/matrix_product.h"
+#include "core/multiversion.h"
+#include "core/parallel_for.h"
+#include "graphs/second_eigenvector.h"
+#include "graphs/tridiagonal.h"
+
+namespace wsol::cpu {
+namespace {
+
+constexpr int64_t kBlock = 64;    // tokens; a word's bits, and a multiple of every Tiling's rows and lanes
+constexpr int64_t kDepth = 128;   // channels at a time: a panel's then stay in the L1 cache
+constexpr int64_t kWorkOfATask = 1 << 18;  // additions, some ten microseconds
+
+int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
+
+template <typename T>
+std::unique_ptr<T[]> uninitialized(int64_t count) {
+  return std::unique_ptr<T[]>(new T[count]);
+}
+
+// --- similarities
+
+// Unit features, as rows and, for the right side of products, as panels of a tile's width.
+template <typename A>
+struct UnitFeatures {
+  int64_t tokens, channels, blocks;
+  std::unique_ptr<A[]> rows, panels;  // of blocks * kBlock tokens, the last ones zeros
+  bool are_finite = true;
+};
+
+template <typename T, typename A>
+WSOL_MULTIVERSION bool normalize(const T* from, int64_t channels, A* to) {
+  double square = 0;
+#pragma omp simd reduction(+ : square)
+  for (int64_t c = 0; c < channels; ++c) {
+    const auto value = static_cast<double>(from[c]);
+    square += value * value;
+  }
+  const double factor = square == 0 ? 0 : 1 / std::sqrt(square);
+#pragma omp simd
+  for (int64_t c = 0; c < channels; ++c) {
+    to[c] = static_cast<A>(static_cast<double>(from[c]) * factor);
+  }
+  return std::isfinite(square);
+}
+
+// A block's rows (kBlock, channels) as panels (kBlock / width, channels, width).
+template <typename A>
+WSOL_MULTIVERSION void fill_panels(const A* rows, int64_t channels, int64_t width, A* panels) {
+  for (int64_t first = 0; first < kBlock; first += width) {
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t i = 0; i < width; ++i) panels[i] = rows[(first + i) * channels + c];
+      panels += width;
+    }
+  }
+}
+
+template <typename Tile>
+constexpr int64_t panel_width() {
+  return Tile::kVectors * Tile::kLanes;
+}
+
+template <typename T, typename A>
+UnitFeatures<A> unit_features(const TensorView& features, int64_t image) {
+  const int64_t tokens = features.size(1), channels = features.size(2), blocks = blocks_of(tokens);
+  const int64_t count = blocks * kBlock * channels;
+  UnitFeatures<A> unit{tokens, channels, blocks, uninitialized<A>(count), uninitialized<A>(count)};
+  const T* from = features.as<T>() + image * features.stride(0);
+  for (int64_t i = 0; i < tokens; ++i) {
+    unit.are_finite &=
+        normalize(from + i * features.stride(1), channels, unit.rows.get() + i * channels);
+  }
+  std::fill(unit.rows.get() + tokens * channels, unit.rows.get() + count, A(0));
+  with_vectors([&]<int kBytes>() {
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t place = block * kBlock * channels;
+      fill_panels(unit.rows.get() + place, channels, panel_width<Tiling<A, kBytes>>(),
+                  unit.panels.get() + place);
+    }
+  });
+  return unit;
+}
+
+template <typename Tile, typename A = typename Tile::Element>
+inline void similarities(const UnitFeatures<A>& unit, int64_t row_block, int64_t column_block,
+                         A* out) {
+  constexpr int64_t kWidth = panel_width<Tile>();
+  const int64_t channels = unit.channels, place = kBlock * channels;
+  const A* left = unit.rows.get() + row_block * place;
+  const A* right = unit.panels.get() + column_block * place;
+  for (int64_t c = 0; c < channels; c += kDepth) {
+    const int64_t depth = std::min(kDepth, channels - c);
+    for (int64_t first = 0; first < kBlock; first += kWidth) {
+      const LeftMatrix<A> of_rows{left + c, channels, 1};
+      const A* panel = right + first * channels + c * kWidth;
+      if (c == 0) {
+        multiply<Tile>(kBlock, kWidth, depth, of_rows, panel, kWidth, out + first, kBlock);
+      } else {
+        multiply<Tile, true>(kBlock, kWidth, depth, of_rows, panel, kWidth, out + first, kBlock);
+      }
+    }
+  }
+}
+
+// --- the graph
+
+// GCC loses a vector_size that depends on a template's argument, so each size is written out.
+template <int kBytes>
+struct WordLanes;
+template <>
+struct WordLanes<16> {
+  typedef double Doubles __attribute__((vector_size(16), aligned(8), may_alias));
+  typedef int64_t Ints __attribute__((vector_size(16)));
+};
+template <>
+struct WordLanes<32> {
+  typedef double Doubles __attribute__((vector_size(32), aligned(8), may_alias));
+  typedef int64_t Ints __attribute__((vector_size(32)));
+};
+template <>
+struct WordLanes<64> {
+  typedef double Doubles __attribute__((vector_size(64), aligned(8), may_alias));
+  typedef int64_t Ints __attribute__((vector_size(64)));
+};
+
+// B: of each block of rows a word a column, whose bit r is that of row r.
+class BitGraph {
+ public:
+  BitGraph(int64_t tokens, double threshold, double eps)
+      : tokens_(tokens),
+        blocks_(blocks_of(tokens)),
+        threshold_(threshold),
+        eps_(eps),
+        words_(uninitialized<uint64_t>(blocks_ * blocks_ * kBlock)) {}
+
+  // The block's similarities; below the diagonal they are those above it.
+  template <typename A>
+  WSOL_MULTIVERSION void take_block(int64_t row_block, int64_t column_block, const A* block) {
+    const auto threshold = static_cast<A>(threshold_);
+    std::array<uint64_t, kBlock> of_columns{};
+    uint64_t* of_rows = words(column_block) + row_block * kBlock;
+    for (int64_t r = 0; r < kBlock; ++r) {
+      const A* row = block + r * kBlock;
+      uint64_t bits = 0;
+#pragma omp simd reduction(| : bits)
+      for (int64_t c = 0; c < kBlock; ++c) {
+        const uint64_t bit = row[c] > threshold;
+        of_columns[c] |= bit << r;
+        bits |= bit << c;
+      }
+      of_rows[r] = bits;
+    }
+    std::copy_n(of_columns.data(), kBlock, words(row_block) + column_block * kBlock);
+  }
+
+  // to = A from, for a block's rows; `sum` is that of `from`.
+  void multiply(int64_t block, const double* from, double sum, double* to) const {
+    with_vectors([&]<int kBytes>() { add_where_set<kBytes>(words(block), from, to); });
+    for (int64_t r = 0; r < kBlock; ++r) to[r] = eps_ * sum + (1 - eps_) * to[r];
+  }
+
+ private:
+  uint64_t* words(int64_t block) const { return words_.get() + block * blocks_ * kBlock; }
+
+  template <int kBytes>
+  inline void add_where_set(const uint64_t* words, const double* from, double* to) const {
+    using Doubles = typename WordLanes<kBytes>::Doubles;
+    using Ints = typename WordLanes<kBytes>::Ints;
+    constexpr int kLanes = kBytes / 8, kVectors = 8;
+    alignas(kBytes) int64_t bits[kBlock];
+    for (int64_t r = 0; r < kBlock; ++r) bits[r] = static_cast<int64_t>(uint64_t{1} << r);
+    for (int64_t first = 0; first < kBlock; first += kVectors * kLanes) {
+      const Ints* bit = reinterpret_cast<const Ints*>(bits + first);
+      Doubles sums[kVectors] = {};
+      for (int64_t j = 0; j < tokens_; ++j) {
+        const Ints word = Ints{} + static_cast<int64_t>(words[j]);
+        const Doubles value = Doubles{} + from[j];
+        for (int v = 0; v < kVectors; ++v) {
+          sums[v] = (word & bit[v]) != 0 ? sums[v] + value : sums[v];
+        }
+      }
+      for (int v = 0; v < kVectors; ++v) {
+        *reinterpret_cast<Doubles*>(to + first + v * kLanes) = sums[v];
+      }
+    }
+  }
+
+  int64_t tokens_, blocks_;
+  double threshold_, eps_;
+  std::unique_ptr<uint64_t[]> words_;
+};
+
+// A, as rows of whole blocks.
+template <typename A>
+class WeightedGraph {
+ public:
+  WeightedGraph(int64_t tokens, double threshold, double eps)
+      : tokens_(tokens),
+        stride_(blocks_of(tokens) * kBlock),
+        threshold_(threshold),
+        eps_(eps),
+        weights_(uninitialized<A>(stride_ * stride_)) {}
+
+  WSOL_MULTIVERSION void take_block(int64_t row_block, int64_t column_block, const A* block) {
+    const auto threshold = static_cast<A>(threshold_), eps = static_cast<A>(eps_);
+    A* upper = weights_.get() + row_block * kBlock * stride_ + column_block * kBlock;
+    A* lower = weights_.get() + column_block * kBlock * stride_ + row_block * kBlock;
+    for (int64_t r = 0; r < kBlock; ++r) {
+      for (int64_t c = 0; c < kBlock; ++c) {
+        const A similarity = block[r * kBlock + c];
+        upper[r * stride_ + c] = similarity > threshold ? similarity : eps;
+      }
+    }
+    if (row_block == column_block) return;
+    for (int64_t c = 0; c < kBlock; ++c) {
+      for (int64_t r = 0; r < kBlock; ++r) lower[c * stride_ + r] = upper[r * stride_ + c];
+    }
+  }
+
+  WSOL_MULTIVERSION void multiply(int64_t block, const double* from, double, double* to) const {
+    for (int64_t r = 0; r < kBlock; ++r) {
+      const A* row = weights_.get() + (block * kBlock + r) * stride_;
+      double sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < tokens_; ++j) sum += static_cast<double>(row[j]) * from[j];
+      to[r] = sum;
+    }
+  }
+
+ private:
+  int64_t tokens_, stride_;
+  double threshold_, eps_;
+  std::unique_ptr<A[]> weights_;
+};
+
+template <typename A, typename Graph>
+void connect(const UnitFeatures<A>& unit, int threads, Graph& graph) {
+  parallel_for(unit.blocks, 1, threads, [&](int64_t begin, int64_t end) {
+    const auto block = uninitialized<A>(kBlock * kBlock);
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t column = row; column < unit.blocks; ++column) {
+        with_vectors([&]<int kBytes>() {
+          similarities<Tiling<A, kBytes>>(unit, row, column, block.get());
+        });
+        graph.take_block(row, column, block.get());
+      }
+    }
+  });
+}
+
+// --- Lanczos
+
+WSOL_MULTIVERSION double dot(const double* a, const double* b, int64_t count) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+WSOL_MULTIVERSION void add_scaled(double factor, const double* x, double* y, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] += factor * x[i];
+}
+
+// What second_eigenvector.h asks for.
+template <typename Graph>
+class Machine {
+ public:
+  Machine(const Graph& graph, int64_t tokens, int threads)
+      : graph_(graph),
+        tokens_(tokens),
+        padded_(blocks_of(tokens) * kBlock),
+        threads_(threads),
+        rows_(uninitialized<double>(kLanczosRows * tokens)),
+        work_(uninitialized<double>(padded_)),
+        scaled_(uninitialized<double>(tokens)),
+        inverse_root_(uninitialized<double>(tokens)) {
+    // Degrees are A 1, and M's largest eigenvector their roots.
+    std::fill_n(scaled_.get(), tokens, 1.0);
+    multiply_graph();
+    const double length = std::sqrt(std::accumulate(work_.get(), work_.get() + tokens, 0.0));
+    for (int64_t i = 0; i < tokens; ++i) {
+      const double root = std::sqrt(work_[i]);
+      inverse_root_[i] = 1 / root;
+      row(0)[i] = root / length;
+    }
+  }
+
+  double* row(int64_t k) { return rows_.get() + k * tokens_; }
+  double inverse_root(int64_t i) const { return inverse_root_[i]; }
+
+  int count() const { return static_cast<int>(tokens_); }
+  void noise(int seed) {
+    for (int64_t i = 0; i < tokens_; ++i) work_[i] = wsol::noise(seed, static_cast<uint32_t>(i));
+  }
+  void multiply(int k) {
+    const double* from = row(k);
+    for (int64_t i = 0; i < tokens_; ++i) scaled_[i] = inverse_root_[i] * from[i];
+    multiply_graph();
+    for (int64_t i = 0; i < tokens_; ++i) work_[i] *= inverse_root_[i];
+  }
+  double dot(int k) { return cpu::dot(work_.get(), row(k), tokens_); }
+  double project_out(int rows) {
+    for (int pass = 0; pass < 2; ++pass) {  // what rounding leaves of the first, the second takes
+      for (int k = 0; k < rows; ++k) coefficients_[k] = dot(k);
+      for (int k = 0; k < rows; ++k) add_scaled(-coefficients_[k], row(k), work_.get(), tokens_);
+    }
+    return std::sqrt(cpu::dot(work_.get(), work_.get(), tokens_));
+  }
+  void keep(int k, double factor) {
+    double* to = row(k);
+    for (int64_t i = 0; i < tokens_; ++i) to[i] = factor * work_[i];
+  }
+  void combine(int first, int rows) {
+    std::fill_n(work_.get(), tokens_, 0.0);
+    for (int k = 0; k < rows; ++k) {
+      add_scaled(coefficients_[k], row(first + k), work_.get(), tokens_);
+    }
+  }
+  void rotate(int k, double cosine, double sine) {
+    double* to = row(k);
+    const double* other = row(k + 1);
+    for (int64_t i = 0; i < tokens_; ++i) to[i] = cosine * to[i] + sine * other[i];
+  }
+  double distance(int k, double factor) {
+    add_scaled(-factor, row(k), work_.get(), tokens_);
+    return std::sqrt(cpu::dot(work_.get(), work_.get(), tokens_));
+  }
+
+  void extend(int step, double diagonal, double beside) {
+    diagonal_[step] = diagonal;
+    beside_[step] = beside;
+  }
+  double ritz_value(int size, int rank) const {
+    const Tridiagonal t{diagonal_.data(), beside_.data(), size};
+    double low = kLowestRitz, high = kHighestRitz;
+    for (int bit = 0; bit < 54; ++bit) {
+      const double middle = (low + high) / 2;
+      (eigenvalues_above(t, middle) >= rank ? low : high) = middle;
+    }
+    return low;
+  }
+  double ritz_vector(int size, double value) {
+    eigenvector({diagonal_.data(), beside_.data(), size}, value, above_.data(), below_.data(),
+                coefficients_.data());
+    return coefficients_[size - 1];
+  }
+
+ private:
+  // work = A scaled.
+  void multiply_graph() {
+    const double sum = std::accumulate(scaled_.get(), scaled_.get() + tokens_, 0.0);
+    const int64_t grain = std::max<int64_t>(1, kWorkOfATask / (kBlock * tokens_));
+    parallel_for(padded_ / kBlock, grain, threads_, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        graph_.multiply(block, scaled_.get(), sum, work_.get() + block * kBlock);
+      }
+    });
+  }
+
+  const Graph& graph_;
+  int64_t tokens_, padded_;
+  int threads_;
+  std::unique_ptr<double[]> rows_, work_, scaled_, inverse_root_;
+  std::array<double, kMostSteps> diagonal_, beside_, above_, below_;
+  std::array<double, kLanczosRows> coefficients_;
+};
+
+// --- an image
+
+struct Result {
+  double *vector, *eigenvalue, *residual;
+  bool* determined;
+};
+
+void write_unknown(int64_t tokens, Result to) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  std::fill_n(to.vector, tokens, nan);
+  *to.eigenvalue = *to.residual = nan;
+  *to.determined = false;
+}
+
+template <typename Graph>
+void solve(const Graph& graph, int64_t tokens, int threads, Result to) {
+  Machine<Graph> machine(graph, tokens, threads);
+  const SecondEigenvector second = second_eigenvector(machine);
+  *to.eigenvalue = 1 - second.value;
+  *to.residual = second.residual;
+  *to.determined = second.is_determined;
+  if (!second.is_simple) {
+    std::fill_n(to.vector, tokens, std::numeric_limits<double>::quiet_NaN());
+    return;
+  }
+  double largest = 0;
+  for (int64_t i = 0; i < tokens; ++i) {
+    to.vector[i] = machine.inverse_root(i) * machine.row(1)[i];
+    largest = std::max(largest, std::abs(to.vector[i]));
+  }
+  const double* first = std::find_if(to.vector, to.vector + tokens, [&](double value) {
+    return is_as_large(value, largest);
+  });
+  if (*first > 0) return;
+  for (int64_t i = 0; i < tokens; ++i) to.vector[i] = -to.vector[i];
+}
+
+template <typename T>
+void cut(const NormalizedCut& args, int64_t image, int threads) {
+  using A = Accumulator<T>;
+  const int64_t tokens = args.features.size(1);
+  const Result to{args.vector.as<double>() + image * tokens, args.eigenvalue.as<double>() + image,
+                  args.residual.as<double>() + image, args.determined.as<bool>() + image};
+  const UnitFeatures<A> unit = unit_features<T, A>(args.features, image);
+  if (!unit.are_finite) return write_unknown(tokens, to);
+  const auto solve_as = [&](auto graph) {
+    connect(unit, threads, graph);
+    solve(graph, tokens, threads, to);
+  };
+  if (args.weighted) {
+    solve_as(WeightedGraph<A>(tokens, args.threshold, args.eps));
+  } else {
+    solve_as(BitGraph(tokens, args.threshold, args.eps));
+  }
+}
+
+}  // namespace
+
+void normalized_cut(const NormalizedCut& args, int threads) {
+  const int64_t images = args.features.size(0);
+  with_floating_type("normalized_cut", args.features.dtype, [&]<typename T>(ElementTag<T>) {
+    const auto cut_images = [&](int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) cut<T>(args, image, threads);
+    };
+    if (images < threads) return cut_images(0, images);
+    parallel_for(images, 1, threads, cut_images);  // each alone on its thread
+  });
+}
+
+}  // namespace wsol::cpu
