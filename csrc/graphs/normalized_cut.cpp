@@ -23,8 +23,9 @@
 namespace wsol::cpu {
 namespace {
 
-constexpr int64_t kBlock = 64;    // tokens; a word's bits, and a multiple of every Tiling's rows and lanes
-constexpr int64_t kDepth = 128;   // channels at a time: a panel's then stay in the L1 cache
+constexpr int64_t kBlock =
+    64;  // tokens; a word's bits, and a multiple of every Tiling's rows and lanes
+constexpr int64_t kDepth = 128;  // channels at a time: a panel's then stay in the L1 cache
 constexpr int64_t kWorkOfATask = 1 << 18;  // additions, some ten microseconds
 
 int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
@@ -255,9 +256,8 @@ void connect(const UnitFeatures<A>& unit, int threads, Graph& graph) {
     const auto block = uninitialized<A>(kBlock * kBlock);
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t column = row; column < unit.blocks; ++column) {
-        with_vectors([&]<int kBytes>() {
-          similarities<Tiling<A, kBytes>>(unit, row, column, block.get());
-        });
+        with_vectors(
+            [&]<int kBytes>() { similarities<Tiling<A, kBytes>>(unit, row, column, block.get()); });
         graph.take_block(row, column, block.get());
       }
     }
@@ -412,9 +412,8 @@ void solve(const Graph& graph, int64_t tokens, int threads, Result to) {
     to.vector[i] = machine.inverse_root(i) * machine.row(1)[i];
     largest = std::max(largest, std::abs(to.vector[i]));
   }
-  const double* first = std::find_if(to.vector, to.vector + tokens, [&](double value) {
-    return is_as_large(value, largest);
-  });
+  const double* first = std::find_if(to.vector, to.vector + tokens,
+                                     [&](double value) { return is_as_large(value, largest); });
   if (*first > 0) return;
   for (int64_t i = 0; i < tokens; ++i) to.vector[i] = -to.vector[i];
 }

@@ -11,10 +11,10 @@
 // the products.
 //
 // second_eigenvector: a block owns an image and goes on until its own vector has converged, so
-// nothing waits for an answer. A thread owns a row of the graph for 256 columns; its warp's words of
-// bits are one line, the vector's entries come from shared memory, the same for all lanes. The bits
-// stay in global memory: an image's are in the second cache (234 KB at N = 1,369, read in a tenth
-// of the time that their additions take). Limited by these additions, in float64.
+// nothing waits for an answer. A thread owns a row of the graph for 256 columns; its warp's words
+// of bits are one line, the vector's entries come from shared memory, the same for all lanes. The
+// bits stay in global memory: an image's are in the second cache (234 KB at N = 1,369, read in a
+// tenth of the time that their additions take). Limited by these additions, in float64.
 #include <algorithm>
 #include <cmath>
 
@@ -27,9 +27,9 @@
 namespace wsol::cuda {
 namespace {
 
-constexpr int kTile = 64;   // tokens
-constexpr int kSlab = 16;   // channels
-constexpr int kQuad = 4;    // a thread's similarities: kQuad x kQuad
+constexpr int kTile = 64;  // tokens
+constexpr int kSlab = 16;  // channels
+constexpr int kQuad = 4;   // a thread's similarities: kQuad x kQuad
 constexpr int kTileThreads = (kTile / kQuad) * (kTile / kQuad);
 constexpr int kTileWarps = kTileThreads / kWarpSize;
 constexpr int kSlabStride = kTile + 4;  // a multiple of 16 bytes; no two of a warp's rows in a bank
@@ -37,9 +37,9 @@ constexpr int kTileStride = kTile + 1;  // columns are read as well as rows
 
 constexpr int kNormalizeWarps = 8;
 
-constexpr int kMostThreads = 1024;  // of a block that owns an image
-constexpr int kColumns = 256;       // that a thread adds at a time: a part of its row's sum
-constexpr int kStaged = 512;        // entries of the vector in shared memory at a time
+constexpr int kMostThreads = 512;  // of a block that owns an image: each has registers enough
+constexpr int kColumns = 256;      // that a thread adds at a time: a part of its row's sum
+constexpr int kStaged = 512;       // entries of the vector in shared memory at a time
 
 int64_t round_up(int64_t count, int64_t multiple) {
   return (count + multiple - 1) / multiple * multiple;
@@ -65,7 +65,8 @@ template <typename T>
 __global__ void normalize_kernel(TokenFeatures<T> features, int64_t count, int depth,
                                  typename Element<T>::Accumulator* unit, bool* is_finite) {
   using A = typename Element<T>::Accumulator;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kNormalizeWarps + threadIdx.x / kWarpSize;
+  const int64_t index =
+      static_cast<int64_t>(blockIdx.x) * kNormalizeWarps + threadIdx.x / kWarpSize;
   if (index >= count) return;
   const int lane = threadIdx.x % kWarpSize;
   const T* from = features.data + index / features.tokens * features.image_stride +
@@ -412,9 +413,8 @@ class Machine {
         const int part = task / groups, first = part * kColumns;
         const int i = task % groups * kWarpSize + threadIdx.x % kWarpSize;
         if (i < tokens_) {
-          v_.parts[int64_t{base / kColumns + part} * tokens_ + i] =
-              graph_.sum(i, base + first, base + min(first + kColumns, staged),
-                         shared_.staged + first);
+          v_.parts[int64_t{base / kColumns + part} * tokens_ + i] = graph_.sum(
+              i, base + first, base + min(first + kColumns, staged), shared_.staged + first);
         }
       }
       __syncthreads();
@@ -544,9 +544,8 @@ void normalized_cut(const NormalizedCut& args, Stream stream) {
     const Scratch scratch(args.scratch, images, tokens, args.features.size(2),
                           sizeof(A) == sizeof(double), args.weighted);
     launch(kName, normalize_kernel<T>, blocks_for(images * tokens, kNormalizeWarps),
-           kNormalizeWarps * kWarpSize, 0, stream, TokenFeatures<T>(args.features),
-           images * tokens, static_cast<int>(scratch.depth), static_cast<A*>(scratch.unit),
-           scratch.is_finite);
+           kNormalizeWarps * kWarpSize, 0, stream, TokenFeatures<T>(args.features), images * tokens,
+           static_cast<int>(scratch.depth), static_cast<A*>(scratch.unit), scratch.is_finite);
     const int count = static_cast<int>(tokens);
     if (args.weighted) {
       cut<A>(args, scratch,

@@ -1,11 +1,14 @@
-// Normalized cuts of graphs whose nodes are tokens (Shi and Malik 2000; TokenCut, Wang et al. 2022).
+// Normalized cuts of graphs whose nodes are tokens (Shi and Malik 2000; TokenCut, Wang et al.
+// 2022).
 //
 //   S_ij  cosine similarity of features i and j
 //   A_ij = 1 where S_ij > threshold, else eps;  weighted: S_ij there instead of 1
-//   d_i = sum_j A_ij,  D = diag(d):  the vector v of (D - A) v = lambda D v for the second smallest lambda, v^T D v = 1
+//   d_i = sum_j A_ij,  D = diag(d):  the vector v of (D - A) v = lambda D v for the second smallest
+//   lambda, v^T D v = 1
 //
-// M = D^-1/2 A D^-1/2 has the eigenvalues 1 - lambda, the largest with the eigenvector D^1/2 1; so v
-// = D^-1/2 u for the eigenvector u of M's second largest, which is what second_eigenvector.h finds.
+// M = D^-1/2 A D^-1/2 has the eigenvalues 1 - lambda, the largest with the eigenvector D^1/2 1; so
+// v = D^-1/2 u for the eigenvector u of M's second largest, which is what second_eigenvector.h
+// finds.
 //
 // A = eps 1 1^T + (1 - eps) B for a matrix B of bits, N^2 / 8 bytes: a product with it is a sum of
 // the vector's entries where bits are set. Weighted graphs have A itself, in the features'

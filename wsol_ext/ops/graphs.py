@@ -88,7 +88,7 @@ def normalized_cut_reference(
     lengths = features.double().norm(dim=2, keepdim=True)
     unit = torch.where(lengths > 0, features / lengths, 0).to(features.dtype)
     similarity = unit @ unit.transpose(1, 2)
-    edges = similarity.double() if weighted else 1.0
+    edges = similarity.double() if weighted else torch.ones_like(similarity, dtype=torch.float64)
     affinity = torch.where(similarity > threshold, edges, eps)
     root = affinity.sum(dim=2).sqrt()  # (B, N)
     matrix = affinity / (root[:, :, None] * root[:, None, :])
