@@ -20,6 +20,11 @@
 #include "graphs/second_eigenvector.h"
 #include "graphs/tridiagonal.h"
 
+#if defined(__GNUC__)
+// How vectors are passed matters to no one: with_vectors inlines every call.
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 namespace wsol::cpu {
 namespace {
 
@@ -27,6 +32,10 @@ constexpr int64_t kBlock =
     64;  // tokens; a word's bits, and a multiple of every Tiling's rows and lanes
 constexpr int64_t kDepth = 128;  // channels at a time: a panel's then stay in the L1 cache
 constexpr int64_t kWorkOfATask = 1 << 18;  // additions, some ten microseconds
+
+int64_t round_up(int64_t count, int64_t multiple) {
+  return (count + multiple - 1) / multiple * multiple;
+}
 
 int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
 
@@ -43,6 +52,8 @@ struct UnitFeatures {
   int64_t tokens, channels, blocks;
   std::unique_ptr<A[]> rows, panels;  // of blocks * kBlock tokens, the last ones zeros
   bool are_finite = true;
+
+  int64_t tokens_of(int64_t block) const { return std::min(kBlock, tokens - block * kBlock); }
 };
 
 template <typename T, typename A>
@@ -65,10 +76,12 @@ WSOL_MULTIVERSION bool normalize(const T* from, int64_t channels, A* to) {
 template <typename A>
 WSOL_MULTIVERSION void fill_panels(const A* rows, int64_t channels, int64_t width, A* panels) {
   for (int64_t first = 0; first < kBlock; first += width) {
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t i = 0; i < width; ++i) panels[i] = rows[(first + i) * channels + c];
-      panels += width;
+    for (int64_t i = 0; i < width; ++i) {
+      for (int64_t c = 0; c < channels; ++c) {
+        panels[c * width + i] = rows[(first + i) * channels + c];
+      }
     }
+    panels += channels * width;
   }
 }
 
@@ -103,17 +116,19 @@ inline void similarities(const UnitFeatures<A>& unit, int64_t row_block, int64_t
                          A* out) {
   constexpr int64_t kWidth = panel_width<Tile>();
   const int64_t channels = unit.channels, place = kBlock * channels;
+  const int64_t rows = round_up(unit.tokens_of(row_block), Tile::kRows);
+  const int64_t columns = unit.tokens_of(column_block);
   const A* left = unit.rows.get() + row_block * place;
   const A* right = unit.panels.get() + column_block * place;
   for (int64_t c = 0; c < channels; c += kDepth) {
     const int64_t depth = std::min(kDepth, channels - c);
-    for (int64_t first = 0; first < kBlock; first += kWidth) {
+    for (int64_t first = 0; first < columns; first += kWidth) {
       const LeftMatrix<A> of_rows{left + c, channels, 1};
       const A* panel = right + first * channels + c * kWidth;
       if (c == 0) {
-        multiply<Tile>(kBlock, kWidth, depth, of_rows, panel, kWidth, out + first, kBlock);
+        multiply<Tile>(rows, kWidth, depth, of_rows, panel, kWidth, out + first, kBlock);
       } else {
-        multiply<Tile, true>(kBlock, kWidth, depth, of_rows, panel, kWidth, out + first, kBlock);
+        multiply<Tile, true>(rows, kWidth, depth, of_rows, panel, kWidth, out + first, kBlock);
       }
     }
   }
@@ -127,84 +142,140 @@ struct WordLanes;
 template <>
 struct WordLanes<16> {
   typedef double Doubles __attribute__((vector_size(16), aligned(8), may_alias));
-  typedef int64_t Ints __attribute__((vector_size(16)));
+  typedef uint64_t Words __attribute__((vector_size(16), aligned(8), may_alias));
 };
 template <>
 struct WordLanes<32> {
   typedef double Doubles __attribute__((vector_size(32), aligned(8), may_alias));
-  typedef int64_t Ints __attribute__((vector_size(32)));
+  typedef uint64_t Words __attribute__((vector_size(32), aligned(8), may_alias));
 };
 template <>
 struct WordLanes<64> {
   typedef double Doubles __attribute__((vector_size(64), aligned(8), may_alias));
-  typedef int64_t Ints __attribute__((vector_size(64)));
+  typedef uint64_t Words __attribute__((vector_size(64), aligned(8), may_alias));
 };
 
-// B: of each block of rows a word a column, whose bit r is that of row r.
+// B: of each block of columns a word a row. A product looks sums up: a vector register holds all
+// that some columns' entries can add up to, a shuffle takes the one that a row's bits choose
+// (Arlazarov, Dinic, Kronrod and Faradzev, 1970).
 class BitGraph {
  public:
   BitGraph(int64_t tokens, double threshold, double eps)
-      : tokens_(tokens),
-        blocks_(blocks_of(tokens)),
+      : blocks_(blocks_of(tokens)),
         threshold_(threshold),
         eps_(eps),
-        words_(uninitialized<uint64_t>(blocks_ * blocks_ * kBlock)) {}
+        words_(uninitialized<uint64_t>(blocks_ * blocks_ * kBlock)),
+        sums_(uninitialized<double>(blocks_ * kMostSums)) {}
 
   // The block's similarities; below the diagonal they are those above it.
   template <typename A>
   WSOL_MULTIVERSION void take_block(int64_t row_block, int64_t column_block, const A* block) {
     const auto threshold = static_cast<A>(threshold_);
-    std::array<uint64_t, kBlock> of_columns{};
-    uint64_t* of_rows = words(column_block) + row_block * kBlock;
+    std::array<uint64_t, kBlock> below{};
+    uint64_t* above = words(column_block) + row_block * kBlock;
     for (int64_t r = 0; r < kBlock; ++r) {
       const A* row = block + r * kBlock;
       uint64_t bits = 0;
 #pragma omp simd reduction(| : bits)
       for (int64_t c = 0; c < kBlock; ++c) {
         const uint64_t bit = row[c] > threshold;
-        of_columns[c] |= bit << r;
+        below[c] |= bit << r;
         bits |= bit << c;
       }
-      of_rows[r] = bits;
+      above[r] = bits;
     }
-    std::copy_n(of_columns.data(), kBlock, words(row_block) + column_block * kBlock);
+    std::copy_n(below.data(), kBlock, words(row_block) + column_block * kBlock);
   }
 
-  // to = A from, for a block's rows; `sum` is that of `from`.
-  void multiply(int64_t block, const double* from, double sum, double* to) const {
-    with_vectors([&]<int kBytes>() { add_where_set<kBytes>(words(block), from, to); });
-    for (int64_t r = 0; r < kBlock; ++r) to[r] = eps_ * sum + (1 - eps_) * to[r];
+  // Makes `from`, of whole blocks with zeros at the end, what `multiply` multiplies.
+  void set_vector(const double* from) {
+    all_ = std::accumulate(from, from + blocks_ * kBlock, 0.0);
+    with_vectors([&]<int kBytes>() { fill_sums<kBytes>(from); });
+  }
+
+  // to = A from, for a block's rows.
+  void multiply(int64_t row_block, double* to) const {
+    with_vectors([&]<int kBytes>() { add_sums<kBytes>(row_block, to); });
+    for (int64_t r = 0; r < kBlock; ++r) to[r] = eps_ * all_ + (1 - eps_) * to[r];
   }
 
  private:
-  uint64_t* words(int64_t block) const { return words_.get() + block * blocks_ * kBlock; }
+  // Of a register of so many bytes.
+  template <int kBytes>
+  struct Lookup {
+    using Doubles = typename WordLanes<kBytes>::Doubles;
+    using Words = typename WordLanes<kBytes>::Words;
+    static constexpr int64_t kLanes = kBytes / 8;
+    static constexpr int64_t kColumns = kBytes == 64 ? 3 : kBytes == 32 ? 2 : 1;  // log2(kLanes)
+    static constexpr int64_t kTables = (kBlock + kColumns - 1) / kColumns;        // of a block
+
+    static Doubles look_up(Doubles table, Words index) {  // by the index's last kColumns bits
+#if defined(__clang__) || !defined(__GNUC__)
+      Doubles found;
+      for (int64_t l = 0; l < kLanes; ++l) found[l] = table[index[l] % kLanes];
+      return found;
+#else
+      return __builtin_shuffle(table, index);
+#endif
+    }
+  };
+  static constexpr int64_t kMostSums =
+      std::max({Lookup<64>::kTables * 8, Lookup<32>::kTables * 4, Lookup<16>::kTables * 2});
+
+  uint64_t* words(int64_t column_block) const {
+    return words_.get() + column_block * blocks_ * kBlock;
+  }
 
   template <int kBytes>
-  inline void add_where_set(const uint64_t* words, const double* from, double* to) const {
-    using Doubles = typename WordLanes<kBytes>::Doubles;
-    using Ints = typename WordLanes<kBytes>::Ints;
-    constexpr int kLanes = kBytes / 8, kVectors = 8;
-    alignas(kBytes) int64_t bits[kBlock];
-    for (int64_t r = 0; r < kBlock; ++r) bits[r] = static_cast<int64_t>(uint64_t{1} << r);
-    for (int64_t first = 0; first < kBlock; first += kVectors * kLanes) {
-      const Ints* bit = reinterpret_cast<const Ints*>(bits + first);
-      Doubles sums[kVectors] = {};
-      for (int64_t j = 0; j < tokens_; ++j) {
-        const Ints word = Ints{} + static_cast<int64_t>(words[j]);
-        const Doubles value = Doubles{} + from[j];
-        for (int v = 0; v < kVectors; ++v) {
-          sums[v] = (word & bit[v]) != 0 ? sums[v] + value : sums[v];
+  inline void fill_sums(const double* from) {
+    using L = Lookup<kBytes>;
+    double* sums = sums_.get();
+    for (int64_t block = 0; block < blocks_; ++block, from += kBlock) {
+      for (int64_t first = 0; first < kBlock; first += L::kColumns, sums += L::kLanes) {
+        for (int64_t chosen = 0; chosen < L::kLanes; ++chosen) {
+          double sum = 0;
+          for (int64_t c = 0; c < L::kColumns && first + c < kBlock; ++c) {
+            sum += chosen >> c & 1 ? from[first + c] : 0;
+          }
+          sums[chosen] = sum;
         }
-      }
-      for (int v = 0; v < kVectors; ++v) {
-        *reinterpret_cast<Doubles*>(to + first + v * kLanes) = sums[v];
       }
     }
   }
 
-  int64_t tokens_, blocks_;
-  double threshold_, eps_;
+  template <int kBytes>
+  inline void add_sums(int64_t row_block, double* to) const {
+    using L = Lookup<kBytes>;
+    using Doubles = typename L::Doubles;
+    using Words = typename L::Words;
+    constexpr int64_t kVectors = 4;  // of rows at a time: they share the table's load
+    for (int64_t first = 0; first < kBlock; first += kVectors * L::kLanes) {
+      Doubles sums[kVectors] = {};
+      for (int64_t block = 0; block < blocks_; ++block) {
+        const uint64_t* rows = words(block) + row_block * kBlock + first;
+        const double* tables = sums_.get() + block * L::kTables * L::kLanes;
+        Words word[kVectors] = {};
+        for (int64_t v = 0; v < kVectors; ++v) {
+          word[v] = *reinterpret_cast<const Words*>(rows + v * L::kLanes);
+        }
+        for (int64_t t = 0; t < L::kTables; ++t) {
+          const Doubles table = *reinterpret_cast<const Doubles*>(tables + t * L::kLanes);
+          for (int64_t v = 0; v < kVectors; ++v) {
+            sums[v] += L::look_up(table, word[v]);
+            word[v] >>= L::kColumns;
+          }
+        }
+      }
+      for (int64_t v = 0; v < kVectors; ++v) {
+        *reinterpret_cast<Doubles*>(to + first + v * L::kLanes) = sums[v];
+      }
+    }
+  }
+
+  int64_t blocks_;
+  double threshold_, eps_, all_ = 0;
   std::unique_ptr<uint64_t[]> words_;
+  std::unique_ptr<double[]> sums_;  // of each block's tables
 };
 
 // A, as rows of whole blocks.
@@ -234,7 +305,10 @@ class WeightedGraph {
     }
   }
 
-  WSOL_MULTIVERSION void multiply(int64_t block, const double* from, double, double* to) const {
+  void set_vector(const double* from) { from_ = from; }
+
+  WSOL_MULTIVERSION void multiply(int64_t block, double* to) const {
+    const double* from = from_;
     for (int64_t r = 0; r < kBlock; ++r) {
       const A* row = weights_.get() + (block * kBlock + r) * stride_;
       double sum = 0;
@@ -247,13 +321,14 @@ class WeightedGraph {
  private:
   int64_t tokens_, stride_;
   double threshold_, eps_;
+  const double* from_ = nullptr;
   std::unique_ptr<A[]> weights_;
 };
 
 template <typename A, typename Graph>
 void connect(const UnitFeatures<A>& unit, int threads, Graph& graph) {
   parallel_for(unit.blocks, 1, threads, [&](int64_t begin, int64_t end) {
-    const auto block = uninitialized<A>(kBlock * kBlock);
+    const std::unique_ptr<A[]> block(new A[kBlock * kBlock]());  // zeros where there are no tokens
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t column = row; column < unit.blocks; ++column) {
         with_vectors(
@@ -282,14 +357,14 @@ WSOL_MULTIVERSION void add_scaled(double factor, const double* x, double* y, int
 template <typename Graph>
 class Machine {
  public:
-  Machine(const Graph& graph, int64_t tokens, int threads)
+  Machine(Graph& graph, int64_t tokens, int threads)
       : graph_(graph),
         tokens_(tokens),
         padded_(blocks_of(tokens) * kBlock),
         threads_(threads),
         rows_(uninitialized<double>(kLanczosRows * tokens)),
         work_(uninitialized<double>(padded_)),
-        scaled_(uninitialized<double>(tokens)),
+        scaled_(new double[padded_]()),
         inverse_root_(uninitialized<double>(tokens)) {
     // Degrees are A 1, and M's largest eigenvector their roots.
     std::fill_n(scaled_.get(), tokens, 1.0);
@@ -365,16 +440,16 @@ class Machine {
  private:
   // work = A scaled.
   void multiply_graph() {
-    const double sum = std::accumulate(scaled_.get(), scaled_.get() + tokens_, 0.0);
+    graph_.set_vector(scaled_.get());
     const int64_t grain = std::max<int64_t>(1, kWorkOfATask / (kBlock * tokens_));
     parallel_for(padded_ / kBlock, grain, threads_, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
-        graph_.multiply(block, scaled_.get(), sum, work_.get() + block * kBlock);
+        graph_.multiply(block, work_.get() + block * kBlock);
       }
     });
   }
 
-  const Graph& graph_;
+  Graph& graph_;
   int64_t tokens_, padded_;
   int threads_;
   std::unique_ptr<double[]> rows_, work_, scaled_, inverse_root_;
@@ -397,7 +472,7 @@ void write_unknown(int64_t tokens, Result to) {
 }
 
 template <typename Graph>
-void solve(const Graph& graph, int64_t tokens, int threads, Result to) {
+void solve(Graph& graph, int64_t tokens, int threads, Result to) {
   Machine<Graph> machine(graph, tokens, threads);
   const SecondEigenvector second = second_eigenvector(machine);
   *to.eigenvalue = 1 - second.value;
