@@ -12,6 +12,7 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <vector>
 
 #include "core/element_types.h"
 #include "core/matrix_product.h"
@@ -33,10 +34,6 @@ constexpr int64_t kBlock =
 constexpr int64_t kDepth = 128;  // channels at a time: a panel's then stay in the L1 cache
 constexpr int64_t kWorkOfATask = 1 << 18;  // additions, some ten microseconds
 
-int64_t round_up(int64_t count, int64_t multiple) {
-  return (count + multiple - 1) / multiple * multiple;
-}
-
 int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
 
 template <typename T>
@@ -46,14 +43,16 @@ std::unique_ptr<T[]> uninitialized(int64_t count) {
 
 // --- similarities
 
-// Unit features, as rows and, for the right side of products, as panels of a tile's width.
+// Features at length 1, in panels of as many tokens as a tile has columns: (panels, channels,
+// width), zeros after the last token.
 template <typename A>
 struct UnitFeatures {
   int64_t tokens, channels, blocks;
-  std::unique_ptr<A[]> rows, panels;  // of blocks * kBlock tokens, the last ones zeros
-  bool are_finite = true;
+  std::unique_ptr<A[]> panels;
+  bool are_finite;
 
   int64_t tokens_of(int64_t block) const { return std::min(kBlock, tokens - block * kBlock); }
+  A* block(int64_t index) const { return panels.get() + index * kBlock * channels; }
 };
 
 template <typename T, typename A>
@@ -72,63 +71,54 @@ WSOL_MULTIVERSION bool normalize(const T* from, int64_t channels, A* to) {
   return std::isfinite(square);
 }
 
-// A block's rows (kBlock, channels) as panels (kBlock / width, channels, width).
-template <typename A>
-WSOL_MULTIVERSION void fill_panels(const A* rows, int64_t channels, int64_t width, A* panels) {
-  for (int64_t first = 0; first < kBlock; first += width) {
-    for (int64_t i = 0; i < width; ++i) {
-      for (int64_t c = 0; c < channels; ++c) {
-        panels[c * width + i] = rows[(first + i) * channels + c];
-      }
-    }
-    panels += channels * width;
-  }
-}
-
 template <typename Tile>
 constexpr int64_t panel_width() {
   return Tile::kVectors * Tile::kLanes;
 }
 
 template <typename T, typename A>
-UnitFeatures<A> unit_features(const TensorView& features, int64_t image) {
+UnitFeatures<A> unit_features(const TensorView& features, int64_t image, int threads) {
   const int64_t tokens = features.size(1), channels = features.size(2), blocks = blocks_of(tokens);
-  const int64_t count = blocks * kBlock * channels;
-  UnitFeatures<A> unit{tokens, channels, blocks, uninitialized<A>(count), uninitialized<A>(count)};
-  const T* from = features.as<T>() + image * features.stride(0);
-  for (int64_t i = 0; i < tokens; ++i) {
-    unit.are_finite &=
-        normalize(from + i * features.stride(1), channels, unit.rows.get() + i * channels);
-  }
-  std::fill(unit.rows.get() + tokens * channels, unit.rows.get() + count, A(0));
-  with_vectors([&]<int kBytes>() {
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t place = block * kBlock * channels;
-      fill_panels(unit.rows.get() + place, channels, panel_width<Tiling<A, kBytes>>(),
-                  unit.panels.get() + place);
+  UnitFeatures<A> unit{tokens, channels, blocks, uninitialized<A>(blocks * kBlock * channels),
+                       true};
+  std::vector<char> are_finite(blocks, true);
+  int64_t width = 0;
+  with_vectors([&]<int kBytes>() { width = panel_width<Tiling<A, kBytes>>(); });
+  parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
+    const auto row = uninitialized<A>(channels);
+    for (int64_t i = begin * kBlock; i < end * kBlock; ++i) {
+      if (i < tokens) {
+        const T* from = features.as<T>() + image * features.stride(0) + i * features.stride(1);
+        are_finite[i / kBlock] &= normalize(from, channels, row.get());
+      } else {
+        std::fill_n(row.get(), channels, A(0));
+      }
+      A* to = unit.panels.get() + i / width * width * channels + i % width;
+      for (int64_t c = 0; c < channels; ++c) to[c * width] = row[c];
     }
   });
+  unit.are_finite = std::all_of(are_finite.begin(), are_finite.end(), [](char is) { return is; });
   return unit;
 }
 
+// Of the blocks' tokens; where there are none, `out` stays what it was.
 template <typename Tile, typename A = typename Tile::Element>
 inline void similarities(const UnitFeatures<A>& unit, int64_t row_block, int64_t column_block,
                          A* out) {
   constexpr int64_t kWidth = panel_width<Tile>();
-  const int64_t channels = unit.channels, place = kBlock * channels;
-  const int64_t rows = round_up(unit.tokens_of(row_block), Tile::kRows);
-  const int64_t columns = unit.tokens_of(column_block);
-  const A* left = unit.rows.get() + row_block * place;
-  const A* right = unit.panels.get() + column_block * place;
+  const int64_t channels = unit.channels;
   for (int64_t c = 0; c < channels; c += kDepth) {
     const int64_t depth = std::min(kDepth, channels - c);
-    for (int64_t first = 0; first < columns; first += kWidth) {
-      const LeftMatrix<A> of_rows{left + c, channels, 1};
-      const A* panel = right + first * channels + c * kWidth;
-      if (c == 0) {
-        multiply<Tile>(rows, kWidth, depth, of_rows, panel, kWidth, out + first, kBlock);
-      } else {
-        multiply<Tile, true>(rows, kWidth, depth, of_rows, panel, kWidth, out + first, kBlock);
+    for (int64_t row = 0; row < unit.tokens_of(row_block); row += kWidth) {
+      const LeftMatrix<A> left{unit.block(row_block) + row * channels + c * kWidth, 1, kWidth};
+      for (int64_t column = 0; column < unit.tokens_of(column_block); column += kWidth) {
+        const A* right = unit.block(column_block) + column * channels + c * kWidth;
+        A* to = out + row * kBlock + column;
+        if (c == 0) {
+          multiply<Tile>(kWidth, kWidth, depth, left, right, kWidth, to, kBlock);
+        } else {
+          multiply<Tile, true>(kWidth, kWidth, depth, left, right, kWidth, to, kBlock);
+        }
       }
     }
   }
@@ -408,10 +398,10 @@ class Machine {
       add_scaled(coefficients_[k], row(first + k), work_.get(), tokens_);
     }
   }
-  void rotate(int k, double cosine, double sine) {
+  void rotate(int k, double x, double y) {
     double* to = row(k);
     const double* other = row(k + 1);
-    for (int64_t i = 0; i < tokens_; ++i) to[i] = cosine * to[i] + sine * other[i];
+    for (int64_t i = 0; i < tokens_; ++i) to[i] = x * to[i] + y * other[i];
   }
   double distance(int k, double factor) {
     add_scaled(-factor, row(k), work_.get(), tokens_);
@@ -499,7 +489,7 @@ void cut(const NormalizedCut& args, int64_t image, int threads) {
   const int64_t tokens = args.features.size(1);
   const Result to{args.vector.as<double>() + image * tokens, args.eigenvalue.as<double>() + image,
                   args.residual.as<double>() + image, args.determined.as<bool>() + image};
-  const UnitFeatures<A> unit = unit_features<T, A>(args.features, image);
+  const UnitFeatures<A> unit = unit_features<T, A>(args.features, image, threads);
   if (!unit.are_finite) return write_unknown(tokens, to);
   const auto solve_as = [&](auto graph) {
     connect(unit, threads, graph);

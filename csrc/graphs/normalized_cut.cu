@@ -341,8 +341,8 @@ class Machine {
     });
     __syncthreads();
   }
-  __device__ void rotate(int k, double cosine, double sine) {
-    each([&](int i) { row(k)[i] = cosine * row(k)[i] + sine * row(k + 1)[i]; });
+  __device__ void rotate(int k, double x, double y) {
+    each([&](int i) { row(k)[i] = x * row(k)[i] + y * row(k + 1)[i]; });
     __syncthreads();
   }
   __device__ double distance(int k, double factor) const {

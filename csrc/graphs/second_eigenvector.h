@@ -121,9 +121,13 @@ WSOL_ONE_SIDE SecondEigenvector second_eigenvector(Machine& machine) {
     machine.multiply(1);
     const double a = machine.dot(1), b = machine.dot(2);
     machine.multiply(2);
-    const double c = machine.dot(2), angle = atan2(2 * b, a - c) / 2;
-    machine.rotate(1, cos(angle), sin(angle));
-    third = (a + c - hypot(a - c, 2 * b)) / 2;
+    const double c = machine.dot(2);
+    // M between rows 1 and 2 is (a, b; b, c): its larger eigenvalue's eigenvector is (x, y).
+    const double distance = sqrt((a - c) * (a - c) + 4 * b * b);
+    const double x = a >= c ? a - c + distance : 2 * b, y = a >= c ? 2 * b : c - a + distance;
+    const double length = sqrt(x * x + y * y);
+    if (length > 0) machine.rotate(1, x / length, y / length);
+    third = (a + c - distance) / 2;
   }
   machine.multiply(1);
   const double value = machine.dot(1), residual = machine.distance(1, value);

@@ -54,8 +54,9 @@ def spatial_diffusion() -> None:
 
 
 def normalized_cut(weighted: bool) -> None:
-    tokens = normal(0, 1, 3, 64).repeat_interleave(65, dim=1) + 2 * normal(1, 1, 195, 64)
-    ops.normalized_cut(tokens, 0.3, weighted=weighted)
+    of_object = torch.arange(TOKENS) % GRID < GRID // 2
+    kinds = normal(0, 2, WIDTH)[of_object.long()]
+    ops.normalized_cut((kinds + normal(1, TOKENS, WIDTH))[None], weighted=weighted)
 
 
 def maps() -> tuple[Tensor, Tensor]:

@@ -103,7 +103,9 @@ def test_masks_seeds_and_boxes_are_those_of_tokencut(backend):
     with np.load(RECORD) as record:
         count = int(record["count"])
         for n in backend.pick(range(count), range(count - 3, count)):
-            entry = {name.partition("/")[2]: record[name] for name in record if name.startswith(f"{n}/")}
+            entry = {
+                name.partition("/")[2]: record[name] for name in record if name.startswith(f"{n}/")
+            }
             features = torch.from_numpy(entry["features"]).to(backend.device)
             cut = normalized_cut(features[None], float(entry["threshold"]))
             vector = cut.vector[0].cpu()

@@ -63,7 +63,9 @@ NORMALIZED_CUT = OperatorCase(
         bad_value("be in [0, 1) for a weighted graph", threshold=-0.1, weighted=True),
         *(bad_value("be in (0, 1)", eps=value) for value in (0.0, 1.0, -1e-5, NAN)),
     ),
-    raw=lambda a: [("normalized_cut", (a["features"], 0.3, 1e-5, weighted)) for weighted in (False, True)],
+    raw=lambda a: [
+        ("normalized_cut", (a["features"], 0.3, 1e-5, weighted)) for weighted in (False, True)
+    ],
     options=({"threshold": -0.1}, {"threshold": 0.9, "eps": 1e-3}, {"threshold": 0.6, "eps": 0.5}),
     refuses_tangents=("features",),
     out_dtype=lambda dtype: F64,
