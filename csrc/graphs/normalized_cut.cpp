@@ -12,6 +12,7 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "core/element_types.h"
@@ -71,6 +72,56 @@ WSOL_MULTIVERSION bool normalize(const T* from, int64_t channels, A* to) {
   return std::isfinite(square);
 }
 
+// Square matrices of as many registers as one has lanes.
+template <typename A, int kBytes>
+struct Square {
+  using Tile = Tiling<A, kBytes>;
+  using Vector = typename Tile::Vector;
+  using Index = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  typedef Index Indices __attribute__((vector_size(kBytes)));
+  static constexpr int kSide = Tile::kLanes;
+
+  // Rows from (kSide, stride) become columns, the first `columns` of which go to (columns, width).
+  static inline void transpose(const A* from, int64_t stride, int64_t columns, A* to,
+                               int64_t width) {
+    Vector rows[kSide];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSide; ++i) rows[i] = Tile::at(from + i * stride);
+#pragma GCC unroll 4
+    for (int half = 1; half < kSide; half *= 2) {  // squares of so many trade their corners
+      Indices upper{}, lower{};
+#pragma GCC unroll 16
+      for (int l = 0; l < kSide; ++l) {
+        upper[l] = l & half ? kSide + (l ^ half) : l;
+        lower[l] = l & half ? kSide + l : l ^ half;
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kSide; ++i) {
+        if (i & half) continue;
+        const Vector a = rows[i], b = rows[i + half];
+        rows[i] = chosen(a, b, upper);
+        rows[i + half] = chosen(a, b, lower);
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kSide; ++i) {
+      if (i < columns) Tile::at(to + i * width) = rows[i];
+    }
+  }
+
+ private:
+  static inline Vector chosen(Vector a, Vector b, Indices indices) {
+#if defined(__clang__) || !defined(__GNUC__)
+    Vector found;
+    for (int l = 0; l < kSide; ++l)
+      found[l] = indices[l] < kSide ? a[indices[l]] : b[indices[l] - kSide];
+    return found;
+#else
+    return __builtin_shuffle(a, b, indices);
+#endif
+  }
+};
+
 template <typename Tile>
 constexpr int64_t panel_width() {
   return Tile::kVectors * Tile::kLanes;
@@ -82,20 +133,29 @@ UnitFeatures<A> unit_features(const TensorView& features, int64_t image, int thr
   UnitFeatures<A> unit{tokens, channels, blocks, uninitialized<A>(blocks * kBlock * channels),
                        true};
   std::vector<char> are_finite(blocks, true);
-  int64_t width = 0;
-  with_vectors([&]<int kBytes>() { width = panel_width<Tiling<A, kBytes>>(); });
   parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
-    const auto row = uninitialized<A>(channels);
-    for (int64_t i = begin * kBlock; i < end * kBlock; ++i) {
-      if (i < tokens) {
-        const T* from = features.as<T>() + image * features.stride(0) + i * features.stride(1);
-        are_finite[i / kBlock] &= normalize(from, channels, row.get());
-      } else {
-        std::fill_n(row.get(), channels, A(0));
+    with_vectors([&]<int kBytes>() {
+      using Part = Square<A, kBytes>;
+      constexpr int64_t kRows = Part::kSide, kWidth = panel_width<typename Part::Tile>();
+      const int64_t stride = (channels + kRows - 1) / kRows * kRows;
+      const std::unique_ptr<A[]> rows(new A[kRows * stride]());
+      for (int64_t first = begin * kBlock; first < end * kBlock; first += kRows) {
+        for (int64_t i = 0; i < kRows; ++i) {
+          A* row = rows.get() + i * stride;
+          if (first + i < tokens) {
+            const T* from =
+                features.as<T>() + image * features.stride(0) + (first + i) * features.stride(1);
+            are_finite[first / kBlock] &= normalize(from, channels, row);
+          } else {
+            std::fill_n(row, channels, A(0));
+          }
+        }
+        A* to = unit.panels.get() + first / kWidth * kWidth * channels + first % kWidth;
+        for (int64_t c = 0; c < channels; c += kRows) {
+          Part::transpose(rows.get() + c, stride, channels - c, to + c * kWidth, kWidth);
+        }
       }
-      A* to = unit.panels.get() + i / width * width * channels + i % width;
-      for (int64_t c = 0; c < channels; ++c) to[c * width] = row[c];
-    }
+    });
   });
   unit.are_finite = std::all_of(are_finite.begin(), are_finite.end(), [](char is) { return is; });
   return unit;

@@ -46,9 +46,8 @@ def normalized_cut(
     few products of bits with a vector find it (Lanczos, fully reorthogonalized), and no dense matrix exists.
 
     Args:
-        features: (B, N, C), float32, bfloat16, float16 or float64, of any lengths: patch tokens, or their keys. N from 2
-            to 16,384. Read where they lie if channels are contiguous; else copied. A zero vector is similar to nothing,
-            by 0.
+        features: (B, N, C), float32, bfloat16, float16 or float64, of any lengths: patch tokens, or their keys; N from
+            2 to 16,384. Read where they lie if channels are contiguous; else copied. A zero vector's similarity is 0.
         threshold: from -1 to below 1; from 0 if weighted.
         eps: between 0 and 1: what holds dissimilar tokens together.
         weighted: A_ij is S_ij above the threshold, not 1. Takes N^2 numbers of memory an image, instead of bits.
@@ -83,7 +82,7 @@ def normalized_cut(
 def normalized_cut_reference(
     features: Tensor, threshold: float = 0.2, eps: float = 1e-5, *, weighted: bool = False
 ) -> NormalizedCut:
-    """`normalized_cut` in plain PyTorch, by all eigenvectors of dense matrices: its definition, and the tests' oracle."""
+    """`normalized_cut` in plain PyTorch, by all eigenvectors of dense matrices: its definition, the tests' oracle."""
     features = features.to(backend.accumulator_dtype(features.dtype))
     lengths = features.double().norm(dim=2, keepdim=True)
     unit = torch.where(lengths > 0, features / lengths, 0).to(features.dtype)

@@ -1,7 +1,6 @@
 """`normalized_cut`."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from ops.cases.inputs import ANY_FLOAT, F64, I64, INF, NAN, normal, zeros
