@@ -19,7 +19,8 @@
 //   vector's sum of rows from `first` rotate(k, cos, sin)     row k = cos row k + sin row k + 1
 //   distance(k, factor)     |work - factor row k|
 //   extend(step, a, b)      T's entries: a on the diagonal, b beside it and below
-//   ritz_value(size, rank)  the rank-th largest eigenvalue of T's first rows and columns
+//   ritz_value(size, rank)  the rank-th largest eigenvalue of T's first rows and columns, or the
+//                           lowest there could be, kLowestRitz, where there are not so many
 //   ritz_vector(size, x)    its eigenvector, kept for combine; gives the last entry
 //
 // On CUDA a block runs it, each thread all of the text: what methods give is the same for all.
@@ -42,7 +43,7 @@ constexpr double kLargestAngle = 1e-3;  // to an eigenvector that counts as dete
 constexpr double kLowestRitz = -1.0625, kHighestRitz = 1.0625;
 
 struct Ritz {
-  double value, next, residual;  // T's largest eigenvalue, the one after it, and |M u - value u|
+  double value, residual;  // T's largest eigenvalue, and |M u - value u| for its Ritz vector u
 };
 
 struct SecondEigenvector {
@@ -70,12 +71,17 @@ WSOL_HOST_DEVICE inline bool is_apart(const Ritz& second, double third) {
   return second.residual <= 10 * kAccuracy * (second.value - third);
 }
 
-// Whether a run may end: that for the second eigenvalue, or, with the second known, for the third,
-// of which little has to be known unless it is near. But a run from noise may look converged long
-// before it is, to a smaller eigenvalue: hence not too little.
-WSOL_HOST_DEVICE inline bool is_enough(const Ritz& found, int known, const Ritz& second) {
+// Whether a run may end after `step`: that for the second eigenvalue, or, with the second known,
+// for the third, of which little has to be known unless it is near. But a run from noise may look
+// converged long before it is, to a smaller eigenvalue: hence not too little.
+template <typename Machine>
+WSOL_ONE_SIDE bool is_enough(Machine& machine, int step, const Ritz& found, int known,
+                             const Ritz& second) {
   if (found.residual <= kRounding) return true;
-  if (known == 1) return found.residual <= kAccuracy * (found.value - found.next);
+  if (known == 1) {
+    return found.residual <= kAccuracy * (found.value - kLowestRitz) &&
+           found.residual <= kAccuracy * (found.value - machine.ritz_value(step, 2));
+  }
   return is_apart(second, found.value) && found.residual <= 1e-3 * (second.value - found.value);
 }
 
@@ -94,10 +100,9 @@ WSOL_ONE_SIDE Ritz largest_in_complement(Machine& machine, int known, const Ritz
     machine.extend(step - 1, along, left);
     const bool is_last = step == most || left <= kRounding;
     if (is_last || step % (1 + step / 16) == 0) {  // T's share of the work stays small
-      Ritz found{machine.ritz_value(step, 1), -1, 0};
-      if (step > 1) found.next = machine.ritz_value(step, 2);
+      Ritz found{machine.ritz_value(step, 1), 0};
       found.residual = left * fabs(machine.ritz_vector(step, found.value));
-      if (is_last || is_enough(found, known, second)) {
+      if (is_last || is_enough(machine, step, found, known, second)) {
         machine.combine(known, step);
         machine.keep(known, 1 / machine.project_out(known));
         return found;
@@ -110,7 +115,7 @@ WSOL_ONE_SIDE Ritz largest_in_complement(Machine& machine, int known, const Ritz
 // Row 0 is the known eigenvector; leaves the second in row 1. At least 2 rows.
 template <typename Machine>
 WSOL_ONE_SIDE SecondEigenvector second_eigenvector(Machine& machine) {
-  Ritz second{}, rest{-INFINITY, -INFINITY, 0};
+  Ritz second{}, rest{-INFINITY, 0};
   const int runs = machine.count() > 2 ? 2 : 1;
   for (int known = 1; known <= runs; ++known) {
     const Ritz found = largest_in_complement(machine, known, second);

@@ -46,6 +46,12 @@ def assert_like_scipy(features: Tensor, threshold: float, tolerance: float = 1e-
     assert error < tolerance * torch.linalg.vector_norm(vector)
 
 
+def scattered(*shape: int, kinds: int = 3) -> Tensor:
+    """Features (..., N, C) of tokens around a few directions, in turn."""
+    around = normal(2, kinds, shape[-1])[torch.arange(shape[-2]) % kinds]
+    return around + 0.7 * normal(3, *shape)
+
+
 def clusters(*sizes: int) -> Tensor:
     """Tokens (N, C) that are alike within a cluster, and have nothing in common with others."""
     which = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
@@ -63,15 +69,19 @@ def cosine_on_a_path(tokens: int) -> float:
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.4])
-@pytest.mark.parametrize("tokens", [20, 70, 520])
+@pytest.mark.parametrize("tokens", [20, 70])
 def test_vectors_are_those_of_scipy(backend, tokens, threshold):
-    around = normal(2, 3, 16)[torch.arange(tokens) % 3]
-    assert_like_scipy((around + normal(3, tokens, 16)).to(backend.device), threshold)
+    assert_like_scipy(scattered(tokens, 16).to(backend.device), threshold)
+
+
+def test_vectors_of_many_tokens_are_those_of_scipy(backend):
+    """More than a GPU's block has threads, or keeps entries of a vector at hand."""
+    assert_like_scipy(scattered(backend.pick(1100, 520), 16).to(backend.device), 0.2)
 
 
 def test_slowly_converging_vectors_are_those_of_scipy(backend):
     """A path: all of its eigenvalues are needed."""
-    tokens = backend.pick(220, 60)
+    tokens = backend.pick(220, 33)
     path = along_a_path(tokens).to(backend.device)
     assert_like_scipy(path, cosine_on_a_path(tokens))
 
@@ -102,7 +112,7 @@ RECORD = Path(__file__).parents[1] / "golden" / "tokencut.npz"
 def test_masks_seeds_and_boxes_are_those_of_tokencut(backend):
     with np.load(RECORD) as record:
         count = int(record["count"])
-        for n in backend.pick(range(count), range(count - 3, count)):
+        for n in backend.pick(range(count), [count - 1]):
             entry = {
                 name.partition("/")[2]: record[name] for name in record if name.startswith(f"{n}/")
             }
@@ -165,7 +175,7 @@ def test_two_tokens_are_always_cut(backend):
 
 
 def test_vectors_have_unit_length_by_degrees(backend):
-    features = normal(0, 2, 30, 4).to(backend.device)
+    features = normal(0, 2, 12, 4).to(backend.device)
     vectors = normalized_cut(features, 0.3).vector.cpu()
     for image, vector in zip(features, vectors, strict=True):
         degrees = torch.from_numpy(affinity(image, 0.3)).sum(dim=1)
@@ -182,7 +192,7 @@ def test_zero_vectors_are_similar_to_nothing(backend):
 
 @pytest.mark.parametrize("scale", [1e-18, 1e18])
 def test_length_of_features_does_not_matter(backend, scale):
-    features = normal(0, 1, 30, 4).to(backend.device)
+    features = normal(0, 1, 12, 4).to(backend.device)
     torch.testing.assert_close(
         normalized_cut(features * scale).vector, normalized_cut(features).vector
     )
@@ -190,9 +200,9 @@ def test_length_of_features_does_not_matter(backend, scale):
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_reaches_its_image_only(backend, bad):
-    features = normal(0, 3, 20, 4).to(backend.device)
+    features = normal(0, 3, 8, 4).to(backend.device)
     expected = normalized_cut(features)
-    features[1, 7, 2] = bad
+    features[1, 6, 2] = bad
     cut = normalized_cut(features)
     for found, wanted in zip(cut[:3], expected[:3], strict=True):
         assert found[1].isnan().all()
@@ -201,6 +211,6 @@ def test_what_is_not_finite_reaches_its_image_only(backend, bad):
 
 
 def test_image_does_not_depend_on_its_batch(backend):
-    features = normal(0, 3, 70, 5).to(backend.device)
+    features = scattered(3, 35, 5).to(backend.device)
     for found, alone in zip(normalized_cut(features), normalized_cut(features[1:2]), strict=True):
         assert torch.equal(found[1:2], alone)
