@@ -65,9 +65,14 @@ WSOL_MULTIVERSION bool normalize(const T* from, int64_t channels, A* to) {
     square += value * value;
   }
   const double factor = square == 0 ? 0 : 1 / std::sqrt(square);
+  const auto narrow = static_cast<A>(factor);
+  if (std::isnormal(narrow)) {
 #pragma omp simd
-  for (int64_t c = 0; c < channels; ++c) {
-    to[c] = static_cast<A>(static_cast<double>(from[c]) * factor);
+    for (int64_t c = 0; c < channels; ++c) to[c] = static_cast<A>(from[c]) * narrow;
+  } else {  // features of no usual length
+    for (int64_t c = 0; c < channels; ++c) {
+      to[c] = static_cast<A>(static_cast<double>(from[c]) * factor);
+    }
   }
   return std::isfinite(square);
 }
@@ -161,7 +166,8 @@ UnitFeatures<A> unit_features(const TensorView& features, int64_t image, int thr
   return unit;
 }
 
-// Of the blocks' tokens; where there are none, `out` stays what it was.
+// Of the blocks' tokens; where there are none, `out` stays what it was. A block on the diagonal
+// takes what lies below it, but for a panel's own square, from above.
 template <typename Tile, typename A = typename Tile::Element>
 inline void similarities(const UnitFeatures<A>& unit, int64_t row_block, int64_t column_block,
                          A* out) {
@@ -171,7 +177,8 @@ inline void similarities(const UnitFeatures<A>& unit, int64_t row_block, int64_t
     const int64_t depth = std::min(kDepth, channels - c);
     for (int64_t row = 0; row < unit.tokens_of(row_block); row += kWidth) {
       const LeftMatrix<A> left{unit.block(row_block) + row * channels + c * kWidth, 1, kWidth};
-      for (int64_t column = 0; column < unit.tokens_of(column_block); column += kWidth) {
+      const int64_t begin = row_block == column_block ? row : 0;
+      for (int64_t column = begin; column < unit.tokens_of(column_block); column += kWidth) {
         const A* right = unit.block(column_block) + column * channels + c * kWidth;
         A* to = out + row * kBlock + column;
         if (c == 0) {
@@ -180,6 +187,12 @@ inline void similarities(const UnitFeatures<A>& unit, int64_t row_block, int64_t
           multiply<Tile, true>(kWidth, kWidth, depth, left, right, kWidth, to, kBlock);
         }
       }
+    }
+  }
+  if (row_block != column_block) return;
+  for (int64_t row = kWidth; row < kBlock; ++row) {
+    for (int64_t column = 0; column < row / kWidth * kWidth; ++column) {
+      out[row * kBlock + column] = out[column * kBlock + row];
     }
   }
 }
