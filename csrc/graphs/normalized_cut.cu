@@ -436,7 +436,7 @@ class Machine {
 };
 
 template <typename Graph>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 1)
     second_eigenvector_kernel(Graph graphs, const bool* is_finite, double* memory,
                               int64_t memory_of_image, double* vectors, double* eigenvalue,
                               double* residual, bool* determined) {
