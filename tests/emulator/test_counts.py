@@ -175,7 +175,7 @@ BOUNDS: dict[str, dict[str, Bound]] = {
     "normalized_cut, weighted": {
         "normalized_cut.cu:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
         "normalized_cut.cu:similarity_kernel": Bound(2.18, 1.1, 1.15, 31.3, 10),
-        "normalized_cut.cu:second_eigenvector_kernel": Bound(23.6, 1.18, 1, 27.7, 339),
+        "normalized_cut.cu:second_eigenvector_kernel": Bound(23.6, 1.18, 1, 27.6, 339),
     },
     "extract_boxes, largest": {
         "extract_boxes.cu:read_kernel": Bound(1.25, 1.04, 1, 27.9, 6, 7),
