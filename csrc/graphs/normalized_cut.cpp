@@ -311,7 +311,7 @@ class BitGraph {
     using L = Lookup<kBytes>;
     using Doubles = typename L::Doubles;
     using Words = typename L::Words;
-    constexpr int64_t kVectors = 4;  // of rows at a time: they share the table's load
+    constexpr int64_t kVectors = kBytes == 64 ? 8 : 4;  // of rows, which share a table's load
     for (int64_t first = 0; first < kBlock; first += kVectors * L::kLanes) {
       Doubles sums[kVectors] = {};
       for (int64_t block = 0; block < blocks_; ++block) {
