@@ -14,9 +14,10 @@
 //   noise(seed)             work = numbers that are alike on every machine
 //   multiply(k)             work = M row k
 //   dot(k)                  work . row k
-//   project_out(rows)       work loses its parts along rows 0 to rows - 1; gives what length is
-//   left keep(k, factor)         row k = factor work combine(first, count)   work = the last Ritz
-//   vector's sum of rows from `first` rotate(k, cos, sin)     row k = cos row k + sin row k + 1
+//   project_out(rows)       work loses its parts along the first rows; gives its length then
+//   keep(k, factor)         row k = factor work
+//   combine(first, count)   work = the last Ritz vector's sum of rows from `first`
+//   rotate(k, x, y)         row k = x row k + y row k + 1
 //   distance(k, factor)     |work - factor row k|
 //   extend(step, a, b)      T's entries: a on the diagonal, b beside it and below
 //   ritz_value(size, rank)  the rank-th largest eigenvalue of T's first rows and columns, or the

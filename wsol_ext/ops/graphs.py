@@ -54,7 +54,7 @@ def normalized_cut(
 
     Returns:
         `NormalizedCut`. Vectors are such that v^T D v = 1, and positive where they are largest in magnitude: at the
-        first entry within 1e-6 of that. They are those of float64 to 1e-7, and to what rounding leaves where the next
+        first entry within 1e-6 of that. They are those of float64 to 1e-6, and to what rounding leaves where the next
         eigenvalue is near: 256 products at most are made, `residual` says how near they came, and where that leaves
         the vector open, `determined` is False. Where the next eigenvalue is the same, as it is where all tokens are
         alike, any mixture would do: then the vector is NaN. So is all of an image whose features are not finite.
