@@ -11,6 +11,7 @@
 #include "boxes/extract_boxes.h"
 #include "core/call_checks.h"
 #include "diffusion/spatial_diffusion.h"
+#include "graphs/normalized_cut.h"
 #include "pictures/resize.h"
 #include "superpixels/segment_mean.h"
 #include "superpixels/segment_mode.h"
@@ -38,6 +39,7 @@ py::dict constants() {
   table["largest_reattention_width"] = wsol::kLargestReattentionWidth;
   table["largest_reattention_eps"] = wsol::kLargestReattentionEps;
   table["most_segmented_pixels"] = wsol::kMostSegmentedPixels;
+  table["most_cut_tokens"] = wsol::kMostCutTokens;
   table["resize_lanes"] = wsol::kResizeLanes;
   table["slic_colour_unit"] = slic::kColourUnit;
   table["slic_place_unit"] = slic::kPlaceUnit;
@@ -98,6 +100,8 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
       module, "spatial_diffusion_forward");
   bind<kernels::spatial_diffusion_backward, kernels::spatial_diffusion_backward_scratch_bytes>(
       module, "spatial_diffusion_backward");
+
+  bind<kernels::normalized_cut, kernels::normalized_cut_scratch_bytes>(module, "normalized_cut");
 
   bind<kernels::segment_mean, kernels::segment_mean_scratch_bytes>(module, "segment_mean");
   bind<kernels::segment_mode, kernels::segment_mode_scratch_bytes>(module, "segment_mode");

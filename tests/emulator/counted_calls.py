@@ -59,6 +59,12 @@ def spatial_diffusion() -> None:
     forward_and_backward(ops.spatial_diffusion, features, cam, iterations=4)
 
 
+def normalized_cut(weighted: bool) -> None:
+    of_object = torch.arange(TOKENS) % GRID < GRID // 2
+    kinds = normal(0, 2, WIDTH)[of_object.long()]
+    ops.normalized_cut((kinds + normal(1, TOKENS, WIDTH))[None], weighted=weighted)
+
+
 def maps() -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(0)
     smooth = np.stack([score_maps.score_map("smooth", rng, 64, 64) for _ in range(2)])
@@ -115,6 +121,8 @@ CALLS: dict[str, Callable[[], None]] = {
     "masked_softmax": masked_softmax,
     "adaptive_token_mask": adaptive_token_mask,
     "spatial_diffusion": spatial_diffusion,
+    "normalized_cut": lambda: normalized_cut(weighted=False),
+    "normalized_cut, weighted": lambda: normalized_cut(weighted=True),
     "extract_boxes, largest": lambda: extract_boxes("largest"),
     "extract_boxes, most_pixels": lambda: extract_boxes("most_pixels"),
     "extract_boxes, all": lambda: extract_boxes("all"),

@@ -187,6 +187,16 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "chebyshev_series.cuh:series_backward_kernel": Bound(2.24, 1.06, 1, 27, 21),
         "feature_tiles.cuh:features_gradient_kernel": Bound(1.37, 1.06, 1, 30.6, 3),
     },
+    "normalized_cut": {
+        "normalized_cut.cu:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
+        "normalized_cut.cu:similarity_kernel": Bound(5.3, 1, 1.15, 29.5, 10),
+        "normalized_cut.cu:second_eigenvector_kernel": Bound(28.3, 1.08, 1.03, 26.8, 321),
+    },
+    "normalized_cut, weighted": {
+        "normalized_cut.cu:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
+        "normalized_cut.cu:similarity_kernel": Bound(2.18, 1.1, 1.15, 31.3, 10),
+        "normalized_cut.cu:second_eigenvector_kernel": Bound(23.6, 1.18, 1, 27.6, 339),
+    },
     "extract_boxes, largest": {
         "distinct_cuts.cuh:read_kernel": Bound(1.25, 1.04, 1, 27.9, 6, 7),
         # Each of three cuts reads the map anew.

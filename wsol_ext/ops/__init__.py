@@ -3,6 +3,7 @@
 from wsol_ext.ops.attention import class_attention, spatial_gate
 from wsol_ext.ops.boxes import best_box_iou, box_iou, extract_boxes
 from wsol_ext.ops.diffusion import spatial_diffusion
+from wsol_ext.ops.graphs import normalized_cut
 from wsol_ext.ops.reattention import masked_reattention
 from wsol_ext.ops.segments import segment_mean, segment_mode
 from wsol_ext.ops.superpixels import slic
@@ -16,6 +17,7 @@ __all__ = [
     "extract_boxes",
     "masked_reattention",
     "masked_softmax",
+    "normalized_cut",
     "segment_mean",
     "segment_mode",
     "slic",

@@ -15,6 +15,7 @@ from ops.cases.boxes import (
     MOST_PIXELS_BOX,
 )
 from ops.cases.diffusion import SPATIAL_DIFFUSION, SPATIAL_DIFFUSION_BY_A_NUMBER
+from ops.cases.graphs import NORMALIZED_CUT
 from ops.cases.reattention import MASKED_REATTENTION
 from ops.cases.superpixels import SEGMENT_MEAN, SEGMENT_MODE, SEGMENT_MODE_OF_FLAT_IMAGES, SLIC
 from ops.cases.token_masks import ADAPTIVE_TOKEN_MASK, MASKED_SOFTMAX
@@ -29,6 +30,7 @@ CASES = (
     MASKED_SOFTMAX,
     SPATIAL_DIFFUSION,
     SPATIAL_DIFFUSION_BY_A_NUMBER,
+    NORMALIZED_CUT,
     SLIC,
     SEGMENT_MEAN,
     SEGMENT_MODE,
