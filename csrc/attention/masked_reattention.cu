@@ -347,8 +347,8 @@ void masked_reattention_backward(const MaskedReattentionBackward& args, Stream s
     using A = typename Element<T>::Accumulator;
     const Scratch<A> scratch = scratch_of<A>(args.query, args.scratch);
     Inputs<T> in(args);
-    in.in_pieces = in.in_pieces && Inputs<T>::are_aligned({args.grad_out, args.grad_query,
-                                                           args.grad_key, args.grad_value});
+    in.in_pieces = in.in_pieces && Inputs<T>::are_aligned(args.grad_out, args.grad_query,
+                                                          args.grad_key, args.grad_value);
     const auto heads = static_cast<unsigned>(args.query.size(0) * in.heads);
     const int64_t rows = static_cast<int64_t>(heads) * in.tokens;
     const HeadRows<const T> grad_out(args.grad_out);

@@ -78,12 +78,13 @@ struct Inputs {
         heads(static_cast<int>(args.query.size(1))),
         tokens(static_cast<int>(args.query.size(2))),
         width(static_cast<int>(args.query.size(3))),
-        in_pieces(are_aligned({args.query, args.key, args.value, args.out})),
+        in_pieces(are_aligned(args.query, args.key, args.value, args.out)),
         scale(static_cast<A>(args.scale)),
         log_eps(static_cast<A>(std::log(args.eps))) {}
 
-  static bool are_aligned(std::initializer_list<TensorView> all_rows) {
-    return std::all_of(all_rows.begin(), all_rows.end(), rows_are_aligned<T>);
+  template <typename... Views>
+  static bool are_aligned(const Views&... rows) {
+    return (rows_are_aligned<T>(rows) && ...);
   }
 };
 

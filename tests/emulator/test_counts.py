@@ -138,11 +138,11 @@ BOUNDS: dict[str, dict[str, Bound]] = {
     },
     "spatial_gate, bfloat16": {
         # Two tokens of a group of lanes, whose gates two requests write.
-        "spatial_gate.cu:gate_kernel": Bound(1.17, 1, 1, 26.3, 0),
+        "spatial_gate.cu:gate_kernel": Bound(1.17, 1.01, 1, 26.3, 0),
         "query_key.cuh:dot_gradients_kernel": Bound(1.26, 1.05, 1, 27.6, 1),
     },
     "spatial_gate, float32": {
-        "spatial_gate.cu:gate_kernel": Bound(1.3, 1, 1, 26.2, 0),
+        "spatial_gate.cu:gate_kernel": Bound(1.3, 1.01, 1, 26.2, 0),
         "query_key.cuh:dot_gradients_kernel": Bound(1.24, 1.04, 1, 30.7, 1),
     },
     "masked_reattention, bfloat16": {
@@ -157,12 +157,14 @@ BOUNDS: dict[str, dict[str, Bound]] = {
             1.87, 1.19, 1, 31.3, 4, repeats=1.24
         ),
         # Of 16 bytes a lane: 8 lanes write a token's row, and read 32 bytes each of the mean value's.
-        "masked_reattention.cu:grad_dropped_kernel": Bound(2.33, 1.27, 1, 20.3, 0),
+        "masked_reattention.cu:grad_dropped_kernel": Bound(2.33, 1.27, 1, 17, 0),
     },
     "masked_reattention, float32": {
         "masked_reattention.cu:list_tokens_kernel": Bound(1.63, 1.16, 1, 27.1, 3),
         "masked_reattention.cu:mean_kernel": Bound(1.05, 1.03, 1, 27.4, 2),
-        "masked_reattention_plain.cu:forward_kernel": Bound(3.52, 1.04, 1, 31.2, 50, repeats=1.64),
+        "masked_reattention_plain.cu:forward_kernel": Bound(
+            3.52, 1.04, 1.01, 31.2, 50, repeats=1.64
+        ),
         "masked_reattention.cu:row_terms_kernel": Bound(1.47, 1.03, 1.11, 18.6, 2, 197),
         "masked_reattention_plain.cu:grad_query_kernel": Bound(
             3.11, 1.05, 1, 31.6, 48, repeats=1.78
@@ -170,7 +172,7 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "masked_reattention_plain.cu:grad_key_value_kernel": Bound(
             3.83, 1.14, 1, 31.4, 62, repeats=2.56
         ),
-        "masked_reattention.cu:grad_dropped_kernel": Bound(1.55, 1.03, 1, 25.1, 0),
+        "masked_reattention.cu:grad_dropped_kernel": Bound(1.55, 1.03, 1, 22.9, 0),
     },
     "masked_softmax": {
         "masked_softmax.cu:forward_kernel": Bound(1.57, 1.36, 1, 26.7, 0),
@@ -178,7 +180,7 @@ BOUNDS: dict[str, dict[str, Bound]] = {
     },
     "adaptive_token_mask": {
         # The row's few sectors: 2.7 KiB of 4 rows, which do not begin where a sector does.
-        "adaptive_token_mask.cu:mask_kernel": Bound(1.37, 1.24, 1, 28.2, 68),
+        "adaptive_token_mask.cu:mask_kernel": Bound(1.37, 1.33, 1, 28.2, 68),
     },
     "spatial_diffusion": {
         # Tiles of features pass through shared memory: barriers, in place of each value thrice.

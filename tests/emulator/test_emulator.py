@@ -215,7 +215,7 @@ def test_votes_and_reductions_over_the_lanes_of_a_mask(kernels, mask):
 def test_lanes_of_the_same_value_find_each_other(kernels):
     values = [lane % 7 - 3 for lane in range(32)]
     masks = [sum(1 << i for i, other in enumerate(values) if other == value) for value in values]
-    assert kernels.match_any(values) == masks
+    assert [found & 0xFFFFFFFF for found in kernels.match_any(values)] == masks
 
 
 @pytest.mark.parametrize("ones", [0, 1, 70, 96])
