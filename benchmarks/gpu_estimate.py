@@ -528,7 +528,7 @@ def _spatial_diffusion_backward(
 # shared memory, the more the more there are. Wavefronts a word, of smooth maps of 224 x 224 pixels:
 
 
-PAIR_WAVEFRONTS = {"largest": 2.6, "most_pixels": 1.9, "iou": 2.2, "count": 2.0, "list": 2.6}
+PAIR_WAVEFRONTS = {"largest": 2.4, "most_pixels": 1.6, "iou": 1.8, "count": 1.4, "list": 2.1}
 PAIR_PLANES = {"largest": 1, "most_pixels": 1, "iou": 3, "count": 0, "list": 3}  # ints a root
 SHARED_BYTES = 99 * 1024  # of a block, which consumer cards have too
 SHARED_BYTES_OF_PARTIAL = 272
@@ -786,4 +786,46 @@ def _segment_mode(out: Tensor, classes: Tensor, labels: Tensor) -> list[Launch]:
         _moves("segment_mode.cu:most_kernel", 4 * slots),
         _moves("segment_mode.cu:choose_kernel", 4 * slots),
         _moves("segment_mode.cu:spread_kernel", _size(labels, out)),
+    ]
+
+
+# normalized_cut: a block owns an image, and makes as many products with its graph as the features ask for, in float64.
+# The fewest of drawn scenes that are like photographs (benchmarks/bench_normalized_cut.py); a row a step is kept, and
+# two that are known. Each bit, or weight, takes a multiply-add's place.
+
+
+CUT_STEPS = 11  # of each of two runs, each a product
+
+
+@_of("normalized_cut")
+def _normalized_cut(
+    out: Any, features: Tensor, threshold: float, eps: float, weighted: bool
+) -> list[Launch]:
+    images, tokens, channels = features.shape
+    number, every = _sums(features), images * tokens
+    unit = every * 16 * -(-channels // 16) * number
+    graph = every * (tokens * number if weighted else 4 * -(-tokens // 32))
+    tiles = -(-tokens // 64)
+    pairs = images * tiles * (tiles + 1) // 2
+    rows = CUT_STEPS + 2
+    # Of a token: those, the product, its degree's root, the parts of its sum and its entry, written and read.
+    numbers = 8 * 2 * (rows + 3 + -(-tokens // 256))
+    products = 2 * CUT_STEPS * 2 * tokens * every
+    projections = 2 * 2 * 4 * every * sum(range(rows))  # from all rows before, twice
+    return [
+        _moves(
+            "normalized_cut.cu:normalize_kernel",
+            *(_size(features), unit, every),
+            float64=3 * features.numel(),
+        ),
+        Launch(
+            "normalized_cut.cu:similarity_kernel",
+            {"bytes": unit + graph, _sum_unit(features): pairs * 64**2 * 2 * channels},
+            blocks=pairs,
+        ),
+        Launch(
+            "normalized_cut.cu:second_eigenvector_kernel",
+            {"bytes": graph + every * (1 + numbers), "float64": products + projections},
+            blocks=images,
+        ),
     ]
