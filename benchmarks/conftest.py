@@ -125,7 +125,8 @@ def versus(request, benchmark, device):
     """Time `operator` beside `baseline` and add a row to the table; returns the speedup, under --smoke infinity.
 
     `memory` measures what each needs at its peak; `error` is called for the baseline's and the operator's. Without
-    `on_gpu` nothing is estimated for one: what would not run there, or starts threads of its own.
+    `on_gpu` nothing is estimated for one: what would not run there, or starts threads of its own. Without
+    `baseline_on_gpu` nothing is of the baseline: one that does a part of its work elsewhere.
     """
 
     def compare(
@@ -137,9 +138,12 @@ def versus(request, benchmark, device):
         memory: bool = False,
         error: Callable[[], tuple[float, float]] | None = None,
         on_gpu: bool = True,
+        baseline_on_gpu: bool = True,
     ) -> float:
-        # Both run for that: they are warm then.
-        estimates = _estimates(baseline, operator) if on_gpu else {}
+        # Both run for that, where both are estimated: they are warm then.
+        estimates = {}
+        if on_gpu:
+            estimates = _estimates(baseline if baseline_on_gpu else lambda: None, operator)
         if request.config.getoption("--smoke"):
             benchmark.pedantic(operator)
             return float("inf")
@@ -152,7 +156,10 @@ def versus(request, benchmark, device):
             seconds.append(clock() - begin)
 
         benchmark.pedantic(
-            operator, setup=time_baseline, rounds=rounds, warmup_rounds=1 if on_gpu else 2
+            operator,
+            setup=time_baseline,
+            rounds=rounds,
+            warmup_rounds=1 if on_gpu and baseline_on_gpu else 2,
         )
         baseline_s = statistics.median(seconds[-rounds:])
         operator_s = benchmark.stats.stats.median

@@ -268,7 +268,7 @@ def _dot_gradients(
 
 
 def _heads_a_block(query: Tensor, key: Tensor, of_images: bool) -> int:
-    """That `class_attention.cu` gives a block, all those of an image where they fit; 0 where a block cannot have one."""
+    """That `class_attention.cu` gives a block: all those of an image if they fit; 0 where a block cannot have one."""
     images, heads, queries, width = query.shape
     tokens = key.size(2)
 
@@ -530,8 +530,8 @@ def _spatial_diffusion_backward(
 
 PAIR_WAVEFRONTS = {"largest": 2.4, "most_pixels": 1.6, "iou": 1.8, "count": 1.4, "list": 2.1}
 PAIR_PLANES = {"largest": 1, "most_pixels": 1, "iou": 3, "count": 0, "list": 3}  # ints a root
-SHARED_BYTES = 99 * 1024  # of a block, which consumer cards have too
-SHARED_BYTES_OF_PARTIAL = 272
+SHARED_BYTES = 227 * 1024  # that a block may have, on an H100; with less there is one launch more
+PARTIAL_BYTES = 272  # of `Partial` in cut_contours.cuh
 
 
 class _Boxes:
@@ -556,7 +556,8 @@ class _Boxes:
         ]
 
     def pairs(self, answer: str, *moved: float) -> list[Launch]:
-        launches = []
+        """The launches that answer them all; `moved` is what that takes beside the planes."""
+        launches: list[Launch] = []
         rest = self.elements
         for capacity in self.capacities(PAIR_PLANES[answer]):
             left = [of_image[of_image > capacity] for of_image in rest]
@@ -585,7 +586,7 @@ class _Boxes:
         """How many elements a pair may have to be answered by each launch: `Call::answer_pairs` in extract_boxes.cu."""
         every = self.height * self.width + 1
         words = self.of_words(0.5)
-        most = (SHARED_BYTES - SHARED_BYTES_OF_PARTIAL) // 4
+        most = (SHARED_BYTES - PARTIAL_BYTES) // 4
 
         def capacity(ints: int, parts: int) -> int:
             ints = min(ints, most, words + -(-every // 2) + planes * every)
@@ -759,7 +760,9 @@ def _of_round(kernel: str, moved: float, rounds: int) -> list[Launch]:
 def _segment_mean(out: Tensor, values: Tensor, labels: Tensor) -> list[Launch]:
     images, pixels = labels.size(0), labels[0].numel()
     every = images * pixels
-    groups = images * -(-(values.numel() // max(1, every)) // 4)  # of channels that are summed side by side
+    groups = images * -(
+        -(values.numel() // max(1, every)) // 4
+    )  # of channels that are summed side by side
     steps = -(-pixels.bit_length() // 8)
     starts = images * -(-pixels // 2048) * 1024
     return [

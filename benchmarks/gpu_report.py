@@ -8,6 +8,7 @@ from typing import Any
 import bench_boxes
 import bench_class_attention
 import bench_masked_reattention
+import bench_normalized_cut
 import bench_segments
 import bench_spatial_diffusion
 import bench_spatial_gate
@@ -58,6 +59,9 @@ def calls() -> Iterator[Call]:
             plain,
             ours,
         )
+    for images in (1, 16, 128):
+        features = bench_normalized_cut.scene(28, "cpu", images)
+        yield f"normalized_cut, {images} x 784 x 384", None, partial(ops.normalized_cut, features)
     yield from box_calls()
     for images in (1, 16):
         labels = bench_segments.superpixels(images, 224, 200, "cpu")
