@@ -332,15 +332,9 @@ class _Reattention:
         self.numbers = rows * sums
         self.tops = rows * 4
         self.means = images * heads * width * sums
-        self.order = images * tokens * 4
+        self.order = images * (1 + tokens) * 4
         self.keep = images * tokens
         self.product = 2 * rows * tokens * width  # operations, of all rows with all rows
-
-    def prepare(self) -> list[Launch]:
-        return [
-            _moves("masked_reattention.cu:list_tokens_kernel", self.keep, self.order),
-            self.mean(self.rows),
-        ]
 
     def mean(self, *read: float) -> Launch:
         if self.eps == 0:
@@ -359,20 +353,24 @@ def _masked_reattention(
         *(4 * n.rows, n.order, n.keep, n.means, n.numbers, n.tops),
         **{n.unit: (logits + n.kept) * n.product},
     )
-    return [*n.prepare(), forward]
+    return [
+        _moves("masked_reattention.cu:list_tokens_kernel", n.keep, n.order),
+        n.mean(n.rows),
+        forward,
+    ]
 
 
 @_of("masked_reattention_backward")
 def _masked_reattention_backward(
     out: Any, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, keep: Tensor, *rest: Any
 ) -> list[Launch]:
-    n = _Reattention(query, keep, rest[4])
-    dots = 2 * n.product / query.size(2)
+    n = _Reattention(query, keep, rest[6])
+    dots = n.product / query.size(2)  # operations, of each row with another
+    top_rows = 2 * n.tops if n.eps > 0 else 0
     return [
-        *n.prepare(),
         _moves(
             "masked_reattention.cu:row_terms_kernel",
-            *((4 + n.dropped) * n.rows, 6 * n.numbers, n.tops, n.means, n.keep),
+            *((4 + n.dropped) * n.rows, 6 * n.numbers, n.tops, top_rows, n.means, n.keep),
             **{n.sum_unit: (3 + 2 * n.dropped) * dots},
         ),
         n.mean(n.rows, n.numbers),
@@ -388,18 +386,22 @@ def _masked_reattention_backward(
         ),
         _moves(
             "masked_reattention.cu:grad_dropped_kernel",
-            *((1 - n.kept**2 + 3 * n.dropped) * n.rows, 3 * n.dropped * n.numbers, n.tops, n.means),
-            **{n.sum_unit: (1 + 2 * n.dropped) * dots},
+            # Its rows' queries, and those of rows whose largest logit is a dropped token's.
+            *((1 - n.kept**2 + 3 * n.dropped) * n.rows, 3 * n.dropped * n.numbers),
+            *(n.dropped * top_rows, n.means, n.order),
+            **{n.sum_unit: 3 * n.dropped * dots},
         ),
     ]
 
 
-# Token masks: the forward writes weights twice, and reads them in between.
+# Token masks. What a row's forward writes twice and reads in between lies in shared memory, if 8 rows find room there.
 
 
 @_of("masked_softmax")
 def _masked_softmax(out: Tensor, logits: Tensor, keep: Tensor, eps: float = 1e-6) -> list[Launch]:
-    return [_moves("masked_softmax.cu:forward_kernel", _size(logits, keep), 2 * _size(out))]
+    is_staged = 8 * out.size(1) * _sums(out) <= 48 * 1024
+    times = 1 if is_staged else 2
+    return [_moves("masked_softmax.cu:forward_kernel", _size(logits, keep), times * _size(out))]
 
 
 @_of("masked_softmax_backward")
@@ -497,21 +499,24 @@ def _spatial_diffusion_backward(
 
 
 PAIR_WAVEFRONTS = {"largest": 2.6, "most_pixels": 1.9, "iou": 2.2, "count": 2.0, "list": 2.6}
+PAIR_PLANES = {"largest": 1, "most_pixels": 1, "iou": 3, "count": 0, "list": 3}  # ints a root
+SHARED_BYTES = 99 * 1024  # of a block, which consumer cards have too
+SHARED_BYTES_OF_PARTIAL = 272
 
 
 class _Boxes:
     """What the operators on score maps have in common."""
 
     def __init__(self, score_maps: Tensor, thresholds: Tensor) -> None:
-        images, height, width = score_maps.shape
+        images, self.height, self.width = score_maps.shape
         count = thresholds.numel()
         self.read_bytes = _size(score_maps, thresholds)
-        self.words = height * -(-width // 32)
+        self.words = self.height * -(-self.width // 32)
         self.planes = 32 * images * self.words
         self.slots = images * min(count, 255)
         self.of_thresholds = 4 * images * count
-        self.pixels, self.height = height * width, height
-        self.cuts = _distinct_cuts(score_maps, thresholds)
+        self.elements = _elements(score_maps, thresholds)
+        self.cuts = sum(map(len, self.elements))
 
     def read(self) -> list[Launch]:
         written = self.planes + 8 * self.cuts + self.slots + self.of_thresholds
@@ -521,25 +526,69 @@ class _Boxes:
         ]
 
     def pairs(self, answer: str, *moved: float) -> list[Launch]:
-        numbers = 20 * self.cuts + self.slots + sum(moved)
-        wavefronts = PAIR_WAVEFRONTS[answer] * self.words * self.cuts
-        pair = Launch(
-            "pair_answers.cuh:pair_kernel",
-            {"bytes": self.planes + numbers, "shared": wavefronts},
-            asked=32 * self.words * self.cuts + numbers,
-        )
-        planes_an_element = 2 if answer in ("largest", "most_pixels") else 4
-        if self.height * 128 // (4 * planes_an_element) > self.pixels:  # all runs there can be
-            return [pair]
-        return [pair, _moves("pair_answers.cuh:rest_kernel", self.slots)]
+        launches = []
+        rest = self.elements
+        for capacity in self.capacities(PAIR_PLANES[answer]):
+            left = [of_image[of_image > capacity] for of_image in rest]
+            found = sum(map(len, rest)) if capacity > 0 else 0  # they are asked for their runs
+            answered = sum(map(len, rest)) - sum(map(len, left))
+            share = answered / max(1, self.cuts)
+            numbers = self.slots + 4 * found + 16 * answered + share * sum(moved)
+            if capacity == math.inf:
+                ints = answered * self.of_words(1) + sum(int(image.sum()) for image in rest)
+                numbers += 2 * 4 * ints
+            images = sum(len(of_image) > 0 for of_image in rest) if capacity > 0 else 0
+            work = {"bytes": 32 * images * self.words + numbers}
+            asked = 32 * found * self.words + numbers
+            if not launches:
+                work["shared"] = PAIR_WAVEFRONTS[answer] * self.words * found
+            name = "rest" if launches else "pair"
+            launches.append(Launch(f"pair_answers.cuh:{name}_kernel", work, asked=asked))
+            rest = left
+        return launches
+
+    def of_words(self, ints_a_label: float) -> int:
+        """Ints that a pair's words take, by `word_ints` in cut_runs.cuh."""
+        return 2 * self.words + math.ceil(self.words * ints_a_label)
+
+    def capacities(self, planes: int) -> list[float]:
+        """How many elements a pair may have to be answered by each launch: `Call::answer_pairs` in extract_boxes.cu."""
+        every = self.height * self.width + 1
+        words = self.of_words(0.5)
+        most = (SHARED_BYTES - SHARED_BYTES_OF_PARTIAL) // 4
+
+        def capacity(ints: int, parts: int) -> int:
+            ints = min(ints, most, words + -(-every // 2) + planes * every)
+            left = max(0, ints - words - planes)
+            return min(left * 2 * parts // (parts + 2 * planes), every, 1 << 16)
+
+        fewest = min(every, 8 * self.height)
+        few, many = capacity(words + 32 * self.height, 4), capacity(most, 16)
+        found: list[float] = [few if few >= fewest else 0]
+        if found[0] < every and many > found[0] and many >= fewest:
+            found.append(many)
+        return found if found[-1] == every else [*found, math.inf]  # in memory that is not shared
 
 
-def _distinct_cuts(score_maps: Tensor, thresholds: Tensor) -> float:
-    """Of all images together; without values to look at, all that there may be."""
+def _elements(score_maps: Tensor, thresholds: Tensor) -> list[Tensor]:
+    """Of each image's distinct cuts: runs of foreground and background, and the outside.
+
+    Without values to look at, as many cuts as there may be, of few runs.
+    """
+    images, height, _ = score_maps.shape
     if not (_is_known(score_maps) and score_maps.numel()):
-        return score_maps.size(0) * min(thresholds.numel(), 255)
-    largest = (score_maps.double().amax(dim=(1, 2)) * 255).floor()
-    return sum(int((thresholds * most).floor().unique().numel()) for most in largest)
+        return [torch.zeros(min(thresholds.numel(), 255))] * images
+    elements = []
+    for scores in score_maps:
+        levels = (255 * scores.double()).long().clamp(0, 255)
+        largest = levels.max()
+        cuts = (thresholds * largest).long().unique()
+        left, right = levels[:, :-1], levels[:, 1:]
+        # Two pixels' runs differ by cuts from the lower one's level on, up to below the higher one's.
+        lower, higher = (f(left, right).flatten() for f in (torch.minimum, torch.maximum))
+        changes = (lower.bincount(minlength=256) - higher.bincount(minlength=256)).cumsum(0)
+        elements.append(1 + height + changes[cuts[cuts < largest]])
+    return elements
 
 
 @_of("extract_boxes")
@@ -679,7 +728,8 @@ def _of_round(kernel: str, moved: float, rounds: int) -> list[Launch]:
 @_of("segment_mean")
 def _segment_mean(out: Tensor, values: Tensor, labels: Tensor) -> list[Launch]:
     images, pixels = labels.size(0), labels[0].numel()
-    every, planes = images * pixels, values.numel() // pixels
+    every = images * pixels
+    groups = images * -(-(values.numel() // max(1, every)) // 4)  # of channels that are summed side by side
     steps = -(-pixels.bit_length() // 8)
     starts = images * -(-pixels // 2048) * 1024
     return [
@@ -691,7 +741,7 @@ def _segment_mean(out: Tensor, values: Tensor, labels: Tensor) -> list[Launch]:
         _moves(
             "segment_mean.cu:mean_kernel",
             *(_size(values, out), 4 * every),
-            times=-(-planes // 65535),
+            times=-(-groups // 65535),
         ),
     ]
 
