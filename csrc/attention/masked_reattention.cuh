@@ -1,9 +1,7 @@
 // What the kernels of masked_reattention share: what they read, and how a row's parts are joined.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
-#include <initializer_list>
 
 #include "attention/masked_reattention.h"
 #include "attention/row_lanes.cuh"
