@@ -261,8 +261,8 @@ def _dot_gradients(
     of_query, of_key = _size(query), _size(key)
     return _moves(
         "query_key.cuh:dot_gradients_kernel",
-        *(weights, (of_key + of_query) * query_wanted, (of_query + of_key) * key_wanted),
-        # Read for both, and once.
+        # Each gradient, and what it is a sum of.
+        *(weights, (of_query + of_key) * query_wanted, (of_key + of_query) * key_wanted),
         **_products(query, key, query_wanted + key_wanted),
     )
 
@@ -760,7 +760,8 @@ def _of_round(kernel: str, moved: float, rounds: int) -> list[Launch]:
 def _segment_mean(out: Tensor, values: Tensor, labels: Tensor) -> list[Launch]:
     images, pixels = labels.size(0), labels[0].numel()
     every = images * pixels
-    groups = images * -(-values.size(1) // 4)  # of channels that are summed side by side
+    channels = values.numel() // every if every else 0
+    groups = images * -(-channels // 4)  # channels are summed side by side
     steps = -(-pixels.bit_length() // 8)
     starts = images * -(-pixels // 2048) * 1024
     return [
@@ -790,12 +791,12 @@ def _segment_mode(out: Tensor, classes: Tensor, labels: Tensor) -> list[Launch]:
     ]
 
 
-# normalized_cut: a block owns an image, and makes as many products with its graph as the features ask for, in float64.
-# The fewest of drawn scenes that are like photographs (benchmarks/bench_normalized_cut.py); a row a step is kept, and
-# two that are known. Each bit, or weight, takes a multiply-add's place.
+# normalized_cut: a block owns an image, and makes as many products with its graph as the features ask for, in float64,
+# in which each bit, or weight, takes a multiply-add's place. Steps are the fewest that drawn scenes took
+# (benchmarks/bench_normalized_cut.py); each keeps a row, beside two that are known.
 
 
-CUT_STEPS = 11  # of each of two runs, each a product
+CUT_STEPS = 11  # of each of two runs, a product each
 
 
 @_of("normalized_cut")
