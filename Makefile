@@ -40,7 +40,7 @@ packaged-nvcc: .venv/installed
 
 # Boxes against OpenCV's.
 fuzz: .venv/installed-test
-	$(BIN)/python scripts/fuzz_boxes.py --maps 1000
+	$(BIN)/python scripts/fuzz_boxes.py --maps 400
 
 format: .venv/installed-lint
 	$(BIN)/ruff check --fix
