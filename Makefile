@@ -18,6 +18,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc -type f)
 
 .PHONY: dev demo test lint packaged-nvcc fuzz format bench backbone clean
 .DELETE_ON_ERROR:
+unexport MAKEFLAGS  # ninja, below pip and CMake, would take this make for one that shares its processes with it
 
 dev: .venv/installed-dev
 
