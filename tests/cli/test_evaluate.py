@@ -3,7 +3,6 @@
 import csv
 import html
 import json
-import re
 import shlex
 import shutil
 import subprocess
@@ -278,34 +277,6 @@ def test_report_needs_nothing_beside_it(results):
     assert page.count('src="data:image/svg+xml;base64,') >= 5
     for outside in ("http://", "https://", "<script", "<link", "url("):
         assert outside not in page
-
-
-def shown_examples(folder):
-    """What the report writes below the pictures of its gallery."""
-    page = (folder / "report.html").read_text()
-    return re.findall("<figcaption>.*?</figcaption>", page)
-
-
-def test_processes_give_the_numbers_of_one(run_folder, results, tmp_path):
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    arguments = [*PROTOCOLS, "--out", str(tmp_path), *QUIET]
-    command = [*launch, "-m", "wsol_ext.cli", "evaluate", str(run_folder), *arguments]
-    done = subprocess.run(
-        [*command, "--batch-size", "5"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for name in ("evaluation.json", "evaluation.csv", "curve_maxboxaccv2.csv"):
-        assert (tmp_path / name).read_bytes() == (results / name).read_bytes()
-    alone, shared = (shown_examples(folder) for folder in (results, tmp_path))
-    assert shared == alone
-    assert len(alone) >= 6
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """MOLT from the command line: trained, its parts evaluated beside the whole, its maps in one picture."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -100,18 +101,26 @@ def test_clusters_are_kept_beside_the_results_and_used_again(results, molt_folde
         assert by_source == read(results)[protocol]
 
 
+def shown_examples(folder):
+    """What the report writes below the pictures of its gallery."""
+    return re.findall("<figcaption>.*?</figcaption>", (folder / "report.html").read_text())
+
+
 def test_processes_give_the_numbers_of_one(molt_folder, results, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     protocols = ["--protocols", "toploc", "maxboxacc", "sat", "--interval", "0.01"]
     command = ["-m", "wsol_ext.cli", "evaluate", str(molt_folder), *protocols]
     done = subprocess.run(
-        [sys.executable, *launch, *command, "--out", str(tmp_path), *QUIET],
+        [sys.executable, *launch, *command, "--out", str(tmp_path), *QUIET, "--batch-size", "5"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert read(tmp_path) == read(results)
+    for name in ("evaluation.json", "evaluation.csv", "curve_maxboxacc.csv"):
+        assert (tmp_path / name).read_bytes() == (results / name).read_bytes()
+    assert shown_examples(tmp_path) == shown_examples(results)
+    assert len(shown_examples(results)) >= 6
 
 
 def test_one_picture_shows_every_map_and_the_clusters(molt_folder, pictures, tmp_path):
