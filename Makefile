@@ -3,7 +3,7 @@
 # make test    every test: on this machine's backends, doctests included, then CUDA kernels emulated under sanitizers
 # make lint    ruff, mypy, clang-format
 # make backbone  runs/dinov2_small.safetensors: a pretrained backbone from the package index, for configs/photos_*.yaml
-# make bench   the benchmarks, with the table; SAVE=NAME writes benchmarks/results/NAME.md, SMOKE=1 only shows that they run
+# make bench   the benchmarks, with the table; SAVE=NAME writes benchmarks/results/NAME_*.md, SMOKE=1 only shows that they run
 # make clean   remove what these made
 #
 # Each sets up .venv by itself: a changed .py is in effect at once, a changed csrc is rebuilt by the next of these.

@@ -4,7 +4,7 @@ The table is printed last.
 
     pytest benchmarks                      all, on the CPU with torch's threads
     pytest benchmarks --device cuda        on the GPU
-    pytest benchmarks --save cpu           also writes benchmarks/results/cpu.md
+    pytest benchmarks --save cpu           also writes benchmarks/results/cpu_<benchmark>.md
     pytest benchmarks --rows FILE          each row is a JSON line at the end of FILE as soon as it is measured; with
                                            --continue, tests whose rows FILE has are left out
     pytest benchmarks --smoke              one small case of each kind, once and untimed: only that all of it runs
@@ -53,7 +53,7 @@ _rows = pytest.StashKey[list[list[str]]]()
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="cpu or cuda")
     parser.addoption("--rounds", type=int, help="rounds of each timing, instead of each case's own")
-    parser.addoption("--save", metavar="NAME", help="write benchmarks/results/NAME.md")
+    parser.addoption("--save", metavar="NAME", help="write benchmarks/results/NAME_<benchmark>.md")
     parser.addoption("--rows", type=Path, metavar="FILE", help="add each row to FILE, a JSON line")
     parser.addoption("--continue", action="store_true", help="only what --rows FILE lacks")
     parser.addoption("--smoke", action="store_true", help="only show that all of it runs")
@@ -276,12 +276,17 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         )
-    name = config.getoption("--save")
-    if name:
-        lines = [f"# {name}", "", _machine(config.getoption("--device")), "", _markdown(HEADER)]
-        lines += [_markdown(["---"] * len(HEADER)), *map(_markdown, rows)]
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    if config.getoption("--save"):
+        for benchmark in dict.fromkeys(row[0] for row in rows):
+            _save(config, benchmark, [row for row in rows if row[0] == benchmark])
+
+
+def _save(config, benchmark, rows):
+    name = f"{config.getoption('--save')}_{benchmark}"
+    lines = [f"# {name}", "", _machine(config.getoption("--device")), "", _markdown(HEADER)]
+    lines += [_markdown(["---"] * len(HEADER)), *map(_markdown, rows)]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
 def _markdown(cells: list[str]) -> str:
