@@ -17,7 +17,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTING = ("pytest", "pytest-benchmark", "hypothesis", "opencv-python-headless", "scikit-image")
+TESTING = (
+    "pytest",
+    "pytest-benchmark",
+    "hypothesis",
+    "opencv-python-headless",
+    "scikit-image",
+    "scipy",
+)
 # What a machine with a GPU has: they would bring CUDA along, and have to fit its driver.
 THERE = re.compile(r"(torch|torchvision|triton|cuda-.*|nvidia-.*)$")
 PLATFORMS = [
@@ -41,7 +48,12 @@ def requirements() -> list:
     facts = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = facts["dependency-groups"]
     lines = facts["project"]["dependencies"] + groups["build"]
-    lines += [line for line in groups["test"] if isinstance(line, str) and _name(line) in TESTING]
+    lines += [
+        line
+        for group in ("test", "test-core")
+        for line in groups[group]
+        if isinstance(line, str) and _name(line) in TESTING
+    ]
     return [Requirement(line) for line in lines if not THERE.match(_name(line))]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import bench_class_attention
 import bench_masked_reattention
+import bench_normalized_cut
 import bench_segments
 import bench_spatial_gate
 import bench_token_mask
@@ -199,7 +200,7 @@ CEILINGS: dict[str, Callable[[torch.device, bool], dict[str, Any]]] = {
 
 def cases(device: torch.device, small: bool) -> Iterator[Case]:
     attention = (attention_cases, reattention_cases, token_cases, diffusion_cases)
-    for family in (*attention, segment_cases, box_cases, iou_cases):
+    for family in (*attention, segment_cases, box_cases, iou_cases, cut_cases):
         yield from family(device, small)
 
 
@@ -621,3 +622,26 @@ def iou_cases(device: torch.device, small: bool) -> Iterator[Case]:
             "plain PyTorch, compiled": compiled(box_iou_reference, small),
         },
     )
+
+
+# --- graphs
+
+
+def cut_cases(device: torch.device, small: bool) -> Iterator[Case]:
+    for images, side in [(1, 4)] if small else [(64, 28), (1, 37), (1, 60)]:
+
+        def make(images=images, side=side) -> Inputs:
+            return (bench_normalized_cut.scene(side, device, images),)
+
+        def ours(features: Tensor) -> Any:
+            return ops.normalized_cut(features, bench_normalized_cut.THRESHOLD)
+
+        rivals = {"torch.linalg.eigh": Rival(eigenvectors)} | on_the_cpu(ours, device)
+        yield Case(f"normalized_cut, {images} x {side * side} tokens, float32", make, ours, rivals)
+
+
+def eigenvectors(features: Tensor) -> Tensor:
+    """(B, N), positive where they are largest in magnitude."""
+    vectors = torch.stack([bench_normalized_cut.torch_eigh(image) for image in features])
+    largest = vectors.abs().argmax(dim=1, keepdim=True)
+    return vectors * vectors.gather(1, largest).sign()
