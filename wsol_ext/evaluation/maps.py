@@ -321,8 +321,7 @@ def _measure(
         for group in _of_one_shape(samples):
             low, high = torch.stack([each["map"] for each in group]).flatten(1).aminmax(dim=1)
             for each, is_constant in zip(group, (low == high).tolist(), strict=True):
-                if is_constant:  # upsampled, it would be rounding that normalization makes a map of
-                    each["map"] = torch.zeros_like(each["map"])
+                if is_constant:
                     constant.append(each["index"])
             if measures is None:
                 continue
