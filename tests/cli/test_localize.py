@@ -288,6 +288,7 @@ def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
         ),
         (["--threshold", "best"], ["none is stored for", "`wsol evaluate RUN`"]),
         (["--top-k", "9"], ["top_k is 9", "4"]),
+        (["--top-k", "2", "--labels", "folder"], ["top_k is 2, it should be 1 with labels"]),
         (["--labels", "/nowhere.csv"], ["--labels is /nowhere.csv: no such file"]),
         (["/nowhere.jpg"], ["/nowhere.jpg: no such file or folder"]),
         (["--overlays", "pgn"], ["--overlays is 'pgn'", "did you mean png?"]),

@@ -95,7 +95,9 @@ def add_options(parser: Parser) -> None:
         "separates each map's pixels best; mean: the mean of each map; auto: the best where there is one, else the "
         "method's own",
     )
-    parser.add_argument("--top-k", type=int, default=1, help="how many classes get a box an image")
+    parser.add_argument(
+        "--top-k", type=int, default=1, help="how many classes get a box an image; 1 with --labels"
+    )
     parser.add_argument(
         "--labels",
         type=str | None,
@@ -214,7 +216,7 @@ def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | Non
                     options.threshold, model, options.checkpoint, digest, "--threshold"
                 )
                 loaded = loaded._replace(threshold=threshold, reason=reason)
-                check_settings(model, threshold, options.top_k)
+                check_settings(model, threshold, options.top_k, options.labels is not None)
     return loaded
 
 
