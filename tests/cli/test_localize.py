@@ -129,7 +129,7 @@ def test_fast_decoding_is_another_request(run_folder, album, tmp_path, fails):
     assert localize(run_folder, album, *flags, "--decoding", "fast") == 0
     assert len(read(tmp_path / "out")[0]) == 12
     message = fails("localize", run_folder, album, *flags)
-    assert "(decoding 'fast' there, None here)" in message
+    assert "(decoding 'fast' there, 'exact' here)" in message
 
 
 def test_speed_is_said_in_the_end(run_folder, album, tmp_path, capsys):

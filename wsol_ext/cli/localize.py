@@ -149,7 +149,7 @@ def check(options: Any, problems: Problems) -> None:
     methods = registered_names("wsol_ext.models", "METHODS", "register_method")
     if options.model is not None and options.model not in methods:
         problems.add(unknown("--model", options.model, methods))
-    if process.rank == 0:
+    if process.rank == 0 and not options.calibrate:  # which writes nothing there
         check_out(named(options.out), problems)
     labels = None if options.labels == "folder" else options.labels
     for missing in missing_paths({"CHECKPOINT": options.checkpoint, "--labels": labels}):
@@ -204,7 +204,7 @@ def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | Non
         model = load_weights(checkpoint, options, method)
         if not problems.about("clusters"):
             with problems.collected():
-                set_clusters(model, options, named(options.out))
+                set_clusters(model, options, None if options.calibrate else named(options.out))
         digest = sha256_of(checkpoint)
         loaded = _Loaded(model, digest, "otsu", "")
         if not problems.about("reject"):
