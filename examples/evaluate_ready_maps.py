@@ -1,4 +1,4 @@
-"""Evaluate maps that are there already: a folder of .npy files beside a table of boxes.
+"""Evaluate maps that are there already: a folder of them beside a table of boxes.
 
 python examples/evaluate_ready_maps.py maps pictures/test test_boxes.csv
 
@@ -10,10 +10,10 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 import wsol_ext
+from wsol_ext.data import ScoreMaps
 
 
 def main():
@@ -27,8 +27,12 @@ def main():
     with open(options.boxes, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             boxes[row["image"]].append([float(row[side]) for side in ("x0", "y0", "x1", "y1")])
-    maps = [np.load((options.maps / name).with_suffix(".npy")) for name in boxes]
-    sizes = [Image.open(options.pictures / name).size for name in boxes]
+    folder = ScoreMaps(
+        options.maps
+    )  # of jay/001.jpg it reads jay/001.jpg.npy, jay/001.npy and other suffixes
+    maps = [folder.read(name) for name in boxes]
+    # As they are shown: cameras turn pictures by a mark in the file.
+    sizes = [ImageOps.exif_transpose(Image.open(options.pictures / name)).size for name in boxes]
     found = wsol_ext.evaluate_maps(
         maps, list(boxes.values()), sizes, protocols=("maxboxacc", "maxboxaccv2")
     )

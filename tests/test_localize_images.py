@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from wsol_ext import create_model
 from wsol_ext.localize import boxes_of_maps, default_threshold, localize_images
+from wsol_ext.map_boxes import boxes_of_map
 from wsol_ext.report.drawing import fit, overlay
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "patch_size": 8}
@@ -209,6 +210,17 @@ def test_the_mean_cuts_each_map_at_its_own():
         found[0].tolist() != boxes_of_maps(maps[:1], torch.tensor([[280, 140]]), "otsu")[0].tolist()
     )
     assert found[1].tolist() == [0, 0, 280, 140]  # constant
+
+
+@pytest.mark.parametrize("threshold", [0.3, "otsu", "mean"])
+def test_the_box_of_a_constant_map_is_the_whole_picture(threshold):
+    maps = torch.linspace(-3, 3, 20)[:, None, None].expand(-1, 7, 9)
+    whole = torch.tensor([[0.0, 0.0, 111.0, 112.0]])
+    found = boxes_of_maps(maps, torch.tensor([[111, 112]]).expand(20, -1), threshold)
+    assert torch.equal(found, whole.expand(20, -1))
+    for contours in ("largest", "most_pixels", "all"):
+        for value in (maps[5], torch.tensor([[0.9]])):
+            assert torch.equal(boxes_of_map(value, (111, 112), threshold, contours), whole)
 
 
 def test_known_classes_are_those_that_get_boxes(model, pictures):

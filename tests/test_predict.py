@@ -230,6 +230,8 @@ def test_a_broken_picture_is_warned_of_and_the_others_are_done(predictor, album,
         ({"inputs": 5}, TypeError, "inputs[0] is of type int"),
         ({"inputs": [None]}, TypeError, "inputs[0] is of type NoneType"),
         ({"labels": "dgo"}, ValueError, "labels has 'dgo', which is no class of the model; did"),
+        ({"labels": "xyzzy"}, ValueError, "'xyzzy', which is no class of the model. It knows "),
+        ({"labels": 3, "top_k": 2}, ValueError, "top_k is 2, it should be 1 with labels"),
         ({"labels": 4}, ValueError, "labels has 4, it should be in [0, 4)"),
         ({"labels": [0, 1]}, ValueError, "labels are 2, there should be 1"),
         ({"labels": [0.5]}, TypeError, "labels has 0.5, it should be a class's number"),
@@ -299,6 +301,8 @@ def test_a_plot_is_in_pixels_of_the_picture(predictor, album):
     assert frames == torch.stack([x0, y0, x1 - x0, y1 - y0], 1).tolist()
     assert [text.get_text().split()[0] for text in ax.texts] == prediction.names
     plt.close("all")
+    with pytest.raises(TypeError, match="ax is of type int, it should be a matplotlib Axes"):
+        prediction.plot(3)
     assert len(prediction.plot().patches) == 2  # into a figure of its own
     plt.close("all")
 

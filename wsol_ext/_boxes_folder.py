@@ -22,6 +22,7 @@ from wsol_ext._files import (
     write_json,
 )
 
+_LEFT_OUT = {"objects": 1, "min_score": 0.0, "decoding": "exact"}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -392,4 +393,11 @@ def _difference(name: str, there: Any, here: Any) -> str:
         if len(there) != len(here):
             return f"{len(there)} {name} there, {len(here)} here"
         there, here = next(pair for pair in zip(there, here, strict=True) if pair[0] != pair[1])
-    return f"{name} {there!r} there, {here!r} here"
+    return f"{name} {_said(name, there)} there, {_said(name, here)} here"
+
+
+def _said(name: str, value: Any) -> str:
+    """A value as the options give it: requests leave out what is as it was before there was an option."""
+    if value is None or value == "":
+        return repr(_LEFT_OUT[name]) if name in _LEFT_OUT else "none"
+    return repr(value)

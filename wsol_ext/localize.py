@@ -135,12 +135,15 @@ def default_threshold(model: LocalizationModel) -> Threshold:
     return "otsu" if model.published_threshold is None else model.published_threshold
 
 
-def check_settings(model: LocalizationModel, threshold: Threshold, top_k: int) -> None:
-    """Refuse what `localize_images` cannot do with a model.
+def check_settings(
+    model: LocalizationModel, threshold: Threshold, top_k: int, has_labels: bool = False
+) -> None:
+    """Refuse what `localize_images` cannot do with a model, and with labels or without.
 
     Raises:
         TypeError: a threshold or top_k that is no number.
-        ValueError: a threshold outside [0, 1) that is no such word, or a top_k that is not 1 to the number of classes.
+        ValueError: a threshold outside [0, 1) that is no such word, or a top_k that is not 1 to the number of classes,
+            or not 1 where labels say the class.
     """
     _check_threshold(threshold)
     require_whole("top_k", top_k)
@@ -148,6 +151,8 @@ def check_settings(model: LocalizationModel, threshold: Threshold, top_k: int) -
         raise ValueError(
             f"top_k is {top_k}, it should be 1 to the number of classes, {model.num_classes}"
         )
+    if has_labels and top_k > 1:
+        raise ValueError(f"top_k is {top_k}, it should be 1 with labels, which say the class")
 
 
 def localize_images(
@@ -177,7 +182,7 @@ def localize_images(
             its file would be: of any mode, and turned by its EXIF orientation.
         threshold: a share of each map's maximum, in [0, 1), such as `wsol_ext.thresholds.stored_threshold` has of a run
             that was evaluated; "otsu" or "mean"; or None for the method's `default_threshold`.
-        top_k: how many of the best classes get a box each.
+        top_k: how many of the best classes get a box each; 1 with `labels`.
         labels: the class of each picture, where known; boxes are then of that class alone.
         objects: how many objects each of these classes has in a picture at most, or "all". Of 1, its box is that of the
             largest contour, and its score the class's probability. Of more, objects are the 8-connected components of
@@ -224,7 +229,7 @@ def localize_images(
     if decoding not in ("exact", "fast"):
         raise ValueError(f"decoding is {decoding!r}, it should be exact or fast")
     threshold = default_threshold(model) if threshold is None else threshold
-    check_settings(model, threshold, top_k)
+    check_settings(model, threshold, top_k, labels is not None)
     device, skip = torch_device(device), _places(skip)
     choice = Choice(objects, min_score, nms, reject)
     pictures = as_pictures(inputs)

@@ -101,9 +101,11 @@ def boxes_of_map(
         raise ValueError(f"size is {size!r}, it should be a width and a height")
     sides = torch.tensor([sizes])
     largest = boxes_of_maps(score_map[None], sides, threshold)
-    if contours == "largest" or score_map.amin() == score_map.amax():
+    if contours == "largest":
         return largest
     upsampled, cut = maps_as_cut(score_map[None], threshold)
+    if not upsampled.any():  # constant
+        return largest
     if contours == "all":
         boxes, _ = ops.extract_boxes(upsampled, cut, "all")
     else:

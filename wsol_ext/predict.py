@@ -144,7 +144,7 @@ class Predictor:
             inputs: one picture or several: files, folders of them, Pillow images, or uint8 pixels, as arrays (h, w, 3)
                 or tensors (3, h, w), of one size also as a batch of these. One that cannot be read is warned of, and
                 its prediction has an `error`.
-            top_k: how many of the best classes get a box each.
+            top_k: how many of the best classes get a box each; 1 with `labels`.
             threshold: where maps are cut, in place of the predictor's own: a share of each map's maximum, in [0, 1), or
                 "otsu" or "mean".
             labels: the known class of each picture, or of all of them, by name or number; boxes are then of that class
@@ -210,7 +210,7 @@ class Predictor:
         for label in given:
             if isinstance(label, str) and label not in numbers:
                 raise ValueError(
-                    f"labels has {label!r}, which is no class of the model{nearest(label, numbers) or ';'} It knows "
+                    f"labels has {label!r}, which is no class of the model{nearest(label, numbers) or '.'} It knows "
                     f"{some(self.class_names, 5)}"
                 )
             with suppress(TypeError):  # which localize_images names

@@ -157,13 +157,19 @@ class Prediction:
             where it was drawn, to go on with.
 
         Raises:
+            TypeError: `ax` is no plot.
             ImageError: as `draw`.
         """
         from matplotlib import pyplot as plt
+        from matplotlib.axes import Axes
         from matplotlib.patches import Rectangle
 
         from wsol_ext.report import drawing
 
+        if not isinstance(ax, Axes | None):
+            raise TypeError(
+                f"ax is of type {type(ax).__name__}, it should be a matplotlib Axes, as plt.subplots() gives it"
+            )
         image = self._readable_picture()
         if self.objects:
             image = drawing.overlay(image, self.objects[0].score_map)

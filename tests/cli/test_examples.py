@@ -81,6 +81,11 @@ def test_grad_cam_maps_become_boxes_and_are_evaluated(example, pictures, tmp_pat
         for protocol in ("maxboxacc", "maxboxaccv2")
         for source in ("maps", "center baseline")
     ]
+    for picture in (pictures / "test").rglob("*.png"):  # the names of docs/score_maps.md
+        path = tmp_path / "maps" / picture.relative_to(pictures / "test")
+        path.with_suffix(".npy").rename(f"{path}.npy")
+    again = example("evaluate_ready_maps.py", tmp_path / "maps", pictures / "test", boxes)
+    assert again == lines
 
 
 def test_superpixels_are_painted_in_their_mean_colour(example, picture, tmp_path):

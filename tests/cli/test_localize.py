@@ -129,7 +129,7 @@ def test_fast_decoding_is_another_request(run_folder, album, tmp_path, fails):
     assert localize(run_folder, album, *flags, "--decoding", "fast") == 0
     assert len(read(tmp_path / "out")[0]) == 12
     message = fails("localize", run_folder, album, *flags)
-    assert "(decoding 'fast' there, None here)" in message
+    assert "(decoding 'fast' there, 'exact' here)" in message
 
 
 def test_speed_is_said_in_the_end(run_folder, album, tmp_path, capsys):
@@ -288,6 +288,7 @@ def test_names_of_classes_make_nothing_outside(run_folder, album, tmp_path):
         ),
         (["--threshold", "best"], ["none is stored for", "`wsol evaluate RUN`"]),
         (["--top-k", "9"], ["top_k is 9", "4"]),
+        (["--top-k", "2", "--labels", "folder"], ["top_k is 2, it should be 1 with labels"]),
         (["--labels", "/nowhere.csv"], ["--labels is /nowhere.csv: no such file"]),
         (["/nowhere.jpg"], ["/nowhere.jpg: no such file or folder"]),
         (["--overlays", "pgn"], ["--overlays is 'pgn'", "did you mean png?"]),

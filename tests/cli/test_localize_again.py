@@ -203,8 +203,10 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_later(
         (lambda album: [album / "parrot"], ["images there", "folder"]),
         (lambda album: [album, "--threshold", "0.5"], ["threshold 0.1 there, 0.5 here"]),
         (lambda album: [album, "--top-k", "2"], ["top_k 1 there, 2 here"]),
-        (lambda album: [album, "--labels", "folder"], ["labels None there, [0, "]),
-        (lambda album: [album, "--overlays", "png"], ["overlays '' there, 'png' here"]),
+        (lambda album: [album, "--objects", "all"], ["(objects 1 there, 'all' here)"]),
+        (lambda album: [album, "--nms", "0.5"], ["(nms none there, 0.5 here)"]),
+        (lambda album: [album, "--labels", "folder"], ["labels none there, [0, "]),
+        (lambda album: [album, "--overlays", "png"], ["overlays none there, 'png' here"]),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])

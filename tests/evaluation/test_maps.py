@@ -164,9 +164,9 @@ def test_arrays_that_do_not_fit_are_counted_and_named_together():
     with pytest.raises(ScoreMapError) as error:
         evaluate_maps(maps, [good, good, good, far, good], protocols="maxboxacc")
     assert str(error.value).splitlines() == [
-        "1 of 5 score maps is not finite: maps[1] has a NaN or infinite value",
-        "1 of 5 images' boxes are wrong: boxes[3] is [[500, 500, 600, 600]], it should lie in its image "
-        "of 8 x 8 pixels",
+        "1 of 5 score maps is not finite: maps[1]: NaN in 64 of 64 pixels",
+        "1 of 5 images' boxes are wrong: boxes[3]: the box [500, 500, 600, 600] lies outside of its image, "
+        "which is 8 x 8 pixels",
         "1 of 5 score maps is constant: maps[2]",
     ]
 
@@ -226,20 +226,70 @@ def test_names_that_fit_nothing_show_what_was_looked_for(drawn, tmp_path):
         ({"protocols": ["pxap"]}, "protocol pxap needs masks"),
         ({"boxes": None}, "protocol maxboxaccv2 needs boxes"),
         ({"boxes": [[[0, 0, 1, 1]]]}, "boxes is for 1 images, there are 2 maps"),
-        ({"boxes": [[[0, 0, 1, 1]], np.zeros((0, 4))]}, r"boxes\[1\] has shape \(0, 4\)"),
-        ({"boxes": [[[0, 0, 1, 1]], [[3, 0, 1, 1]]]}, r"boxes\[1\] is .* x1 >= x0"),
+        ({"boxes": [[[0, 0, 4, 4]], np.zeros((0, 4))]}, r"boxes\[1\] has shape \(0, 4\)"),
+        ({"boxes": [[[0, 0, 4, 4]], [[3, 0, 1, 1]]]}, r"boxes\[1\] is .* x1 >= x0"),
         ({"sizes": [[8, 8]]}, "sizes is for 1 images"),
-        ({"maps": [np.eye(8), np.full((8, 8), np.nan)]}, r"maps\[1\] has a NaN or infinite value"),
-        ({"maps": [np.eye(8), np.zeros((3, 8, 8))]}, r"maps\[1\] has shape \(3, 8, 8\)"),
+        ({"maps": [np.eye(8), np.full((8, 8), np.nan)]}, r"maps\[1\]: NaN in 64 of 64 pixels"),
+        ({"maps": [np.eye(8), np.zeros((3, 8, 8))]}, r"maps\[1\]: the map has shape \(3, 8, 8\)"),
+        ({"maps": [np.eye(8), 1j * np.eye(8)]}, r"maps\[1\]: the map is complex128, it should be"),
+        ({"maps": [np.eye(8), "b.npy"]}, r"maps\[1\]: the map is <U5, it should be of real"),
+        (
+            {"boxes": [[[0.1, 0.2, 0.8, 0.9]]] * 2},
+            "boxes: all boxes lie between 0 and 1, .* pixels",
+        ),
+        ({"boxes": [[[0, 0, 4, 4]], [[0, 0, 4, np.nan]]]}, r"boxes\[1\] is .* should be finite"),
+        ({"sizes": (-100, 120)}, r"sizes has \[-100, 120\], it should have widths"),
         ({"maps": [], "boxes": []}, "maps is empty"),
         ({"logits": np.zeros((2, 3))}, "logits and labels should both be given"),
         ({"threshold": 2}, r"threshold is 2, it should be in \[0, 1\)"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, words):
-    given = {"maps": [np.eye(8), np.eye(8)], "boxes": [[[0, 0, 1, 1]], [[0, 0, 1, 1]]]}
+    given = {"maps": [np.eye(8), np.eye(8)], "boxes": [[[0, 0, 4, 4]], [[0, 0, 4, 4]]]}
     with pytest.raises(ValueError, match=words):
         evaluate_maps(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"maps": "maps"}, "maps is of type str, .*; evaluate_map_files evaluates a folder"),
+        ({"maps": {"a.jpg": np.eye(8)}}, "maps is of type dict, it should be an array or a list"),
+        ({"maps": (np.eye(8) for _ in range(2))}, "maps is of type generator"),
+        ({"boxes": {"a.jpg": [[0, 0, 4, 4]]}}, "boxes is of type dict"),
+        ({"boxes": [[[0, 0, 4, 4]], [[0, 0, 4]], [[0, 0], 4]]}, r"boxes\[2\] is no array"),
+        ({"sizes": "8x8"}, "sizes is <U3, it should be of real numbers"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_named(changes, words):
+    given = {"maps": [np.eye(8)] * 3, "boxes": [[[0, 0, 4, 4]]] * 3}
+    with pytest.raises(TypeError, match=words):
+        evaluate_maps(**{**given, **changes})
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_may_be_views_of_any_order_and_read_only():
+    drawn = np.random.default_rng(0).random((3, 7, 9), np.float32)
+    boxes = np.array([[[8, 16, 48, 40]]] * 3, np.uint8)
+    options = {"sizes": (300, 280), "protocols": ["maxboxacc", "toploc"], "interval": 0.1}
+    expected = evaluate_maps(drawn, boxes, **options).protocols[0].metrics["maps"]
+    backwards, read_only = drawn[:, ::-1, ::-1].copy(), drawn.copy()
+    read_only.flags.writeable = boxes.flags.writeable = False
+    for maps in (backwards[:, ::-1, ::-1], drawn.astype(">f4"), read_only):
+        for truth in (boxes, boxes.astype(">f8"), boxes[::-1], boxes.astype(np.uint16)):
+            found = evaluate_maps(maps, truth, **options)
+            assert found.protocols[0].metrics["maps"] == expected
+
+
+def test_boxes_that_reach_beyond_their_image_are_clipped_with_one_warning():
+    maps = np.random.default_rng(0).random((2, 7, 9))
+    words = r"boxes\[0\]: the boxes \[\[10, 20, 300, 300\]\] reach beyond their image of 100 x 120"
+    with pytest.warns(UserWarning, match=words) as warned:
+        found = evaluate_maps(maps, [[[10, 20, 300, 300]]] * 2, (100, 120), ["maxboxacc"])
+    assert len(warned) == 1
+    clipped = evaluate_maps(maps, [[[10, 20, 100, 120]]] * 2, (100, 120), ["maxboxacc"])
+    assert found.protocols[0].metrics == clipped.protocols[0].metrics
+    assert found.metric("maxboxacc", "maxboxacc") > 0
 
 
 def test_baseline_is_that_of_any_evaluation():

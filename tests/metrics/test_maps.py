@@ -44,6 +44,14 @@ def test_constant_maps_and_maps_with_a_nan_become_zeros():
     assert to_score_maps(maps, 8)[1].abs().max() == 0
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constant_stays_one_whatever_its_upsampling_rounds_to(mode, dtype):
+    maps = torch.linspace(-3, 3, 50, dtype=dtype)[:, None, None].expand(-1, 7, 9)
+    assert resize_maps(maps, 32, mode).flatten(1).std(dim=1).max() > 0  # it does round
+    assert not to_score_maps(maps, 32, mode).any()
+
+
 def test_largest_range_still_ends_at_one():
     score_maps = to_score_maps(torch.randn(50, 14, 14) * torch.logspace(-30, 30, 50).view(-1, 1, 1))
     assert score_maps.amin(dim=(1, 2)).tolist() == [0.0] * 50

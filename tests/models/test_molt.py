@@ -155,6 +155,12 @@ def test_combine_of_one_level_normalizes_it():
     assert combine([maps]).tolist() == [[[[0.0, 1.0, 0.5]]]]
 
 
+def test_a_constant_level_adds_nothing_to_the_combined_map():
+    fine = torch.eye(24)[None, None]
+    levels = [torch.full((1, 1, 7, 9), value) for value in (0.7, 0.9)]
+    assert torch.equal(combine([*levels, fine]), fine / 3)
+
+
 def test_without_beta_refinement_only_upsamples():
     maps, clusters = torch.rand(1, 1, 2, 2), torch.zeros(1, 4, 4, dtype=torch.int32)
     expected = F.interpolate(maps, (4, 4), mode="bilinear")

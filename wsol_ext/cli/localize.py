@@ -95,7 +95,9 @@ def add_options(parser: Parser) -> None:
         "separates each map's pixels best; mean: the mean of each map; auto: the best where there is one, else the "
         "method's own",
     )
-    parser.add_argument("--top-k", type=int, default=1, help="how many classes get a box an image")
+    parser.add_argument(
+        "--top-k", type=int, default=1, help="how many classes get a box an image; 1 with --labels"
+    )
     parser.add_argument(
         "--labels",
         type=str | None,
@@ -147,7 +149,7 @@ def check(options: Any, problems: Problems) -> None:
     methods = registered_names("wsol_ext.models", "METHODS", "register_method")
     if options.model is not None and options.model not in methods:
         problems.add(unknown("--model", options.model, methods))
-    if process.rank == 0:
+    if process.rank == 0 and not options.calibrate:  # which writes nothing there
         check_out(named(options.out), problems)
     labels = None if options.labels == "folder" else options.labels
     for missing in missing_paths({"CHECKPOINT": options.checkpoint, "--labels": labels}):
@@ -202,7 +204,7 @@ def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | Non
         model = load_weights(checkpoint, options, method)
         if not problems.about("clusters"):
             with problems.collected():
-                set_clusters(model, options, named(options.out))
+                set_clusters(model, options, None if options.calibrate else named(options.out))
         digest = sha256_of(checkpoint)
         loaded = _Loaded(model, digest, "otsu", "")
         if not problems.about("reject"):
@@ -214,7 +216,7 @@ def _load(options: Any, method: str | None, problems: Problems) -> _Loaded | Non
                     options.threshold, model, options.checkpoint, digest, "--threshold"
                 )
                 loaded = loaded._replace(threshold=threshold, reason=reason)
-                check_settings(model, threshold, options.top_k)
+                check_settings(model, threshold, options.top_k, options.labels is not None)
     return loaded
 
 

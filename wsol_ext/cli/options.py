@@ -148,8 +148,13 @@ def check_clusters(options: Any, problems: Problems) -> None:
         check_folder("--cluster-cache", Path(options.cluster_cache).expanduser(), problems)
 
 
-def set_clusters(model: Any, options: Any, out: Path) -> None:
+def set_clusters(model: Any, options: Any, out: Path | None) -> None:
     """Let a molt model refine its maps as the flags say.
+
+    Args:
+        model: the model.
+        options: the flags.
+        out: the folder whose `clusters` keep them, but for `--cluster-cache`; None: none.
 
     Raises:
         ValueError: flags that another method has no use for, or settings that the clustering does not have.
@@ -167,10 +172,9 @@ def set_clusters(model: Any, options: Any, out: Path) -> None:
         return
     if options.clusters is not None:
         model.set_clusters(None if options.clusters == "none" else options.clusters)
-    if model.clustering is not None:
-        model.cluster_cache = ClusterCache(
-            Path(options.cluster_cache or out / "clusters").expanduser()
-        )
+    cache = options.cluster_cache or (out and out / "clusters")
+    if model.clustering is not None and cache is not None:
+        model.cluster_cache = ClusterCache(Path(cache).expanduser())
 
 
 def add_device(parser: Parser, batch_size: int) -> None:

@@ -15,7 +15,15 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from wsol_ext.data.images import ImageError, read_image, shown_size
 from wsol_ext.data.tables import AnnotationError
 
-__all__ = ["LocalizationDataset", "Sample", "Tolerant", "Transform", "WarnsOnce", "collate"]
+__all__ = [
+    "LocalizationDataset",
+    "Sample",
+    "Tolerant",
+    "Transform",
+    "WarnsOnce",
+    "boxes_within",
+    "collate",
+]
 
 Sample = dict[str, Any]
 Transform = Callable[[Image.Image], Tensor | dict[str, Tensor]]
@@ -152,22 +160,38 @@ class LocalizationDataset(Dataset[Sample]):
     def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:
         if self._boxes is None:
             return torch.zeros(0, 4)
-        boxes = self._boxes[index]
-        limit = torch.tensor([*size, *size], dtype=boxes.dtype)
-        outside = (boxes[:, :2] >= limit[:2]).any(1) | (boxes[:, 2:] < 0).any(1)
-        if outside.any():
-            raise AnnotationError(
-                f"{self.image_names[index]}: the box {boxes[outside][0].tolist()} lies outside of its image, "
-                f"which is {size[0]} x {size[1]} pixels"
-            )
-        clipped = torch.minimum(boxes.clamp(min=0), limit)
-        # One pixel beyond is a habit of annotators (CUB-200-2011 has such boxes), not worth a warning.
-        if ((clipped - boxes).abs() > 1).any():
-            self._warns_of_clipping(
-                f"{self.image_names[index]}: the boxes {boxes.tolist()} reach beyond their image of "
-                f"{size[0]} x {size[1]} pixels and are clipped to it, as are others from here on"
-            )
-        return clipped
+        boxes, warning = boxes_within(self.image_names[index], self._boxes[index], size)
+        if warning is not None:
+            self._warns_of_clipping(warning)
+        return boxes
+
+
+def boxes_within(name: str, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, str | None]:
+    """Boxes (G, 4) clipped to their image, and what to warn of where that is by more than a pixel.
+
+    Args:
+        name: how errors call the image.
+        boxes: x0, y0, x1, y1.
+        size: the image's width and height.
+
+    Raises:
+        AnnotationError: a box that lies wholly outside.
+    """
+    limit = torch.tensor([*size, *size], dtype=boxes.dtype)
+    outside = (boxes[:, :2] >= limit[:2]).any(1) | (boxes[:, 2:] < 0).any(1)
+    if outside.any():
+        raise AnnotationError(
+            f"{name}: the box {boxes[outside][0].tolist()} lies outside of its image, "
+            f"which is {size[0]} x {size[1]} pixels"
+        )
+    clipped = torch.minimum(boxes.clamp(min=0), limit)
+    # One pixel beyond is a habit of annotators (CUB-200-2011 has such boxes), not worth a warning.
+    if not ((clipped - boxes).abs() > 1).any():
+        return clipped, None
+    return clipped, (
+        f"{name}: the boxes {boxes.tolist()} reach beyond their image of {size[0]} x {size[1]} pixels and are "
+        "clipped to it, as are others from here on"
+    )
 
 
 class WarnsOnce:

@@ -16,7 +16,14 @@ from wsol_ext._files import is_results_folder
 from wsol_ext._names import printable, some
 from wsol_ext._weight_files import read_plain_tensors
 
-__all__ = ["MAP_SUFFIXES", "ScoreMapError", "ScoreMaps", "map_id", "read_score_map"]
+__all__ = [
+    "MAP_SUFFIXES",
+    "ScoreMapError",
+    "ScoreMaps",
+    "checked_map",
+    "map_id",
+    "read_score_map",
+]
 
 _MOST_PIXELS = 1 << 27
 _GREY = (
@@ -81,7 +88,7 @@ def read_score_map(path: str | Path) -> Tensor:
     try:
         if reader is None:
             raise ValueError(f"its suffix should be one of {', '.join(MAP_SUFFIXES)}")
-        return _checked(reader(path))
+        return checked_map(reader(path))
     # Formats differ in what a broken file raises: ValueError, EOFError, SyntaxError, BadZipFile, zlib.error ...
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -89,17 +96,23 @@ def read_score_map(path: str | Path) -> Tensor:
         raise ScoreMapError(f"{printable(path)}: {reason}", kind) from error
 
 
-def _checked(values: NDArray | Tensor) -> Tensor:
-    height, width = _grid(tuple(values.shape))
+def checked_map(values: NDArray | Tensor) -> Tensor:
+    """A copy of a map as `read_score_map` gives it: (h, w) float32, or float64 where need be.
+
+    Raises:
+        ValueError: it is too large, or not of real numbers.
+        ScoreMapError: another shape, or values that are not finite.
+    """
+    if isinstance(values, Tensor):
+        values = values.float() if values.dtype == torch.bfloat16 else values
+        values = values.detach().cpu().numpy()
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"the map is {values.dtype}, it should be of real numbers")
+    height, width = _grid(values.shape)
     if height * width > _MOST_PIXELS:
         raise ValueError(
             f"the map has {height} x {width} pixels, it should have {_MOST_PIXELS} at most"
         )
-    if isinstance(values, Tensor):
-        values = values.float() if values.dtype == torch.bfloat16 else values
-        values = values.detach().numpy()
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"the map is {values.dtype}, it should be of real numbers")
     is_wide = values.dtype.itemsize > (4 if values.dtype.kind == "f" else 2)
     scores = values.astype(np.float64 if is_wide else np.float32).reshape(height, width)
     for what, wrong in (("NaN", np.isnan(scores)), ("infinite", np.isinf(scores))):

@@ -77,10 +77,14 @@ def check_complete(rows: Mapping[Any, Row], table: Container[Any], path: Path) -
         raise rows[lacking[0]].error(f"{some(names)} {have} no line in {path}")
 
 
-def check_pixels(path: Path, boxes: Iterable[Sequence[float]]) -> None:
+def check_pixels(path: Path | str, boxes: Iterable[Sequence[float]]) -> None:
     """Refuse a table of boxes that are given as fractions of their pictures.
 
     In pixels, a box between 0 and 1 is at most the first pixel of its picture: one may be, but not all.
+
+    Args:
+        path: the table's file, or another name of the table.
+        boxes: x0, y0, x1, y1 each.
 
     Raises:
         AnnotationError: every box of the table lies between 0 and 1.

@@ -2,8 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,9 +19,10 @@ from wsol_ext._numbers import require_at_least
 from wsol_ext._problems import Mistakes
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler
-from wsol_ext.data.base import LocalizationDataset, Sample
+from wsol_ext.data.base import LocalizationDataset, Sample, boxes_within
 from wsol_ext.data.predictions import Predictions, read_predictions
-from wsol_ext.data.score_maps import ScoreMapError, ScoreMaps
+from wsol_ext.data.score_maps import ScoreMapError, ScoreMaps, checked_map
+from wsol_ext.data.tables import AnnotationError, check_pixels
 from wsol_ext.evaluation.gallery import Gallery
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation, ProtocolResult
@@ -58,7 +59,7 @@ def evaluate_maps(
         maps: n score maps of the true classes, any finite values on any grid: (n, h, w), or a list of (h_i, w_i); NumPy
             or torch.
         boxes: for each image (G_i, 4), x0, y0, x1, y1 in pixels of the image, G_i at least 1; for all protocols but
-            `pxap`.
+            `pxap`. Those that reach beyond their image are clipped to it; by more than a pixel, with one warning.
         sizes: (n, 2), each image's width and height; one pair for all; None: each map's.
         protocols: names out of `PROTOCOLS` that look at whole images, or one: all but `sat`.
         masks: for `pxap`: (n, h, w), or a list of (h_i, w_i): 1 object, 0 background, 255 ignored.
@@ -73,9 +74,10 @@ def evaluate_maps(
         The results; `about` counts constant maps, which are evaluated: they have no box that fits.
 
     Raises:
-        TypeError: protocols that are no names.
+        TypeError: protocols that are no names, maps, boxes or masks that are no list, or what is not of real numbers.
         ValueError: a protocol that is unknown, looks at crops, or needs what is not given; numbers of maps, boxes,
-            sizes, masks, labels or logits that differ; or a threshold or interval outside its range.
+            sizes, masks, labels or logits that differ; a size below 1; or a threshold or interval outside its range.
+        AnnotationError: all boxes look like fractions of their images. It is a ValueError.
         ScoreMapError: maps of another shape or with values that are not finite, or images without a box or with one
             that lies outside of them: of each kind all are counted, three named. It is a ValueError.
 
@@ -90,25 +92,29 @@ def evaluate_maps(
     require_at_least("batch_size", batch_size, 1)
     has = {"boxes": boxes is not None, "masks": masks is not None}
     check_protocols(protocols, has.__getitem__)
+    listed = {"maps": maps, "boxes": boxes, "masks": masks}
+    for name, values in listed.items():
+        if values is not None:
+            _require_listed(name, values)
     count = len(maps)
     if count == 0:
         raise ValueError("evaluate_maps: maps is empty, there should be one map at least")
     if (logits is None) != (labels is None):
         raise ValueError("evaluate_maps: logits and labels should both be given, or neither")
-    shared = {"size": sizes, "label": labels, "logits": logits}
-    columns = {key: _tensor(values) for key, values in shared.items() if values is not None}
-    if "size" in columns and columns["size"].dim() == 1:
-        columns["size"] = columns["size"].expand(count, -1)
-    if "size" in columns and (columns["size"].dim() != 2 or columns["size"].size(1) != 2):
-        shape = tuple(columns["size"].shape)
-        raise ValueError(f"evaluate_maps: sizes has shape {shape}, it should be ({count}, 2)")
-    given = {"boxes": boxes, "sizes": columns.get("size"), "masks": masks}
-    given |= {"labels": columns.get("label"), "logits": columns.get("logits")}
-    for name, values in given.items():
+    shared = {"sizes": sizes, "labels": labels, "logits": logits}
+    columns = {name: _tensor(name, values) for name, values in shared.items() if values is not None}
+    if "sizes" in columns:
+        columns["sizes"] = _checked_sizes(columns["sizes"], count)
+    for name, values in {**listed, **columns}.items():
         if values is not None and len(values) != count:
             raise ValueError(
                 f"evaluate_maps: {name} is for {len(values)} images, there are {count} maps"
             )
+    if boxes is not None:
+        boxes = [_wide(_tensor(f"boxes[{index}]", each)) for index, each in enumerate(boxes)]
+        tables = (of_image.tolist() for of_image in boxes if of_image.shape[1:] == (4,))
+        check_pixels("evaluate_maps: boxes", chain.from_iterable(tables))
+    clipping: list[str] = []
 
     def sample(index: int) -> Sample:
         score_map = _checked_map(index, maps[index])
@@ -120,10 +126,13 @@ def evaluate_maps(
             "boxes": torch.zeros(0, 4),
         }
         if masks is not None:
-            found["mask"] = _tensor(masks[index])
-        found |= {key: values[index] for key, values in columns.items()}
+            found["mask"] = _tensor(f"masks[{index}]", masks[index])
+        named = (("size", "sizes"), ("label", "labels"), ("logits", "logits"))
+        found |= {key: columns[name][index] for key, name in named if name in columns}
         if boxes is not None:
-            found["boxes"] = _checked_boxes(index, boxes[index], found["size"])
+            found["boxes"], warning = _checked_boxes(index, boxes[index], found["size"])
+            if warning is not None:
+                clipping.append(warning)
         return found
 
     errors: list[_Wrong] = []
@@ -139,6 +148,8 @@ def evaluate_maps(
     measures, usable = Measures(method, protocols, interval, threshold), samples()
     constant = _measure(measures, iter(lambda: list(islice(usable, batch_size)), []))
     _raise_for(errors, [f"maps[{index}]" for index in constant], count)
+    if clipping:
+        warnings.warn(clipping[0], stacklevel=2)
     about = {"constant maps": len(constant)} if constant else {}
     seconds = time.perf_counter() - started
     return Evaluation(method, count, measures.results(), about=about, seconds=seconds)
@@ -321,8 +332,7 @@ def _measure(
         for group in _of_one_shape(samples):
             low, high = torch.stack([each["map"] for each in group]).flatten(1).aminmax(dim=1)
             for each, is_constant in zip(group, (low == high).tolist(), strict=True):
-                if is_constant:  # upsampled, it would be rounding that normalization makes a map of
-                    each["map"] = torch.zeros_like(each["map"])
+                if is_constant:
                     constant.append(each["index"])
             if measures is None:
                 continue
@@ -357,42 +367,81 @@ def _batch(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def _tensor(values: Any) -> Tensor:
-    return (
-        values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    )
+def _require_listed(name: str, values: Any) -> None:
+    """Refuse what has no length or no order."""
+    if isinstance(values, str | bytes | Mapping) or not (
+        isinstance(values, Sized) and hasattr(values, "__getitem__")
+    ):
+        hint = "; evaluate_map_files evaluates a folder" * isinstance(values, str | Path)
+        raise TypeError(
+            f"evaluate_maps: {name} is of type {type(values).__name__}, it should be an array or a list of arrays{hint}"
+        )
+
+
+def _tensor(name: str, values: Any) -> Tensor:
+    """Numbers of any array or nested list as a tensor on the CPU."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
+        raise TypeError(f"evaluate_maps: {name} is no array: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"evaluate_maps: {name} is {array.dtype}, it should be of real numbers")
+    # Torch takes no negative strides, foreign byte order, memory that is read-only, and few of the unsigned.
+    wide = {"u": np.int64, "f": np.float64} if array.dtype.itemsize > 1 else {}
+    narrow = array.dtype.kind == "f" and array.dtype.itemsize < 8
+    dtype = None if narrow else wide.get(array.dtype.kind)
+    return torch.from_numpy(array.astype(dtype or array.dtype.newbyteorder("="), order="C"))
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In a type that holds the sides of any image."""
+    if values.is_floating_point():
+        return values if values.dtype == torch.float64 else values.float()
+    return values.long()
+
+
+def _checked_sizes(sizes: Tensor, count: int) -> Tensor:
+    if sizes.dim() == 1:
+        sizes = sizes.expand(count, -1)
+    if sizes.dim() != 2 or sizes.size(1) != 2:
+        raise ValueError(
+            f"evaluate_maps: sizes has shape {tuple(sizes.shape)}, it should be ({count}, 2)"
+        )
+    wrong = ~((sizes >= 1) & sizes.isfinite()).all(dim=1)
+    if wrong.any():
+        raise ValueError(
+            f"evaluate_maps: sizes has {sizes[wrong][0].tolist()}, it should have widths and heights of 1 at least"
+        )
+    return sizes
 
 
 def _checked_map(index: int, values: Any) -> Tensor:
-    score_map, name = _tensor(values), f"maps[{index}]"
-    if score_map.dim() != 2 or 0 in score_map.shape:
-        raise ScoreMapError(
-            f"{name} has shape {tuple(score_map.shape)}, it should be (h, w)", "of another shape"
-        )
-    if score_map.dtype != torch.float64:
-        score_map = score_map.float()
-    if not score_map.isfinite().all():
-        raise ScoreMapError(f"{name} has a NaN or infinite value", "not finite")
-    return score_map
+    name = f"maps[{index}]"
+    try:
+        return checked_map(values if isinstance(values, Tensor) else np.asarray(values))
+    except (TypeError, ValueError) as error:
+        kind = error.kind if isinstance(error, ScoreMapError) else "unreadable"
+        raise ScoreMapError(f"{name}: {error}", kind) from error
 
 
-def _checked_boxes(index: int, values: Any, size: Tensor) -> Tensor:
-    boxes, name = _tensor(values), f"boxes[{index}]"
+def _checked_boxes(index: int, boxes: Tensor, size: Tensor) -> tuple[Tensor, str | None]:
+    """The boxes of an image, clipped to it, and what to warn of."""
+    name = f"boxes[{index}]"
     if boxes.dim() != 2 or boxes.size(1) != 4 or len(boxes) == 0:
         raise ScoreMapError(
             f"{name} has shape {tuple(boxes.shape)}, it should be (G, 4) with G >= 1", _BOXES
         )
-    if (boxes[:, 2:] < boxes[:, :2]).any():
+    if not ((boxes[:, 2:] >= boxes[:, :2]) & boxes.isfinite().view(-1, 2, 2).all(1)).all():
         raise ScoreMapError(
-            f"{name} is {boxes.tolist()}, it should have x1 >= x0 and y1 >= y0", _BOXES
+            f"{name} is {boxes.tolist()}, it should be finite with x1 >= x0 and y1 >= y0", _BOXES
         )
-    if ((boxes[:, :2] >= size) | (boxes[:, 2:] < 0)).any():
-        width, height = size.tolist()
-        raise ScoreMapError(
-            f"{name} is {boxes.tolist()}, it should lie in its image of {width} x {height} pixels",
-            _BOXES,
-        )
-    return boxes
+    width, height = size.tolist()
+    try:
+        return boxes_within(name, boxes, (width, height))
+    except AnnotationError as error:
+        raise ScoreMapError(str(error), _BOXES) from error
 
 
 def _missing_text(maps: ScoreMaps, missing: Sequence[str], count: int) -> str:

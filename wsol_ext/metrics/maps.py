@@ -79,7 +79,7 @@ def normalize_maps(maps: Tensor, eps: float = 0.0) -> Tensor:
 def to_score_maps(
     maps: Tensor, size: int | tuple[int, int] = 224, mode: Interpolation = "bicubic"
 ) -> Tensor:
-    """Localization maps as the evaluators want them: `resize_maps`, then `normalize_maps`.
+    """Localization maps as the evaluators want them: `resize_maps`, then `normalize_maps`; constant maps become zeros.
 
     The published MaxBoxAcc program computes in float64: give float64 maps to follow it to the last pixel.
 
@@ -100,6 +100,11 @@ def to_score_maps(
         >>> score_maps.shape, score_maps.amin().item(), score_maps.amax().item()
         (torch.Size([2, 224, 224]), 0.0, 1.0)
     """
+    maps = _floating("to_score_maps", maps)
+    low, high = torch.aminmax(maps.flatten(-2), dim=-1)
+    # Of a constant, upsampling would make rounding, and normalization a map of that. Infinite ones are refused below.
+    constant = (low == high) & low.isfinite()
+    maps = maps.masked_fill(constant[..., None, None], 0.0)
     return normalize_maps(resize_maps(maps, size, mode))
 
 

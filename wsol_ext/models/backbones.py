@@ -104,7 +104,7 @@ def _require_known(name: str) -> None:
     if not timm.is_model(name):
         known = timm.list_models(module=["vision_transformer", "deit"])
         raise ValueError(
-            f"backbone {name!r} is not a model that timm knows{nearest(name, known) or ';'} "
+            f"backbone {name!r} is not a model that timm knows{nearest(name, known) or '.'} "
             "See timm.list_models('*vit*')"
         )
     try:

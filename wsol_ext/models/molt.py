@@ -298,8 +298,15 @@ def combine(maps: Sequence[Tensor]) -> Tensor:
         >>> combine([coarse, fine])
         tensor([[[[0.0000, 0.2500, 0.5000, 1.0000]]]])
     """
-    upsampled = [_resized(each, maps[-1].shape[-2:]) for each in maps]
+    upsampled = [_resized(_without_constants(each), maps[-1].shape[-2:]) for each in maps]
     return torch.stack([min_max(each) for each in upsampled]).mean(dim=0)
+
+
+def _without_constants(maps: Tensor) -> Tensor:
+    """The maps, of constant ones zeros: upsampled, these stay constant to the last bit."""
+    flat = maps.flatten(-2)
+    constant = flat.amin(dim=-1) == flat.amax(dim=-1)
+    return maps.masked_fill(constant[..., None, None], 0.0)
 
 
 def refine(maps: Tensor, clusters: Tensor, beta: float) -> Tensor:
