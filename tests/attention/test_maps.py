@@ -87,6 +87,102 @@ def test_queries_of_ones_own():
     torch.testing.assert_close(several[:, 1], one)
 
 
+# --- where the patches are
+
+
+class Tokens(torch.nn.Module):
+    """Patches, the tokens beside them as `arrange` has it, and two blocks of attention."""
+
+    def __init__(self, arrange, **tokens):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.arrange = torch.nn.Conv2d(3, 8, 4, 4), arrange
+        self.qkv = torch.nn.ModuleList(torch.nn.Linear(8, 24) for _ in range(2))
+        for name, count in tokens.items():
+            setattr(self, name, torch.nn.Parameter(torch.randn(1, count, 8)))
+
+    def forward(self, images, matrices=None):
+        x = self.arrange(self, self.embed(images).flatten(2).mT)
+        for layer in self.qkv:
+            q, k, v = (each.unsqueeze(1) for each in layer(x).chunk(3, dim=-1))
+            if matrices is not None:
+                matrices.append((8**-0.5 * q @ k.mT).softmax(dim=-1)[:, 0])
+            x = x + torch.nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]
+        return x
+
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 12).sin().reshape(2, 3, 8, 12)
+
+
+def beside(*names):
+    """Tokens in this order, `x` the patches."""
+
+    def arrange(model, x):
+        parts = {
+            "x": x,
+            **{name: value.expand(2, -1, -1) for name, value in model._parameters.items()},
+        }
+        return torch.cat([parts[name] for name in names], dim=1)
+
+    return arrange
+
+
+def test_tokens_behind_the_patches_are_no_prefix():
+    model = Tokens(beside("cls_token", "x", "detections"), cls_token=1, detections=5)
+    matrices = []
+    with torch.no_grad():
+        found = attention_map(model, IMAGES)
+        of_mean = attention_map(model, IMAGES, queries="mean")
+        rolled = attention_map(model, IMAGES, queries="mean", rollout=True)
+        model(IMAGES, matrices)
+    first, last = matrices
+    eye = torch.eye(12)
+    grid = (2, 3)
+    mean = last[:, 1:7].log().mean(dim=1).softmax(dim=-1)
+    product = ((last + eye) @ (first + eye))[:, 1:7].mean(dim=1) / 4
+    for value, row in ((found, last[:, 0]), (of_mean, mean), (rolled, product)):
+        torch.testing.assert_close(value, row[:, 1:7].unflatten(-1, grid))
+
+
+def test_a_class_token_behind_the_patches():
+    model, matrices = Tokens(beside("x", "cls_token"), cls_token=1), []
+    with torch.no_grad():
+        found = attention_map(model, IMAGES, queries=-1)
+        model(IMAGES, matrices)
+    torch.testing.assert_close(found, matrices[-1][:, -1, :6].unflatten(-1, (2, 3)))
+
+
+def test_detection_tokens_of_yolos():
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.YolosConfig(
+        **sizes, intermediate_size=24, image_size=[32, 48], num_detection_tokens=5
+    )
+    model = transformers.YolosModel(config).eval()
+    images = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        found = attention_map(model, images)
+        model.set_attn_implementation("eager")
+        last = model(images, output_attentions=True).attentions[-1].mean(dim=1)
+    torch.testing.assert_close(found, last[:, 0, 1:7].unflatten(-1, (2, 3)))
+
+
+def test_patches_that_are_lost_sight_of_are_asked_for():
+    def assign(model, x):
+        made = torch.empty(2, 8, 8)
+        made[:, :2], made[:, 2:] = model.cls_token, x
+        return made
+
+    model, matrices = Tokens(assign, cls_token=2), []
+    with pytest.raises(ValueError, match="over 8 tokens.* `prefix_tokens` should say"):
+        attention_map(model, IMAGES)
+    with pytest.raises(ValueError, match="prefix_tokens is 3, of 8 tokens"):
+        attention_map(model, IMAGES, prefix_tokens=3)
+    with torch.no_grad():
+        found = attention_map(model, IMAGES, prefix_tokens=2)
+        model(IMAGES, matrices)
+    torch.testing.assert_close(found, matrices[-1][:, 0, 2:].unflatten(-1, (2, 3)))
+
+
 # --- patch_attention
 
 

@@ -1,11 +1,12 @@
 """Attention on the grid of patches: rows of a transformer as maps, and rollout through all of its blocks."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from wsol_ext.attention.calls import AttentionCalls, Call
 from wsol_ext.attention.rows import AttentionRows, Queries
@@ -13,6 +14,7 @@ from wsol_ext.attention.rows import AttentionRows, Queries
 __all__ = ["attention_map", "patch_attention"]
 
 _CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
+_CONCATENATE = (torch.cat, torch.concat, torch.concatenate)
 _QUERIES_AT_ONCE = 256
 
 
@@ -56,14 +58,15 @@ def attention_map(
     average: bool = True,
     rollout: bool = False,
     grid: tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
     before_dropout: bool = False,
     **arguments: Any,
 ) -> Tensor:
     """Where a vision transformer looks: attention to the patches of images, on their grid.
 
     Takes the models of timm, transformers, torchvision and open_clip, and others whose attention is fused: they run
-    once, as they are. The patches' grid is that of the last convolution before the first attention; the tokens that
-    stand before the patches (class, distillation, registers) are what attention has beyond them.
+    once, as they are. The patches' grid is that of the last convolution before the first attention; the tokens
+    before them (class, distillation, registers) and behind them (detection tokens) are what they are concatenated with.
 
     Args:
         model: whose ``model(images)`` runs the transformer; of transformers' CLIP and SigLIP the ``vision_model``, of
@@ -78,12 +81,13 @@ def attention_map(
         rollout: attention through all blocks (Abnar and Zuidema, ACL 2020), the product of (A + I) / 2 with A averaged
             over heads, in place of `layers`. It holds the queries and keys of all blocks, and no matrix.
         grid: rows and columns of patches, where no convolution makes them.
+        prefix_tokens: how many tokens stand before the patches, where they are put together without `torch.cat`.
         before_dropout: attention as it is before dropout, where it is on, in place of an error.
         arguments: passed to the model, such as ``interpolate_pos_encoding=True`` of transformers.
 
     Returns:
         (B, h, w), with `average` off (B, H, h, w); with a sequence of queries (B, Q, h, w) or (B, H, Q, h, w).
-        float32 (float64 of float64). What attention falls on the prefix tokens is left out, so the sum is below 1.
+        float32 (float64 of float64). What attention falls on other tokens is left out, so the sum is below 1.
 
     Raises:
         TypeError, ValueError: an argument that is none of these, attention with dropout, or a model whose grid,
@@ -113,10 +117,10 @@ def attention_map(
             "layers, average and other queries should be left out"
         )
     if rollout:
-        seen: _Rows = _Whole(queries, before_dropout)
+        seen: _Rows = _Whole(queries, before_dropout, grid, prefix_tokens)
     else:
-        seen = _Rows(queries, layers, average, before_dropout)
-    seen.grid = grid
+        seen = _Rows(queries, layers, average, before_dropout, grid, prefix_tokens)
+    seen.follow(images)
     with seen:
         model(images, **arguments)
     if seen.grid is None:
@@ -131,13 +135,15 @@ def attention_map(
             f"attention_map: attention of {rows[0].size(0)} items for {images.size(0)} images, as within windows; "
             "it should be over all patches of an image"
         )
-    return patch_attention(rows, seen.prefix_tokens, seen.grid)
+    upto = seen.prefix_tokens + seen.grid[0] * seen.grid[1]
+    return patch_attention([row[..., :upto] for row in rows], seen.prefix_tokens, seen.grid)
 
 
 class _Rows(AttentionRows):
-    """Rows over the patches alone, whose grid, and whose prefix tokens with it, the first such attention tells.
+    """Rows over the patches alone, whose grid, and where they are among the tokens, the first such attention tells.
 
-    Until then the grid is that of the last convolution.
+    Until then the grid is that of the last convolution, and what is made of the images is followed: where it is
+    concatenated with other tokens, these stand before or behind the patches.
     """
 
     compiles = False
@@ -148,42 +154,104 @@ class _Rows(AttentionRows):
         layers: Collection[int] | None,
         average: bool,
         before_dropout: bool,
+        grid: tuple[int, int] | None,
+        prefix_tokens: int | None,
     ) -> None:
         super().__init__(queries, layers, average, before_dropout=before_dropout)
-        self.grid: tuple[int, int] | None = None
-        self._given = False
+        self.grid = grid
+        self._grid_given, self._prefix_given = grid is not None, prefix_tokens
+        self._of_images = WeakTensorKeyDictionary()
+        self._before, self._length = 0, None if grid is None else grid[0] * grid[1]
 
-    def __enter__(self) -> "_Rows":
-        self._given = self.grid is not None
-        super().__enter__()
-        return self
+    def follow(self, images: Tensor) -> None:
+        """Take images for what patches are made of."""
+        self._of_images[images] = True
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = super().__torch_function__(function, types, args, kwargs)
-        if function is F.conv2d and self.tokens is None and not self._given:
-            self.grid = result.size(-2), result.size(-1)
+        if self.tokens is None:
+            if function is F.conv2d and not self._grid_given:
+                self.grid = result.size(-2), result.size(-1)
+                self._before, self._length = 0, self.grid[0] * self.grid[1]
+            self._trace(function, args, kwargs or {}, result)
         return result
+
+    def _trace(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if not any(each in self._of_images for each in _tensors((*args, *kwargs.values()))):
+            return
+        for each in _tensors([result]):
+            self._of_images[each] = True
+        if function not in _CONCATENATE or self.grid is None:
+            return
+        parts = args[0] if args else kwargs["tensors"]
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+        sizes = [part.size(dim) if part.dim() > 1 else 0 for part in parts]
+        # A part of the patches alone, or of all that they are among so far.
+        for length, before in ((self.grid[0] * self.grid[1], 0), (self._length, self._before)):
+            found = [
+                index
+                for index, part in enumerate(parts)
+                if sizes[index] == length and part in self._of_images
+            ]
+            if len(found) == 1:
+                self._before, self._length = before + sum(sizes[: found[0]]), sum(sizes)
+                return
 
     def _counts(self, keys: int) -> bool:
         if self.tokens is None and self.grid is not None:
             patches = self.grid[0] * self.grid[1]
             if keys < patches:
                 return False
-            if self._given and keys >= 2 * patches:
+            if self._grid_given and keys >= 2 * patches:
                 raise ValueError(
                     f"attention_map: grid is {self.grid[0]} x {self.grid[1]}, but attention is over {keys} tokens"
                 )
-            self.tokens, self.prefix_tokens = keys, keys - patches
+            self._place(keys, patches)
         return keys == self.tokens
+
+    def _place(self, keys: int, patches: int) -> None:
+        """Tell the patches from the other tokens."""
+        before = self._before if self._length == keys else None
+        if keys == patches:
+            before = 0
+        if self._prefix_given is not None:
+            before = self._prefix_given
+        if before is None:
+            raise ValueError(
+                f"attention_map: attention is over {keys} tokens, and where the {patches} patches are among them is "
+                "not seen; `prefix_tokens` should say how many stand before them"
+            )
+        if not 0 <= before <= keys - patches:
+            raise ValueError(
+                f"attention_map: prefix_tokens is {before}, of {keys} tokens that attention is over {patches} are "
+                "patches"
+            )
+        self.tokens, self.prefix_tokens = keys, before
+        self.suffix_tokens = keys - patches - before
+
+
+def _tensors(given: Iterable[Any]) -> Iterator[Tensor]:
+    """Those given, also within lists and tuples."""
+    for each in given:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, list | tuple):
+            yield from (inner for inner in each if isinstance(inner, Tensor))
 
 
 class _Whole(_Rows):
     """All that rollout is made of: every attention over the patches, of all their queries."""
 
-    def __init__(self, queries: Queries, before_dropout: bool) -> None:
-        super().__init__(queries, None, True, before_dropout)
+    def __init__(
+        self,
+        queries: Queries,
+        before_dropout: bool,
+        grid: tuple[int, int] | None,
+        prefix_tokens: int | None,
+    ) -> None:
+        super().__init__(queries, None, True, before_dropout, grid, prefix_tokens)
         self.calls: list[Call] = []
 
     def _take(self, index: int, call: Call) -> None:
@@ -214,8 +282,9 @@ class _Whole(_Rows):
     def _asking(self, call: Call, tokens: int) -> Tensor:
         """The class token alone, or the patches alike: (B, N)."""
         some = call.of([0]).rows()[:, 0].detach()
-        first = self.prefix_tokens if self.queries == "mean" else 0
-        count = tokens - first if self.queries == "mean" else 1
+        first, count = 0, 1
+        if self.queries == "mean":
+            first, count = self.prefix_tokens, tokens - self.prefix_tokens - self.suffix_tokens
         row = torch.zeros_like(some)
         row[:, first : first + count] = 1 / count
         return row

@@ -76,6 +76,8 @@ class AttentionRows(AttentionCalls):
     Nothing of it looks whether there were any rows, and it works inside of what is compiled or exported.
     """
 
+    suffix_tokens = 0
+
     def __init__(
         self,
         queries: Queries = "class",
@@ -160,7 +162,7 @@ class AttentionRows(AttentionCalls):
         return self.layers is None or self._behind > 0 or index in self._wanted
 
     def _take(self, index: int, call: Call) -> None:
-        make = partial(self._of, call.of(self.queries, self.prefix_tokens))
+        make = partial(self._of, call.of(self.queries, self.prefix_tokens, self.suffix_tokens))
         surely = self.layers is None or index in self._wanted
         # With gradients, queries and keys are kept for the backward pass anyway, and under gradient checkpointing a row
         # that was made inside of a block would be part of what is recomputed, where nobody sees it.
