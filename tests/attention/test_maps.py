@@ -238,6 +238,55 @@ def test_models_without_attention_over_all_patches_are_refused_in_words():
         attention_map(eager, images)
 
 
+PYRAMIDS = {
+    "pit_ti_224": {"base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (1, 1, 1)},
+    "tiny_vit_5m_224": {"embed_dims": (8,) * 4, "depths": (1,) * 4, "num_heads": (1,) * 4},
+    "davit_tiny": {"embed_dims": (8,) * 4, "depths": (1,) * 4, "num_heads": (1,) * 4},
+    "crossvit_tiny_240": {"embed_dim": (8, 8), "num_heads": (1, 1), "depth": ((1, 1, 0),)},
+    "pvt_v2_b0": {"embed_dims": (8,) * 4, "depths": (1,) * 4, "num_heads": (1,) * 4},
+}
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_pyramids_and_branches_give_no_map_of_some_of_their_layers(name):
+    side = 240 if "240" in name else 224
+    model = timm.create_model(name, **PYRAMIDS[name]).eval()
+    images = torch.randn(1, 3, side, side)
+    words = "no one grid" if "crossvit" in name else "pyramids, branches|within windows|queries for"
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=words):
+            attention_map(model, images, rollout=True)
+        if name not in (
+            "davit_tiny",
+            "nextvit_small",
+            "pvt_v2_b0",
+        ):  # their last attention is over its 7 x 7
+            with pytest.raises(ValueError, match=words):
+                attention_map(model, images)
+
+
+def test_a_layer_over_the_patches_may_be_chosen_of_a_pyramid():
+    model = timm.create_model("pit_ti_224", **PYRAMIDS["pit_ti_224"]).eval()
+    with torch.no_grad():
+        assert attention_map(model, torch.randn(1, 3, 224, 224), layers=[0]).shape == (1, 27, 27)
+
+
+def test_attention_over_a_part_of_the_patches_is_told_from_none():
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    masked = transformers.ViTMAEModel(
+        transformers.ViTMAEConfig(**sizes, intermediate_size=24)
+    ).eval()
+    nest = timm.models.Nest(
+        img_size=32, embed_dims=(8,) * 3, num_heads=(1,) * 3, depths=(1,) * 3
+    ).eval()
+    images = torch.zeros(1, 3, 224, 224)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="over 50 tokens, fewer than its 14 x 14 patches"):
+            attention_map(masked, images)
+        with pytest.raises(ValueError, match=r"queries of shape \(1, 1, 16, 4, 8\)"):
+            attention_map(nest, images[..., :32, :32])
+
+
 @pytest.mark.parametrize("name", ["timm xcit", "timm cait"])
 def test_rollout_is_refused_where_blocks_have_no_such_attention(name):
     model, images = network(name)

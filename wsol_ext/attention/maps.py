@@ -76,7 +76,8 @@ def attention_map(
         queries: whose attention, see `attention_rows`; indices count tokens. None: the class token's where the model
             has one, else that of the mean patch query; where the last layer is a pool with one query of its own, that
             one's.
-        layers: whose attention, see `attention_rows`; of several the sum.
+        layers: whose attention, see `attention_rows`; of several the sum. They are counted among all calls of
+            attention, and should be over the patches, which those of pyramids and branches are not everywhere.
         average: over heads.
         rollout: attention through all blocks (Abnar and Zuidema, ACL 2020), the product of (A + I) / 2 with A averaged
             over heads, in place of `layers`. It holds the queries and keys of all blocks, and no matrix.
@@ -129,8 +130,9 @@ def attention_map(
             "how many rows and columns there are"
         )
     seen.check_found()
+    seen.check_patches(type(model).__name__, images.size(0))
     rows = seen.rolled() if isinstance(seen, _Whole) else seen.rows
-    if any(row.size(0) != images.size(0) for row in rows):
+    if any(row.size(0) != images.size(0) for row in rows):  # heads of windows within one axis
         raise ValueError(
             f"attention_map: attention of {rows[0].size(0)} items for {images.size(0)} images, as within windows; "
             "it should be over all patches of an image"
@@ -203,13 +205,13 @@ class _Rows(AttentionRows):
         if self.tokens is None and self.grid is not None:
             patches = self.grid[0] * self.grid[1]
             if keys < patches:
-                return False
+                return True
             if self._grid_given and keys >= 2 * patches:
                 raise ValueError(
                     f"attention_map: grid is {self.grid[0]} x {self.grid[1]}, but attention is over {keys} tokens"
                 )
             self._place(keys, patches)
-        return keys == self.tokens
+        return True  # layers are counted among all calls
 
     def _place(self, keys: int, patches: int) -> None:
         """Tell the patches from the other tokens."""
@@ -221,7 +223,8 @@ class _Rows(AttentionRows):
         if before is None:
             raise ValueError(
                 f"attention_map: attention is over {keys} tokens, and where the {patches} patches are among them is "
-                "not seen; `prefix_tokens` should say how many stand before them"
+                "not seen; `prefix_tokens` should say how many stand before them (models of several patch "
+                "embeddings have no one grid)"
             )
         if not 0 <= before <= keys - patches:
             raise ValueError(
@@ -230,6 +233,46 @@ class _Rows(AttentionRows):
             )
         self.tokens, self.prefix_tokens = keys, before
         self.suffix_tokens = keys - patches - before
+
+    def check_patches(self, name: str, images: int) -> None:
+        """Refuse attention, among what was chosen, that is not over the patches.
+
+        Raises:
+            ValueError: it is over other tokens, those of windows, or asked by queries that are neither a pool's one nor
+                those of all tokens.
+        """
+        overs = [key[-2] for _, key in self.shapes]
+        calls = f"{name} has attention over {' and '.join(map(str, dict.fromkeys(overs)))} tokens"
+        height, width = self.grid or (0, 0)
+        if self.tokens is None:
+            raise ValueError(
+                f"attention_map: {calls}, fewer than its {height} x {width} patches, as of windows, reduced keys "
+                "or masked images; it should be over all patches"
+            )
+        for index in self._chosen():
+            query, key = self.shapes[index]
+            if key[-2] != self.tokens:
+                raise ValueError(
+                    f"attention_map: {calls}, call {index} of {len(overs)} over {key[-2]}, not over the "
+                    f"{self.tokens} of the {height} x {width} patches, as in pyramids, branches and windows; "
+                    f"{self._other_choice}"
+                )
+            if query[-2] not in (1, self.tokens) and isinstance(self.queries, str):
+                raise ValueError(
+                    f"attention_map: call {index} of {name} has {query[-2]} queries for {self.tokens} tokens, and "
+                    f"{self.queries!r} is none of them; {self._other_choice}, or `queries` be indices of theirs"
+                )
+            if len(query) != 3 and max(query[0], key[0]) != images:
+                raise ValueError(
+                    f"attention_map: attention of {query[0]} items for {images} images in call {index}, as within "
+                    "windows; it should be over all patches of an image"
+                )
+
+    _other_choice = "`layers` should choose calls that are"
+
+    def _chosen(self) -> list[int]:
+        count = len(self.shapes)
+        return [layer % count for layer in self.layers or ()]
 
 
 def _tensors(given: Iterable[Any]) -> Iterator[Tensor]:
@@ -260,13 +303,18 @@ class _Whole(_Rows):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         AttentionCalls.__exit__(self, kind, error, trace)
 
+    _other_choice = "rollout needs all to be so, `layers` chooses some"
+
+    def _chosen(self) -> list[int]:
+        return list(range(len(self.shapes)))
+
     def rolled(self) -> list[Tensor]:
         """One row (B, N): backwards through the blocks, a row times a matrix each, which is made a few rows at a time.
 
         Raises:
             ValueError: attention of other queries than all tokens, but for a pool's at the end.
         """
-        calls, tokens = list(self.calls), self.shapes[0][1][-2]
+        calls, tokens = list(self.calls), self.tokens or 0
         pooled = calls.pop().rows()[:, 0] if self.shapes[-1][0][-2] == 1 else None
         lengths = {query[-2] for query, _ in self.shapes[: len(calls)]}
         if lengths != {tokens}:
