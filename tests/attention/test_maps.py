@@ -152,6 +152,29 @@ def test_a_class_token_behind_the_patches():
     torch.testing.assert_close(found, matrices[-1][:, -1, :6].unflatten(-1, (2, 3)))
 
 
+@pytest.mark.parametrize("name", ["cls", "cls_tok", "classtoken", "global_token", "cls_token_0"])
+def test_a_class_token_by_any_of_its_names_asks(name):
+    model, matrices = Tokens(beside(name, "x"), **{name: 1}), []
+    with torch.no_grad():
+        found = attention_map(model, IMAGES)
+        model(IMAGES, matrices)
+    torch.testing.assert_close(found, matrices[-1][:, 0, 1:].unflatten(-1, (2, 3)))
+
+
+def test_whose_attention_it_is_where_no_name_tells_is_asked_for():
+    for arrange, tokens in (
+        (beside("memory", "x"), {"memory": 2}),
+        (beside("x", "cls_token"), {"cls_token": 1}),
+    ):
+        model = Tokens(arrange, **tokens)
+        with pytest.raises(ValueError, match="`queries` should be 'class'"):
+            attention_map(model, IMAGES)
+        assert attention_map(model, IMAGES, queries="mean").shape == (2, 2, 3)
+    for rollout in (False, True):
+        with pytest.raises(ValueError, match="no token stands before the patches"):
+            attention_map(model, IMAGES, queries="class", rollout=rollout)
+
+
 def test_detection_tokens_of_yolos():
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.YolosConfig(

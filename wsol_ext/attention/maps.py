@@ -13,7 +13,7 @@ from wsol_ext.attention.rows import AttentionRows, Queries
 
 __all__ = ["attention_map", "patch_attention"]
 
-_CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
+_CLASS_TOKENS = ("cls", "class", "global")
 _CONCATENATE = (torch.cat, torch.concat, torch.concatenate)
 _QUERIES_AT_ONCE = 256
 
@@ -73,9 +73,10 @@ def attention_map(
             open_clip's the ``visual``. Its training mode and gradients are left as they are, so
             ``model.eval()`` and ``torch.inference_mode()`` are the caller's.
         images: (B, C, height, width) float, normalized as the model wants them.
-        queries: whose attention, see `attention_rows`; indices count tokens. None: the class token's where the model
-            has one, else that of the mean patch query; where the last layer is a pool with one query of its own, that
-            one's.
+        queries: whose attention, see `attention_rows`; indices count tokens. None: where the model has a parameter
+            with "cls", "class" or "global" in its name, that of the first of the tokens before the patches; without
+            such tokens, or where all are registers (parameters named "reg..."), that of the mean patch query; where the
+            last layer is a pool with one query of its own, that one's. Tokens of other names are an error.
         layers: whose attention, see `attention_rows`; of several the sum. They are counted among all calls of
             attention, and should be over the patches, which those of pyramids and branches are not everywhere.
         average: over heads.
@@ -109,9 +110,10 @@ def attention_map(
         raise TypeError(
             f"attention_map: images are {found}, they should be a float tensor (B, C, height, width)"
         )
-    if queries is None:
-        names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
-        queries = "class" if names & _CLASS_TOKENS else "mean"
+    chooses = queries is None
+    queries = (
+        "mean" if queries is None else queries
+    )  # until it is seen what stands before the patches
     if rollout and not (isinstance(queries, str) and average and tuple(layers) == (-1,)):
         raise ValueError(
             "attention_map: rollout goes through all layers, averages heads, and begins at 'class' or 'mean'; "
@@ -122,6 +124,7 @@ def attention_map(
     else:
         seen = _Rows(queries, layers, average, before_dropout, grid, prefix_tokens)
     seen.follow(images)
+    seen.chooses_for = model if chooses else None
     with seen:
         model(images, **arguments)
     if seen.grid is None:
@@ -149,6 +152,7 @@ class _Rows(AttentionRows):
     """
 
     compiles = False
+    chooses_for: nn.Module | None = None  # the model whose queries are not given
 
     def __init__(
         self,
@@ -233,6 +237,8 @@ class _Rows(AttentionRows):
             )
         self.tokens, self.prefix_tokens = keys, before
         self.suffix_tokens = keys - patches - before
+        if self.chooses_for is not None:
+            self.queries = _asking(self.chooses_for, self.prefix_tokens, self.suffix_tokens)
 
     def check_patches(self, name: str, images: int) -> None:
         """Refuse attention, among what was chosen, that is not over the patches.
@@ -262,6 +268,15 @@ class _Rows(AttentionRows):
                     f"attention_map: call {index} of {name} has {query[-2]} queries for {self.tokens} tokens, and "
                     f"{self.queries!r} is none of them; {self._other_choice}, or `queries` be indices of theirs"
                 )
+            if (
+                self.queries == "class"
+                and query[-2] > 1
+                and not (self.prefix_tokens or self._pooled())
+            ):
+                raise ValueError(
+                    f"attention_map: queries is 'class', but in {name} no token stands before the patches; 'mean' asks "
+                    "for the mean patch query, an index for that of any token"
+                )
             if len(query) != 3 and max(query[0], key[0]) != images:
                 raise ValueError(
                     f"attention_map: attention of {query[0]} items for {images} images in call {index}, as within "
@@ -270,9 +285,36 @@ class _Rows(AttentionRows):
 
     _other_choice = "`layers` should choose calls that are"
 
+    def _pooled(self) -> bool:
+        """Whether a pool's query asks in the place of those of the calls before it."""
+        return False
+
     def _chosen(self) -> list[int]:
         count = len(self.shapes)
         return [layer % count for layer in self.layers or ()]
+
+
+def _asking(model: nn.Module, prefix_tokens: int, suffix_tokens: int) -> str:
+    """Whose attention is that of a model, by the names of its own parameters that are tokens.
+
+    Raises:
+        ValueError: there are tokens beside the patches, of a kind that no name tells.
+    """
+    if not prefix_tokens + suffix_tokens:
+        return "mean"
+    named = [(name.rpartition(".")[2], values) for name, values in model.named_parameters()]
+    registers = sum(
+        values.size(-2) for name, values in named if name.startswith("reg") and values.dim() > 1
+    )
+    if registers == prefix_tokens + suffix_tokens:
+        return "mean"
+    if prefix_tokens and any(part in name for name, _ in named for part in _CLASS_TOKENS):
+        return "class"
+    raise ValueError(
+        f"attention_map: {type(model).__name__} has {prefix_tokens} tokens before the patches and {suffix_tokens} "
+        "behind them, and no name tells whether the first is a class token; `queries` should be 'class' (the first), "
+        "'mean' (the mean patch query), or the index of a token"
+    )
 
 
 def _tensors(given: Iterable[Any]) -> Iterator[Tensor]:
@@ -305,6 +347,9 @@ class _Whole(_Rows):
 
     _other_choice = "rollout needs all to be so, `layers` chooses some"
 
+    def _pooled(self) -> bool:
+        return self.shapes[-1][0][-2] == 1
+
     def _chosen(self) -> list[int]:
         return list(range(len(self.shapes)))
 
@@ -315,7 +360,7 @@ class _Whole(_Rows):
             ValueError: attention of other queries than all tokens, but for a pool's at the end.
         """
         calls, tokens = list(self.calls), self.tokens or 0
-        pooled = calls.pop().rows()[:, 0] if self.shapes[-1][0][-2] == 1 else None
+        pooled = calls.pop().rows()[:, 0] if self._pooled() else None
         lengths = {query[-2] for query, _ in self.shapes[: len(calls)]}
         if lengths != {tokens}:
             raise ValueError(
