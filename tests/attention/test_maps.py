@@ -325,6 +325,11 @@ def test_mistaken_arguments_are_named():
         ((model, images.int()), {}, TypeError, "images are .*int32"),
         ((model, images), {"rollout": True, "queries": 3}, ValueError, "rollout goes through all"),
         ((model, images), {"queries": "clas"}, ValueError, "did you mean class"),
+        ((model, images), {"grid": 3}, TypeError, r"grid is 3, .* such as \(14, 14\)"),
+        ((model, images), {"grid": (3, 0)}, TypeError, r"grid is \(3, 0\)"),
+        ((model, images), {"layers": []}, ValueError, "layers is empty"),
+        ((model, images), {"rollout": True, "layers": None}, ValueError, "rollout goes through"),
+        (network("timm siglip"), {"queries": 3}, ValueError, r"one query, as a pool .*\[-2\]"),
         ((model, images), {"layers": [5]}, ValueError, "layers has 5, of 2 calls"),
     ):
         with pytest.raises(error, match=words):

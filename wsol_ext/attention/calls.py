@@ -220,8 +220,10 @@ def pick(rows: Tensor, queries: Picked, prefix_tokens: int = 0, suffix_tokens: i
         return rows[..., queries.start : queries.stop, :]
     wrong = [index for index in queries if not -count <= index < count]
     if wrong:
+        those = f"{count} queries" if count > 1 else "one query, as a pool at the end has"
         raise ValueError(
-            f"attention_rows: queries has {wrong[0]}, a call has {count} queries; `layers` leaves calls out"
+            f"attention_rows: queries has {wrong[0]}, a call has {those}; `layers` leaves calls out, [-2] asks the "
+            "last but one"
         )
     # Slices: an index would be kept for the backward pass, which gradient checkpointing forbids.
     return torch.cat([rows.narrow(-2, index % count, 1) for index in queries], dim=-2)

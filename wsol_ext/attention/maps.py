@@ -54,7 +54,7 @@ def attention_map(
     images: Tensor,
     *,
     queries: Queries | None = None,
-    layers: Collection[int] = (-1,),
+    layers: Collection[int] | None = (-1,),
     average: bool = True,
     rollout: bool = False,
     grid: tuple[int, int] | None = None,
@@ -110,11 +110,24 @@ def attention_map(
         raise TypeError(
             f"attention_map: images are {found}, they should be a float tensor (B, C, height, width)"
         )
+    sides = (
+        isinstance(grid, tuple | list) and len(grid) == 2 and all(isinstance(n, int) for n in grid)
+    )
+    if grid is not None and not (sides and min(grid) > 0):
+        raise TypeError(
+            f"attention_map: grid is {grid!r}, it should be rows and columns of patches, such as (14, 14)"
+        )
+    if isinstance(layers, Collection) and not len(layers):
+        raise ValueError(
+            "attention_map: layers is empty, it should have at least one, such as [-1]"
+        )
     chooses = queries is None
     queries = (
         "mean" if queries is None else queries
     )  # until it is seen what stands before the patches
-    if rollout and not (isinstance(queries, str) and average and tuple(layers) == (-1,)):
+    if rollout and not (
+        isinstance(queries, str) and average and layers is not None and tuple(layers) == (-1,)
+    ):
         raise ValueError(
             "attention_map: rollout goes through all layers, averages heads, and begins at 'class' or 'mean'; "
             "layers, average and other queries should be left out"
@@ -291,7 +304,7 @@ class _Rows(AttentionRows):
 
     def _chosen(self) -> list[int]:
         count = len(self.shapes)
-        return [layer % count for layer in self.layers or ()]
+        return [layer % count for layer in (range(count) if self.layers is None else self.layers)]
 
 
 def _asking(model: nn.Module, prefix_tokens: int, suffix_tokens: int) -> str:
