@@ -304,7 +304,7 @@ def test_attention_over_a_part_of_the_patches_is_told_from_none():
     ).eval()
     images = torch.zeros(1, 3, 224, 224)
     with torch.no_grad():
-        with pytest.raises(ValueError, match="over 50 tokens, fewer than its 14 x 14 patches"):
+        with pytest.raises(ValueError, match="over 50 tokens, not over all of its 14 x 14 patches"):
             attention_map(masked, images)
         with pytest.raises(ValueError, match=r"queries of shape \(1, 1, 16, 4, 8\)"):
             attention_map(nest, images[..., :32, :32])
@@ -344,3 +344,9 @@ def test_dropout_and_a_grid_that_cannot_be():
     assert attention_map(vit, images, before_dropout=True).shape == (2, 4, 4)
     with pytest.raises(ValueError, match="grid is 2 x 2, but attention is over 17 tokens"):
         attention_map(vit.eval(), images, grid=(2, 2))
+
+
+def test_compiled_models_are_refused():
+    compiled = torch.compile(Tokens(beside("cls", "x"), cls=1), backend="eager")
+    with pytest.raises(RuntimeError, match="does not work under torch.compile.*_orig_mod"):
+        attention_map(compiled, IMAGES)

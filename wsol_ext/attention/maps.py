@@ -190,7 +190,7 @@ class _Rows(AttentionRows):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = super().__torch_function__(function, types, args, kwargs)
-        if self.tokens is None:
+        if self.tokens is None and not torch.compiler.is_compiling():
             if function is F.conv2d and not self._grid_given:
                 self.grid = result.size(-2), result.size(-1)
                 self._before, self._length = 0, self.grid[0] * self.grid[1]
@@ -265,8 +265,8 @@ class _Rows(AttentionRows):
         height, width = self.grid or (0, 0)
         if self.tokens is None:
             raise ValueError(
-                f"attention_map: {calls}, fewer than its {height} x {width} patches, as of windows, reduced keys "
-                "or masked images; it should be over all patches"
+                f"attention_map: {calls}, not over all of its {height} x {width} patches, as of windows, reduced keys "
+                "or masked images; it should be"
             )
         for index in self._chosen():
             query, key = self.shapes[index]
