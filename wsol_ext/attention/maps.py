@@ -122,9 +122,8 @@ def attention_map(
             "attention_map: layers is empty, it should have at least one, such as [-1]"
         )
     chooses = queries is None
-    queries = (
-        "mean" if queries is None else queries
-    )  # until it is seen what stands before the patches
+    if queries is None:
+        queries = "mean"  # until it is seen what stands before the patches
     if rollout and not (
         isinstance(queries, str) and average and layers is not None and tuple(layers) == (-1,)
     ):
