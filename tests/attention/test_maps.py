@@ -87,6 +87,125 @@ def test_queries_of_ones_own():
     torch.testing.assert_close(several[:, 1], one)
 
 
+# --- where the patches are
+
+
+class Tokens(torch.nn.Module):
+    """Patches, the tokens beside them as `arrange` has it, and two blocks of attention."""
+
+    def __init__(self, arrange, **tokens):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.arrange = torch.nn.Conv2d(3, 8, 4, 4), arrange
+        self.qkv = torch.nn.ModuleList(torch.nn.Linear(8, 24) for _ in range(2))
+        for name, count in tokens.items():
+            setattr(self, name, torch.nn.Parameter(torch.randn(1, count, 8)))
+
+    def forward(self, images, matrices=None):
+        x = self.arrange(self, self.embed(images).flatten(2).mT)
+        for layer in self.qkv:
+            q, k, v = (each.unsqueeze(1) for each in layer(x).chunk(3, dim=-1))
+            if matrices is not None:
+                matrices.append((8**-0.5 * q @ k.mT).softmax(dim=-1)[:, 0])
+            x = x + torch.nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]
+        return x
+
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 12).sin().reshape(2, 3, 8, 12)
+
+
+def beside(*names):
+    """Tokens in this order, `x` the patches."""
+
+    def arrange(model, x):
+        parts = {
+            "x": x,
+            **{name: value.expand(2, -1, -1) for name, value in model._parameters.items()},
+        }
+        return torch.cat([parts[name] for name in names], dim=1)
+
+    return arrange
+
+
+def test_tokens_behind_the_patches_are_no_prefix():
+    model = Tokens(beside("cls_token", "x", "detections"), cls_token=1, detections=5)
+    matrices = []
+    with torch.no_grad():
+        found = attention_map(model, IMAGES)
+        of_mean = attention_map(model, IMAGES, queries="mean")
+        rolled = attention_map(model, IMAGES, queries="mean", rollout=True)
+        model(IMAGES, matrices)
+    first, last = matrices
+    eye = torch.eye(12)
+    grid = (2, 3)
+    mean = last[:, 1:7].log().mean(dim=1).softmax(dim=-1)
+    product = ((last + eye) @ (first + eye))[:, 1:7].mean(dim=1) / 4
+    for value, row in ((found, last[:, 0]), (of_mean, mean), (rolled, product)):
+        torch.testing.assert_close(value, row[:, 1:7].unflatten(-1, grid))
+
+
+def test_a_class_token_behind_the_patches():
+    model, matrices = Tokens(beside("x", "cls_token"), cls_token=1), []
+    with torch.no_grad():
+        found = attention_map(model, IMAGES, queries=-1)
+        model(IMAGES, matrices)
+    torch.testing.assert_close(found, matrices[-1][:, -1, :6].unflatten(-1, (2, 3)))
+
+
+@pytest.mark.parametrize("name", ["cls", "cls_tok", "classtoken", "global_token", "cls_token_0"])
+def test_a_class_token_by_any_of_its_names_asks(name):
+    model, matrices = Tokens(beside(name, "x"), **{name: 1}), []
+    with torch.no_grad():
+        found = attention_map(model, IMAGES)
+        model(IMAGES, matrices)
+    torch.testing.assert_close(found, matrices[-1][:, 0, 1:].unflatten(-1, (2, 3)))
+
+
+def test_whose_attention_it_is_where_no_name_tells_is_asked_for():
+    for arrange, tokens in (
+        (beside("memory", "x"), {"memory": 2}),
+        (beside("x", "cls_token"), {"cls_token": 1}),
+    ):
+        model = Tokens(arrange, **tokens)
+        with pytest.raises(ValueError, match="`queries` should be 'class'"):
+            attention_map(model, IMAGES)
+        assert attention_map(model, IMAGES, queries="mean").shape == (2, 2, 3)
+    for rollout in (False, True):
+        with pytest.raises(ValueError, match="no token stands before the patches"):
+            attention_map(model, IMAGES, queries="class", rollout=rollout)
+
+
+def test_detection_tokens_of_yolos():
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.YolosConfig(
+        **sizes, intermediate_size=24, image_size=[32, 48], num_detection_tokens=5
+    )
+    model = transformers.YolosModel(config).eval()
+    images = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        found = attention_map(model, images)
+        model.set_attn_implementation("eager")
+        last = model(images, output_attentions=True).attentions[-1].mean(dim=1)
+    torch.testing.assert_close(found, last[:, 0, 1:7].unflatten(-1, (2, 3)))
+
+
+def test_patches_that_are_lost_sight_of_are_asked_for():
+    def assign(model, x):
+        made = torch.empty(2, 8, 8)
+        made[:, :2], made[:, 2:] = model.cls_token, x
+        return made
+
+    model, matrices = Tokens(assign, cls_token=2), []
+    with pytest.raises(ValueError, match="over 8 tokens.* `prefix_tokens` should say"):
+        attention_map(model, IMAGES)
+    with pytest.raises(ValueError, match="prefix_tokens is 3, of 8 tokens"):
+        attention_map(model, IMAGES, prefix_tokens=3)
+    with torch.no_grad():
+        found = attention_map(model, IMAGES, prefix_tokens=2)
+        model(IMAGES, matrices)
+    torch.testing.assert_close(found, matrices[-1][:, 0, 2:].unflatten(-1, (2, 3)))
+
+
 # --- patch_attention
 
 
@@ -142,6 +261,55 @@ def test_models_without_attention_over_all_patches_are_refused_in_words():
         attention_map(eager, images)
 
 
+PYRAMIDS = {
+    "pit_ti_224": {"base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (1, 1, 1)},
+    "tiny_vit_5m_224": {"embed_dims": (8,) * 4, "depths": (1,) * 4, "num_heads": (1,) * 4},
+    "davit_tiny": {"embed_dims": (8,) * 4, "depths": (1,) * 4, "num_heads": (1,) * 4},
+    "crossvit_tiny_240": {"embed_dim": (8, 8), "num_heads": (1, 1), "depth": ((1, 1, 0),)},
+    "pvt_v2_b0": {"embed_dims": (8,) * 4, "depths": (1,) * 4, "num_heads": (1,) * 4},
+}
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_pyramids_and_branches_give_no_map_of_some_of_their_layers(name):
+    side = 240 if "240" in name else 224
+    model = timm.create_model(name, **PYRAMIDS[name]).eval()
+    images = torch.randn(1, 3, side, side)
+    words = "no one grid" if "crossvit" in name else "pyramids, branches|within windows|queries for"
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=words):
+            attention_map(model, images, rollout=True)
+        if name not in (
+            "davit_tiny",
+            "nextvit_small",
+            "pvt_v2_b0",
+        ):  # their last attention is over its 7 x 7
+            with pytest.raises(ValueError, match=words):
+                attention_map(model, images)
+
+
+def test_a_layer_over_the_patches_may_be_chosen_of_a_pyramid():
+    model = timm.create_model("pit_ti_224", **PYRAMIDS["pit_ti_224"]).eval()
+    with torch.no_grad():
+        assert attention_map(model, torch.randn(1, 3, 224, 224), layers=[0]).shape == (1, 27, 27)
+
+
+def test_attention_over_a_part_of_the_patches_is_told_from_none():
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    masked = transformers.ViTMAEModel(
+        transformers.ViTMAEConfig(**sizes, intermediate_size=24)
+    ).eval()
+    nest = timm.models.Nest(
+        img_size=32, embed_dims=(8,) * 3, num_heads=(1,) * 3, depths=(1,) * 3
+    ).eval()
+    images = torch.zeros(1, 3, 224, 224)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="over 50 tokens, not over all of its 14 x 14 patches"):
+            attention_map(masked, images)
+        with pytest.raises(ValueError, match=r"queries of shape \(1, 1, 16, 4, 8\)"):
+            attention_map(nest, images[..., :32, :32])
+
+
 @pytest.mark.parametrize("name", ["timm xcit", "timm cait"])
 def test_rollout_is_refused_where_blocks_have_no_such_attention(name):
     model, images = network(name)
@@ -157,6 +325,11 @@ def test_mistaken_arguments_are_named():
         ((model, images.int()), {}, TypeError, "images are .*int32"),
         ((model, images), {"rollout": True, "queries": 3}, ValueError, "rollout goes through all"),
         ((model, images), {"queries": "clas"}, ValueError, "did you mean class"),
+        ((model, images), {"grid": 3}, TypeError, r"grid is 3, .* such as \(14, 14\)"),
+        ((model, images), {"grid": (3, 0)}, TypeError, r"grid is \(3, 0\)"),
+        ((model, images), {"layers": []}, ValueError, "layers is empty"),
+        ((model, images), {"rollout": True, "layers": None}, ValueError, "rollout goes through"),
+        (network("timm siglip"), {"queries": 3}, ValueError, r"one query, as a pool .*\[-2\]"),
         ((model, images), {"layers": [5]}, ValueError, "layers has 5, of 2 calls"),
     ):
         with pytest.raises(error, match=words):
@@ -171,3 +344,9 @@ def test_dropout_and_a_grid_that_cannot_be():
     assert attention_map(vit, images, before_dropout=True).shape == (2, 4, 4)
     with pytest.raises(ValueError, match="grid is 2 x 2, but attention is over 17 tokens"):
         attention_map(vit.eval(), images, grid=(2, 2))
+
+
+def test_compiled_models_are_refused():
+    compiled = torch.compile(Tokens(beside("cls", "x"), cls=1), backend="eager")
+    with pytest.raises(RuntimeError, match="does not work under torch.compile.*_orig_mod"):
+        attention_map(compiled, IMAGES)

@@ -111,9 +111,10 @@ def test_what_can_be_no_such_layer_any_more_is_forgotten():
         assert sorted(rows._made) == [1, 4, 5]
 
 
-def test_rows_are_read_inside_and_after_and_start_anew_when_entered_again():
+@pytest.mark.parametrize("make", [AttentionRows, wsol_ext.attention_rows])
+def test_rows_are_read_inside_and_after_and_start_anew_when_entered_again(make):
     first, second = calls(2)
-    rows = AttentionRows()
+    rows = make()
     with rows:
         attend(*first)
         inside = rows[0]

@@ -61,12 +61,16 @@ def test_a_loop_of_ones_own(example, pictures):
     assert "maps (16, 1, 2, 2)" in lines[-1]
 
 
-def test_attention_rows_of_every_block_are_drawn(example, picture, tmp_path):
-    backbone = ["--backbone", "deit_tiny_patch16_224", "--no-pretrained"]
-    (line,) = example("attention_rows.py", picture, tmp_path / "rows.png", *backbone)
-    assert line.startswith("12 blocks")
+@pytest.mark.parametrize(
+    ("backbone", "blocks"),
+    [("test_vit", "6 blocks, queries 'class'"), ("test_vit3", "9 blocks, queries 'mean'")],
+)
+def test_attention_rows_of_every_block_are_drawn(example, picture, tmp_path, backbone, blocks):
+    options = ["--backbone", backbone, "--no-pretrained"]
+    (line,) = example("attention_rows.py", picture, tmp_path / "rows.png", *options)
+    assert line.startswith(blocks)
     width, height = Image.open(tmp_path / "rows.png").size
-    assert width > 8 * height  # in a row
+    assert width > 5 * height  # in a row
 
 
 def test_grad_cam_maps_become_boxes_and_are_evaluated(example, pictures, tmp_path):

@@ -171,11 +171,11 @@ class Call(NamedTuple):
     is_causal: bool = False
     logits: Tensor | None = None
 
-    def of(self, queries: Picked, prefix_tokens: int = 0) -> "Call":
+    def of(self, queries: Picked, prefix_tokens: int = 0, suffix_tokens: int = 0) -> "Call":
         """The call of some of its queries alone, whose rows `rows` gives. Under gradient checkpointing it keeps nothing
         for the backward pass."""
         if self.logits is not None:
-            logits = pick(self.logits, queries, prefix_tokens)
+            logits = pick(self.logits, queries, prefix_tokens, suffix_tokens)
             return Call(logits, logits, logits=logits)
         mask = self.mask
         if self.is_causal:
@@ -183,8 +183,8 @@ class Call(NamedTuple):
             keys = torch.arange(self.key.size(-2), device=self.key.device)
             mask = keys <= torch.tensor(last, device=self.key.device)[:, None]
         elif mask is not None and mask.size(-2) > 1:
-            mask = pick(mask, queries, prefix_tokens)
-        query = pick(self.query, queries, prefix_tokens)
+            mask = pick(mask, queries, prefix_tokens, suffix_tokens)
+        query = pick(self.query, queries, prefix_tokens, suffix_tokens)
         return self._replace(query=query, mask=mask, is_causal=False)
 
     def rows(self, average: bool = True) -> Tensor:
@@ -194,14 +194,15 @@ class Call(NamedTuple):
         return attention_of(self.query, self.key, self.scale, self.mask, average)
 
 
-def pick(rows: Tensor, queries: Picked, prefix_tokens: int = 0) -> Tensor:
+def pick(rows: Tensor, queries: Picked, prefix_tokens: int = 0, suffix_tokens: int = 0) -> Tensor:
     """Queries among (..., L, D), or what belongs to them: (..., Q, D).
 
     Args:
         rows: a single one is the one that asks, of a pooling query; mean and class are its own.
-        queries: `mean`: that of those from `prefix_tokens` on. Its logits are the mean of theirs, so its row is the
-            normalized geometric mean of their rows, head by head.
+        queries: `mean`: that of the patches. Its logits are the mean of theirs, so its row is the normalized geometric
+            mean of their rows, head by head.
         prefix_tokens: how many come before the patches.
+        suffix_tokens: how many come after them.
     """
     count = rows.size(-2)
     if queries == "mean" and count > 1:
@@ -209,7 +210,7 @@ def pick(rows: Tensor, queries: Picked, prefix_tokens: int = 0) -> Tensor:
             raise ValueError(
                 f"attention_rows: prefix_tokens is {prefix_tokens}, of {count} queries none is left"
             )
-        patches = rows[..., prefix_tokens:, :]
+        patches = rows[..., prefix_tokens : count - suffix_tokens, :]
         if rows.dtype == torch.bool:
             return patches.all(dim=-2, keepdim=True)
         return patches.mean(dim=-2, keepdim=True)
@@ -219,8 +220,10 @@ def pick(rows: Tensor, queries: Picked, prefix_tokens: int = 0) -> Tensor:
         return rows[..., queries.start : queries.stop, :]
     wrong = [index for index in queries if not -count <= index < count]
     if wrong:
+        those = f"{count} queries" if count > 1 else "one query, as a pool at the end has"
         raise ValueError(
-            f"attention_rows: queries has {wrong[0]}, a call has {count} queries; `layers` leaves calls out"
+            f"attention_rows: queries has {wrong[0]}, a call has {those}; `layers` leaves calls out, [-2] asks the "
+            "last but one"
         )
     # Slices: an index would be kept for the backward pass, which gradient checkpointing forbids.
     return torch.cat([rows.narrow(-2, index % count, 1) for index in queries], dim=-2)

@@ -1,7 +1,6 @@
 """Rows of attention matrices, taken down where any transformer calls fused attention."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,6 @@ __all__ = ["AttentionRows", "Queries", "attention_rows"]
 Queries = str | int | Sequence[int]
 
 
-@contextmanager
 def attention_rows(
     queries: Queries = "class",
     layers: Collection[int] | None = None,
@@ -24,7 +22,7 @@ def attention_rows(
     prefix_tokens: int = 0,
     tokens: int | None = None,
     before_dropout: bool = False,
-) -> "Iterator[AttentionRows]":
+) -> "AttentionRows":
     """Rows of the attention matrices of whatever runs inside, of any transformer that uses fused attention.
 
     A call of `torch.nn.functional.scaled_dot_product_attention` inside, or of `torch.nn.MultiheadAttention`, is seen on
@@ -43,10 +41,10 @@ def attention_rows(
         tokens: only attention over so many keys is looked at, and counted.
         before_dropout: take rows as they are before dropout, which is refused otherwise.
 
-    Yields:
-        a sequence of tensors, one for each call in their order, or for each of `layers` in theirs: (B, N), with
-        `average` off (B, H, N); with a sequence of queries (B, Q, N) or (B, H, Q, N). float32 (float64 of
-        float64). It may be read inside, and after.
+    Returns:
+        a context, entered as a sequence of tensors, one for each call in their order, or for each of `layers` in
+        theirs: (B, N), with `average` off (B, H, N); with a sequence of queries (B, Q, N) or (B, H, Q, N). float32
+        (float64 of float64). It may be read inside, and after; entered again, it starts anew.
 
     Raises:
         TypeError, ValueError: an argument that is none of these; a query or layer that is not there; attention
@@ -63,11 +61,7 @@ def attention_rows(
         >>> rows[0].detach()
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
-    rows = AttentionRows(queries, layers, average, prefix_tokens, tokens, before_dropout)
-    rows.compiles = False
-    with rows:
-        yield rows
-    rows.check_found()
+    return _FoundRows(queries, layers, average, prefix_tokens, tokens, before_dropout)
 
 
 class AttentionRows(AttentionCalls):
@@ -75,6 +69,8 @@ class AttentionRows(AttentionCalls):
 
     Nothing of it looks whether there were any rows, and it works inside of what is compiled or exported.
     """
+
+    suffix_tokens = 0
 
     def __init__(
         self,
@@ -160,7 +156,7 @@ class AttentionRows(AttentionCalls):
         return self.layers is None or self._behind > 0 or index in self._wanted
 
     def _take(self, index: int, call: Call) -> None:
-        make = partial(self._of, call.of(self.queries, self.prefix_tokens))
+        make = partial(self._of, call.of(self.queries, self.prefix_tokens, self.suffix_tokens))
         surely = self.layers is None or index in self._wanted
         # With gradients, queries and keys are kept for the backward pass anyway, and under gradient checkpointing a row
         # that was made inside of a block would be part of what is recomputed, where nobody sees it.
@@ -177,6 +173,17 @@ class AttentionRows(AttentionCalls):
         if not isinstance(made, Tensor):
             made = self._made[index] = made()
         return made
+
+
+class _FoundRows(AttentionRows):
+    """Rows that should be there at the end."""
+
+    compiles = False
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if kind is None:
+            self.check_found()
 
 
 def _checked_queries(queries: Queries) -> tuple[Picked, bool]:
