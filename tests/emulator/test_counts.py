@@ -114,9 +114,8 @@ class Bound:
     lanes: float
     barriers: float
     atomics: int = 0
-    repeats: float = (
-        math.inf
-    )  # of kernels whose blocks own tiles: their traffic is about the number of tiles
+    # Of kernels whose blocks own tiles: their traffic is about the number of tiles.
+    repeats: float = math.inf
 
 
 # traffic, coalescing, conflicts, lanes, barriers, atomics, repeats

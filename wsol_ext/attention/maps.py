@@ -250,7 +250,7 @@ class _Rows(AttentionRows):
         self.tokens, self.prefix_tokens = keys, before
         self.suffix_tokens = keys - patches - before
         if self.chooses_for is not None:
-            self.queries = _asking(self.chooses_for, self.prefix_tokens, self.suffix_tokens)
+            self.queries = _queries_of(self.chooses_for, self.prefix_tokens, self.suffix_tokens)
 
     def check_patches(self, name: str, images: int) -> None:
         """Refuse attention, among what was chosen, that is not over the patches.
@@ -306,7 +306,7 @@ class _Rows(AttentionRows):
         return [layer % count for layer in (range(count) if self.layers is None else self.layers)]
 
 
-def _asking(model: nn.Module, prefix_tokens: int, suffix_tokens: int) -> str:
+def _queries_of(model: nn.Module, prefix_tokens: int, suffix_tokens: int) -> str:
     """Whose attention is that of a model, by the names of its own parameters that are tokens.
 
     Raises:

@@ -88,9 +88,8 @@ def _require_readers() -> None:
     _flush()
     if not hasattr(select, "poll"):
         return
-    streams = (
-        select.poll()
-    )  # where nothing is buffered, there is nothing left that could not be written
+    # Where nothing is buffered, there is nothing left that could not be written: so they are asked.
+    streams = select.poll()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError):  # one that is closed, or no file
             streams.register(stream, 0)
