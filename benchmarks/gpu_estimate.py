@@ -528,7 +528,7 @@ def _spatial_diffusion_backward(
 # shared memory, the more the more there are. Wavefronts a word, of smooth maps of 224 x 224 pixels:
 
 
-PAIR_WAVEFRONTS = {"largest": 2.4, "most_pixels": 1.6, "iou": 1.8, "count": 1.4, "list": 2.1}
+PAIR_WAVEFRONTS = {"largest": 2.5, "most_pixels": 1.6, "iou": 1.9, "count": 1.5, "list": 2.2}
 PAIR_PLANES = {"largest": 1, "most_pixels": 1, "iou": 3, "count": 0, "list": 3}  # ints a root
 SHARED_BYTES = 227 * 1024  # that a block may have, on an H100; with less there is one launch more
 PARTIAL_BYTES = 272  # of `Partial` in cut_contours.cuh
@@ -645,7 +645,7 @@ def _extract_all_boxes(
 ) -> list[Launch]:
     n = _Boxes(score_maps, thresholds)
     boxes, offsets = out
-    # The share of boxes that are copied, of cuts that several thresholds have.
+    # The share of boxes that are copied, of cuts that several thresholds have; each is read once.
     repeats = max(0.0, 1 - n.cuts / max(1, offsets.numel() - 1))
     return [
         *_torch("zeros"),
@@ -656,7 +656,8 @@ def _extract_all_boxes(
         *n.pairs("list", _size(boxes) * (1 - repeats)),
         _moves(
             "extract_boxes.cu:repeat_kernel",
-            *(n.of_thresholds, _size(offsets), 4 * n.cuts, 2 * repeats * _size(boxes)),
+            *(n.of_thresholds, _size(offsets), 4 * n.cuts),
+            (repeats + min(repeats, 1 - repeats)) * _size(boxes),
         ),
     ]
 

@@ -101,6 +101,7 @@ struct CutRuns {
     int column = static_cast<int>(threadIdx.x) - y * row_words;
     for (int word = threadIdx.x; word < words; word += step) {
       visit(word, y, column);
+      lanes_meet();
       y += step_rows, column += step_columns;
       if (column >= row_words) column -= row_words, ++y;
     }
@@ -116,6 +117,7 @@ struct CutRuns {
     int y = word / row_words, column = word - y * row_words;
     for (; word < end; ++word) {
       visit(word, y, column);
+      lanes_meet();
       if (++column == row_words) column = 0, ++y;
     }
   }

@@ -42,11 +42,11 @@ __device__ inline float best_iou(int4 box, MapSize size, const GtBoxes& gt, int6
   float best = 0;
 #pragma unroll 1  // a division takes registers
   for (int g = 0; g < gt.count; ++g) {
-    const float* b = gt.data + (image * gt.count + g) * 4;
-    const bool padding = b[0] == -1.0f && b[1] == -1.0f && b[2] == -1.0f && b[3] == -1.0f;
-    const bool finite = isfinite(b[0]) && isfinite(b[1]) && isfinite(b[2]) && isfinite(b[3]);
+    const BoxOf<float> at = box_at(gt.data + (image * gt.count + g) * 4);
+    const bool padding = at.x0 == -1.0f && at.y0 == -1.0f && at.x1 == -1.0f && at.y1 == -1.0f;
+    const bool finite = isfinite(at.x0) && isfinite(at.y0) && isfinite(at.x1) && isfinite(at.y1);
     if (padding || !finite) continue;
-    best = fmaxf(best, iou_of(clipped, area, box_at(b), 1.0f));
+    best = fmaxf(best, iou_of(clipped, area, at, 1.0f));
   }
   return best;
 }

@@ -62,16 +62,15 @@ struct Stencil {
 
 template <Place kPlace>
 __device__ StencilRow kept_row(Stencil matrix, Grid grid) {
-  StencilRow row{};
-  if (kPlace == Place::kSharedOneCell && threadIdx.x < grid.cells) row = matrix.row(threadIdx.x);
-  return row;
+  const int i = threadIdx.x;
+  return kPlace == Place::kSharedOneCell && i < grid.cells ? matrix.row(i) : StencilRow{};
 }
 
 // Calls visit(i, row i of the matrix) for the thread's cells. `kept` is the row of its only cell.
 template <Place kPlace, typename Visit>
 __device__ void for_cells(Stencil matrix, const StencilRow& kept, int cells, Visit visit) {
   if constexpr (kPlace == Place::kSharedOneCell) {
-    if (threadIdx.x < cells) visit(static_cast<int>(threadIdx.x), kept);
+    if (const int i = threadIdx.x; i < cells) visit(i, kept);
   } else {
     for (int i = threadIdx.x; i < cells; i += blockDim.x) visit(i, matrix.row(i));
   }
@@ -230,16 +229,23 @@ __device__ void descend(Stencil matrix, const StencilRow& kept, double coefficie
   __syncthreads();
 }
 
+// What a cell has of the state, where its neighbours are asked for it.
+struct Cells {
+  double *inverse_norm, *right, *down;
+};
+
 // From `outer` to the stencil that turns the features to their gradient, in `weights` (3, h, w),
-// and to strength's gradient: see the CPU's `chain_rule`.
-__device__ void chain_rule(State state, Grid grid, double strength, double scale, Outer outer,
-                           double* reduction, double* weights, double* grad_strength) {
+// and to strength's gradient: see the CPU's `chain_rule`. `cells` is working memory.
+__device__ void chain_rule(State state, Cells cells, Grid grid, double strength, double scale,
+                           Outer outer, double* reduction, double* weights, double* grad_strength) {
   double sum = 0;
   for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
+    cells.inverse_norm[i] = state.inverse_norm[i];
+    const double right = cells.right[i] = state.right[i];
+    const double down = cells.down[i] = state.down[i];
     if (!grid.has_right(i)) outer.right[i] = 0;
     if (!grid.has_down(i)) outer.down[i] = 0;
-    sum += grid.degree(i) * outer.diagonal[i] - state.right[i] * outer.right[i] -
-           state.down[i] * outer.down[i];
+    sum += grid.degree(i) * outer.diagonal[i] - right * outer.right[i] - down * outer.down[i];
   }
   sum = warp_sum(sum);
   if (threadIdx.x % kWarpSize == 0) reduction[threadIdx.x / kWarpSize] = sum;
@@ -250,15 +256,15 @@ __device__ void chain_rule(State state, Grid grid, double strength, double scale
   }
   const double factor = -strength * scale;
   for (int i = threadIdx.x; i < grid.cells; i += blockDim.x) {
-    const double norm = state.inverse_norm[i];
-    double along = outer.right[i] * state.right[i] + outer.down[i] * state.down[i];
-    if (grid.has_left(i)) along += outer.right[i - 1] * state.right[i - 1];
-    if (grid.has_up(i)) along += outer.down[i - grid.width] * state.down[i - grid.width];
+    const double norm = cells.inverse_norm[i];
+    double along = outer.right[i] * cells.right[i] + outer.down[i] * cells.down[i];
+    if (grid.has_left(i)) along += outer.right[i - 1] * cells.right[i - 1];
+    if (grid.has_up(i)) along += outer.down[i - grid.width] * cells.down[i - grid.width];
     weights[i] = -factor * along * norm * norm;
     weights[grid.cells + i] =
-        grid.has_right(i) ? outer.right[i] * factor * norm * state.inverse_norm[i + 1] : 0;
+        grid.has_right(i) ? outer.right[i] * factor * norm * cells.inverse_norm[i + 1] : 0;
     weights[2 * grid.cells + i] =
-        grid.has_down(i) ? outer.down[i] * factor * norm * state.inverse_norm[i + grid.width] : 0;
+        grid.has_down(i) ? outer.down[i] * factor * norm * cells.inverse_norm[i + grid.width] : 0;
   }
 }
 
@@ -308,8 +314,8 @@ __global__ void __launch_bounds__(max_threads(kPlace))
     grad_cam[i] = static_cast<A>(row.times(b, i, grid.width) / 2 - b_newer[i]);
   });
   __syncthreads();
-  chain_rule(state, grid, *strength, 2 * root / ladder.bounds[rung], outer, planes.reduction,
-             weights, grad_strength + blockIdx.x);
+  chain_rule(state, {t_newer, t, b}, grid, *strength, 2 * root / ladder.bounds[rung], outer,
+             planes.reduction, weights, grad_strength + blockIdx.x);
 }
 
 }  // namespace wsol::cuda::diffusion

@@ -2,7 +2,7 @@
 // integers: which pair gets which slot depends on the schedule, its count does not. A slot holds
 // the first pixel that came, which stands for its pair, so classes may be of any value.
 //
-//   count   a thread owns a pixel: finds the pair's slot; of neighbours with the same, one adds.
+//   count   a thread owns a pixel: of neighbours with the same pair, one finds its slot and adds.
 //   most    a thread owns a slot: the largest count of each segment.
 //   choose  a thread owns a slot: the smallest class that has this count.
 //   spread  a thread owns a pixel, and reads its segment's class.
@@ -49,8 +49,8 @@ struct Pairs {
   const Class* classes;  // (B, N)
   const Label* labels;   // (B, N)
 
-  __device__ bool same(int64_t a, int64_t b) const {
-    return labels[a] == labels[b] && classes[a] == classes[b];
+  __device__ bool are(int64_t pixel, Label label, Class class_) const {
+    return labels[pixel] == label && classes[pixel] == class_;
   }
 };
 
@@ -84,28 +84,27 @@ __global__ void clear_kernel(Tables tables) {
 template <typename Class, typename Label>
 __global__ void count_kernel(Pairs<Class, Label> pairs, Tables tables) {
   const int64_t image = blockIdx.y, first = image * tables.pixels;
-  const int pixel = blockIdx.x * kThreads + threadIdx.x;
-  int slot = -1;
-  if (pixel < tables.pixels && is_pixel_number(pairs.labels[first + pixel], tables.pixels)) {
-    int* pixel_of = tables.pixel_of + image * tables.slots;
-    slot = static_cast<int>(
-        hash_of(pairs.labels[first + pixel], static_cast<uint64_t>(pairs.classes[first + pixel])) &
-        static_cast<uint32_t>(tables.slots - 1));
-    for (;; slot = (slot + 1) & (tables.slots - 1)) {  // half of the slots stay free
-      int owner = pixel_of[slot];
-      if (owner == kFree) owner = atomicCAS(&pixel_of[slot], kFree, pixel);
-      if (owner == kFree || pairs.same(first + owner, first + pixel)) break;
-    }
+  const int pixel = blockIdx.x * kThreads + threadIdx.x, lane = threadIdx.x % kWarpSize;
+  const bool is_inside = pixel < tables.pixels;
+  const Label label = is_inside ? pairs.labels[first + pixel] : Label(-1);
+  const Class class_ = is_inside ? pairs.classes[first + pixel] : Class(0);
+  const Label label_before = __shfl_up_sync(kFullWarp, label, 1);
+  const auto class_before = __shfl_up_sync(kFullWarp, static_cast<int64_t>(class_), 1);
+  const bool is_head =
+      lane == 0 || label != label_before || static_cast<int64_t>(class_) != class_before;
+  const unsigned later = __ballot_sync(kFullWarp, is_head) & ~((2u << lane) - 1u);
+  if (!is_head || !is_pixel_number(label, tables.pixels)) return;
+
+  int* pixel_of = tables.pixel_of + image * tables.slots;
+  const auto last_slot = static_cast<uint32_t>(tables.slots - 1);
+  auto slot = static_cast<int>(hash_of(label, static_cast<uint64_t>(class_)) & last_slot);
+  for (;; slot = (slot + 1) & (tables.slots - 1)) {  // half of the slots stay free
+    int owner = pixel_of[slot];
+    if (owner == kFree) owner = atomicCAS(&pixel_of[slot], kFree, pixel);
+    if (owner == kFree || pairs.are(first + owner, label, class_)) break;
   }
-  const int lane = threadIdx.x % kWarpSize;
-  const int slot_before = __shfl_up_sync(kFullWarp, slot, 1);
-  const bool is_head = lane == 0 || slot != slot_before;
-  const unsigned heads = __ballot_sync(kFullWarp, is_head);
-  if (is_head && slot >= 0) {
-    const unsigned later = lane == kWarpSize - 1 ? 0 : heads >> (lane + 1);
-    const int run = later == 0 ? kWarpSize - lane : __ffs(later);
-    atomicAdd(&tables.counts[image * tables.slots + slot], run);
-  }
+  const int run = (later == 0 ? kWarpSize : __ffs(later) - 1) - lane;
+  atomicAdd(&tables.counts[image * tables.slots + slot], run);
 }
 
 // Calls visit(segment, pixel, count), of the whole batch, for the pair in the thread's slot.

@@ -66,9 +66,11 @@ def normalized_cut(weighted: bool) -> None:
 
 
 def maps() -> tuple[Tensor, Tensor]:
-    rng = np.random.default_rng(0)
-    smooth = np.stack([score_maps.score_map("smooth", rng, 64, 64) for _ in range(2)])
-    return torch.tensor(smooth, dtype=torch.float32), torch.tensor([0.2, 0.4, 0.6])
+    """One, and thresholds of two cuts."""
+    smooth = score_maps.score_map("smooth", np.random.default_rng(0), 112, 112)
+    return torch.tensor(smooth, dtype=torch.float32)[None], torch.tensor(
+        [0.3, 0.6]
+    ).repeat_interleave(4)
 
 
 def extract_boxes(contours: str) -> None:
@@ -82,7 +84,7 @@ def extract_noisy_boxes() -> None:
 
 
 def best_box_iou(contours: str) -> None:
-    boxes = torch.tensor([[[8, 8, 40, 50]], [[4, 20, 60, 44]]])
+    boxes = torch.tensor([[[16, 16, 80, 100], [8, 40, 110, 90]]])
     ops.best_box_iou(*maps(), boxes, contours=contours)  # type: ignore[arg-type]
 
 
@@ -107,7 +109,10 @@ def segment_mean() -> None:
 
 
 def segment_mode() -> None:
-    ops.segment_mode((normal(0, 1, 64, 64) * 2).long().clamp(0), segments())
+    """Of classes that patches of 4 x 4 pixels have in common, as those of clusters do."""
+    patches = (normal(0, 1, 16, 16) * 2).long().clamp(0)
+    classes = patches.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    ops.segment_mode(classes, segments())
 
 
 CALLS: dict[str, Callable[[], None]] = {
