@@ -59,31 +59,15 @@ auto without_gil(const Run& run) {
   return run();
 }
 
-template <pybind11::object (*kStep)(Call), int kArguments>
-struct Step {
-  static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) {
-    namespace py = pybind11;
-    try {
-      if (count != kArguments) throw py::type_error("another number of arguments");
-      py::object result = dlpack::Functions::get() == nullptr ? py::none() : kStep({given});
-      return result.release().ptr();
-    } catch (...) {
-      set_python_error();
-      return nullptr;
-    }
-  }
-  static inline PyMethodDef definition{
-      nullptr, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)), METH_FASTCALL,
-      nullptr};
-};
+template <pybind11::object (*kStep)(Call)>
+pybind11::object run(PyObject* const* given) {
+  return dlpack::Functions::get() == nullptr ? pybind11::none() : kStep({given});
+}
 
 // Gives Python `<name>_at_once`.
-template <pybind11::object (*kStep)(Call), int kArguments>
+template <pybind11::object (*kStep)(Call), size_t kArguments>
 void bind(pybind11::module_& module, const char* name_at_once) {
-  PyMethodDef& definition = Step<kStep, kArguments>::definition;
-  definition.ml_name = name_at_once;
-  module.attr(name_at_once) = pybind11::reinterpret_steal<pybind11::object>(
-      PyCFunction_NewEx(&definition, nullptr, module.attr("__name__").ptr()));
+  bind_function<kArguments, run<kStep>>(module, name_at_once);
 }
 
 }  // namespace wsol::at_once

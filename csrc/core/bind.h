@@ -42,9 +42,6 @@ consteval size_t count_members() {
   }
 }
 
-template <auto kKernel>
-struct Kernel;
-
 // What a C++ exception is in Python, as pybind11's own calls have it.
 inline void set_python_error() {
   namespace py = pybind11;
@@ -63,29 +60,39 @@ inline void set_python_error() {
   }
 }
 
-// CPython's own function type: pybind11's resolves overloads and packs arguments, which takes
-// longer than all else here.
-template <typename Result, typename Args, typename Last, Result (*kKernel)(const Args&, Last)>
-struct Kernel<kKernel> {
-  static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) {
+// Gives Python a function of so many arguments, which kFunction gets as they are, for an object. It
+// is of CPython's own type: pybind11's resolves overloads and packs arguments, which takes longer
+// than all else here.
+template <size_t kArguments, auto kFunction>
+void bind_function(pybind11::module_& module, const char* name) {
+  PyObject* (*const call)(PyObject*, PyObject* const*, Py_ssize_t) =
+      [](PyObject*, PyObject* const* given, Py_ssize_t count) -> PyObject* {
     try {
-      return call_or_throw(given, count).release().ptr();
+      if (count != kArguments) {
+        throw pybind11::type_error(std::to_string(count) + " arguments, there should be " +
+                                   std::to_string(kArguments));
+      }
+      return kFunction(given).release().ptr();
     } catch (...) {
       set_python_error();
       return nullptr;
     }
-  }
-  static inline PyMethodDef definition{
-      nullptr, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)), METH_FASTCALL,
-      nullptr};
+  };
+  static PyMethodDef definition{name,
+                                reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)),
+                                METH_FASTCALL, nullptr};
+  module.attr(name) = pybind11::reinterpret_steal<pybind11::object>(
+      PyCFunction_NewEx(&definition, nullptr, module.attr("__name__").ptr()));
+}
 
- private:
-  static pybind11::object call_or_throw(PyObject* const* given, Py_ssize_t count) {
-    constexpr size_t kMembers = count_members<Args>();
-    if (count != kMembers + 1) {
-      throw pybind11::type_error(std::to_string(count) + " arguments, there should be " +
-                                 std::to_string(kMembers + 1));
-    }
+template <auto kKernel>
+struct Kernel;
+
+template <typename Result, typename Args, typename Last, Result (*kKernel)(const Args&, Last)>
+struct Kernel<kKernel> {
+  static constexpr size_t kMembers = count_members<Args>();
+
+  static pybind11::object call(PyObject* const* given) {
     const auto at = [&](size_t i) { return Argument{given[i], i}; };
     const Args args = [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
       return Args{at(kIndex)...};
@@ -99,6 +106,7 @@ struct Kernel<kKernel> {
     }
   }
 
+ private:
   static Result run(const Args& args, Last last) {
     const pybind11::gil_scoped_release no_gil;
     return kKernel(args, last);
@@ -107,10 +115,8 @@ struct Kernel<kKernel> {
 
 template <auto kKernel>
 void bind(pybind11::module_& module, const char* name) {
-  PyMethodDef& definition = Kernel<kKernel>::definition;
-  definition.ml_name = name;
-  module.attr(name) = pybind11::reinterpret_steal<pybind11::object>(
-      PyCFunction_NewEx(&definition, nullptr, module.attr("__name__").ptr()));
+  using Bound = Kernel<kKernel>;
+  bind_function<Bound::kMembers + 1, Bound::call>(module, name);
 }
 
 // The same, and, as `<name>_scratch_bytes`, how much scratch the kernel needs for given sizes.

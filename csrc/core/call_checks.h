@@ -197,42 +197,17 @@ inline pybind11::object call_key(const pybind11::tuple& arguments) {
   return key;
 }
 
-// As CPython's own functions: pybind11's would take longer than what they do.
-inline PyObject* py_way_of_call(PyObject*, PyObject* const* given, Py_ssize_t count) {
-  try {
-    if (count != 3) throw pybind11::type_error("there should be 3 arguments");
-    return PyLong_FromLong(way_of_call(given[0], given[1], given[2]));
-  } catch (...) {
-    set_python_error();
-    return nullptr;
-  }
-}
-
-inline PyObject* py_call_key(PyObject*, PyObject* arguments) {
-  try {
-    return call_key(pybind11::reinterpret_borrow<pybind11::tuple>(arguments)).release().ptr();
-  } catch (...) {
-    set_python_error();
-    return nullptr;
-  }
-}
-
-inline PyObject* py_any_says_so(PyObject*, PyObject* functions) {
-  try {
-    return PyBool_FromLong(any_says_so(functions));
-  } catch (...) {
-    set_python_error();
-    return nullptr;
-  }
-}
-
 inline void bind_call_checks(pybind11::module_& module) {
-  const auto fast = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&py_way_of_call));
-  static PyMethodDef definitions[] = {{"way_of_call", fast, METH_FASTCALL, nullptr},
-                                      {"call_key", py_call_key, METH_O, nullptr},
-                                      {"any_says_so", py_any_says_so, METH_O, nullptr},
-                                      {nullptr, nullptr, 0, nullptr}};
-  if (PyModule_AddFunctions(module.ptr(), definitions) != 0) throw pybind11::error_already_set();
+  namespace py = pybind11;
+  bind_function<3, [](PyObject* const* given) -> py::object {
+    return py::int_(static_cast<int>(way_of_call(given[0], given[1], given[2])));
+  }>(module, "way_of_call");
+  bind_function<1, [](PyObject* const* given) -> py::object {
+    return call_key(py::reinterpret_borrow<py::tuple>(given[0]));
+  }>(module, "call_key");
+  bind_function<1, [](PyObject* const* given) -> py::object {
+    return py::bool_(any_says_so(given[0]));
+  }>(module, "any_says_so");
 }
 
 }  // namespace wsol
