@@ -11,7 +11,7 @@ The table is printed last.
 
 pytest-benchmark times the operator, and before each of its rounds the baseline is timed by the same clock, so that what
 else the machine does falls on both; a row's ratio is that of the medians. Beside it stands how long GPUs would take at
-the least: an ESTIMATE, of what both have to move and to compute (gpu_estimate.py). What the table has is in
+the least: an ESTIMATE, of what both have to move and to compute (gpu_estimate). What the table has is in
 pytest-benchmark's record too, as `extra_info`: --benchmark-json, --benchmark-save and --benchmark-compare go with all
 of the above.
 """

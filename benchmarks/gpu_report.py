@@ -201,7 +201,7 @@ def section(traffic: dict[str, float]) -> str:
 
 SECTION = """## ESTIMATE: what calls take on a GPU at the least
 
-Microseconds, by `benchmarks/gpu_estimate.py`; nothing ran on a GPU. A launch takes the longest of its bytes at the
+Microseconds, by `benchmarks/gpu_estimate`; nothing ran on a GPU. A launch takes the longest of its bytes at the
 memory's bandwidth, its operations at their peak, its wavefronts of shared memory at one a cycle and multiprocessor
 (boxes), and {launch_us} us; a call takes its launches' sum. Bytes are compulsory, each once a launch; without caches:
 all that the kernels ask for, by what is counted above, as though memory answered. Plain: the best way in PyTorch

@@ -9,6 +9,7 @@ import torch
 from emulator.counted_calls import CALLS
 from emulator.counts import all_kernels
 from gpu_estimate import FORMULAS, GPUS, Launch, estimate, launches_of
+from ops.cases import CASES
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsol_ext import ops
@@ -124,6 +125,14 @@ def test_products_are_those_of_the_definitions():
     leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
     both = operations(lambda: torch.autograd.grad(fused(*leaves).sum(), leaves), "float32")
     assert both == 3.5 * of_torch
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_nothing_is_launched_for_tensors_without_elements(case):
+    for size in case.empty:
+        arguments = case.arguments(size, case.dtypes[0], torch.device("cpu"))
+        launches = launches_of(lambda arguments=arguments: case.function(**arguments))
+        assert not [launch for launch in launches if ".cu" in launch.kernel]
 
 
 # --- the report

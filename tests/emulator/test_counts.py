@@ -11,7 +11,8 @@ from bench_normalized_cut import scene
 from emulator import build, counts
 from emulator.counted_calls import CALLS, GRID
 from emulator.counts import SECTOR_BYTES, Counting, KernelCounts
-from gpu_estimate import CUT_STEPS, TERM_OPERATIONS, Launch, launches_of
+from gpu_estimate import Launch, launches_of
+from gpu_estimate.grids import CUT_STEPS, TERM_OPERATIONS
 from oracles.score_maps import score_map
 
 from wsol_ext import ops
@@ -316,7 +317,7 @@ def test_kernels_keep_their_bounds(counted):
     assert not over, "\n".join(over)
 
 
-# --- benchmarks/gpu_estimate.py
+# --- benchmarks/gpu_estimate
 
 # Compulsory bytes, by those of the formula: at most. These leave out what depends on the image: roots that are looked
 # up in chains, atomics, rounds of joining (the scene's pieces are many).
