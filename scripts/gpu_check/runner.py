@@ -42,6 +42,10 @@ class Settings:
     again: str = ""  # "failed" or "all"
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def torch_device(self) -> str:
+        return "cuda" if self.device == "cuda" else "cpu"
+
     def worker(self, stage: str, only: str = "") -> list[str]:
         words = [self.python, str(PACKAGE), "worker", stage, "--device", self.device]
         return [*words, "--only", only or self.only, *(["--small"] if self.small else [])]

@@ -17,6 +17,7 @@ from gpu_check import build
 from gpu_check.journal import Journal, Record, latest
 from gpu_check.outcomes import MARK
 from gpu_check.runner import PACKAGE, ROOT, START_S, Command, Runner, Settings, Stage, by_status
+from gpu_check.worker import DEVICES
 
 RESERVE_S = 5  # of --within, for the end
 MOST_FAILURES = 20  # of a chunk of tests
@@ -130,8 +131,9 @@ def judge_tests(status: int, output: str) -> Record:
 
 def benchmark_commands(settings: Settings) -> list[Command]:
     """Rows go to the journal as they are measured; those that it has are left out."""
-    options = [f"--device={settings.device}", f"--rows={settings.out / 'results.jsonl'}"]
+    options = [f"--device={settings.torch_device}", f"--rows={settings.out / 'results.jsonl'}"]
     options += ["--rounds=5", "-p", "no:cacheprovider"]
+    options += ["-p", "gpu_check.emulated"] * (settings.device == "emulated")
     options += ["--smoke"] * settings.small + ["--continue"] * (settings.again != "all")
     return [
         Command(
@@ -259,8 +261,8 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str], float]:
     parser.add_argument(
         "--device",
         default="cuda",
-        choices=("cuda", "cpu"),
-        help="cpu: only to see that the stages run",
+        choices=DEVICES,
+        help="cpu: only to see that the stages run; emulated: likewise, on the CUDA kernels",
     )
     parser.add_argument("--small", action="store_true", help="one small size of each: likewise")
     options = parser.parse_args(arguments)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 MODULES = {"facts": "facts", "smoke": "checks", "bench": "operators", "models": "methods"}
+DEVICES = ("cuda", "cpu", "emulated")
 NEEDS_ANOTHER = 3  # the exit status of a process whose GPU is lost
 MESSAGE_LENGTH = 2000
 
@@ -65,7 +66,7 @@ def serve(
 def main(arguments: list[str]) -> int:
     parser = ArgumentParser(prog="gpu_check worker", description=__doc__.partition("\n")[0])
     parser.add_argument("stage", choices=MODULES)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda", choices=DEVICES)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--only", default="", help="a regular expression of items' names")
     options = parser.parse_args(arguments)
@@ -77,8 +78,12 @@ def main(arguments: list[str]) -> int:
 
 
 def items_of(options: Namespace) -> dict[str, Item]:
+    device = options.device
+    if device == "emulated":
+        importlib.import_module("gpu_check.emulated")
+        device = "cpu"
     module = importlib.import_module(f"gpu_check.{MODULES[options.stage]}")
-    items = module.items(options.device, options.small)
+    items = module.items(device, options.small)
     return {name: item for name, item in items.items() if re.search(options.only, name)}
 
 
