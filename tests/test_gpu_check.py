@@ -9,19 +9,36 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from ops.cases import CASES
+from torch.autograd import DeviceType
+from torch.nn.functional import scaled_dot_product_attention
 
 import wsol_ext.ops
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "benchmarks")]
 
-from gpu_check import build, checks, journal, stages, table, worker  # noqa: E402
+from gpu_check import (  # noqa: E402
+    attention_cases,
+    build,
+    checks,
+    facts,
+    journal,
+    rivals,
+    rows,
+    stages,
+    table,
+    timing,
+    worker,
+)
 
 # The stages' programs are replaced, what starts, watches and ends them is not. The fifo `arrived` is opened at the item
 # HANG, and then nothing more is done.
@@ -449,3 +466,184 @@ def test_steps_of_the_methods(measured):
         "models/tscam, localization": "none",
     }
     assert found[0]["difference"] < 1e-4
+
+
+# --- what only a GPU can do, on stand-ins for it
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """`torch.cuda`, as far as the clocks use it, in place of a GPU: names of what they called."""
+    called = []
+
+    def noted(name, result=None):
+        return lambda *_, **__: called.append(name) or result
+
+    stream = SimpleNamespace(wait_stream=noted("wait_stream"))
+    event = SimpleNamespace(
+        record=noted("record"), synchronize=noted("event"), elapsed_time=lambda end: 6.0
+    )
+    stand_ins = {
+        "synchronize": noted("synchronize"),
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": nullcontext,
+        "CUDAGraph": lambda: SimpleNamespace(replay=noted("replay")),
+        "graph": nullcontext,
+        "Event": lambda enable_timing: event,
+        "reset_peak_memory_stats": noted("reset"),
+        "memory_allocated": lambda: 2**20,
+        "max_memory_allocated": lambda: 3 * 2**20,
+        "get_device_properties": lambda device: SimpleNamespace(
+            name="a GPU",
+            major=9,
+            minor=0,
+            multi_processor_count=132,
+            total_memory=80 * 2**30,
+            L2_cache_size=100,
+        ),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return called
+
+
+def event(name, device, microseconds, **more):
+    elapsed = SimpleNamespace(elapsed_us=lambda: microseconds)
+    return SimpleNamespace(name=name, device_type=device, time_range=elapsed, **more)
+
+
+def test_clocks_of_a_gpu(gpu, monkeypatch):
+    events = [
+        event("kernel", DeviceType.CUDA, 8.0),
+        event("kernel", DeviceType.CUDA, 6.0),
+        event("memset", DeviceType.CUDA, 2.0, is_user_annotation=False),
+        event("a label", DeviceType.CUDA, 100.0, is_user_annotation=True),
+        event("its launch", DeviceType.CPU, 100.0),
+    ]
+
+    def profile(activities):
+        assert len(activities) == 2
+        return nullcontext(SimpleNamespace(events=lambda: events))
+
+    monkeypatch.setattr(timing, "profile", profile)
+    monkeypatch.setattr(timing, "SECONDS", 0)
+    made = []
+    calls = [lambda: made.append(1), lambda: made.append(2)]
+    found = timing.measure(calls, torch.device("cuda"))
+    assert {name: found[name] for name in ("clock", "kernels_us", "launches", "graph_us")} == {
+        "clock": "GPU",
+        "kernels_us": 8.0,  # of both calls, a half
+        "launches": 1.5,
+        "graph_us": 3000.0,
+    }
+    assert found["kernels"] == [["kernel", 7.0, 1.0], ["memset", 1.0, 0.5]]
+    assert found["peak_mib"] == 2
+    assert gpu.count("replay") == 2  # the first is not timed
+    assert gpu.count("wait_stream") == 2
+
+    def waits_for_the_gpu():
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: waits_for_the_gpu())
+    found = timing.measure(calls, torch.device("cuda"))
+    assert found["graph_us"] is None
+    assert found["no_graph"] == "operation not permitted when stream is capturing"
+
+
+def test_inputs_are_more_than_the_cache_holds(gpu):
+    inputs = torch.zeros(5, dtype=torch.float64), 3
+    assert rows.number_of_sets(inputs, torch.device("cuda")) == 1 + 5  # of 40 bytes, of twice 100
+    assert rows.number_of_sets((), torch.device("cuda")) == rows.MOST_SETS
+    assert rows.number_of_sets(inputs, torch.device("cpu")) == 1
+
+
+def test_facts_of_a_gpu(gpu, monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '550.1, 1980 MHz, 2619 MHz, 1980 MHz, 700.00 W, 31'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = facts.facts("cuda")["facts"]
+    assert found["name"] == "a GPU"
+    assert found["architecture"] == "90-real"
+    assert found["driver_version"] == "550.1"
+    assert found["power.limit"] == "700.00 W"
+    assert found["versions"]["torch"] == torch.__version__
+
+
+def test_kernels_that_no_gpu_here_runs_are_a_failure(monkeypatch, tmp_path):
+    monkeypatch.setattr("wsol_ext.cli.info.describe", lambda: {"cuda kernels": "none was built"})
+    with pytest.raises(RuntimeError, match="cuda kernels: none was built"):
+        checks.info("cuda")
+    monkeypatch.setenv("SITE", str(tmp_path))
+    (tmp_path / "wsol_ext").mkdir()
+    with pytest.raises(RuntimeError, match="_cpu.* is found before the one in "):
+        checks.info("cpu")
+
+
+def test_a_lost_gpu_is_noticed(monkeypatch):
+    answers = worker.health_of("cuda")
+    monkeypatch.setattr(torch, "rand", lambda *_, device: torch.zeros(1))
+    assert answers()
+
+    def lost(*_, device):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "rand", lost)
+    assert not answers()
+
+
+def varlen_attn(query, key, value, query_starts, key_starts, most_queries, most_keys):
+    """In place of PyTorch's, which has no kernel for the CPU: (tokens of all sequences, heads, width)."""
+    outputs = []
+    bounds = zip(*(starts.tolist() for starts in (query_starts, key_starts)), strict=True)
+    (first_query, first_key), *others = bounds
+    for query_end, key_end in others:
+        assert query_end - first_query <= most_queries
+        assert key_end - first_key <= most_keys
+        of_one = query[first_query:query_end], key[first_key:key_end], value[first_key:key_end]
+        heads = (rows.transpose(0, 1) for rows in of_one)
+        outputs.append(scaled_dot_product_attention(*heads).transpose(0, 1))
+        first_query, first_key = query_end, key_end
+    return torch.cat(outputs)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_rivals_of_reattention_compute_it_or_that_of_kept_keys(monkeypatch):
+    module = SimpleNamespace(varlen_attn=varlen_attn)
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+    chosen = []
+    monkeypatch.setattr(rivals, "sdpa_kernel", lambda one: chosen.append(one) or nullcontext())
+    inputs = attention_cases.reattention_inputs(2, 6, 3, torch.bfloat16, torch.device("cpu"))
+    query, key, value, keep = inputs
+    with_itself = wsol_ext.ops.masked_reattention(*inputs)
+    of_kept = scaled_dot_product_attention(query, key, value, keep[:, None, None])
+    ways = rivals.of_reattention(3, torch.bfloat16, small=True, is_main=True)
+    assert len(ways) == 11
+    for name, rival in ways.items():
+        out = rival.way(*rival.prepare(*inputs))
+        expected = of_kept if "gathered" in name else with_itself
+        assert rows.difference((out,), (expected,)) < 0.01, name
+    assert {backend.name for backend in chosen} == {
+        "FLASH_ATTENTION",
+        "CUDNN_ATTENTION",
+        "EFFICIENT_ATTENTION",
+        "MATH",
+    }
+
+
+def test_a_mistake_in_a_rival_is_a_failure_and_what_it_cannot_do_is_none():
+    def rival_that_raises(error):
+        def way(*inputs):
+            raise error
+
+        return rows.Rival(way)
+
+    case = rows.Case("a case", lambda: (torch.ones(3),), torch.exp)
+    device = torch.device("cpu")
+    found = rows.compare(case, rival_that_raises(RuntimeError("no mask")), False, device)
+    assert (found["outcome"], found["message"]) == ("unavailable", "RuntimeError: no mask")
+    assert found["ours"]["call_us"] > 0
+    with pytest.raises(NameError):
+        rows.compare(case, rival_that_raises(NameError("a typo")), False, device)

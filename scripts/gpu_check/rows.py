@@ -13,6 +13,8 @@ from gpu_check.timing import measure
 Inputs = tuple[Any, ...]
 Way = Callable[..., Any]
 MOST_SETS = 16  # of inputs
+# What a rival says of what it does not support, or has not yet in this torch; all else is a mistake, and fails.
+CANNOT = (RuntimeError, ImportError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,13 @@ def compare(case: Case, rival: Rival | None, backward: bool, device: torch.devic
             prepared = [rival.prepare(*inputs) for inputs in sets]
             found["difference"] = difference(outputs, as_tuple(rival.way(*prepared[0])))
             theirs = [work_of(rival.way, inputs, case.gradients, backward) for inputs in prepared]
-        except Exception as error:  # such as a backend that takes no mask
+        except CANNOT as error:  # such as a backend that takes no mask
             said = f"{type(error).__name__}: {error}"[:500]
     found["ours"] = measure(ours, device)
     if theirs:
         try:
             found["rival"] = measure(theirs, device, rival.is_on_cpu)
-        except Exception as error:  # such as too little memory
+        except CANNOT as error:  # such as too little memory
             said = f"{type(error).__name__}: {error}"[:500]
     return {**found, "outcome": "unavailable", "message": said} if said else found
 
