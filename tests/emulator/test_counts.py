@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -117,6 +117,47 @@ class Bound:
     atomics: int = 0
     # Of kernels whose blocks own tiles: their traffic is about the number of tiles.
     repeats: float = math.inf
+
+    def broken_by(self, has: KernelCounts) -> list[str]:
+        """What of it these counts do not keep, in words."""
+        most = {
+            "traffic": (has.traffic, self.traffic),
+            "repeats": (has.repeats, self.repeats),
+            "coalescing": (has.coalescing, self.coalescing),
+            "conflicts": (has.conflicts, self.conflicts),
+            "barriers a block": (has.barriers_a_block, self.barriers),
+            "atomics": (has.atomics, self.atomics),
+        }
+        broken = [
+            f"{n} {found:.4g}, at most {may:g}" for n, (found, may) in most.items() if found > may
+        ]
+        if has.lanes_a_request < self.lanes:
+            broken.append(f"lanes {has.lanes_a_request:.4g}, at least {self.lanes:g}")
+        return broken
+
+
+STRICT = Bound(1, 1, 1, 32, 0, repeats=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("copy", []),
+        ("copy_vectors", []),
+        ("copy_columns", ["traffic", "coalescing"]),
+        ("copy_structs", ["traffic", "repeats", "coalescing"]),
+        ("copy_by_halves", ["traffic", "repeats", "coalescing", "lanes"]),
+        ("copy_even", ["coalescing", "lanes"]),
+        ("transpose", ["conflicts", "barriers"]),
+        ("transpose_padded", ["barriers"]),
+        ("add_all", ["traffic", "repeats"]),
+    ],
+)
+def test_kernels_that_are_bad_on_purpose_break_their_bound(traffic, name, what):
+    getattr(traffic, name)(torch.zeros(SQUARE), torch.zeros(SQUARE), 0)
+    (found,) = traffic.counts().values()
+    assert [words.partition(" ")[0] for words in STRICT.broken_by(found)] == what
+    assert "atomics 1, at most 0" in STRICT.broken_by(replace(found, atomics=1))
 
 
 # traffic, coalescing, conflicts, lanes, barriers, atomics, repeats
@@ -295,25 +336,11 @@ def counted(request) -> tuple[str, dict[str, KernelCounts]]:
 def test_kernels_keep_their_bounds(counted):
     call, found = counted
     assert found.keys() == BOUNDS[call].keys()
-    over = []
-    for kernel, may in BOUNDS[call].items():
-        has = found[kernel]
-        over += [
-            f"{kernel}: {name} {value:.4g}, at most {bound:g}"
-            for name, value, bound in (
-                ("traffic", has.traffic, may.traffic),
-                ("repeats", has.repeats, may.repeats),
-                ("coalescing", has.coalescing, may.coalescing),
-                ("conflicts", has.conflicts, may.conflicts),
-                ("barriers a block", has.barriers_a_block, may.barriers),
-                ("atomics", has.atomics, may.atomics),
-            )
-            if value > bound
-        ]
-        if has.lanes_a_request < may.lanes:
-            over.append(
-                f"{kernel}: lanes a request {has.lanes_a_request:.4g}, at least {may.lanes:g}"
-            )
+    over = [
+        f"{kernel}: {what}"
+        for kernel, bound in BOUNDS[call].items()
+        for what in bound.broken_by(found[kernel])
+    ]
     assert not over, "\n".join(over)
 
 
