@@ -68,6 +68,14 @@ __device__ inline ExclusiveSum block_exclusive_sum(int value, int* partial) {
   return sum;
 }
 
+// Where a warp's lanes, parted within a turn of a loop, are together again: a GPU's by themselves,
+// the emulator's as far as it counts requests.
+__device__ inline void lanes_meet() {
+#if defined(WSOL_EMULATOR)
+  emulator::counting::pass_warp_operation();
+#endif
+}
+
 __device__ inline int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
 // The lowest bits that are set next to each other.

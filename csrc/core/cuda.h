@@ -118,14 +118,6 @@ __device__ inline unsigned char* dynamic_shared() {
 #endif
 }
 
-// Where a warp's lanes, parted within a turn of a loop, are together again: a GPU's by themselves,
-// the emulator's as far as it counts requests.
-__device__ inline void lanes_meet() {
-#if defined(WSOL_EMULATOR)
-  emulator::counting::pass_warp_operation();
-#endif
-}
-
 template <typename T>
 __device__ inline T warp_sum(T value) {
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {

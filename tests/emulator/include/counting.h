@@ -6,7 +6,9 @@
 // counting.cpp has these functions, in place of the sanitizer's library. Accesses of a warp's lanes
 // are one request where they come from one place in the code, for the same time since the lanes
 // last met (at a barrier or a warp operation). So where lanes skip an access in one turn of a loop
-// and make it in a later one, a GPU makes more requests than are counted.
+// and make it in a later one, one request is counted, maybe with conflicts, where a GPU makes two.
+// A kernel that has such loops says at the end of a turn that lanes meet (`lanes_meet` in
+// cut_runs.cuh).
 #pragma once
 
 #include <cstddef>
