@@ -100,7 +100,7 @@ if part in ("install", "compile"):
             package.mkdir(parents=True, exist_ok=True)
             (package / "_cpu.so").touch()
 
-    build.pip, build.unmet = pip, lambda: ["a package"]
+    build.pip, build.unmet = pip, lambda: os.environ.get("MISSING", "").split()
     sys.exit(getattr(build, part)(words))
 assert part == "pytest", sys.argv
 arrive(" ".join(words))
@@ -288,6 +288,34 @@ def test_a_wheel_of_an_earlier_run_is_not_built_again(check):
     assert (check.folder / "site" / "wsol_ext" / "_cpu.so").exists()
 
 
+def test_missing_packages_are_named_and_asked_for_again(check):
+    words = ("build", "--only", "install")
+    status, output = ended(check(*words, MISSING="hypothesis"))
+    assert status == 1
+    assert "failed: build/install: missing: hypothesis" in output
+    status, output = ended(check(*words))
+    assert (status, "ok  build/install" in output) == (0, True)
+    status, output = ended(check(*words, MISSING="hypothesis"))
+    assert (status, "build/install" in output) == (0, False)  # that is done
+
+
+def test_a_compiler_that_is_not_on_path_is_found(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.delenv("WSOL_CUDA", raising=False)
+    nvcc = tmp_path / "toolkit" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    settings = stages.Settings(tmp_path, tmp_path)
+    for command in stages.build_commands(settings):
+        assert command.environment == {"WSOL_CUDA": "ON", "CUDACXX": str(nvcc)}
+    monkeypatch.setenv("WSOL_CUDA", "PIP")
+    monkeypatch.setenv("CUDACXX", "another")
+    (first, _) = stages.build_commands(replace(settings, device="cpu"))
+    assert first.environment == {"WSOL_CUDA": "PIP"}
+
+
 def test_wheels_are_of_what_is_needed_but_not_there(tmp_path, monkeypatch, capsys):
     asked = {need.name for need in build.requirements()}
     assert asked >= {"timm", "torchmetrics", "scikit-build-core", "ninja", "pytest", "hypothesis"}
@@ -301,6 +329,9 @@ def test_wheels_are_of_what_is_needed_but_not_there(tmp_path, monkeypatch, capsy
     assert {"timm", "safetensors", "pytest", "pluggy", "pyyaml"} <= set(names)
     assert not {"torch", "torchvision", "tomli"} & set(names)  # tomli: for Python before 3.11
     assert f"{len(names)} packages" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        build.wheels(["no-such-package"])
+    assert "no-such-package is not installed here" in capsys.readouterr().err
 
 
 def test_half_a_line_is_taken_away(tmp_path):
@@ -494,6 +525,7 @@ def gpu(monkeypatch):
         "reset_peak_memory_stats": noted("reset"),
         "memory_allocated": lambda: 2**20,
         "max_memory_allocated": lambda: 3 * 2**20,
+        "get_device_capability": lambda: (9, 0),
         "get_device_properties": lambda device: SimpleNamespace(
             name="a GPU",
             major=9,
@@ -570,6 +602,11 @@ def test_facts_of_a_gpu(gpu, monkeypatch, tmp_path):
     assert found["driver_version"] == "550.1"
     assert found["power.limit"] == "700.00 W"
     assert found["versions"]["torch"] == torch.__version__
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert "driver_version" not in facts.facts("cuda")["facts"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    message = facts.facts("cuda")["message"]
+    assert message == "this GPU has compute capability 7.5, the kernels need 8.0"
 
 
 def test_kernels_that_no_gpu_here_runs_are_a_failure(monkeypatch, tmp_path):

@@ -6,6 +6,7 @@ until csrc changes.
 """
 
 import hashlib
+import importlib.metadata
 import os
 import re
 import shutil
@@ -63,8 +64,6 @@ def _name(requirement: str) -> str:
 
 def unmet() -> Iterator[str]:
     """What this environment lacks, or has too old."""
-    import importlib.metadata
-
     for requirement in requirements():
         try:
             version = importlib.metadata.version(requirement.name)
@@ -77,8 +76,6 @@ def unmet() -> Iterator[str]:
 
 def needed_with(names: Iterable[str], python: str) -> dict[str, str]:
     """These packages and all that they need under that Python, as installed here: versions by names."""
-    import importlib.metadata
-
     from pip._vendor.packaging.requirements import Requirement
 
     there = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
@@ -102,7 +99,12 @@ def wheels(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     folder = os.environ.get("WHEELS") or parser.error("WHEELS=DIR says where wheels go")
     names = options.names or [need.name for need in requirements()]
-    packages = needed_with(names, options.python)
+    try:
+        packages = needed_with(names, options.python)
+    except importlib.metadata.PackageNotFoundError as error:
+        parser.error(
+            f"{error.name} is not installed here, and versions are those of this environment"
+        )
     versions = [f"{name}=={version}" for name, version in sorted(packages.items())]
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     of = ["--python-version", options.python, "--implementation", "cp", *platforms]
@@ -134,9 +136,12 @@ def install(_arguments: list[str]) -> int:
     site, paths = Path(os.environ["SITE"]), carried(_wheels_folder())
     if paths:
         pip_install(site, *paths)
+    missing = list(unmet())
+    print("missing:", ", ".join(missing) or "nothing")
+    if missing:
+        return 1
     site.mkdir(parents=True, exist_ok=True)
     (site / ".packages").write_text("\n".join(map(str, paths)))
-    print("missing:", ", ".join(unmet()) or "nothing")
     return 0
 
 
@@ -192,6 +197,6 @@ def key_of_sources(also: str = "") -> str:
 
 
 def key_of_wheel() -> str:
-    made_for = [sys.version.split()[0], sysconfig.get_platform()]
+    made_for = [str(sysconfig.get_config_var("SOABI"))]
     made_for += [os.environ.get(name, "") for name in ("WSOL_CUDA", "CUDAARCHS")]
     return key_of_sources(" ".join(made_for))

@@ -31,6 +31,9 @@ def facts(device: str) -> Mapping[str, Any]:
     """Under "facts"; with a "message" where there is no such device."""
     if device == "cuda" and not torch.cuda.is_available():
         return {"outcome": "failed", "message": "torch finds no GPU"}
+    if device == "cuda" and (at := torch.cuda.get_device_capability()) < (8, 0):
+        said = f"this GPU has compute capability {at[0]}.{at[1]}, the kernels need 8.0"
+        return {"outcome": "failed", "message": said}
     of_device = gpu() if device == "cuda" else processor()
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
@@ -59,8 +62,11 @@ def clocks() -> dict[str, str]:
     if program is None:
         return {}
     words = [program, f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
-    asked = subprocess.run(words, capture_output=True, text=True, timeout=30)
-    values = asked.stdout.splitlines()[0].split(", ") if asked.returncode == 0 else []
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):  # measurements need it least
+        return {}
+    values = asked.stdout.partition("\n")[0].split(", ")
     return dict(zip(CLOCKS, values, strict=False))
 
 

@@ -53,14 +53,18 @@ def operators() -> list[str]:
 
 
 def build_commands(settings: Settings) -> list[Command]:
-    compiler = {"WSOL_CUDA": "ON" if settings.device == "cuda" else "OFF"}
+    environment = {
+        "WSOL_CUDA": os.environ.get("WSOL_CUDA") or ("ON" if settings.device == "cuda" else "OFF")
+    }
+    if "CUDACXX" not in os.environ and (nvcc := find_program("nvcc")):
+        environment["CUDACXX"] = nvcc  # CMake looks on PATH alone
     return [
         Command(
             name,
             [settings.python, str(PACKAGE), name.partition("/")[2]],
             limit_s,
             judge_build,
-            compiler,
+            environment,
             is_done,
         )
         for name, limit_s, is_done in (
@@ -71,9 +75,10 @@ def build_commands(settings: Settings) -> list[Command]:
 
 
 def judge_build(status: int, output: str) -> Record:
-    """With the last line, which says what is missing, or what was installed."""
-    lines = output.splitlines() or [""]
-    return {"said": lines[-1], **by_status(status, output)}
+    """With the last line, which says what is missing, or what was installed, or why not."""
+    said = (output.splitlines() or [""])[-1]
+    found = {"said": said, **by_status(status, output)}
+    return found if status == 0 else found | {"message": f"{said}\n{found['message']}"}
 
 
 # --- tests
@@ -209,6 +214,7 @@ Exit status 1: something failed, or is left to do; 2: there is no GPU, or the bu
   WHEELS=DIR  packages that `build` installs offline where they are missing, and a wheel of this package that an earlier
               `build` left in $OUT (wheel-*); SITE=DIR is where all are installed (build/gpu_check/site)
   PYTHON=...  the interpreter; CUDAARCHS=... the GPUs to build for, by default the one found
+  WSOL_CUDA=ON CUDAARCHS=90-real gpu_check.sh build --device cpu    leaves that wheel where there is nvcc but no GPU
 
   gpu_check.sh wheels [NAME...] --for 3.12    fills $WHEELS, on a machine with an index
   gpu_check.sh table [FILE] [--save NAME]     results.jsonl as markdown, or as benchmarks/results/NAME.md

@@ -351,8 +351,8 @@ each block. Blocks that read the same count in the first figure as often as they
 read more often than that: kernels of masked_reattention pass over all rows of a head once a tile of 16 to 64 of the
 other side, which is what tiling costs, and pair_kernel over a map once a cut; the second cache serves both. What is
 left of few bytes is a line of little weight: rest_kernel's four blocks find in one sector that no pair is left. Of
-coalesced: by the fewest that would hold each request's bytes. Wavefronts a request: of shared memory, by those without bank conflicts. Lanes: of a warp's
-32 in each request.
+coalesced: by the fewest that would hold each request's bytes. Wavefronts a request: of shared memory, by those without
+bank conflicts. Lanes: of a warp's 32 in each request.
 
 {table}
 """
