@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         item.add_marker(clock)
     if config.getoption("--continue"):
-        measured = _measured(config.getoption("--rows"))
+        measured = _measured(config.getoption("--rows"), config.getoption("--device"))
         _keep(config, items, [item for item in items if item.nodeid not in measured])
     if config.getoption("--smoke"):
         kept = list({_kind(item): item for item in reversed(items)}.values())[::-1]
@@ -82,12 +82,13 @@ def _keep(config, items, kept):
     items[:] = kept
 
 
-def _measured(path):
+def _measured(path, device):
     """The tests that have a row; the last line may be cut off."""
     if path is None:
         raise pytest.UsageError("--continue: --rows FILE says with what")
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return {row["test"] for row in map(json.loads, filter(None, lines)) if "test" in row}
+    rows = map(json.loads, filter(None, lines))
+    return {row["test"] for row in rows if "test" in row and row["device"] == device}
 
 
 def _kind(item):

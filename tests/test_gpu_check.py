@@ -207,7 +207,7 @@ def test_a_stage_that_was_killed_goes_on(check, stage, number):
     assert after[: len(before)] == before
     assert sorted(items(after)) == sorted(wanted)
     assert after[-1] | {"seconds": 0, "run": ""} == {
-        **{"run": "", "device": "cuda", "stage": stage},
+        **{"run": "", "device": "cuda", "small": False, "stage": stage},
         **{"outcome": "complete", "left": 0, "seconds": 0},
     }
 
@@ -231,6 +231,13 @@ def test_what_becomes_of_one_item_is_not_the_others_matter(check):
     assert ended(check(*words, "--again", "failed"))[0] == 1
     again = items(records(check.folder)[len(before) :])
     assert again == ["smoke/dies", "smoke/fails", "smoke/stays"]
+
+
+def test_what_another_device_did_is_not_done(check):
+    words = ("smoke", "--only", "one|two")
+    for others in (["--device", "cpu"], ["--small"], []):
+        assert ended(check(*words, *others))[0] == 0
+    assert items(records(check.folder)) == 3 * ["smoke/one", "smoke/two"]
 
 
 def test_after_a_lost_gpu_another_process_goes_on(check):

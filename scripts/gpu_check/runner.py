@@ -99,10 +99,19 @@ class Runner:
         self._is_ending = False
 
     def record(self, **fields: Any) -> None:
-        self.journal.append({"run": self.run, "device": self.settings.device, **fields})
+        settings = self.settings
+        of = {"run": self.run, "device": settings.device, "small": settings.small}
+        self.journal.append(of | fields)
         if "item" in fields:
             first = str(fields.get("message", "")).partition("\n")[0][:120]
             print(f"{fields['outcome']:>8}  {fields['item']}  {first}".rstrip(), flush=True)
+
+    def found(self) -> dict[str, Record]:
+        """The last record of each item, earlier runs' too: those of this device and of such sizes."""
+        alike = {"device": self.settings.device, "small": self.settings.small}
+        return latest(
+            record for record in self.journal.records() if alike.items() <= record.items()
+        )
 
     def end(self) -> None:
         """Leave no process behind, and begin none."""
@@ -122,7 +131,7 @@ class Runner:
         again = self.settings.again
         done = {
             item
-            for item, record in latest(self.journal.records()).items()
+            for item, record in self.found().items()
             if item.startswith(f"{name}/")
             and (again == "" or (again == "failed" and record["outcome"] != "failed"))
         }

@@ -14,7 +14,7 @@ from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormat
 from pathlib import Path
 
 from gpu_check import build
-from gpu_check.journal import Journal, Record, latest
+from gpu_check.journal import Journal, Record
 from gpu_check.outcomes import MARK
 from gpu_check.runner import PACKAGE, ROOT, START_S, Command, Runner, Settings, Stage, by_status
 from gpu_check.worker import DEVICES
@@ -237,7 +237,7 @@ def main(arguments: list[str]) -> int:
         if problem:
             print(f"nothing was checked: {problem}", file=sys.stderr)
             return 2
-        runner.record(date=now, stages=names, small=settings.small, facts=facts)
+        runner.record(date=now, stages=names, facts=facts)
         if "architecture" in facts:
             os.environ.setdefault("CUDAARCHS", facts["architecture"])
         for name in names:
@@ -246,7 +246,7 @@ def main(arguments: list[str]) -> int:
             complete &= runner.run_stage(name, STAGES[name], limit_s)
     finally:
         runner.end()
-    return summary(latest(journal.records()), names, complete)
+    return summary(runner.found(), names, complete)
 
 
 def parse(arguments: list[str]) -> tuple[Settings, list[str], float]:
