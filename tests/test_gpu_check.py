@@ -509,6 +509,22 @@ def test_steps_of_the_methods(measured):
 # --- what only a GPU can do, on stand-ins for it
 
 
+def event(name, device, microseconds, **more):
+    elapsed = SimpleNamespace(elapsed_us=lambda: microseconds)
+    return SimpleNamespace(name=name, device_type=device, time_range=elapsed, **more)
+
+
+PROFILE = SimpleNamespace(
+    events=lambda: [
+        event("kernel", DeviceType.CUDA, 8.0),
+        event("kernel", DeviceType.CUDA, 6.0),
+        event("memset", DeviceType.CUDA, 2.0, is_user_annotation=False),
+        event("a label", DeviceType.CUDA, 100.0, is_user_annotation=True),
+        event("its launch", DeviceType.CPU, 100.0),
+    ]
+)
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """`torch.cuda`, as far as the clocks use it, in place of a GPU: names of what they called."""
@@ -518,17 +534,18 @@ def gpu(monkeypatch):
         return lambda *_, **__: called.append(name) or result
 
     stream = SimpleNamespace(wait_stream=noted("wait_stream"))
-    event = SimpleNamespace(
+    clock = SimpleNamespace(
         record=noted("record"), synchronize=noted("event"), elapsed_time=lambda end: 6.0
     )
     stand_ins = {
+        "get_device_name": lambda device: "NVIDIA H100 80GB HBM3",
         "synchronize": noted("synchronize"),
         "Stream": lambda: stream,
         "current_stream": lambda: stream,
         "stream": nullcontext,
         "CUDAGraph": lambda: SimpleNamespace(replay=noted("replay")),
         "graph": nullcontext,
-        "Event": lambda enable_timing: event,
+        "Event": lambda enable_timing: clock,
         "reset_peak_memory_stats": noted("reset"),
         "memory_allocated": lambda: 2**20,
         "max_memory_allocated": lambda: 3 * 2**20,
@@ -544,29 +561,17 @@ def gpu(monkeypatch):
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    return called
-
-
-def event(name, device, microseconds, **more):
-    elapsed = SimpleNamespace(elapsed_us=lambda: microseconds)
-    return SimpleNamespace(name=name, device_type=device, time_range=elapsed, **more)
-
-
-def test_clocks_of_a_gpu(gpu, monkeypatch):
-    events = [
-        event("kernel", DeviceType.CUDA, 8.0),
-        event("kernel", DeviceType.CUDA, 6.0),
-        event("memset", DeviceType.CUDA, 2.0, is_user_annotation=False),
-        event("a label", DeviceType.CUDA, 100.0, is_user_annotation=True),
-        event("its launch", DeviceType.CPU, 100.0),
-    ]
 
     def profile(activities):
         assert len(activities) == 2
-        return nullcontext(SimpleNamespace(events=lambda: events))
+        return nullcontext(PROFILE)
 
     monkeypatch.setattr(timing, "profile", profile)
     monkeypatch.setattr(timing, "SECONDS", 0)
+    return called
+
+
+def test_clocks_of_a_gpu(gpu, monkeypatch):
     made = []
     calls = [lambda: made.append(1), lambda: made.append(2)]
     found = timing.measure(calls, torch.device("cuda"))
@@ -595,6 +600,19 @@ def test_inputs_are_more_than_the_cache_holds(gpu):
     assert rows.number_of_sets(inputs, torch.device("cuda")) == 1 + 5  # of 40 bytes, of twice 100
     assert rows.number_of_sets((), torch.device("cuda")) == rows.MOST_SETS
     assert rows.number_of_sets(inputs, torch.device("cpu")) == 1
+
+
+def test_estimates_stand_beside_what_is_measured(gpu):
+    boxes = torch.rand(5, 4)
+    case = rows.Case("box_iou", lambda: (boxes, boxes), wsol_ext.ops.box_iou)
+    names = {"case": case.name, "direction": "forward", "rival": "none"}
+    found = rows.compare(case, None, False, torch.device("cuda"))
+    cells = table.row({"row": names, **found}, None)
+    line = dict(zip(table.ROW, cells, strict=True))
+    assert line["ESTIMATE us, at the least"] == "3.0"  # a launch
+    assert line["kernels us"] == f"{16 / found['sets']:.1f}"
+    assert rows.estimate_us(lambda: boxes.view(20), "NVIDIA GeForce RTX 4090") is None
+    assert rows.estimate_us(lambda: 1 / 0, "another card") is None
 
 
 def test_facts_of_a_gpu(gpu, monkeypatch, tmp_path):

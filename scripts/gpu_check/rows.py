@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from gpu_estimate import GPUS, estimate, launches_of
 from torch import Tensor
 
 from gpu_check.timing import measure
@@ -71,6 +72,8 @@ def compare(case: Case, rival: Rival | None, backward: bool, device: torch.devic
             theirs = [work_of(rival.way, inputs, case.gradients, backward) for inputs in prepared]
         except CANNOT as error:  # such as a backend that takes no mask
             said = f"{type(error).__name__}: {error}"[:500]
+    if device.type == "cuda":
+        found["estimate_us"] = estimate_us(ours[0], torch.cuda.get_device_name(device))
     found["ours"] = measure(ours, device)
     if theirs:
         try:
@@ -78,6 +81,15 @@ def compare(case: Case, rival: Rival | None, backward: bool, device: torch.devic
         except CANNOT as error:  # such as too little memory
             said = f"{type(error).__name__}: {error}"[:500]
     return {**found, "outcome": "unavailable", "message": said} if said else found
+
+
+def estimate_us(call: Callable[[], object], card: str) -> float | None:
+    """What it takes at the least by benchmarks/gpu_estimate; None on a card that is not modelled."""
+    for gpu in GPUS:
+        if gpu.name.removesuffix(" SXM") in card:
+            found = estimate(launches_of(call), gpu)
+            return None if found is None else 1e6 * found.seconds
+    return None
 
 
 def work_of(way: Way, inputs: Inputs, gradients: int, backward: bool) -> Callable[[], object]:
