@@ -8,21 +8,24 @@
 #include "core/matrix_product.h"
 #include "core/multiversion.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__SSE2__)
 #include <immintrin.h>
-#define WSOL_X86_PAIRS
+#endif
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define WSOL_X86_PAIRS  // as in multiversion.h
 #endif
 
 namespace wsol::cpu {
 
-// Any machine's way: the lower halves' product and the upper ones'.
-template <int kBytes>
-struct PairTiling : Tiling<int32_t, kBytes> {
-  using Vector = typename Tiling<int32_t, kBytes>::Vector;
-
+// The shortest vectors, which every machine has.
+struct PlainPairTiling : Tiling<int32_t, 16> {
   static inline void add_product(Vector& sum, int32_t factor, const Vector& row) {
+#if defined(__SSE2__)
+    sum += (Vector)_mm_madd_epi16(_mm_set1_epi32(factor), (__m128i)row);
+#else
     const int32_t lower = static_cast<int16_t>(factor), upper = factor >> 16;
     sum += lower * (row << 16 >> 16) + upper * (row >> 16);
+#endif
   }
 };
 
@@ -68,11 +71,11 @@ void with_pair_tiling(const Work& work) {
     } else if constexpr (kBytes == 32) {
       work.template operator()<Avx2PairTiling>();
     } else {
-      work.template operator()<PairTiling<kBytes>>();
+      work.template operator()<PlainPairTiling>();
     }
   });
 #else
-  with_vectors([&]<int kBytes>() { work.template operator()<PairTiling<kBytes>>(); });
+  work.template operator()<PlainPairTiling>();
 #endif
 }
 

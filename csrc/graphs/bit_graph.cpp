@@ -54,27 +54,26 @@ struct BitGraph::Lookup {
   using Words = typename WordLanes<kBytes>::Words;
   static constexpr int64_t kLanes = kBytes / 8;
   static constexpr int64_t kColumns = kBytes == 64 ? 4 : kBytes == 32 ? 2 : 1;
-  static constexpr int64_t kSums = int64_t{1} << kColumns;  // in one register or two
-  static constexpr int64_t kTables = kBlock / kColumns;     // of a block
+  static constexpr int64_t kSums = int64_t{1} << kColumns;   // in one register or two
+  static constexpr int64_t kTables = kBlock / kColumns;      // of a block
   static constexpr int64_t kVectors = kBytes == 64 ? 8 : 4;  // of rows, which share a table's load
 
   struct Table {
     Doubles low, high;
-    explicit Table(const double* sums) : low(*reinterpret_cast<const Doubles*>(sums)), high(low) {
-      if constexpr (kSums > kLanes) high = *reinterpret_cast<const Doubles*>(sums + kLanes);
-    }
-    Doubles operator[](Words index) const {  // by the index's last kColumns bits
-#if defined(__clang__) || !defined(__GNUC__)
-      Doubles found;
-      for (int64_t l = 0; l < kLanes; ++l) {
-        const auto sum = static_cast<int64_t>(index[l] % kSums);
-        found[l] = sum < kLanes ? low[sum] : high[sum - kLanes];
+    explicit Table(const double* sums) {
+      if constexpr (kSums == 2) {
+        low = Doubles{}, high = Doubles{} + sums[1];
+      } else {
+        low = *reinterpret_cast<const Doubles*>(sums);
+        if constexpr (kSums > kLanes) high = *reinterpret_cast<const Doubles*>(sums + kLanes);
       }
-      return found;
-#else
+    }
+    Doubles operator[](const Words& index) const {  // by the index's last kColumns bits
+#if defined(__GNUC__) && !defined(__clang__)
       if constexpr (kSums > kLanes) return __builtin_shuffle(low, high, index);
-      return __builtin_shuffle(low, index);
+      if constexpr (kSums > 2) return __builtin_shuffle(low, index);
 #endif
+      return (Doubles)((Words)high & -(index & 1));
     }
   };
 };

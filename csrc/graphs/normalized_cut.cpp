@@ -1,6 +1,6 @@
 // CPU: an image's graph is made by the products of its features, which is what costs (bit_graph.h,
-// weighted_graph.cpp); its eigenvector then takes some products with it, each a read of some hundred
-// kilobytes from the cache.
+// weighted_graph.cpp); its eigenvector then takes some products with it, each a read of some
+// hundred kilobytes from the cache.
 //
 // Of few images, threads share a block's row or a product's; else each takes images of its own.
 #include "graphs/normalized_cut.h"

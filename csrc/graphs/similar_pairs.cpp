@@ -5,6 +5,7 @@
 #include <array>
 #include <bit>
 #include <limits>
+#include <vector>
 
 #include "core/element_types.h"
 #include "core/pair_products.h"
@@ -14,34 +15,33 @@
 namespace wsol::cpu {
 namespace {
 
-constexpr double kScale = 32767;  // of an entry 1
+constexpr double kScale = 32767;      // of an entry 1
+constexpr double kFloatError = 1e-6;  // of a unit row's length: what float32 leaves of it
 
-// The row at unit length, times kScale, rounded.
-template <typename T>
-WSOL_MULTIVERSION void round_row(const T* from, int64_t channels, double factor, int16_t* to) {
-  using A = Accumulator<T>;
-  const double scaled = factor * kScale;
-  const auto narrow = static_cast<A>(scaled);
-  const auto rounded = [](auto value) {
-    return static_cast<int16_t>(static_cast<int32_t>(value + (value < 0 ? -0.5f : 0.5f)));
-  };
-  if (std::isnormal(narrow)) {
-#pragma omp simd
-    for (int64_t c = 0; c < channels; ++c) to[c] = rounded(static_cast<A>(from[c]) * narrow);
-  } else {  // features of no usual length
-    for (int64_t c = 0; c < channels; ++c) to[c] = rounded(static_cast<double>(from[c]) * scaled);
+// The row times `factor`, rounded; gives the square of what that takes off its length, or adds
+// beside it.
+template <typename A, typename T>
+WSOL_MULTIVERSION double round_row(const T* from, int64_t channels, A factor, int16_t* to) {
+  A square = 0;
+#pragma omp simd reduction(+ : square)
+  for (int64_t c = 0; c < channels; ++c) {
+    const A value = static_cast<A>(from[c]) * factor;
+    const auto rounded = static_cast<int32_t>(value + (value < 0 ? A(-0.5) : A(0.5)));
+    to[c] = static_cast<int16_t>(rounded);
+    const A error = value - static_cast<A>(rounded);
+    square += error * error;
   }
+  return square;
 }
 
 template <typename T>
-WSOL_MULTIVERSION double similarity(const T* a, double factor_a, const T* b, double factor_b,
-                                    int64_t channels) {
+WSOL_MULTIVERSION double dot(const T* a, const T* b, int64_t channels) {
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t c = 0; c < channels; ++c) {
-    sum += static_cast<double>(a[c]) * factor_a * static_cast<double>(b[c]);
+    sum += static_cast<double>(a[c]) * static_cast<double>(b[c]);
   }
-  return sum * factor_b;
+  return sum;
 }
 
 // Sums of the integers' products: above `least_open` a pair may be similar, above `most_open` it
@@ -49,11 +49,9 @@ WSOL_MULTIVERSION double similarity(const T* a, double factor_a, const T* b, dou
 struct OpenRange {
   int32_t least_open, most_open;
 
-  OpenRange(double threshold, int64_t channels) {
-    // A rounded row is by so much longer, at most, or points elsewhere: entries are off by one half,
-    // and what float32 makes of them.
-    const double error = 0.501 / kScale * std::sqrt(static_cast<double>(channels)) + 1e-6;
-    const double open = error * (2 + error);
+  // Rounding moved a row by its length's part `moved`, at most (Cauchy and Schwarz).
+  OpenRange(double threshold, double moved) {
+    const double open = moved * (2 + moved);
     const auto scaled = [](double value) {
       constexpr double kMost = std::numeric_limits<int32_t>::max();
       return static_cast<int32_t>(std::clamp(value * kScale * kScale, -kMost, kMost));
@@ -75,8 +73,8 @@ inline void compare(const int32_t* sums, int32_t bound, BitGraph::Words& words) 
       upper |= (Tile::at(sums + (r + kBlock / 2) * kBlock + first) > bound) & bit;
     }
     for (int64_t l = 0; l < Tile::kLanes; ++l) {
-      words[first + l] = static_cast<uint32_t>(lower[l]) |
-                         uint64_t{static_cast<uint32_t>(upper[l])} << kBlock / 2;
+      words[first + l] = static_cast<uint32_t>(lower[l]) | uint64_t{static_cast<uint32_t>(upper[l])}
+                                                               << kBlock / 2;
     }
   }
 }
@@ -85,18 +83,23 @@ template <typename T>
 std::unique_ptr<Graph> graph_of(const TokenRows<T>& rows, double threshold, double eps,
                                 int threads) {
   const int64_t tokens = rows.tokens, channels = rows.channels;
-  const std::unique_ptr<double[]> factors(new double[tokens]);
+  std::vector<double> factors(tokens), errors(tokens);
   const TokenPanels<int32_t> panels(
       tokens, (channels + 1) / 2, threads, [&](int64_t token, int32_t* row) {
         const double factor = unit_factor(rows[token], channels);
         factors[token] = factor;
         if (!std::isfinite(factor)) return false;
-        round_row(rows[token], channels, factor, reinterpret_cast<int16_t*>(row));
+        auto* to = reinterpret_cast<int16_t*>(row);
+        const auto narrow = static_cast<Accumulator<T>>(kScale * factor);
+        errors[token] = std::isnormal(narrow)
+                            ? round_row(rows[token], channels, narrow, to)
+                            : round_row(rows[token], channels, kScale * factor, to);  // unusual
         return true;
       });
   if (!panels.is_whole()) return nullptr;
 
-  const OpenRange range(threshold, channels);
+  const double error = *std::max_element(errors.begin(), errors.end());
+  const OpenRange range(threshold, 1.01 * std::sqrt(error) / kScale + kFloatError);
   auto graph = std::make_unique<BitGraph>(tokens, eps);
   for_each_block_pair(panels.blocks(), threads, [&](int64_t row_block, int64_t column_block) {
     std::array<int32_t, kBlock * kBlock> sums;
@@ -108,7 +111,8 @@ std::unique_ptr<Graph> graph_of(const TokenRows<T>& rows, double threshold, doub
       compare<kBytes>(sums.data(), range.least_open, open);
     });
     const int64_t row = row_block * kBlock, column = column_block * kBlock;
-    const uint64_t present = tokens - row < kBlock ? (uint64_t{1} << (tokens - row)) - 1 : ~uint64_t{0};
+    const uint64_t present =
+        tokens - row < kBlock ? (uint64_t{1} << (tokens - row)) - 1 : ~uint64_t{0};
     for (int64_t c = 0; c < kBlock; ++c) {
       if (column + c >= tokens) {
         similar[c] = 0;
@@ -117,10 +121,9 @@ std::unique_ptr<Graph> graph_of(const TokenRows<T>& rows, double threshold, doub
       similar[c] &= present;
       for (uint64_t left = open[c] & ~similar[c] & present; left != 0; left &= left - 1) {
         const int64_t r = std::countr_zero(left);
-        if (similarity(rows[row + r], factors[row + r], rows[column + c], factors[column + c],
-                       channels) > threshold) {
-          similar[c] |= uint64_t{1} << r;
-        }
+        const double similarity =
+            dot(rows[row + r], rows[column + c], channels) * factors[row + r] * factors[column + c];
+        if (similarity > threshold) similar[c] |= uint64_t{1} << r;
       }
     }
     graph->set_block(row_block, column_block, similar);

@@ -91,7 +91,7 @@ struct Square {
   }
 
  private:
-  static inline Vector chosen(Vector a, Vector b, Indices indices) {
+  static inline Vector chosen(const Vector& a, const Vector& b, const Indices& indices) {
 #if defined(__clang__) || !defined(__GNUC__)
     Vector found;
     for (int l = 0; l < kSide; ++l)
