@@ -35,21 +35,15 @@ struct TokenRows {
   const T* operator[](int64_t token) const { return data + token * stride; }
 };
 
+// What makes a row's length 1; 0 of a zero vector, NaN of one that is not finite.
 template <typename T>
-WSOL_MULTIVERSION double squared_length(const T* row, int64_t channels) {
+inline double unit_factor(const T* row, int64_t channels) {
   double square = 0;
 #pragma omp simd reduction(+ : square)
   for (int64_t c = 0; c < channels; ++c) {
     const auto value = static_cast<double>(row[c]);
     square += value * value;
   }
-  return square;
-}
-
-// What makes a row's length 1; 0 of a zero vector, NaN of one that is not finite.
-template <typename T>
-double unit_factor(const T* row, int64_t channels) {
-  const double square = squared_length(row, channels);
   return square == 0 ? 0 : std::isfinite(square) ? 1 / std::sqrt(square) : NAN;
 }
 
