@@ -793,8 +793,8 @@ def _segment_mode(out: Tensor, classes: Tensor, labels: Tensor) -> list[Launch]:
 
 # normalized_cut: a block owns an image, and makes as many products with its graph as the features ask for. Of bits, 32
 # rows look four columns up in two wavefronts; of weights, each takes a multiply-add in float64. Steps are the fewest
-# that drawn scenes took (benchmarks/bench_normalized_cut.py); each keeps a row, beside two that are known, in shared
-# memory, where the first of them lie. Of large images the last do not, which is left out.
+# that drawn scenes took (benchmarks/bench_normalized_cut.py); each keeps a row, beside two that are known, which is read
+# again from shared memory. Of large images only the first rows are there, which is left out.
 
 
 CUT_STEPS = 11  # of each of two runs, a product each
@@ -811,8 +811,8 @@ def _normalized_cut(
     tiles = -(-tokens // 64)
     pairs = images * tiles * (tiles + 1) // 2
     rows = CUT_STEPS + 2
-    # Of a token: the product, its degree's root, the parts of its sum and its entry, written and read.
-    numbers = 8 * 2 * (3 + -(-tokens // 256))
+    # Of a token: those, the product, its degree's root, the parts of its sum and its entry, written and read.
+    numbers = 8 * 2 * (rows + 3 + -(-tokens // 256))
     pairs_in_products = 2 * CUT_STEPS * tokens * every
     readings = (
         2 * 2 * 2 * sum(range(rows))

@@ -4,8 +4,8 @@
 // A thread owns a row of the graph for 256 columns; its warp's words of bits are one line, and stay
 // in global memory: an image's are in the second cache (234 KB at N = 1,369). Vectors of Lanczos
 // are read again and again, so that the first of them, as many as there is room for, lie in shared
-// memory. Limited by wavefronts: two for four columns of 32 rows; with weights, and of many steps,
-// by operations in float64.
+// memory too. Limited by wavefronts: two for four columns of 32 rows; with weights, and of many
+// steps, by operations in float64.
 #pragma once
 
 #include <cmath>
@@ -76,19 +76,11 @@ class Machine {
     const double largest_sum = sqrt(block_sum(own_inverse, shared_.of_warps));
     if (threadIdx.x == 0) shared_.units = Graph::units(largest_sum);
     each([&](int i) { v_.inverse_root[i] = 1 / sqrt(v_.work[i]); });
-    with_row(0, [&](double* row) { each([&](int i) { row[i] = sqrt(v_.work[i]) / length; }); });
-    __syncthreads();
+    each([&](int i) { v_.work[i] = sqrt(v_.work[i]); });
+    keep(0, 1 / length);
   }
 
-  // visit(entries) of row k, wherever it lies.
-  template <typename Visit>
-  __device__ void with_row(int k, const Visit& visit) const {
-    if (k < shared_rows_) {
-      visit(in_shared(k));
-    } else {
-      visit(in_global(k));
-    }
-  }
+  __device__ double* row(int k) const { return v_.rows + int64_t{k} * tokens_; }
   __device__ double inverse_root(int i) const { return v_.inverse_root[i]; }
   // visit(i) for the thread's rows.
   template <typename Visit>
@@ -102,36 +94,33 @@ class Machine {
     __syncthreads();
   }
   __device__ void multiply(int k) {
-    with_row(k, [&](const double* row) {
-      each([&](int i) { v_.work[i] = v_.inverse_root[i] * row[i]; });
-    });
+    each([&](int i) { v_.work[i] = v_.inverse_root[i] * row(k)[i]; });
     multiply_graph();
   }
   __device__ double dot(int k) const {
     double own = 0;
-    with_row(k, [&](const double* row) { each([&](int i) { own += v_.work[i] * row[i]; }); });
+    each([&](int i) { own += v_.work[i] * row(k)[i]; });
     return block_sum(own, shared_.of_warps);
   }
   __device__ double project_out(int rows) {
     const int warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
     double length = 0;
     for (int pass = 0; pass < 2; ++pass) {  // what rounding leaves of the first, the second takes
-      for (int k = warp; k < rows; k += warps) {
+      each_row(warp, rows, warps, [&](int k, const double* entries) {
         double sum = 0;
-        with_row(k, [&](const double* row) {
-          for (int i = threadIdx.x % kWarpSize; i < tokens_; i += kWarpSize) {
-            sum += v_.work[i] * row[i];
-          }
-        });
+        for (int i = threadIdx.x % kWarpSize; i < tokens_; i += kWarpSize) {
+          sum += v_.work[i] * entries[i];
+        }
         sum = warp_sum(sum);
         if (threadIdx.x % kWarpSize == 0) shared_.coefficients[k] = sum;
-      }
+      });
       __syncthreads();
       length = 0;
       each([&](int i) {
         double left = v_.work[i];
-        each_row(0, rows,
-                 [&](int k, const double* row) { left -= shared_.coefficients[k] * row[i]; });
+        each_row(0, rows, 1, [&](int k, const double* entries) {
+          left -= shared_.coefficients[k] * entries[i];
+        });
         v_.work[i] = left;
         length += left * left;
       });
@@ -140,33 +129,30 @@ class Machine {
     return sqrt(block_sum(length, shared_.of_warps));
   }
   __device__ void keep(int k, double factor) {
-    with_row(k, [&](double* row) { each([&](int i) { row[i] = factor * v_.work[i]; }); });
+    each([&](int i) { row(k)[i] = factor * v_.work[i]; });
+    if (k < shared_rows_) each([&](int i) { in_shared(k)[i] = factor * v_.work[i]; });
     __syncthreads();
   }
   __device__ void combine(int first, int rows) {
     each([&](int i) {
       double sum = 0;
-      each_row(first, first + rows,
-               [&](int k, const double* row) { sum += shared_.coefficients[k - first] * row[i]; });
+      each_row(first, first + rows, 1, [&](int k, const double* entries) {
+        sum += shared_.coefficients[k - first] * entries[i];
+      });
       v_.work[i] = sum;
     });
     __syncthreads();
   }
   __device__ void rotate(int k, double x, double y) {
-    with_row(k, [&](double* row) {
-      with_row(k + 1, [&](const double* other) {
-        each([&](int i) { row[i] = x * row[i] + y * other[i]; });
-      });
-    });
+    each([&](int i) { row(k)[i] = x * row(k)[i] + y * row(k + 1)[i]; });
+    if (k < shared_rows_) each([&](int i) { in_shared(k)[i] = row(k)[i]; });
     __syncthreads();
   }
   __device__ double distance(int k, double factor) const {
     double own = 0;
-    with_row(k, [&](const double* row) {
-      each([&](int i) {
-        const double difference = v_.work[i] - factor * row[i];
-        own += difference * difference;
-      });
+    each([&](int i) {
+      const double difference = v_.work[i] - factor * row(k)[i];
+      own += difference * difference;
     });
     return sqrt(block_sum(own, shared_.of_warps));
   }
@@ -206,13 +192,12 @@ class Machine {
   __device__ double* in_shared(int k) const {
     return reinterpret_cast<double*>(dynamic_shared() + sizeof(Shared<Graph>)) + k * tokens_;
   }
-  __device__ double* in_global(int k) const { return v_.rows + int64_t{k} * tokens_; }
-  // visit(k, entries) of rows from `begin` to before `end`.
+  // visit(k, entries) of every step-th row from `begin` to before `end`, from where it is nearest.
   template <typename Visit>
-  __device__ void each_row(int begin, int end, const Visit& visit) const {
-    const int in_both = min(end, shared_rows_);
-    for (int k = begin; k < in_both; ++k) visit(k, in_shared(k));
-    for (int k = max(begin, shared_rows_); k < end; ++k) visit(k, in_global(k));
+  __device__ void each_row(int begin, int end, int step, const Visit& visit) const {
+    int k = begin;
+    for (; k < min(end, shared_rows_); k += step) visit(k, in_shared(k));
+    for (; k < end; k += step) visit(k, row(k));
   }
 
   __device__ double agreed_answer() const {
@@ -296,11 +281,9 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     determined[blockIdx.x] = second.is_determined;
   }
   double largest = 0;
-  machine.with_row(1, [&](const double* row) {
-    machine.each([&](int i) {
-      vector[i] = second.is_simple ? machine.inverse_root(i) * row[i] : NAN;
-      largest = fmax(largest, fabs(vector[i]));
-    });
+  machine.each([&](int i) {
+    vector[i] = second.is_simple ? machine.inverse_root(i) * machine.row(1)[i] : NAN;
+    largest = fmax(largest, fabs(vector[i]));
   });
   if (!second.is_simple) return;
   // The first entry of largest magnitude is positive.

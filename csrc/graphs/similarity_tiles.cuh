@@ -84,7 +84,7 @@ struct TilePair {
 };
 
 template <typename A, typename Graph>
-__global__ void __launch_bounds__(kTileThreads, sizeof(A) == sizeof(float) ? 5 : 1)
+__global__ void __launch_bounds__(kTileThreads, sizeof(A) == sizeof(float) ? 5 : 0)
     similarity_kernel(const A* all_units, int depth, Graph graphs) {
   auto* left = reinterpret_cast<A*>(dynamic_shared());  // (kSlab, kSlabStride)
   A* right = left + kSlab * kSlabStride;                // likewise
