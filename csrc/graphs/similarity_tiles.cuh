@@ -71,6 +71,11 @@ __global__ void normalize_kernel(TokenFeatures<T> features, int64_t count, int d
   if (lane == 0) is_finite[index] = isfinite(square);
 }
 
+template <typename A>
+struct alignas(16) Quad {
+  A of[kQuad];
+};
+
 // The tiles of the n-th pair (row, column), row <= column, counted by columns.
 struct TilePair {
   int row, column;

@@ -21,16 +21,12 @@ constexpr int kStaged = 512;   // entries of the vector in shared memory at a ti
 
 constexpr int kQuad = 4;
 
-template <typename A>
-struct alignas(16) Quad {
-  A of[kQuad];
-};
-
 // The graph in bits: word (w, i) has those of row i and columns 32 w to 32 w + 31.
 struct BitGraph {
   using Number = int64_t;  // what is summed
   static constexpr int kSums = 1 << kQuad;
-  static constexpr int kStagedNumbers = kStaged / kQuad * kSums;
+  static constexpr int kSumStride = kSums + kQuad;  // four lines of it are written without a wait
+  static constexpr int kStagedNumbers = kStaged / kQuad * kSumStride;
 
   unsigned* words;
   int tokens;
@@ -63,9 +59,13 @@ struct BitGraph {
     Number of[kQuad];
 #pragma unroll
     for (int q = 0; q < kQuad; ++q) of[q] = __shfl_sync(kFullWarp, own, q, kQuad);
-    const Number last = (i & 1 ? of[2] : 0) + (i & 2 ? of[3] : 0);  // of a quarter of the sums
-    *reinterpret_cast<Quad<Number>*>(staged + i * kQuad) = {
-        {last, last + of[0], last + of[1], last + of[0] + of[1]}};
+    const int own_place = i % kQuad;
+    const Number first = (own_place & 1 ? of[0] : 0) + (own_place & 2 ? of[1] : 0);
+    Number* sums = staged + i / kQuad * kSumStride + own_place;
+    sums[0] = first;
+    sums[kQuad] = first + of[2];
+    sums[2 * kQuad] = first + of[3];
+    sums[3 * kQuad] = first + of[2] + of[3];
   }
 
   // The part of a row's sum that columns from `first` on have, of kColumns; staged: their sums.
@@ -85,7 +85,7 @@ struct BitGraph {
       for (int w = 0; w < kWords; ++w) {
         if (column + w * kWarpSize >= end) break;
 #pragma unroll
-        for (int q = 0; q < kWarpSize / kQuad; ++q, sums += kSums) {
+        for (int q = 0; q < kWarpSize / kQuad; ++q, sums += kSumStride) {
           sum += sums[(word[w] >> q * kQuad) % kSums];
         }
       }
@@ -97,7 +97,7 @@ struct BitGraph {
   }
   // Where the entries from `first` on are, a multiple of kQuad.
   __device__ static const Number* staged_from(const Number* staged, int first) {
-    return staged + first * kQuad;
+    return staged + first / kQuad * kSumStride;
   }
 };
 
