@@ -793,8 +793,8 @@ def _segment_mode(out: Tensor, classes: Tensor, labels: Tensor) -> list[Launch]:
 
 # normalized_cut: a block owns an image, and makes as many products with its graph as the features ask for. Of bits, 32
 # rows look four columns up in two wavefronts; of weights, each takes a multiply-add in float64. Steps are the fewest
-# that drawn scenes took (benchmarks/bench_normalized_cut.py); each keeps a row, beside two that are known, which is read
-# again from shared memory. Of large images only the first rows are there, which is left out.
+# that drawn scenes took (benchmarks/bench_normalized_cut.py); each keeps a row, beside two that are known, and reads
+# those before from shared memory, where only the first of large images are: that is left out.
 
 
 CUT_STEPS = 11  # of each of two runs, a product each

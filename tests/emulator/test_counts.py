@@ -191,13 +191,13 @@ BOUNDS: dict[str, dict[str, Bound]] = {
     },
     "normalized_cut": {
         "similarity_tiles.cuh:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
-        "similarity_tiles.cuh:similarity_kernel": Bound(5.3, 1, 1.15, 29.5, 10),
-        "eigenvector_block.cuh:second_eigenvector_kernel": Bound(28.3, 1.08, 1.03, 26.8, 321),
+        "similarity_tiles.cuh:similarity_kernel": Bound(5.3, 1, 1.09, 29.5, 10),
+        "eigenvector_block.cuh:second_eigenvector_kernel": Bound(18.1, 1.06, 1.01, 26.9, 324),
     },
     "normalized_cut, weighted": {
         "similarity_tiles.cuh:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
-        "similarity_tiles.cuh:similarity_kernel": Bound(2.18, 1.1, 1.15, 31.3, 10),
-        "eigenvector_block.cuh:second_eigenvector_kernel": Bound(23.6, 1.18, 1, 27.6, 339),
+        "similarity_tiles.cuh:similarity_kernel": Bound(2.18, 1.1, 1.09, 31.3, 10),
+        "eigenvector_block.cuh:second_eigenvector_kernel": Bound(20.8, 1.19, 1, 27.6, 342),
     },
     "extract_boxes, largest": {
         "distinct_cuts.cuh:read_kernel": Bound(1.25, 1.04, 1, 27.9, 6, 7),
