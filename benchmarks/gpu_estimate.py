@@ -811,8 +811,9 @@ def _normalized_cut(
     tiles = -(-tokens // 64)
     pairs = images * tiles * (tiles + 1) // 2
     rows = CUT_STEPS + 2
-    # Of a token: those, the product, its degree's root, the parts of its sum and its entry, written and read.
-    numbers = 8 * 2 * (rows + 3 + -(-tokens // 256))
+    # Of a token: those, the product, its degree's root, the parts of its sum and its entry, written and read; but the
+    # first row, which is no factor, is written alone.
+    numbers = 8 * (2 * (rows + 3 + -(-tokens // 256)) - 1)
     pairs_in_products = 2 * CUT_STEPS * tokens * every
     readings = (
         2 * 2 * 2 * sum(range(rows))
