@@ -815,9 +815,7 @@ def _normalized_cut(
     # first row, which is no factor, is written alone.
     numbers = 8 * (2 * (rows + 3 + -(-tokens // 256)) - 1)
     pairs_in_products = 2 * CUT_STEPS * tokens * every
-    readings = (
-        2 * 2 * 2 * sum(range(rows))
-    )  # of all rows before, by two runs, twice, for a sum and a difference
+    readings = 2 * 2 * 2 * sum(range(rows))  # of rows before, by two runs, twice, for both sums
     projections = 2 * readings * every
     if weighted:
         work = {"float64": 2 * pairs_in_products + projections}
