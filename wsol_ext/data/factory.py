@@ -1,16 +1,15 @@
-"""The data sets by name: all there is to know of each, and opening one."""
+"""Opening a data set by its name, from Python and from the command line."""
 
-import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import is_results_folder, missing_paths
 from wsol_ext._names import flag_of, nearest, unknown
-from wsol_ext._options import check_options, signature_of
+from wsol_ext._options import check_options
 from wsol_ext._problems import Problems
+from wsol_ext.data.entries import DATASETS, DatasetEntry, DatasetFlag, DatasetSource
 from wsol_ext.data.splits import split_folders
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ __all__ = [
     "ChosenDataset",
     "DatasetEntry",
     "DatasetFlag",
+    "DatasetSource",
     "check_split_name",
     "chosen_dataset",
     "data_help",
@@ -32,75 +32,6 @@ __all__ = [
     "register_dataset",
 ]
 
-
-@dataclass(frozen=True)
-class DatasetFlag:
-    """A flag of the command line for an argument of a data set's class: a path.
-
-    Attributes:
-        help: what the path leads to.
-        required: whether the data set cannot do without, or its evaluation where only that passes it on.
-        evaluation: whether only evaluation passes it on, training does not.
-        along: further arguments that come with it where none are given.
-    """
-
-    help: str
-    required: bool = False
-    evaluation: bool = False
-    along: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DatasetEntry:
-    """What there is to know of a data set beside its class; see `register_dataset`."""
-
-    opens: "Callable[..., LocalizationDataset] | str"
-    needs_root: bool = True
-    splits: tuple[str, ...] = ("train", "val", "test")
-    split_folders: bool = False
-    flags: Mapping[str, DatasetFlag] = field(default_factory=dict)
-
-    def open(self, *arguments: Any, **options: Any) -> "LocalizationDataset":
-        """Call the class, imported on first use: it brings torch along."""
-        return self._class()(*arguments, **options)
-
-    def options(self) -> dict[str, inspect.Parameter] | None:
-        """What the class takes beside root, split and transform, by name; None where it does not say."""
-        opens = self._class()
-        parameters = list(inspect.signature(opens).parameters.values())
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return None
-        given = {"root", "split", "transform"} | {p.name for p in parameters[: self.needs_root]}
-        return {name: p for name, p in signature_of(opens).items() if name not in given}
-
-    def _class(self) -> "Callable[..., LocalizationDataset]":
-        return pkgutil.resolve_name(self.opens) if isinstance(self.opens, str) else self.opens
-
-
-DATASETS: dict[str, DatasetEntry] = {
-    "cub": DatasetEntry("wsol_ext.data.cub:CubDataset", splits=("train", "test")),
-    "folder": DatasetEntry(
-        "wsol_ext.data.folder:FolderDataset",
-        split_folders=True,
-        # Accuracy while training is that of classes, on all images, whether or not they have a box. And people have
-        # boxes of some pictures, and want those measured.
-        flags={
-            "boxes": DatasetFlag(
-                "a CSV file of boxes to evaluate by, whose first line is image,x0,y0,x1,y1",
-                required=True,
-                evaluation=True,
-                along={"unboxed": "drop"},
-            )
-        },
-    ),
-    "synthetic": DatasetEntry("wsol_ext.data.synthetic:SyntheticDataset", needs_root=False),
-    "wsol": DatasetEntry(
-        "wsol_ext.data.wsol_metadata:WsolMetadataDataset",
-        split_folders=True,
-        flags={"image_root": DatasetFlag("the folder of the images", required=True)},
-    ),
-}
-"""The data sets that `open_dataset` and the command line know, by name."""
 
 FLAGS = tuple(dict.fromkeys(flag for entry in DATASETS.values() for flag in entry.flags))
 """The flags of the command line that some data sets only have a use for: each is a field of `TrainingConfig`."""
@@ -114,6 +45,7 @@ def register_dataset(
     splits: tuple[str, ...] = ("train", "val", "test"),
     split_folders: bool = False,
     flags: Mapping[str, DatasetFlag] | None = None,
+    source: DatasetSource | None = None,
 ) -> None:
     """Make a data set known to `open_dataset`, to training and to the command line.
 
@@ -130,6 +62,7 @@ def register_dataset(
             `valid`, `validation`, `testing`. The class is then called with that folder, and without `split`; a root
             that holds none of the folders `splits` is undivided, and serves every split.
         flags: by argument of the class, the flag of the command line that gives it, out of `FLAGS`.
+        source: what `wsol data list` says of it.
 
     Raises:
         ValueError: another data set has that name, or a flag that the command line does not have.
@@ -146,7 +79,9 @@ def register_dataset(
     for flag in flags or {}:
         if flag not in FLAGS:
             raise ValueError(f"register_dataset: {unknown('flags', flag, FLAGS)}")
-    DATASETS[name] = DatasetEntry(opens, needs_root, splits, split_folders, dict(flags or {}))
+    DATASETS[name] = DatasetEntry(
+        opens, needs_root, splits, split_folders, dict(flags or {}), source
+    )
 
 
 def open_dataset(
@@ -158,12 +93,8 @@ def open_dataset(
 ) -> "LocalizationDataset":
     """Open a data set by name.
 
-    | name | root | options |
-    | --- | --- | --- |
-    | `cub` | the folder `CUB_200_2011` | |
-    | `folder` | a folder of class folders, or of `train`, `val`, `test` that hold them | of `FolderDataset` |
-    | `synthetic` | none | of `SyntheticDataset` |
-    | `wsol` | a data set's folder of split files, such as `metadata/CUB` | of `WsolMetadataDataset`: `image_root` |
+    docs/datasets.md and `wsol data list` have where each comes from, and what its root should hold; the options are
+    those of its class, such as `CubDataset`.
 
     A folder of class folders that is not divided serves every split. Splits are known in any case and by their usual
     spellings: `Train`, `training`, `valid`, `validation`, `testing`. Where it is divided, the names in a CSV file of
@@ -237,7 +168,7 @@ class ChosenDataset:
     split: str
     options: Mapping[str, Any]
 
-    def open(self, transform: "Transform") -> "LocalizationDataset":
+    def open(self, transform: "Transform | None" = None) -> "LocalizationDataset":
         """Open it.
 
         Raises:

@@ -3,16 +3,77 @@
 import csv
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsol_ext._names import some
 
-__all__ = ["AnnotationError", "Row", "check_complete", "check_pixels", "read_csv", "read_rows"]
+__all__ = [
+    "AnnotationError",
+    "Box",
+    "Mistake",
+    "MistakeKind",
+    "Row",
+    "check_box",
+    "check_complete",
+    "check_pixels",
+    "mistakes_noted",
+    "noted",
+    "read_csv",
+    "read_rows",
+]
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels."""
+
+MistakeKind: TypeAlias = Literal["list", "box"]
 
 
 class AnnotationError(ValueError):
     """Annotations that do not fit: a malformed line, an unknown or missing image. The message names the file."""
+
+
+class Mistake(NamedTuple):
+    """What is wrong with one line of a table, which a reader could go on after."""
+
+    kind: MistakeKind
+    message: str
+
+
+_noted: ContextVar[list[Mistake] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def mistakes_noted() -> Iterator[list[Mistake]]:
+    """Let readers note every mistaken line, leave out what it says, and go on; otherwise the first one ends them.
+
+    Example:
+        >>> with mistakes_noted() as mistakes:
+        ...     with noted("box"):
+        ...         check_box("one.jpg", (5, 1, 2, 4))
+        >>> mistakes[0].kind, mistakes[0].message[:34]
+        ('box', 'one.jpg: the box is x0, y0, x1, y1')
+    """
+    mistakes: list[Mistake] = []
+    token = _noted.set(mistakes)
+    try:
+        yield mistakes
+    finally:
+        _noted.reset(token)
+
+
+@contextmanager
+def noted(kind: MistakeKind = "list") -> Iterator[None]:
+    """Around what a reader can go on after: within `mistakes_noted`, an error that ends the block is noted there."""
+    try:
+        yield
+    except (AnnotationError, FileNotFoundError) as error:
+        mistakes = _noted.get()
+        if mistakes is None:
+            raise
+        mistakes.append(Mistake(kind, str(error)))
 
 
 class Row:
@@ -47,16 +108,30 @@ class Row:
             raise self.error(f"{name} is {self.fields[column]!r}, it should be a finite number")
         return value
 
-    def box(self, column: int) -> tuple[float, float, float, float]:
+    def box(self, column: int) -> Box:
         """Four fields from that column on as a box x0, y0, x1, y1 whose x1 and y1 are not below x0 and y0."""
         names = ("x0", "y0", "x1", "y1")
         x0, y0, x1, y1 = (self.number(column + k, name) for k, name in enumerate(names))
-        if x1 < x0 or y1 < y0:
-            raise self.error(
-                f"the box is x0, y0, x1, y1 = {x0:g}, {y0:g}, {x1:g}, {y1:g}, "
-                "it should have x1 >= x0 and y1 >= y0"
-            )
-        return x0, y0, x1, y1
+        return check_box(f"{self.path}:{self.line}", (x0, y0, x1, y1))
+
+
+def check_box(place: str, box: Box) -> Box:
+    """The box, if it is one.
+
+    Args:
+        place: where it stands, as the message starts.
+        box: x0, y0, x1, y1.
+
+    Raises:
+        AnnotationError: x1 is below x0, or y1 below y0.
+    """
+    x0, y0, x1, y1 = box
+    if x1 < x0 or y1 < y0:
+        raise AnnotationError(
+            f"{place}: the box is x0, y0, x1, y1 = {x0:g}, {y0:g}, {x1:g}, {y1:g}, "
+            "it should have x1 >= x0 and y1 >= y0"
+        )
+    return box
 
 
 def check_complete(rows: Mapping[Any, Row], table: Container[Any], path: Path) -> None:
@@ -129,11 +204,13 @@ def read_rows(
                     continue
                 fields = text.split(separator, max(counts) - 1 if separator is None else -1)
                 row = Row(path, number, [field.strip() for field in fields])
-                if len(fields) not in counts:
+                if len(fields) in counts:
+                    yield row
+                    continue
+                with noted():
                     raise row.error(
                         f"the line is {text.strip()!r}, it should be {' or '.join(forms)}"
                     )
-                yield row
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: is no UTF-8 text: {error}") from error
 
@@ -163,10 +240,13 @@ def read_csv(path: Path, header: Sequence[str]) -> Iterator[Row]:
                 )
             for fields in reader:
                 row = Row(path, reader.line_num, fields)
-                if fields and len(fields) != len(header):
-                    raise row.error(f"the line has {len(fields)} fields, it should have {wanted}")
-                if fields:
+                if len(fields) == len(header):
                     yield row
+                elif fields:
+                    with noted():
+                        raise row.error(
+                            f"the line has {len(fields)} fields, it should have {wanted}"
+                        )
         except (UnicodeDecodeError, csv.Error) as error:
             raise AnnotationError(f"{path}: is no UTF-8 CSV file: {error}") from error
 
