@@ -73,7 +73,7 @@ def test_split_files_are_found_below_the_root(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("imagenet",), "name is 'imagenet', it should be one of cub, folder, synthetic, wsol"),
+        (("imagenet",), "name is 'imagenet', it should be one of aircraft, cars, .*, voc, .*"),
         (("cub",), "root is None, it should be the folder of the cub data set"),
         (("cub", "x", "val"), "split is 'val', it should be 'train' or 'test' for cub"),
         (("synthetic", "x"), "root is 'x', the synthetic data set has none"),

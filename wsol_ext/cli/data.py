@@ -81,12 +81,8 @@ def check(options: Any, problems: Problems) -> None:
     options.chosen = []
     for split in splits:
         with problems.collected():
-            options.chosen.append(chosen_dataset(values, split, options.boxes is not None))
-    if options.split and DATASETS[options.dataset].split_folders is False:
-        known = DATASETS[options.dataset].splits
-        for split in options.split:
-            if split not in known:
-                problems.add(unknown("--split", split, known))
+            chosen = chosen_dataset(values, split, options.boxes is not None, asked=True)
+            options.chosen.append(chosen)
 
 
 def check_further(options: Any, problems: Problems) -> None:

@@ -3,13 +3,8 @@
 from typing import TYPE_CHECKING
 
 from wsol_ext._names import on_first_use
-from wsol_ext.data.factory import (
-    DATASETS,
-    DatasetFlag,
-    DatasetSource,
-    open_dataset,
-    register_dataset,
-)
+from wsol_ext.data.entries import DATASETS, DatasetFlag, DatasetSource
+from wsol_ext.data.factory import open_dataset, register_dataset
 
 if TYPE_CHECKING:
     from wsol_ext.data.aircraft import AircraftDataset

@@ -76,8 +76,7 @@ class AircraftDataset(ListedDataset):
                     raise row.error(f"{row.fields[0]} has a line already")
                 x0, y0, x1, y1 = row.box(1)
                 boxes[row.fields[0]] = (x0 - 1, y0 - 1, x1, y1)
-        with noted():
-            check_complete(rows, boxes, folder / "images_box.txt")
+        check_complete(rows, boxes, folder / "images_box.txt")
         pictures = [
             Listed(
                 folder / "images" / f"{name}.jpg",

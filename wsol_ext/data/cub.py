@@ -99,8 +99,7 @@ class CubDataset(LocalizationDataset):
             "bounding_boxes.txt": box_rows,
         }
         for file, table in tables.items():
-            with noted():
-                check_complete(images, table, self.root / file)
+            check_complete(images, table, self.root / file)
         images = {key: row for key, row in images.items() if key in class_ids and key in splits}
         if first_classes is not None:
             images = {key: row for key, row in images.items() if class_ids[key] <= first_classes}

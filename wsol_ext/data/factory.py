@@ -16,12 +16,8 @@ if TYPE_CHECKING:
     from wsol_ext.data.base import LocalizationDataset, Transform
 
 __all__ = [
-    "DATASETS",
     "FLAGS",
     "ChosenDataset",
-    "DatasetEntry",
-    "DatasetFlag",
-    "DatasetSource",
     "check_split_name",
     "chosen_dataset",
     "data_help",
@@ -204,7 +200,11 @@ class ChosenDataset:
 
 
 def chosen_dataset(
-    values: Mapping[str, Any], split: str, evaluation: bool = False, option: str = "--split"
+    values: Mapping[str, Any],
+    split: str,
+    evaluation: bool = False,
+    option: str = "--split",
+    asked: bool = False,
 ) -> ChosenDataset:
     """The data set that flags choose, those that training and evaluation share.
 
@@ -213,6 +213,7 @@ def chosen_dataset(
         split: the split.
         evaluation: whether to take the flags that only evaluation passes on, and look at the split.
         option: what the split was given as, for errors.
+        asked: whether to look at the split for another reason: somebody named it.
 
     Raises:
         ValueError: an unknown data set or split, a path that is not given, or a flag that it has no use for; all of
@@ -239,7 +240,7 @@ def chosen_dataset(
         if flag.required and (evaluation or not flag.evaluation) and argument not in options:
             problems.add(f"{flag_of(argument)} is missing, it should be {flag.help}")
     root = root and str(Path(root).expanduser())
-    if evaluation:  # training has no --split
+    if evaluation or asked:  # training has no --split
         with problems.collected():
             _check_split(entry, root, split, option)
     problems.raise_any()

@@ -138,16 +138,22 @@ def check_complete(rows: Mapping[Any, Row], table: Container[Any], path: Path) -
     """Refuse a table that lacks images.
 
     Args:
-        rows: by image, the line that lists it, which names it in its last field.
+        rows: by image, its name or a number, the line that lists it, whose last field is the name of one by number.
         table: what there should be one of for each image.
         path: the table's file.
 
     Raises:
         AnnotationError: images that the table lacks: the first one's line, their number and the first three names.
+            Within `mistakes_noted`, each is noted.
     """
     lacking = [key for key in rows if key not in table]
-    if lacking:
-        names = [rows[key].fields[-1] for key in lacking]
+    names = [key if isinstance(key, str) else rows[key].fields[-1] for key in lacking]
+    mistakes = _noted.get()
+    if mistakes is not None:
+        for key, name in zip(lacking, names, strict=True):
+            error = rows[key].error(f"{name} has no line in {path}")
+            mistakes.append(Mistake("list", str(error)))
+    elif lacking:
         have = "has" if len(names) == 1 else "have"
         raise rows[lacking[0]].error(f"{some(names)} {have} no line in {path}")
 

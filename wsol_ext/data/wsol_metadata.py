@@ -98,8 +98,7 @@ class WsolMetadataDataset(LocalizationDataset):
                 if label < 0:
                     raise row.error(f"the label is {row.fields[1]}, it should not be negative")
                 _set(labels, row, "label", label)
-        with noted():
-            check_complete(ids, labels, self.metadata_dir / "class_labels.txt")
+        check_complete(ids, labels, self.metadata_dir / "class_labels.txt")
         located = self._has("localization.txt")
         read_sizes = self._rows_of if located else self._rows_if_there  # boxes are in their frame
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -125,8 +124,7 @@ class WsolMetadataDataset(LocalizationDataset):
             if boxes and self._masks:
                 raise row.error("boxes and masks in one file, it should hold one kind")
         if located:
-            with noted():
-                check_complete(ids, self._masks or boxes, self.metadata_dir / "localization.txt")
+            check_complete(ids, self._masks or boxes, self.metadata_dir / "localization.txt")
             check_pixels(
                 self.metadata_dir / "localization.txt", chain.from_iterable(boxes.values())
             )
