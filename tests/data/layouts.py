@@ -179,6 +179,8 @@ def voc(root: Path) -> Path:
     for name, (objects, difficult) in found.items():
         picture(year / "JPEGImages" / f"{name}.jpg")
         xml = voc_xml(objects, f"{name}.jpg", difficult=difficult)
+        part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"
+        xml = xml.replace("</object>", part, 1)  # as people have them
         text(year / "Annotations" / f"{name}.xml", xml)
     return year
 

@@ -455,7 +455,7 @@ def test_labels_of_dogs_that_contradict_the_folders_are_named(tree):
 
 def test_lists_of_matlab_need_scipy(roots, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ImportError, match=r"scipy reads MATLAB files, .*'wsol_ext\[mat\]'"):
+    with pytest.raises(ValueError, match=r"scipy reads MATLAB files, .*'wsol_ext\[mat\]'"):
         open_dataset("dogs", roots["dogs"])
 
 

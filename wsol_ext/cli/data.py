@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,10 +143,7 @@ def _check(options: Any) -> int:
     absent: dict[str, str] = {}
     for chosen in options.chosen:
         try:
-            with warnings.catch_warnings():
-                # A checked picture's size and boxes are told of one by one.
-                warnings.filterwarnings("ignore", message=".*(others from here on|here on)$")
-                report = check_dataset(chosen.open, chosen.split, options.workers, options.progress)
+            report = check_dataset(chosen.open, chosen.split, options.workers, options.progress)
         except FileNotFoundError as error:
             absent[chosen.split] = str(error)
             continue

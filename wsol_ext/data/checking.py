@@ -96,7 +96,7 @@ def check_dataset(
 
     Raises:
         FileNotFoundError: there are no annotations of the split.
-        ValueError, ImportError: what `opens` raises otherwise, such as for an option that makes no sense.
+        ValueError: what `opens` raises otherwise, such as for an option that makes no sense.
 
     Example:
         >>> from wsol_ext.data import SyntheticDataset

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from wsol_ext._names import printable
+from wsol_ext._paths import Paths
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.tables import Box
 
@@ -60,7 +61,7 @@ class ListedDataset(LocalizationDataset):
             if has_boxes
             else None,
         )
-        self._paths = [picture.path for picture in pictures]
+        self._paths = Paths(picture.path for picture in pictures)
         self._sizes = [picture.size for picture in pictures]
 
     def image_path(self, index: int) -> Path:

@@ -21,7 +21,7 @@ def read_mat(path: Path, name: str, fields: tuple[str, ...] = ()) -> list[Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImportError: scipy, which reads it, is not installed.
+        ValueError: scipy, which reads it, is not installed.
         AnnotationError: it is no MATLAB file, or lacks the variable or a field.
     """
     if not path.is_file():
@@ -29,7 +29,7 @@ def read_mat(path: Path, name: str, fields: tuple[str, ...] = ()) -> list[Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             f"{path}: scipy reads MATLAB files, and is not installed: pip install 'wsol_ext[mat]'"
         ) from error
     try:

@@ -5,7 +5,7 @@ import math
 import re
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
@@ -140,11 +140,11 @@ def _samples(path: Path, file: BinaryIO) -> dict[str, dict[str, _Place]]:
             for member in archive:
                 if not member.isfile():
                     continue
-                folder, name = PurePosixPath(member.name).parent, PurePosixPath(member.name).name
+                folder, slash, name = member.name.removeprefix("./").rpartition("/")
                 stem, _, end = name.partition(".")
                 if member.offset_data + member.size > size:
                     raise AnnotationError(f"{path}: is cut off within {printable(member.name)}")
-                files = samples.setdefault((folder / stem).as_posix(), {})
+                files = samples.setdefault(f"{folder}{slash}{stem}", {})
                 with noted():
                     if end.lower() in files:
                         raise AnnotationError(f"{path}: {printable(member.name)} is there twice")
@@ -161,7 +161,8 @@ def _picture(
 ) -> tuple[_Picture, bool]:
     """A sample, and whether it says boxes."""
     place = f"{path}: {printable(key)}"
-    images = [end for end in members if f".{end}" in image_suffixes()]
+    suffixes = image_suffixes()
+    images = [end for end in members if f".{end}" in suffixes]
     if len(images) != 1:
         ends = ", ".join(f".{end}" for end in members)
         raise AnnotationError(f"{place} has {ends}, it should have one image")
