@@ -79,6 +79,7 @@ def test_folder_is_checked_split_by_split_or_as_a_whole(pictures, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "ACTION is missing: list or check"),
         (["lst"], "ACTION is 'lst', it should be one of list, check; did you mean list"),
         (["check"], "DATASET is missing, it should be one of aircraft, "),
         (["check", "vco"], "DATASET is 'vco', it should be one of .*; did you mean voc"),
@@ -88,6 +89,7 @@ def test_folder_is_checked_split_by_split_or_as_a_whole(pictures, capsys):
         (["check", "voc", "--root", ".", "--split", "tain"], "--split is 'tain', .* mean train"),
         (["check", "voc", "--root", ".", "--workers", "-1"], "--workers is -1"),
         (["check", "voc", "--root", ".", "--out", "."], "--out is ., which is a folder"),
+        (["check", "voc", "--root", ".", "--out", "/dev/null/a"], "--out is /dev/null, which is"),
         (["check", "voc", "--root", ".", "--boxes", "."], "--boxes is for --data folder"),
         (
             ["check", "aircraft", "--root", ".", "--data-options", '{"levl": 1}'],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import write_json
 from wsol_ext._names import flag_of, on_terminal, unknown
-from wsol_ext._problems import Problems
+from wsol_ext._problems import Problems, check_folder
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.options import add_config, add_switch
 from wsol_ext.data.entries import DATASETS, DatasetEntry
@@ -18,7 +18,7 @@ from wsol_ext.data.splits import split_folders
 if TYPE_CHECKING:
     from wsol_ext.data.checking import SplitReport
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run", "table"]
+__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
 
 HELP = "which data sets there are; read one through for what is wrong with it"
 DESCRIPTION = (
@@ -59,7 +59,8 @@ def add_options(parser: Parser) -> None:
 
 def check(options: Any, problems: Problems) -> None:
     """Collect what is wrong with the flags."""
-    if options.action not in _ACTIONS:
+    options.chosen = []
+    if options.action is not None and options.action not in _ACTIONS:
         problems.add(unknown("ACTION", options.action, _ACTIONS))
     if options.dataset and options.dataset not in DATASETS:
         problems.add(unknown("DATASET", options.dataset, DATASETS))
@@ -68,8 +69,11 @@ def check(options: Any, problems: Problems) -> None:
         return
     if options.workers < 0:
         problems.add(f"--workers is {options.workers}, it should be 0 or more")
-    if options.out is not None and Path(options.out).expanduser().is_dir():
-        problems.add(f"--out is {options.out}, which is a folder; it should be a JSON file")
+    if options.out is not None:
+        out = Path(options.out).expanduser()
+        check_folder("--out", out.parent, problems)
+        if out.is_dir():
+            problems.add(f"--out is {options.out}, which is a folder; it should be a JSON file")
     if not options.dataset:
         problems.add(f"DATASET is missing, it should be one of {', '.join(DATASETS)}")
         return
@@ -77,7 +81,6 @@ def check(options: Any, problems: Problems) -> None:
     for missing in missing_data(values):
         problems.add(missing)
     splits = options.split or _splits(DATASETS[options.dataset], options.root)
-    options.chosen = []
     for split in splits:
         with problems.collected():
             chosen = chosen_dataset(values, split, options.boxes is not None, asked=True)
@@ -96,12 +99,12 @@ def run(options: Any) -> int:
     """List, or check."""
     if options.action == "list":
         names = [options.dataset] if options.dataset else list(DATASETS)
-        print(table(names) if options.markdown else "\n\n".join(map(_described, names)))
+        print(_table(names) if options.markdown else "\n\n".join(map(_described, names)))
         return 0
     return _check(options)
 
 
-def table(names: list[str]) -> str:
+def _table(names: list[str]) -> str:
     """A table of data sets in Markdown."""
     rows = ["| `--data` | what | splits | `--root` | boxes | terms |", "| --- " * 6 + "|"]
     for name in names:

@@ -323,13 +323,17 @@ def _images_of(chosen: ChosenDataset) -> tuple["LocalizationDataset", Paths]:
         ValueError: they are no files.
     """
     dataset = chosen.open()
-    paths = [dataset.image_path(index) for index in range(len(dataset))]
-    files = [path for path in paths if path is not None]
-    if len(files) < len(paths):
-        raise ValueError(
-            f"--data is {chosen.name}, whose images are no files of their own; boxes are written for files: unpack them"
-        )
-    return dataset, Paths(files)
+
+    def files() -> Iterator[Path]:
+        for index in range(len(dataset)):
+            path = dataset.image_path(index)
+            if path is None:
+                raise ValueError(
+                    f"--data is {chosen.name}, whose images are no files of their own; boxes are written for files"
+                )
+            yield path
+
+    return dataset, Paths(files())
 
 
 @dataclass(frozen=True)

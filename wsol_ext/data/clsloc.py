@@ -56,7 +56,6 @@ class ClsLocDataset(ListedDataset):
         file = "train_cls.txt" if split == "train" else "val.txt"
         for row in read_rows(self.root / "ImageSets/CLS-LOC" / file, "image, number"):
             with noted():
-                # Blanks part the fields, of which the last keeps its own; names have none.
                 if row.fields[0] in listed:
                     raise row.error(
                         f"{row.fields[0]} has a line already, at {listed[row.fields[0]].line}"

@@ -1,7 +1,6 @@
 """COCO's JSON files."""
 
 import json
-import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from wsol_ext._names import some
 from wsol_ext.data.base import Transform
 from wsol_ext.data.listed import Listed, ListedDataset, NamedBox, boxes_of_main_class
 from wsol_ext.data.splits import split_folders
-from wsol_ext.data.tables import AnnotationError, Box, noted
+from wsol_ext.data.tables import AnnotationError, Box, finite_numbers, noted
 
 __all__ = ["CocoDataset"]
 
@@ -175,17 +174,14 @@ def _text(place: str, found: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _box(place: str, found: Mapping[str, Any]) -> Box:
     box = found.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    numbers = finite_numbers(box, 4)
+    if numbers is None:
         raise AnnotationError(
             f"{place}.bbox is {box!r}, it should be x, y, width and height in pixels"
         )
-    x, y, width, height = map(float, box)
+    x, y, width, height = numbers
     if width < 0 or height < 0:
         raise AnnotationError(
             f"{place}.bbox is {box!r}, its width and height should not be negative"

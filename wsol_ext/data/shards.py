@@ -1,7 +1,6 @@
 """Pictures in tar files, in the form of the library webdataset, read at random places."""
 
 import json
-import math
 import re
 import tarfile
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.class_names import read_class_names
 from wsol_ext.data.images import NamedBytes, image_suffixes
 from wsol_ext.data.splits import split_folders, split_of
-from wsol_ext.data.tables import AnnotationError, Box, check_box, noted
+from wsol_ext.data.tables import AnnotationError, Box, check_box, finite_numbers, noted
 
 __all__ = ["ShardDataset"]
 
@@ -193,13 +192,10 @@ def _picture(
 
 
 def _box(place: str, box: Any) -> Box:
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(isinstance(v, int | float) and math.isfinite(v) for v in box)
-    ):
+    numbers = finite_numbers(box, 4)
+    if numbers is None:
         raise AnnotationError(f"{place} is {box!r}, it should be x0, y0, x1, y1 in pixels")
-    x0, y0, x1, y1 = map(float, box)
+    x0, y0, x1, y1 = numbers
     return check_box(place, (x0, y0, x1, y1))
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "check_box",
     "check_complete",
     "check_pixels",
+    "finite_numbers",
     "mistakes_noted",
     "noted",
     "read_csv",
@@ -132,6 +133,24 @@ def check_box(place: str, box: Box) -> Box:
             "it should have x1 >= x0 and y1 >= y0"
         )
     return box
+
+
+def finite_numbers(value: Any, count: int) -> list[float] | None:
+    """A list of so many finite numbers, as JSON has them; None of what is none.
+
+    Example:
+        >>> finite_numbers([1, 2.5], 2), finite_numbers([1, float("nan")], 2), finite_numbers([True, 10**400], 2)
+        ([1.0, 2.5], None, None)
+    """
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in value):
+        return None
+    try:
+        numbers = [float(each) for each in value]
+    except OverflowError:  # JSON's whole numbers have no end
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def check_complete(rows: Mapping[Any, Row], table: Container[Any], path: Path) -> None:

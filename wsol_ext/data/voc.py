@@ -7,6 +7,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from wsol_ext.data.base import Transform
+from wsol_ext.data.images import is_like_image
 from wsol_ext.data.listed import Listed, ListedDataset, NamedBox, boxes_of_main_class
 from wsol_ext.data.tables import AnnotationError, Box, check_box, noted, read_rows
 
@@ -63,7 +64,8 @@ def read_voc_xml(path: Path) -> VocAnnotation:
             objects.append(VocObject(name, corners, difficult))
     sides = [_whole(root.findtext(f"size/{side}")) for side in ("width", "height")]
     size = (sides[0], sides[1]) if min(sides) > 0 else None  # some have zeros there
-    suffix = PurePosixPath((root.findtext("filename") or "").strip()).suffix
+    name = (root.findtext("filename") or "").strip()  # some have none, or only its stem
+    suffix = PurePosixPath(name).suffix if is_like_image(name) else ""
     return VocAnnotation(objects, size, suffix)
 
 
