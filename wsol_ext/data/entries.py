@@ -110,7 +110,7 @@ DATASETS: dict[str, DatasetEntry] = {
             "https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
             _IMAGENET_TERMS,
             "a folder with `cars_train`, `cars_test`, `devkit`, and `cars_test_annos_withlabels.mat` there or in "
-            "`devkit`; `.mat` is read by scipy, extra `mat`",
+            "`devkit`",
             _FROM_ONE,
         ),
     ),
@@ -168,8 +168,7 @@ DATASETS: dict[str, DatasetEntry] = {
             "Stanford Dogs",
             "http://vision.stanford.edu/aditya86/ImageNetDogs/",
             _IMAGENET_TERMS,
-            "a folder with `Images`, `Annotation`, and `train_list.mat` and `test_list.mat` there or in `lists`; "
-            "`.mat` is read by scipy, extra `mat`",
+            "a folder with `Images`, `Annotation`, and `train_list.mat` and `test_list.mat` there or in `lists`",
             _AS_PUBLISHED,
         ),
     ),

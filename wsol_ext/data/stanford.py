@@ -33,7 +33,7 @@ class DogsDataset(ListedDataset):
         FileNotFoundError: root lacks a list, or an annotation that it names.
         AnnotationError: a list or annotation that cannot be read, a picture that is listed twice, or labels that
             contradict the folders; named by file.
-        ValueError: another split; or scipy, which reads the lists, is not installed.
+        ValueError: another split.
         ImageError: from `dataset[i]`: a missing or broken picture file.
     """
 
@@ -109,7 +109,7 @@ class CarsDataset(ListedDataset):
         FileNotFoundError: root lacks a table.
         AnnotationError: a table that cannot be read, a picture that is listed twice or of an unknown class, or a box
             that is none; named by file and number.
-        ValueError: another split; or scipy, which reads the tables, is not installed.
+        ValueError: another split.
         ImageError: from `dataset[i]`: a missing or broken picture file.
     """
 
