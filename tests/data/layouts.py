@@ -56,6 +56,7 @@ def aircraft(root: Path) -> Path:
     for level, (train, test) in lists.items():
         text(data / f"images_{level}_train.txt", train)
         text(data / f"images_{level}_test.txt", test)
+        text(data / f"images_{level}_trainval.txt", train.replace("1025794", "0056978"))
     text(data / "images_box.txt", "0034309 3 4 18 14\n0056978 2 2 19 9\n1025794 1 1 20 16\n")
     return data.parent
 

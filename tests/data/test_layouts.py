@@ -173,6 +173,16 @@ def test_aircraft_have_classes_of_three_levels(roots, level, classes):
     assert inner.image_names == dataset.image_names
 
 
+def test_training_images_can_be_those_of_trainval(roots):
+    for split, names in (
+        ("train", ["0034309.jpg", "0056978.jpg"]),
+        ("test", ["0056978.jpg"]),
+    ):
+        assert opened("aircraft", roots["aircraft"], split, with_val=True).image_names == names
+    with pytest.raises(FileNotFoundError, match=r"Main/trainval\.txt: no such file"):
+        opened("voc", roots["voc"], with_val=True)
+
+
 def test_pictures_of_several_classes_can_be_left_out(roots):
     with pytest.warns(UserWarning, match="1 of 3 images do not show one class of objects, left"):
         dataset = open_dataset("voc", roots["voc"], one_class=True)

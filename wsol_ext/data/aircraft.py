@@ -28,6 +28,7 @@ class AircraftDataset(ListedDataset):
         split: "train", "val", "trainval" or "test".
         transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
         level: what classes are: "variant" (100), "family" (70) or "manufacturer" (30).
+        with_val: whether "train" is "trainval", by which the field trains.
 
     Raises:
         FileNotFoundError: root lacks a list.
@@ -45,6 +46,7 @@ class AircraftDataset(ListedDataset):
         split: Literal["train", "val", "trainval", "test"] = "train",
         transform: Transform | None = None,
         level: Literal["variant", "family", "manufacturer"] = "variant",
+        with_val: bool = False,
     ) -> None:
         if level not in _FILES:
             raise ValueError(
@@ -54,11 +56,12 @@ class AircraftDataset(ListedDataset):
             raise ValueError(
                 f"AircraftDataset: split is {split!r}, it should be train, val, trainval or test"
             )
+        listed = "trainval" if split == "train" and with_val else split
         folder = Path(root) / "data" if (Path(root) / "data").is_dir() else Path(root)
         class_names = read_class_names(folder / f"{_FILES[level]}.txt")
         label_of = {name: label for label, name in enumerate(class_names)}
         rows: dict[str, Row] = {}
-        for row in read_rows(folder / f"images_{level}_{split}.txt", "image id, class"):
+        for row in read_rows(folder / f"images_{level}_{listed}.txt", "image id, class"):
             with noted():
                 if row.fields[0] in rows:
                     raise row.error(

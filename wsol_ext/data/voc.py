@@ -106,6 +106,7 @@ class VocDataset(ListedDataset):
         split: "train", "val", "trainval" or "test": a file of `ImageSets/Main`.
         transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
         one_class: whether to leave out pictures of several classes, with a warning.
+        with_val: whether "train" is "trainval".
         class_names: the classes; None: those of VOC, or where others occur, those of all files of `Annotations` in
             alphabetical order.
 
@@ -122,6 +123,7 @@ class VocDataset(ListedDataset):
         split: str = "train",
         transform: Transform | None = None,
         one_class: bool = False,
+        with_val: bool = False,
         class_names: list[str] | None = None,
     ) -> None:
         root = Path(root)
@@ -130,7 +132,8 @@ class VocDataset(ListedDataset):
             raise FileNotFoundError(
                 f"{root}: holds {', '.join(years)}; the folder should be one of them"
             )
-        listed = root / "ImageSets" / "Main" / f"{split}.txt"
+        name_of_list = "trainval" if split == "train" and with_val else split
+        listed = root / "ImageSets" / "Main" / f"{name_of_list}.txt"
         names: dict[str, int] = {}
         for row in read_rows(listed, "image name"):
             with noted():
