@@ -61,12 +61,13 @@ def test_pictures_that_are_missing_broken_misnamed_or_of_another_size_are_named(
 
 def test_every_box_that_makes_no_sense_is_named(voc):
     objects = [
-        ("cow", 9, 1, 5, 4),  # inverted, which the reader itself refuses
-        ("cow", 5, 1, 4, 9),  # likewise, in 0-based edges it would have no area
+        ("cow", 9, 1, 5, 4),
+        ("cow", 5, 1, 4, 9),  # which from edge to edge is 4, 0, 4, 9
         ("cow", 1, 1, 20, 16),
         ("cow", 21, 1, 25, 9),
         ("cow", 1, 1, 23, 16),
-        ("cow", -1, 1, 21, 16),  # by one pixel, as annotators do... and one more
+        ("cow", 0, 1, 21, 16),  # by one pixel, as annotators do
+        ("cow", -1, 1, 21, 16),
         ("cow", "x", 1, 2, 3),
     ]
     text(voc / "Annotations" / "2008_000019.xml", voc_xml(objects))
@@ -79,7 +80,7 @@ def test_every_box_that_makes_no_sense_is_named(voc):
         [
             "xml: object 1: the box is x0, y0, x1, y1 = 9, 1, 5, 4, it should have x1 >= x0",
             "xml: object 2: the box is",
-            "xml: object 7: its box has xmin x",
+            "xml: object 8: its box has xmin x",
             "20, 0, 25, 9 lies outside of the image, which is 20 x 16 pixels",
             "0, 0, 23, 16 reaches beyond the image, which is 20 x 16 pixels",
             "-2, 0, 21, 16 reaches beyond the image",

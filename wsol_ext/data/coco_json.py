@@ -11,7 +11,7 @@ from wsol_ext._names import some
 from wsol_ext.data.base import Transform
 from wsol_ext.data.listed import Listed, ListedDataset, NamedBox, boxes_of_main_class
 from wsol_ext.data.splits import split_folders
-from wsol_ext.data.tables import AnnotationError, Box, finite_numbers, noted
+from wsol_ext.data.tables import AnnotationError, Box, check_pixels, finite_numbers, noted
 
 __all__ = ["CocoDataset"]
 
@@ -89,6 +89,7 @@ class CocoDataset(ListedDataset):
                     )
                 if not found.get("iscrowd"):
                     objects[image].append(NamedBox(str(category), _box(place, found)))
+        check_pixels(path, (one.box for boxes in objects.values() for one in boxes))
         pictures = []
         for number, found in images.items():
             main = boxes_of_main_class(objects[number], one_class)

@@ -14,7 +14,14 @@ from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.class_names import read_class_names
 from wsol_ext.data.images import NamedBytes, image_suffixes
 from wsol_ext.data.splits import split_folders, split_of
-from wsol_ext.data.tables import AnnotationError, Box, check_box, finite_numbers, noted
+from wsol_ext.data.tables import (
+    AnnotationError,
+    Box,
+    check_box,
+    check_pixels,
+    finite_numbers,
+    noted,
+)
 
 __all__ = ["ShardDataset"]
 
@@ -79,6 +86,7 @@ class ShardDataset(LocalizationDataset):
                         picture, described = _picture(number, path, file, key, members)
                         pictures.append(picture)
                         has_boxes |= described
+        check_pixels(root, (box for picture in pictures for box in picture.boxes))
         names_file = root / "classes.txt"
         highest = max((picture.label for picture in pictures), default=-1)
         if names_file.is_file():

@@ -48,8 +48,13 @@ def read_voc_xml(path: Path) -> VocAnnotation:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it should be a picture's annotation as XML")
+    content = path.read_bytes()
+    if b"<!ENTITY" in content.replace(b"\0", b""):  # in UTF-16 too
+        raise AnnotationError(
+            f"{path}: declares entities, which may unpack to any size and no annotation has"
+        )
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError) as error:
         raise AnnotationError(f"{path}: is no XML: {error}") from error
     objects = []
