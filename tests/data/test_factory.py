@@ -113,6 +113,13 @@ def test_registered_data_set_of_split_folders_is_opened_with_one_of_them(registe
         open_dataset("mine", tmp_path, "test")
 
 
+def test_file_serves_every_split(tmp_path):
+    (tmp_path / "all.json").touch()
+    given = {"data": "coco", "root": str(tmp_path / "all.json")}
+    assert chosen_dataset(given, "test").is_of_training
+    assert not chosen_dataset({**given, "root": str(tmp_path)}, "test").is_of_training
+
+
 def test_flags_are_passed_on_as_registered(registered):
     flags = {"image_root": DatasetFlag("pictures", required=True)}
     flags["boxes"] = DatasetFlag("a table", evaluation=True, along={"strict": True})

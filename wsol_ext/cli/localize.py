@@ -281,6 +281,7 @@ def run(options: Any) -> int:
             labels = array("q", (known[path] for path in paths))
             del known
     problems.raise_any()
+    del dataset  # whose tables are large
     assert paths is not None  # else there was a problem
     assert loaded is not None
     model, digest, threshold, reason, level = loaded

@@ -188,8 +188,10 @@ class ChosenDataset:
 
     @property
     def is_of_training(self) -> bool:
-        """Whether its images are those of training: a folder that is not divided serves every split."""
+        """Whether its images are those of training: a folder that is not divided, or a file, serves every split."""
         entry = DATASETS[self.name]
+        if self.root is not None and Path(self.root).is_file():
+            return True
         if self.root is None or not entry.split_folders:
             return False
         own, training = (
