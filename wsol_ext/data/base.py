@@ -58,10 +58,10 @@ class LocalizationDataset(Dataset[Sample]):
         has_masks: whether `load_mask` gives masks.
 
     Raises:
-        ValueError: tables of differing lengths, or no picture at all.
+        ValueError: tables of differing lengths.
         ImageError: from `dataset[i]`: a missing or broken picture file.
-        AnnotationError: from `dataset[i]`: a box that lies wholly outside of its picture. One that lies partly outside
-            is clipped to the picture; by more than a pixel, with one warning a data set.
+        AnnotationError: no picture at all; or from `dataset[i]`: a box that lies wholly outside of its picture. One that
+            lies partly outside is clipped to the picture; by more than a pixel, with one warning a data set.
     """
 
     upright = True
@@ -76,7 +76,7 @@ class LocalizationDataset(Dataset[Sample]):
         has_masks: bool = False,
     ) -> None:
         if len(image_names) == 0:
-            raise ValueError(f"{type(self).__name__}: the data set has no image")
+            raise AnnotationError(f"{type(self).__name__}: the data set has no image")
         if len(labels) != len(image_names) or len(boxes or image_names) != len(image_names):
             raise ValueError(
                 f"{type(self).__name__}: {len(image_names)} image names, {len(labels)} labels and "

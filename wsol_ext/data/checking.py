@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from wsol_ext import _progress
 from wsol_ext._names import printable
 from wsol_ext.data.base import LocalizationDataset, have_same_proportions
@@ -22,7 +20,7 @@ from wsol_ext.data.images import (
     read_grey,
     read_image,
 )
-from wsol_ext.data.tables import AnnotationError, Box, mistakes_noted
+from wsol_ext.data.tables import AnnotationError, Box, Mistake, mistakes_noted
 
 __all__ = ["Finding", "Kind", "SplitReport", "check_dataset"]
 
@@ -108,13 +106,9 @@ def check_dataset(
     with mistakes_noted() as mistakes:
         try:
             dataset = opens()
-        except AnnotationError as error:
-            report.findings.append(Finding("list", str(error)))
-        except ValueError as error:  # such as that no image is left
-            if not mistakes:
-                raise
-            report.findings.append(Finding("list", str(error)))
-    report.findings[:0] = [Finding(mistake.kind, mistake.message) for mistake in mistakes]
+        except AnnotationError as error:  # after which nothing can be read
+            mistakes.append(Mistake("list", str(error)))
+    report.findings += [Finding(mistake.kind, mistake.message) for mistake in mistakes]
     if dataset is None:
         return report
     report.images, report.classes = len(dataset), len(dataset.class_names)
@@ -206,14 +200,18 @@ class _Looker:
 
     def _masks(self, index: int, name: str) -> Iterator[tuple[Kind, str]]:
         paths = self.dataset.mask_paths(index)
-        whole = True
-        for path in paths:
-            try:
-                read_grey(path)
-            except ImageError as error:
-                whole = False
-                yield "mask", str(error)
-        if whole and paths and not np.any(self.dataset.load_mask(index).numpy() == 1):
+        if not paths:
+            return
+        try:
+            mask = self.dataset.load_mask(index)
+        except ImageError:  # the first of them
+            for path in paths:
+                try:
+                    read_grey(path)
+                except ImageError as error:
+                    yield "mask", str(error)
+            return
+        if not (mask == 1).any():
             yield "mask", f"{name}: its mask has no pixel of an object"
 
 

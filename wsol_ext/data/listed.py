@@ -42,7 +42,7 @@ class ListedDataset(LocalizationDataset):
         has_boxes: whether the annotations have boxes at all.
 
     Raises:
-        ValueError: no picture.
+        AnnotationError: no picture.
     """
 
     def __init__(
