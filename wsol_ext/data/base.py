@@ -60,8 +60,8 @@ class LocalizationDataset(Dataset[Sample]):
     Raises:
         ValueError: tables of differing lengths.
         ImageError: from `dataset[i]`: a missing or broken picture file.
-        AnnotationError: no picture at all; or from `dataset[i]`: a box that lies wholly outside of its picture. One that
-            lies partly outside is clipped to the picture; by more than a pixel, with one warning a data set.
+        AnnotationError: no picture at all; or from `dataset[i]`: a box that lies wholly outside of its picture. One
+            that lies partly outside is clipped to the picture; by more than a pixel, with one warning a data set.
     """
 
     upright = True
