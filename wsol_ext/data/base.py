@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from wsol_ext._files import file_size
 from wsol_ext.data.images import ImageError, PictureFile, read_image, shown_size
 from wsol_ext.data.tables import AnnotationError, Box
 
@@ -98,6 +99,11 @@ class LocalizationDataset(Dataset[Sample]):
     def image_file(self, index: int) -> PictureFile | None:
         """What picture number `index` is read from: its file, or the bytes of one; None where it is drawn."""
         return self.image_path(index)
+
+    def file_bytes(self, index: int) -> int | None:
+        """How many bytes the file of picture number `index` has; None where it is none, or not there."""
+        path = self.image_path(index)
+        return None if path is None else file_size(path)
 
     def load_image(self, index: int) -> Image.Image:
         """Picture number `index`, RGB, before the transform."""
@@ -257,6 +263,9 @@ class _Remaining(LocalizationDataset):
 
     def image_file(self, index: int) -> PictureFile | None:
         return self._dataset.image_file(self._kept[index])
+
+    def file_bytes(self, index: int) -> int | None:
+        return self._dataset.file_bytes(self._kept[index])
 
     def mask_paths(self, index: int) -> Sequence[Path]:
         return self._dataset.mask_paths(self._kept[index])

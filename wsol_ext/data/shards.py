@@ -114,6 +114,11 @@ class ShardDataset(LocalizationDataset):
         with open(self.shards[shard], "rb") as file:
             return NamedBytes(_content(file, place), self.image_names[index])
 
+    def file_bytes(self, index: int) -> int:
+        """How many bytes picture number `index` has."""
+        _, place = self._pictures[index]
+        return place.size
+
 
 def _shards(root: Path, split: str) -> list[Path]:
     if not root.is_dir():
