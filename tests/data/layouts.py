@@ -203,15 +203,16 @@ def webdataset(root: Path) -> Path:
     samples = {
         "imagenet-train-000000.tar": [("a/0001", 1, [[2, 3, 18, 14]]), ("a/0002", 0, [])],
         "imagenet-train-000001.tar": [("0003", 1, [[0, 0, 20, 16], [1.5, 2, 3, 4]])],
-        "imagenet-validation-000000.tar": [("0004", 0, [[1, 1, 2, 2]])],
+        "imagenet-validation-000000.tar": [("0004", 0, [[1, 1, 2, 2]]), ("0005", 0, [])],
     }
     for shard, listed in samples.items():
         with tarfile.open(root / shard, "w") as archive:
             for key, label, boxes in listed:
                 add_to_tar(archive, f"{key}.cls", str(label).encode())
                 add_to_tar(archive, f"{key}.jpg", jpeg())
-                described = {"boxes": boxes, "filename": "x.jpg"}
-                add_to_tar(archive, f"{key}.json", json.dumps(described).encode())
+                if boxes:
+                    described = {"boxes": boxes, "filename": "x.jpg"}
+                    add_to_tar(archive, f"{key}.json", json.dumps(described).encode())
     text(root / "classes.txt", "tench\ngoldfish\n")
     return root
 

@@ -68,22 +68,24 @@ def test_every_box_that_makes_no_sense_is_named(voc):
         ("cow", 1, 1, 23, 16),
         ("cow", 0, 1, 21, 16),  # by one pixel, as annotators do
         ("cow", -1, 1, 21, 16),
+        ("cow", 1, 1, 20, 18),
         ("cow", "x", 1, 2, 3),
     ]
     text(voc / "Annotations" / "2008_000019.xml", voc_xml(objects))
     report = checked("voc", voc)
-    assert kinds(report) == ["box"] * 6
-    assert report.counts() == {"box": 6}
+    assert kinds(report) == ["box"] * 7
+    assert report.counts() == {"box": 7}
     messages = [finding.message for finding in report.findings]
     for message, words in zip(
         messages,
         [
             "xml: object 1: the box is x0, y0, x1, y1 = 9, 1, 5, 4, it should have x1 >= x0",
             "xml: object 2: the box is",
-            "xml: object 8: its box has xmin x",
+            "xml: object 9: its box has xmin x",
             "20, 0, 25, 9 lies outside of the image, which is 20 x 16 pixels",
             "0, 0, 23, 16 reaches beyond the image, which is 20 x 16 pixels",
             "-2, 0, 21, 16 reaches beyond the image",
+            "0, 0, 20, 18 reaches beyond the image",
         ],
         strict=True,
     ):
@@ -148,7 +150,9 @@ def test_masks_that_are_missing_broken_or_empty_are_named(tmp_path):
     assert f"{ignored}: no such image file" in missing.message
 
 
-def test_picture_that_is_smaller_than_the_lists_say_is_right_where_boxes_are_scaled(tmp_path):
+def test_smaller_picture_is_right_only_where_boxes_are_scaled(voc, tmp_path):
+    picture(voc / "JPEGImages" / "2008_000015.jpg", (10, 8))
+    assert kinds(checked("voc", voc)) == ["size"]
     root = LAYOUTS["cubv2"](tmp_path)
     picture(root / "dataset" / "CUB" / "001.Ani" / "30107316117.jpg", (10, 8))
     assert checked("cubv2", root, "val").findings == []

@@ -96,9 +96,9 @@ EXPECTED = {
         [[[2, 3, 18, 14]], [], [[0, 0, 20, 16], [1.5, 2, 3, 4]]],
     ),
     ("webdataset", "val"): (
-        ["imagenet-validation-000000.tar/0004.jpg"],
-        ["tench"],
-        [[[1, 1, 2, 2]]],
+        [f"imagenet-validation-000000.tar/000{k}.jpg" for k in (4, 5)],
+        ["tench", "tench"],
+        [[[1, 1, 2, 2]], []],
     ),
 }
 
@@ -231,6 +231,14 @@ def test_shards_are_read_by_workers_and_at_random_places(roots):
     left = dataset.without([0])
     assert left[0]["image"].equal(dataset[1]["image"])
     assert left.file_bytes(0) == dataset.file_bytes(1) == len(jpeg())
+
+
+def test_pictures_in_shards_without_a_box_can_be_left_out(roots):
+    with pytest.warns(UserWarning, match="has no box for 1 of 3 images of train, left out"):
+        dataset = open_dataset("webdataset", roots["webdataset"], unboxed="drop")
+    assert [name[-8:] for name in dataset.image_names] == ["0001.jpg", "0003.jpg"]
+    with pytest.raises(ValueError, match="unboxed is 'error', it should be 'keep' or 'drop'"):
+        open_dataset("webdataset", roots["webdataset"], unboxed="error")
 
 
 def test_broken_picture_in_a_shard_is_named(tree):

@@ -3,9 +3,10 @@
 import json
 import re
 import tarfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import torch
 
@@ -60,11 +61,14 @@ class ShardDataset(LocalizationDataset):
         split: "train", "val" or "test", or whatever else the names have.
         transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
         num_classes: how many classes there are; None: as many as `classes.txt` has, or else the highest label says.
+        unboxed: what becomes of pictures without a box, which evaluation by boxes cannot have: "keep" them, or "drop"
+            them with a warning that says how many.
 
     Raises:
         FileNotFoundError: there is no tar file of the split.
         AnnotationError: a file is no tar file, or cut off; a sample lacks its picture or class, or has what makes no
             sense; the file and the sample's key are named.
+        ValueError: another value of `unboxed`.
         ImageError: from `dataset[i]`: a broken picture.
     """
 
@@ -74,7 +78,10 @@ class ShardDataset(LocalizationDataset):
         split: str = "train",
         transform: Transform | None = None,
         num_classes: int | None = None,
+        unboxed: Literal["keep", "drop"] = "keep",
     ) -> None:
+        if unboxed not in ("keep", "drop"):
+            raise ValueError(f"ShardDataset: unboxed is {unboxed!r}, it should be 'keep' or 'drop'")
         root = Path(root)
         self.shards = _shards(root, split)
         pictures: list[_Picture] = []
@@ -86,6 +93,11 @@ class ShardDataset(LocalizationDataset):
                         picture, described = _picture(number, path, file, key, members)
                         pictures.append(picture)
                         has_boxes |= described
+        boxed = [picture for picture in pictures if picture.boxes]
+        if unboxed == "drop" and len(boxed) < len(pictures):
+            share = f"{len(pictures) - len(boxed)} of {len(pictures)} images of {split}"
+            warnings.warn(f"{root}: has no box for {share}, left out", stacklevel=2)
+            pictures = boxed
         check_pixels(root, (box for picture in pictures for box in picture.boxes))
         names_file = root / "classes.txt"
         highest = max((picture.label for picture in pictures), default=-1)
