@@ -30,8 +30,8 @@ class StoredAttention(torch.nn.Module):
         return attention.proj((self.matrix @ value).transpose(1, 2).reshape(batch, count, -1))
 
 
-def published_vit(name, img_size):
-    vit = timm.create_model(name, img_size=img_size).eval()
+def published_vit(name, img_size, depth):
+    vit = timm.create_model(name, img_size=img_size, depth=depth).eval()
     for block in vit.blocks:
         block.attn = StoredAttention(block.attn)
 
@@ -45,6 +45,13 @@ def published_vit(name, img_size):
 
 # The smaller batch at 384 keeps the published way's matrices in memory.
 SIZES = pytest.mark.parametrize(("img_size", "batch"), [(224, 8), (384, 4)])
+
+
+def deit(device, img_size, batch, depth):
+    torch.manual_seed(0)
+    name = "deit_small_patch16_224"
+    backbone = Backbone(name, pretrained=False, img_size=img_size, depth=depth)
+    return backbone.eval().to(device), torch.randn(batch, 3, img_size, img_size, device=device)
 
 
 @pytest.mark.parametrize("tokens", [197, 577, 1025])
@@ -134,45 +141,41 @@ def test_forward_and_backward_against_the_row_alone(versus, device, layout, size
 
 
 @SIZES
-def test_vit_with_rows_against_timm_without(versus, device, img_size, batch):
-    torch.manual_seed(0)
-    backbone = (
-        Backbone("deit_small_patch16_224", pretrained=False, img_size=img_size).eval().to(device)
-    )
-    images = torch.randn(batch, 3, img_size, img_size, device=device)
+def test_vit_with_rows_against_timm_without(versus, device, pick, img_size, batch):
+    depth = pick(DEPTH, 2)
+    backbone, images = deit(device, img_size, pick(batch, 1), depth)
     with torch.inference_mode():
         versus(
             f"DeiT-S {img_size}: rows of all blocks, against timm without",
             lambda: backbone.vit(images),
-            lambda: backbone(images, rows_of=range(DEPTH)),
+            lambda: backbone(images, rows_of=range(depth)),
             bar="costs <= 1.03x",
             rounds=31,
         )
 
 
 @SIZES
-def test_vit_with_rows_against_the_published_way(versus, device, img_size, batch):
-    torch.manual_seed(0)
-    backbone = (
-        Backbone("deit_small_patch16_224", pretrained=False, img_size=img_size).eval().to(device)
-    )
-    published = published_vit("deit_small_patch16_224", img_size)
-    images = torch.randn(batch, 3, img_size, img_size, device=device)
+def test_vit_with_rows_against_the_published_way(versus, device, pick, img_size, batch):
+    depth = pick(DEPTH, 2)
+    backbone, images = deit(device, img_size, pick(batch, 1), depth)
+    published = published_vit("deit_small_patch16_224", img_size, depth)
     with torch.inference_mode():
         versus(
             f"DeiT-S {img_size}: rows of all blocks, against stored matrices",
             lambda: published(images),
-            lambda: backbone(images, rows_of=range(DEPTH)),
+            lambda: backbone(images, rows_of=range(depth)),
             memory=True,
         )
 
 
 @SIZES
-def test_tscam_maps_against_timm_classification(versus, device, img_size, batch):
+def test_tscam_maps_against_timm_classification(versus, device, pick, img_size, batch):
     torch.manual_seed(0)
-    vit = timm.create_model("deit_small_patch16_224", img_size=img_size).eval().to(device)
-    model = create_model("tscam", pretrained=False, img_size=img_size).eval().to(device)
-    images = torch.randn(batch, 3, img_size, img_size, device=device)
+    depth = {"depth": pick(DEPTH, 2)}
+    vit = timm.create_model("deit_small_patch16_224", img_size=img_size, **depth).eval().to(device)
+    model = create_model("tscam", pretrained=False, img_size=img_size, backbone_options=depth)
+    model = model.eval().to(device)
+    images = torch.randn(pick(batch, 1), 3, img_size, img_size, device=device)
     with torch.inference_mode():
         versus(
             f"TS-CAM DeiT-S {img_size}: logits and top-1 map, against timm's logits",

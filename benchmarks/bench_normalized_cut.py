@@ -7,7 +7,8 @@ Features are those of a drawn scene, whose graph takes Lanczos as many steps as 
 tests/golden/tokencut.npz). The errors are of the vector, against scipy's `eigh`, relative to its length.
 Estimates for GPUs are of what runs there, which scipy does not; of torch's `eigh` they have the bytes alone.
 
-With OMP_NUM_THREADS=1, both sides have one thread.
+Both sides have one thread, or as many as torch has; then either waits until the other's are asleep: those of scipy's
+OpenBLAS spin for some 30 ms after their last work.
 """
 
 import functools
@@ -78,9 +79,26 @@ def torch_lobpcg(features):
     return torch.lobpcg(matrix, k=2, largest=True, niter=-1)[1][:, 1] / root
 
 
+@pytest.fixture(params=["one thread", "all threads"])
+def threads(request, device):
+    """The case's threads, by name, and how long libraries take to let go of them."""
+    if request.param == "all threads":
+        yield request.param, 0.2 if torch.get_num_threads() > 1 and device.type == "cpu" else 0
+        return
+    if device.type != "cpu":
+        pytest.skip("the device has its own")
+    from threadpoolctl import threadpool_limits  # which scikit-learn brings
+
+    before = torch.get_num_threads()
+    with threadpool_limits(1):  # scipy's
+        torch.set_num_threads(1)
+        yield request.param, 0
+        torch.set_num_threads(before)
+
+
 # Where a solver takes seconds, fewer rounds.
 SIDES = pytest.mark.parametrize(("side", "rounds"), [(14, 15), (28, 9), (37, 5), (60, 1)])
-BARS = {
+BARS = {  # on one thread
     (scipy_eigh, 37): "50x",
     (scipy_eigh, 60): "150x",
     (scipy_eigsh, 37): "5x",
@@ -101,15 +119,17 @@ def error(vector, side):
 
 @SIDES
 @pytest.mark.parametrize("solver", [scipy_eigh, scipy_eigsh, torch_eigh, torch_lobpcg])
-def test_against_dense_solvers(versus, device, solver, side, rounds):
+def test_against_dense_solvers(versus, device, threads, solver, side, rounds):
     features = scene(side, device)
+    name, settle = threads
     versus(
-        f"{solver.__name__}, {side * side} tokens",
+        f"{solver.__name__}, {side * side} tokens, {name}",
         lambda: solver(features[0]),
         lambda: ops.normalized_cut(features, THRESHOLD, EPS),
-        bar=BARS.get((solver, side), ""),
+        bar=BARS.get((solver, side), "") if name == "one thread" else "",
         rounds=rounds,
         baseline_on_gpu=solver not in (scipy_eigh, scipy_eigsh),
+        settle=settle,
         error=lambda: (
             error(solver(features[0]), side),
             error(ops.normalized_cut(features, THRESHOLD, EPS).vector[0], side),
@@ -118,12 +138,13 @@ def test_against_dense_solvers(versus, device, solver, side, rounds):
 
 
 @pytest.mark.parametrize(("side", "rounds"), [(14, 15), (37, 9), (60, 5)])
-def test_similarities_alone(versus, device, side, rounds):
-    """What is left beside the product of the features: torch's has both halves of a symmetric matrix."""
+def test_similarities_alone(versus, device, threads, side, rounds):
+    """The product of the features, which torch makes in float32, and of a symmetric matrix both halves."""
     features = scene(side, device)
     unit = torch.nn.functional.normalize(features[0], dim=1)
+    name, _ = threads
     versus(
-        f"matmul alone, {side * side} tokens",
+        f"matmul alone, {side * side} tokens, {name}",
         lambda: unit @ unit.T,
         lambda: ops.normalized_cut(features, THRESHOLD, EPS),
         rounds=rounds,
@@ -131,12 +152,14 @@ def test_similarities_alone(versus, device, side, rounds):
 
 
 @pytest.mark.parametrize("side", [14, 28])
-def test_batch_against_eigh_one_by_one(versus, device, pick, side):
+def test_batch_against_eigh_one_by_one(versus, device, threads, pick, side):
     features = scene(side, device, images=pick(16, 2))
+    name, settle = threads
     versus(
-        f"scipy_eigh, {len(features)} x {side * side} tokens",
+        f"scipy_eigh, {len(features)} x {side * side} tokens, {name}",
         lambda: [scipy_eigh(image) for image in features],
         lambda: ops.normalized_cut(features, THRESHOLD, EPS),
         rounds=3,
         baseline_on_gpu=False,
+        settle=settle,
     )

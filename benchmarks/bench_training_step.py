@@ -163,13 +163,10 @@ WAYS = {
 @pytest.mark.parametrize("name", WAYS)
 def test_training_step(versus, pick, device, name, img_size, batch):
     published, method, options = WAYS[name]
-    batch = pick(batch, 1)
+    batch, depth = pick(batch, 1), {"depth": pick(12, 2)}
     torch.manual_seed(0)
-    ours = (
-        create_model(method, num_classes=CLASSES, pretrained=False, img_size=img_size, **options)
-        .to(device)
-        .train()
-    )
+    sizes = {"num_classes": CLASSES, "img_size": img_size, "backbone_options": depth}
+    ours = create_model(method, pretrained=False, **sizes, **options).to(device).train()
     theirs = copy.deepcopy(ours)
     images = torch.randn(batch, 3, img_size, img_size, device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)

@@ -127,7 +127,8 @@ def versus(request, benchmark, device):
 
     `memory` measures what each needs at its peak; `error` is called for the baseline's and the operator's. Without
     `on_gpu` nothing is estimated for one: what would not run there, or starts threads of its own. Without
-    `baseline_on_gpu` nothing is of the baseline: one that does a part of its work elsewhere.
+    `baseline_on_gpu` nothing is of the baseline: one that does a part of its work elsewhere. `settle` is for how many
+    seconds each side waits before it begins: until threads of the other's library no longer spin for more work.
     """
 
     def compare(
@@ -140,6 +141,7 @@ def versus(request, benchmark, device):
         error: Callable[[], tuple[float, float]] | None = None,
         on_gpu: bool = True,
         baseline_on_gpu: bool = True,
+        settle: float = 0,
     ) -> float:
         # Both run for that, where both are estimated: they are warm then.
         estimates = {}
@@ -152,9 +154,13 @@ def versus(request, benchmark, device):
         clock, seconds = _clock(device.type), []
 
         def time_baseline():
+            time.sleep(settle)
             begin = clock()
             baseline()
             seconds.append(clock() - begin)
+            if settle:
+                time.sleep(settle)
+                operator()  # has its memory in the caches again
 
         benchmark.pedantic(
             operator,

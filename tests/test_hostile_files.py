@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from data.layouts import LAYOUTS
 from data.test_cub import FILES as CUB_FILES
 from data.test_wsol_metadata import FILES as WSOL_FILES
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,14 @@ from safetensors.torch import save_file
 from wsol_ext import create_model
 from wsol_ext._files import read_yaml
 from wsol_ext.checkpoints import load_model, save_model
-from wsol_ext.data import CubDataset, FolderDataset, WsolMetadataDataset, read_image
+from wsol_ext.data import (
+    CubDataset,
+    FolderDataset,
+    WsolMetadataDataset,
+    broken_images,
+    open_dataset,
+    read_image,
+)
 from wsol_ext.data.images import check_image, image_suffixes
 from wsol_ext.data.labels import read_labels
 
@@ -95,6 +103,14 @@ READERS = {
     **of_tables(WSOL_FILES, wsol),
 }
 
+OF_LAYOUTS = {
+    "coco": "annotations/instances_train2017.json",
+    "cars": "devkit/cars_train_annos.mat",
+    "dogs": "train_list.mat",
+    "voc": "Annotations/2008_000008.xml",
+    "webdataset": "imagenet-train-000001.tar",
+}
+
 DAMAGES = st.tuples(
     st.lists(st.tuples(st.integers(0, 399), st.binary(min_size=1, max_size=4)), max_size=4),
     st.none() | st.integers(0, 399),
@@ -126,17 +142,9 @@ def whole(name: str, folder: Path) -> bytes:
     return reader.content or picture(Path(reader.file).suffix)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", READERS)
-def test_damaged_file_is_read_or_refused_by_name(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # so that none takes long
-    reader, path = READERS[name], tmp_path / READERS[name].file
-    for file, data in reader.beside.items():
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_bytes(data or picture(Path(file).suffix))
-    content = whole(name, tmp_path)
-    path.write_bytes(content)
-    reader.read(path)
+def hold_to_the_promise(read: Callable[[], object], path: Path, content: bytes, root: Path) -> None:
+    """Read a file, damaged in a hundred ways."""
+    read()
     refused = []
 
     @settings(
@@ -150,13 +158,38 @@ def test_damaged_file_is_read_or_refused_by_name(name, tmp_path, monkeypatch):
     def hold(damage):
         path.write_bytes(damaged(content, damage))
         try:
-            reader.read(path)
+            read()
         except (ValueError, OSError) as error:
             refused.append(str(error))
 
     hold()
     assert refused
     # Of several files that do not fit each other, either is named.
-    assert not [
-        text for text in refused if str(tmp_path) not in text and "has no image" not in text
-    ]
+    assert not [text for text in refused if str(root) not in text and "has no image" not in text]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_file_is_read_or_refused_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # so that none takes long
+    reader, path = READERS[name], tmp_path / READERS[name].file
+    for file, data in reader.beside.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(data or picture(Path(file).suffix))
+    content = whole(name, tmp_path)
+    path.write_bytes(content)
+    hold_to_the_promise(lambda: reader.read(path), path, content, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", OF_LAYOUTS)
+def test_damaged_file_of_a_data_set_is_read_or_refused_by_name(name, tmp_path):
+    root = LAYOUTS[name](tmp_path)
+    path = root / OF_LAYOUTS[name]
+
+    def read() -> None:
+        dataset = open_dataset(name, root)
+        broken_images(dataset, progress=False)
+        dataset.annotations(0)
+
+    hold_to_the_promise(read, path, path.read_bytes(), tmp_path)

@@ -69,9 +69,10 @@ def spatial_diffusion_backward(call: Any) -> list[Launch]:
     ]
 
 
-# normalized_cut makes as many products with its graph as the features ask for, in which each bit, or weight, takes a
-# multiply-add's place. Steps are the fewest that drawn scenes took (benchmarks/bench_normalized_cut.py); each keeps a
-# row, beside two that are known.
+# normalized_cut makes as many products with its graph as the features ask for. Of bits, 32 rows look four columns up in
+# two wavefronts; of weights, each takes a multiply-add in float64. Steps are the fewest that drawn scenes took
+# (benchmarks/bench_normalized_cut.py); each keeps a row, beside two that are known, and reads those before from shared
+# memory, where only the first of large images are: that is left out.
 CUT_STEPS = 11  # of each of two runs, a product each
 
 
@@ -85,26 +86,32 @@ def normalized_cut(call: Any) -> list[Launch]:
     tiles = -(-tokens // 64)
     pairs = images * tiles * (tiles + 1) // 2
     rows = CUT_STEPS + 2
-    # Of a token: those, the product, its degree's root, the parts of its sum and its entry, written and read.
-    numbers = 8 * 2 * (rows + 3 + -(-tokens // 256))
-    products = 2 * CUT_STEPS * 2 * tokens * every
-    projections = 2 * 2 * 4 * every * sum(range(rows))  # from all rows before, twice
+    # Of a token: those, the product, its degree's root, the parts of its sum and its entry, written and read; but the
+    # first row, which is no factor, is written alone.
+    numbers = 8 * (2 * (rows + 3 + -(-tokens // 256)) - 1)
+    pairs_in_products = 2 * CUT_STEPS * tokens * every
+    readings = 2 * 2 * 2 * sum(range(rows))  # of rows before, by two runs, twice, for both sums
+    work: dict[str, float] = {"float64": 2 * readings * every}
+    if call.weighted:
+        work["float64"] += 2 * pairs_in_products
+    else:
+        work["shared"] = pairs_in_products / 64 + readings * every / 16
     return [
         launch(
-            "normalized_cut.cu:normalize_kernel",
+            "similarity_tiles.cuh:normalize_kernel",
             *(size(features), unit, every),
             float64=3 * features.numel(),
         ),
         launch(
-            "normalized_cut.cu:similarity_kernel",
+            "similarity_tiles.cuh:similarity_kernel",
             *(unit, graph),
             blocks=pairs,
             **{sum_unit(features): pairs * 64**2 * 2 * channels},
         ),
         launch(
-            "normalized_cut.cu:second_eigenvector_kernel",
+            "eigenvector_block.cuh:second_eigenvector_kernel",
             *(graph, every * (1 + numbers)),
             blocks=images,
-            float64=products + projections,
+            **work,
         ),
     ]

@@ -24,6 +24,7 @@ struct Tiling {
 
   static const Vector& at(const A* data) { return *reinterpret_cast<const Vector*>(data); }
   static Vector& at(A* data) { return *reinterpret_cast<Vector*>(data); }
+  static inline void add_product(Vector& sum, A factor, const Vector& row) { sum += factor * row; }
 };
 
 // Element (i, k) is data[i * row_stride + k * depth_stride]: a matrix or its transpose.
@@ -46,7 +47,7 @@ inline void multiply_tile(LeftMatrix<typename Tile::Element> left,
     }
     for (int64_t r = 0; r < Tile::kRows; ++r) {
       const auto factor = left.data[r * left.row_stride + k * left.depth_stride];
-      for (int64_t c = 0; c < kVectors; ++c) sums[r][c] += factor * row[c];
+      for (int64_t c = 0; c < kVectors; ++c) Tile::add_product(sums[r][c], factor, row[c]);
     }
   }
   for (int64_t r = 0; r < Tile::kRows; ++r) {

@@ -14,8 +14,9 @@
 // the vector's entries where bits are set. Weighted graphs have A itself, in the features'
 // precision.
 //
-// A similarity is a sum of products in float32 (float64 for float64 features); all else is float64.
-// Features that are not finite make their image's results NaN.
+// On the CPU, bits are those of similarities in float64; elsewhere a similarity is a sum of
+// products in float32 (float64 for float64 features). All else is float64. Features that are not
+// finite make their image's results NaN.
 #pragma once
 
 #include "core/tensor_view.h"

@@ -19,7 +19,7 @@ from wsol_ext.models import METHODS
 from wsol_ext.models.catalogue import candidates
 from wsol_ext.ops import _backend
 
-COMMANDS = ["train", "evaluate", "localize", "boxes", "convert", "export", "demo", "info"]
+COMMANDS = ["train", "evaluate", "localize", "boxes", "data", "convert", "export", "demo", "info"]
 
 
 def test_help_lists_the_commands_without_importing_torch():
@@ -34,13 +34,13 @@ def test_help_lists_the_commands_without_importing_torch():
 
 def test_rooms_of_the_package_are_there_on_first_use():
     script = "import sys, wsol_ext; assert 'torch' not in sys.modules; print(*dir(wsol_ext))\n"
-    script += "print(wsol_ext.ops.box_iou.__name__, wsol_ext.checkpoints.load_published.__name__)"
+    script += "print(wsol_ext.ops.box_iou.__name__, wsol_ext.annotations.write.__name__)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     names, found = done.stdout.splitlines()
     assert {"create_model", "localize", "metrics", "ops"} <= set(names.split())
-    assert found == "box_iou load_published"
+    assert found == "box_iou write"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

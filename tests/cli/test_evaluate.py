@@ -27,6 +27,7 @@ PROTOCOLS = [
     *("--threshold", "0.2", "--interval", "0.01"),
 ]
 QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
+DRAWN = ["--data", "synthetic", "--data-options", '{"length": 8}']
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +296,7 @@ def test_report_needs_nothing_beside_it(results):
         (["--batch-size", "0"], ["--batch-size is 0"]),
         (["--device", "cuda:77"], ["--device cuda:77"]),
         (["--data", "imagenet"], ["'imagenet'"]),
-        (["--data", "synthetic", "--data-options", '{"num_classes": 5}'], ["4 classes", "5"]),
+        ([*DRAWN[:-1], '{"length": 8, "num_classes": 5}'], ["4 classes", "5"]),
         (["--split", "val", "--boxes", __file__], ["has no split 'val', it has train, test"]),
         (["--split", "train"], ["--boxes is missing", "first line is image,x0,y0,x1,y1"]),
         (["--data", "cub", "--root", ".", "--boxes", "b.csv"], ["--boxes is for --data folder"]),
@@ -439,17 +440,17 @@ def test_corrupt_checkpoint_is_one_line(run_folder, tmp_path, fails):
     }.items():
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(content)
-        assert str(path) in fails("evaluate", path, "--data", "synthetic", *QUIET)
+        assert str(path) in fails("evaluate", path, *DRAWN, *QUIET)
 
 
 def test_checkpoint_of_another_program_is_one_line(run_folder, tmp_path, fails):
     path = tmp_path / "foreign.safetensors"
     save_file(load_file(run_folder / "model.safetensors"), path)
-    assert "not written by wsol_ext" in fails("evaluate", path, "--data", "synthetic", *QUIET)
+    assert "not written by wsol_ext" in fails("evaluate", path, *DRAWN, *QUIET)
 
 
 def test_pickle_is_refused_and_never_run(tmp_path, fails):
     path = tmp_path / "model.pth"
     evidence = save_pickle(path)
-    assert str(path) in fails("evaluate", path, "--data", "synthetic", *QUIET)
+    assert str(path) in fails("evaluate", path, *DRAWN, *QUIET)
     assert not evidence.exists()

@@ -19,6 +19,7 @@ from wsol_ext.cli import main
 from wsol_ext.data import FolderDataset
 from wsol_ext.localize import boxes_of_maps, list_images, localize_images
 
+FEW_STEPS = {"size": 16, "width": 4, "channels": 8, "centres": 4, "segments": 12, "max_steps": 2}
 QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
 
 
@@ -74,7 +75,8 @@ def test_box_is_in_pixels_of_the_original(run_folder, album):
 @pytest.mark.parametrize("method", ["tscam", "molt"])
 def test_models_whose_input_is_no_square_localize_and_evaluate(pictures, tmp_path, method):
     options = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
-    model = create_model(method, "vit_tiny_patch16_224", 4, False, (32, 64), options)
+    own = {"clusters": FEW_STEPS} if method == "molt" else {}
+    model = create_model(method, "vit_tiny_patch16_224", 4, False, (32, 64), options, **own)
     path = tmp_path / "model.safetensors"
     save_model(model, path, sorted(folder.name for folder in (pictures / "test").iterdir()))
     assert load_model(path).config == model.config

@@ -5,12 +5,10 @@ import json
 import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from cli.processes import start_wsol, stop_after_ten_images
 from cli.test_localize import QUIET, localize
 from filelock import FileLock
 
@@ -128,24 +126,17 @@ def test_a_finished_result_with_broken_images_still_ends_in_1(run_folder, tmp_pa
 
 def test_a_kill_loses_nothing_that_was_kept(run_folder, album, tmp_path, unbroken):
     out = tmp_path / "out"
-    # It waits for ever before the third batch.
-    stuck = (
-        "import signal, sys; from wsol_ext.models import TSCAM; find = TSCAM.localize; seen = []\n"
-        "def localize(self, images, classes=None):\n"
-        "    if len(seen) == 10: signal.pause()\n"
-        "    seen.extend(images); return find(self, images, classes)\n"
-        "TSCAM.localize = localize; from wsol_ext.cli import main; main(sys.argv[1:])"
-    )
-    flags = [*SIZE, *QUIET, "--workers", "1", "--out", str(out)]
-    command = [sys.executable, "-c", stuck, "localize", str(run_folder), str(album), *flags]
-    process = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
-    while not (out / "journal-0.jsonl").exists() or len(journal(out)) < 10:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        os.sched_yield()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    flags = [*SIZE, *QUIET, "--workers", "1", "--out", out]
+    process = start_wsol(["localize", run_folder, album, *flags], stop_after_ten_images)
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "journal-0.jsonl").exists() or len(journal(out)) < 10:
+            assert process.is_alive()
+            assert time.monotonic() < deadline
+            os.sched_yield()
+    finally:
+        process.kill()
+        process.join()
     assert not (out / "boxes.json").exists()
     assert localize(run_folder, album, *SIZE, "--out", out) == 0
     assert contents(out) == unbroken
@@ -296,15 +287,11 @@ def test_processes_share_the_images_and_the_last_writes_all(
 
 def test_processes_at_once_write_one_result(run_folder, album, tmp_path, unbroken):
     out = tmp_path / "out"
-    arguments = [str(run_folder), str(album), *SIZE, *QUIET, "--batch-size", "1", "--out", str(out)]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "wsol_ext.cli", "localize", *arguments],
-            env={**os.environ, "RANK": str(process), "WORLD_SIZE": "2"},
-        )
-        for process in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    arguments = ["localize", run_folder, album, *SIZE, *QUIET, "--batch-size", "1", "--out", out]
+    running = [start_wsol(arguments, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    for process in running:
+        process.join(timeout=120)
+    assert [process.exitcode for process in running] == [0, 0]
     boxes, expected = (json.loads(files[0]) for files in (contents(out), unbroken))
     assert [box["file_name"] for box in boxes] == [box["file_name"] for box in expected]
     assert not list(out.glob("journal-*"))

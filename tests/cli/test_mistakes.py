@@ -296,7 +296,7 @@ def test_value_of_a_file_is_mistaken_in_the_name_of_the_file(tmp_path, said):
             f"{file}: --data-options: the synthetic data set takes no option lenght",
         ],
     )
-    file.write_text("accelerator: cuda:77\ndata: synthetic\n")
+    file.write_text("accelerator: cuda:77\ndata: synthetic\ndata_options: {length: 64}\n")
     (line,) = said("train", "--config", file, "--out", tmp_path / "run")
     assert line.startswith(f"{file}: {NO_DEVICE}")
 

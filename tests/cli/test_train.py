@@ -705,7 +705,14 @@ def test_device_that_is_not_there_is_refused(tmp_path, fails):
 
 def test_more_processes_than_cores_are_warned_of(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    config = TrainingConfig(data="synthetic", img_size=32, device="cpu", devices=2, batch_size=8)
+    config = TrainingConfig(
+        data="synthetic",
+        data_options={"length": 8, "img_size": 32},
+        img_size=32,
+        device="cpu",
+        devices=2,
+        batch_size=8,
+    )
     console = Console(quiet=True)
     with pytest.warns(UserWarning, match="--devices is 2: so many processes share the 1 cores"):
         runs._say_what_was_decided(config, TrainingData(config), console)

@@ -1,14 +1,11 @@
 """Runs of a model so small that training takes seconds."""
 
 import csv
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
+from cli.processes import start_wsol, train_slowly
 from safetensors.torch import load_file
 
 TINY = [
@@ -27,19 +24,14 @@ def tiny_run(out, *flags, epochs=2):
 
 def kill_run(arguments, epochs):
     """Start `wsol train`, and kill it in the middle of the epoch after that many."""
-    slowly = (
-        "import time, sys, wsol_ext.training.module as m; step = m.Localizer.training_step\n"
-        "def slowly(*a): time.sleep(0.3); return step(*a)\n"
-        "m.Localizer.training_step = slowly; from wsol_ext.cli import main; main(sys.argv[1:])"
-    )
-    process = subprocess.Popen([sys.executable, "-c", slowly, *arguments])
+    process = start_wsol(arguments, train_slowly)
     folder = Path(arguments[arguments.index("--out") + 1])
     deadline = time.monotonic() + 300
     while not has_rows(folder, epochs) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert not (folder / "model.safetensors").exists()
 

@@ -73,7 +73,7 @@ def test_split_files_are_found_below_the_root(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("imagenet",), "name is 'imagenet', it should be one of cub, folder, synthetic, wsol"),
+        (("imagenet",), "name is 'imagenet', it should be one of aircraft, cars, .*, voc, .*"),
         (("cub",), "root is None, it should be the folder of the cub data set"),
         (("cub", "x", "val"), "split is 'val', it should be 'train' or 'test' for cub"),
         (("synthetic", "x"), "root is 'x', the synthetic data set has none"),
@@ -111,6 +111,13 @@ def test_registered_data_set_of_split_folders_is_opened_with_one_of_them(registe
     assert chosen_dataset({"data": "mine", "root": tmp_path / "dev"}, "test").is_of_training
     with pytest.raises(ValueError, match="has no split 'test', it has dev"):
         open_dataset("mine", tmp_path, "test")
+
+
+def test_file_serves_every_split(tmp_path):
+    (tmp_path / "all.json").touch()
+    given = {"data": "coco", "root": str(tmp_path / "all.json")}
+    assert chosen_dataset(given, "test").is_of_training
+    assert not chosen_dataset({**given, "root": str(tmp_path)}, "test").is_of_training
 
 
 def test_flags_are_passed_on_as_registered(registered):

@@ -170,6 +170,12 @@ def test_drawing_from_a_seed_leaves_every_generator_as_it_was():
     assert not set(inner) & {number for numbers in expected for number in numbers}
 
 
+def test_drawing_from_a_seed_leaves_a_gpus_generator_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    with drawn_from(3):
+        assert draw()
+
+
 def test_randaugment_is_the_recipe_of_the_published_program(picture):
     _, recipe = AUGMENTATIONS["randaugment"](224).transforms
     crop, flip, policy, _, normalize, erasing = recipe.transforms

@@ -145,17 +145,20 @@ def test_missing_file_is_named(root, file):
         WsolMetadataDataset(root, root)
 
 
-def test_empty_localization_file_is_named(root):
-    (root / "localization.txt").write_text("")
+def test_localization_file_without_a_box_is_named(root):
+    (root / "localization.txt").write_text("\n")
     with pytest.raises(
         AnnotationError, match=r":1: val/b\.jpg, val/a\.jpg have no line in .*localization\.txt"
     ):
         WsolMetadataDataset(root, root)
 
 
-def test_training_split_has_neither_boxes_nor_sizes(root):
-    (root / "localization.txt").unlink()
-    (root / "image_sizes.txt").unlink()
+@pytest.mark.parametrize("published_as", ["no file", "an empty file"])
+def test_training_split_has_neither_boxes_nor_sizes(root, published_as):
+    for name in ("localization.txt", "image_sizes.txt"):
+        (root / name).unlink()
+        if published_as == "an empty file":
+            (root / name).touch()
     dataset = WsolMetadataDataset(root, root)
     assert (dataset.has_boxes, dataset.has_masks) == (False, False)
     assert dataset[1]["size"].tolist() == [20, 10]

@@ -233,14 +233,14 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "feature_tiles.cuh:features_gradient_kernel": Bound(1.37, 1.06, 1, 30.6, 3),
     },
     "normalized_cut": {
-        "normalized_cut.cu:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
-        "normalized_cut.cu:similarity_kernel": Bound(5.3, 1, 1.15, 29.5, 10),
-        "normalized_cut.cu:second_eigenvector_kernel": Bound(28.3, 1.08, 1.03, 26.8, 321),
+        "similarity_tiles.cuh:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
+        "similarity_tiles.cuh:similarity_kernel": Bound(5.3, 1, 1.09, 29.5, 10),
+        "eigenvector_block.cuh:second_eigenvector_kernel": Bound(18.1, 1.06, 1.01, 26.9, 324),
     },
     "normalized_cut, weighted": {
-        "normalized_cut.cu:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
-        "normalized_cut.cu:similarity_kernel": Bound(2.18, 1.1, 1.15, 31.3, 10),
-        "normalized_cut.cu:second_eigenvector_kernel": Bound(23.6, 1.18, 1, 27.6, 339),
+        "similarity_tiles.cuh:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
+        "similarity_tiles.cuh:similarity_kernel": Bound(2.18, 1.1, 1.09, 31.3, 10),
+        "eigenvector_block.cuh:second_eigenvector_kernel": Bound(20.8, 1.19, 1, 27.6, 342),
     },
     # Each cut of a map is a block of its own, which reads all of it: of two cuts, 2 by compulsory bytes.
     "extract_boxes, largest": {
@@ -361,7 +361,7 @@ LOOSE = {
     "segment_mode.cu:choose_kernel": 1.7,
 }
 # At least: what has less to be done than is usual. Of two kinds of tokens alone, Lanczos has its vector sooner.
-SHORT = {"normalized_cut.cu:second_eigenvector_kernel": 0.8}
+SHORT = {"eigenvector_block.cuh:second_eigenvector_kernel": 0.8}
 SMALL = 256  # bytes: so much is numbers of a launch, and what sectors round up
 
 
@@ -404,16 +404,16 @@ def test_estimated_terms_of_a_series_are_those_of_the_kernel():
 def test_estimated_steps_of_a_cut_are_about_those_of_a_scene():
     features = scene(GRID, "cpu")
     tokens = features.size(1)
-    name = "normalized_cut.cu:second_eigenvector_kernel"
+    name = "eigenvector_block.cuh:second_eigenvector_kernel"
     with counts.counted_operators() as kernels:
         ops.normalized_cut(features)
         places, found = kernels.places()[name], kernels.counts()[name]
-    source = (counts.ROOT / "csrc" / "graphs" / "normalized_cut.cu").read_text().splitlines()
-    line = 1 + next(i for i, text in enumerate(source) if "graph_.product(sum, all)" in text)
+    source = (counts.ROOT / "csrc" / "graphs" / "eigenvector_block.cuh").read_text().splitlines()
+    line = 1 + next(i for i, text in enumerate(source) if "graph_.product(sum, all, " in text)
     products = sum(
         place.lanes / tokens
         for place in places
-        if (place.where, place.what) == (f"normalized_cut.cu:{line}", "global write")
+        if (place.where, place.what) == (f"eigenvector_block.cuh:{line}", "global write")
     )
     assert 2 * CUT_STEPS <= products <= 1.25 * 2 * CUT_STEPS
     (launch,) = launches_by_kernel(lambda: ops.normalized_cut(features))[name]

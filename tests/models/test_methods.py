@@ -144,6 +144,7 @@ def test_the_top_1_compiles_to_one_graph(small_model):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("small_model", GRAPHS, indirect=True)
 def test_trains_under_compile_as_without_for_batches_of_every_size(small_model):
     model = small_model(backbone_options=SHALLOW)
     training_loss = compiled(model.training_loss, "aot_eager")

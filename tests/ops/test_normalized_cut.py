@@ -94,6 +94,17 @@ def test_close_eigenvalues_are_taken_apart(backend):
     assert_like_scipy(features, 0.5)
 
 
+def test_pairs_next_to_the_threshold_are_told_apart(backend):
+    """All similarities are within 1e-4, half of them above the threshold."""
+    tokens = backend.pick(100, 36)
+    features = 1 + 3e-3 * scattered(tokens, 25).double()
+    unit = torch.nn.functional.normalize(features, dim=1)
+    similarities = (unit @ unit.T)[tuple(torch.tril_indices(tokens, tokens, -1))].sort().values
+    assert similarities[0] > 1 - 1e-4
+    middle = len(similarities) // 2
+    assert_like_scipy(features.to(backend.device), float(similarities[middle : middle + 2].mean()))
+
+
 @pytest.mark.not_emulated("a long path")
 def test_what_does_not_converge_says_so(backend):
     tokens = 900

@@ -26,8 +26,8 @@ from wsol_ext.cli.options import (
     load_weights,
     set_clusters,
 )
+from wsol_ext.data.entries import DATASETS
 from wsol_ext.data.factory import (
-    DATASETS,
     FLAGS,
     ChosenDataset,
     check_split_name,

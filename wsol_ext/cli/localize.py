@@ -17,7 +17,7 @@ from wsol_ext._files import (
     not_there,
     sha256_of,
 )
-from wsol_ext._names import printable, registered_names, unknown
+from wsol_ext._names import flag_of, printable, registered_names, unknown
 from wsol_ext._paths import Paths
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
@@ -38,6 +38,7 @@ from wsol_ext.cli.localizing import finish, images_in, localize_into, names_of, 
 from wsol_ext.cli.options import (
     add_clusters,
     add_config,
+    add_data,
     add_device,
     add_switch,
     add_weights,
@@ -49,9 +50,11 @@ from wsol_ext.cli.options import (
     load_weights,
     set_clusters,
 )
+from wsol_ext.data.factory import ChosenDataset, chosen_dataset, missing_data
 from wsol_ext.thresholds import WAYS, asked_threshold, choose_threshold
 
 if TYPE_CHECKING:
+    from wsol_ext.data import LocalizationDataset
     from wsol_ext.localize import Threshold
     from wsol_ext.models import LocalizationModel
 
@@ -65,6 +68,7 @@ DESCRIPTION = (
     "leaves a finished result alone. Under torchrun each process does its share."
 )
 
+_DATA_FLAGS = ("image_root",)
 _DECODINGS = ("exact", "fast")
 _OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "all": "jpg", "false": "", "none": ""}
 
@@ -80,7 +84,13 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--model", type=str | None, default=None, help="the method that the checkpoint has to be of"
     )
-    parser.add_argument("images", type=str, nargs="+", help="image files, and folders of them")
+    parser.add_argument(
+        "images",
+        type=str,
+        nargs="+",
+        default=[],  # they may be left out, for --data
+        help="image files, and folders of them; none with --data",
+    )
     parser.add_argument(
         "--out", type=str, default="boxes", help="the folder to write to, of this result alone"
     )
@@ -102,8 +112,10 @@ def add_options(parser: Parser) -> None:
         "--labels",
         type=str | None,
         default=None,
-        help="known classes: 'folder' for the name of each image's folder, or a CSV file `image,class`",
+        help="known classes: 'folder' for the name of each image's folder, 'data' for those of --data, or a CSV file "
+        "`image,class`",
     )
+    add_data(parser, "a data set, whose images are localized", _DATA_FLAGS)
     add_objects(parser)
     add_weights(parser)
     add_clusters(parser)
@@ -151,12 +163,33 @@ def check(options: Any, problems: Problems) -> None:
         problems.add(unknown("--model", options.model, methods))
     if process.rank == 0 and not options.calibrate:  # which writes nothing there
         check_out(named(options.out), problems)
-    labels = None if options.labels == "folder" else options.labels
+    no_file = options.labels == "folder" or (options.labels == "data" and options.data)
+    labels = None if no_file else options.labels
     for missing in missing_paths({"CHECKPOINT": options.checkpoint, "--labels": labels}):
         problems.add(missing)
-    for path in options.images or []:
-        if not Path(path).expanduser().exists():
-            problems.add(f"IMAGES: {path}: {not_there(path)}")
+    _check_images(options, problems)
+
+
+def _check_images(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with the images, be they files or a data set's."""
+    options.chosen = None
+    if options.data is None:
+        if not options.images:
+            problems.add("IMAGES is missing: image files, and folders of them; or --data")
+        for name in ("root", *_DATA_FLAGS, "data_options"):
+            if options[name] is not None:
+                problems.add(f"{flag_of(name)} is for --data, which is not given")
+        for path in options.images:
+            if not Path(path).expanduser().exists():
+                problems.add(f"IMAGES: {path}: {not_there(path)}")
+        return
+    if options.images:
+        problems.add(f"IMAGES is {options.images[0]}, there should be none: --data has the images")
+    values = {name: options[name] for name in ("data", "root", *_DATA_FLAGS, "data_options")}
+    with problems.collected():
+        options.chosen = chosen_dataset(values, options.split, asked=True)
+    for missing in missing_data(values):
+        problems.add(missing)
 
 
 def _check_threshold(options: Any, problems: Problems) -> None:
@@ -225,20 +258,30 @@ def run(options: Any) -> int:
     problems = Problems()
     process, processes = of_torchrun()
     device = _own_device(check_device(options.device, problems))
+    from wsol_ext.checkpoints import require_same_classes
     from wsol_ext.data.labels import read_labels
     from wsol_ext.pictures import find_paths
 
-    paths = labels = None
+    paths = labels = dataset = None
     with problems.collected():
-        paths = find_paths(options.images)
+        if options.chosen is None:
+            paths = find_paths(options.images)
+        else:
+            dataset, paths = _images_of(options.chosen)
     loaded = _load(options, options.model, problems)
-    source = options.labels or ("folder" if options.calibrate else None)
-    if paths and loaded and source:
+    usual = "folder" if dataset is None else "data"
+    source = options.labels or (usual if options.calibrate else None)
+    if dataset and loaded and source == "data":
+        with problems.collected():
+            require_same_classes(loaded.model, dataset.class_names, options.checkpoint)
+            labels = array("q", dataset.labels)
+    elif paths and loaded and source:
         with problems.collected():
             known = read_labels(source, paths, names_of(loaded.model), bool(options.calibrate))
             labels = array("q", (known[path] for path in paths))
             del known
     problems.raise_any()
+    del dataset  # whose tables are large
     assert paths is not None  # else there was a problem
     assert loaded is not None
     model, digest, threshold, reason, level = loaded
@@ -272,6 +315,26 @@ def run(options: Any) -> int:
             print(f"wsol: threshold {threshold}: {reason}", file=sys.stderr)
         localize_into(folder, model, paths, labels, threshold, device, options)
         return finish(folder, Pictures(folder, paths, root), names_of(model), options, said)
+
+
+def _images_of(chosen: ChosenDataset) -> tuple["LocalizationDataset", Paths]:
+    """A data set, and the files of its images.
+
+    Raises:
+        ValueError: they are no files.
+    """
+    dataset = chosen.open()
+
+    def files() -> Iterator[Path]:
+        for index in range(len(dataset)):
+            path = dataset.image_path(index)
+            if path is None:
+                raise ValueError(
+                    f"--data is {chosen.name}, whose images are no files of their own; boxes are written for files"
+                )
+            yield path
+
+    return dataset, Paths(files())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -109,12 +110,16 @@ def load_weights(
     return load_model(checkpoint, method, options.backbone_weights, options.published_heads)
 
 
-def add_data(parser: Parser) -> None:
-    """Add the flags that name a data set."""
-    group = parser.add_argument_group("data (by default what the checkpoint's run folder says)")
+def add_data(
+    parser: Parser,
+    title: str = "data (by default what the checkpoint's run folder says)",
+    flags: Sequence[str] = FLAGS,
+) -> None:
+    """Add the flags that name a data set: under a title, with those of `FLAGS` that the command has a use for."""
+    group = parser.add_argument_group(title)
     group.add_argument("--data", type=str | None, default=None, help=data_help())
     group.add_argument("--root", type=str | None, default=None, help="where the data set lies")
-    for name in FLAGS:
+    for name in flags:
         group.add_argument(flag_of(name), type=str | None, default=None, help=flag_help(name))
     group.add_argument(
         "--data-options", type=dict[str, Any] | None, default=None, help="passed to the data set"

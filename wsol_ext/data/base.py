@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from wsol_ext.data.images import ImageError, read_image, shown_size
-from wsol_ext.data.tables import AnnotationError
+from wsol_ext._files import file_size
+from wsol_ext.data.images import ImageError, PictureFile, read_image, shown_size
+from wsol_ext.data.tables import AnnotationError, Box
 
 __all__ = [
     "LocalizationDataset",
@@ -23,6 +24,7 @@ __all__ = [
     "WarnsOnce",
     "boxes_within",
     "collate",
+    "have_same_proportions",
 ]
 
 Sample = dict[str, Any]
@@ -32,9 +34,10 @@ Transform = Callable[[Image.Image], Tensor | dict[str, Tensor]]
 class LocalizationDataset(Dataset[Sample]):
     """Pictures, each with one class label, and where known the boxes or the mask of its objects.
 
-    A subclass hands its tables to `__init__`, and says where a picture's file is in `image_path`, or gives pictures
-    that are no files in `load_image`. Its files are read as they are shown, turned by their EXIF orientation, or with
-    `upright = False` in the class as they are stored. A sample is a dict:
+    A subclass hands its tables to `__init__`, and says where a picture's file is in `image_path`, or gives the bytes of
+    one within another file in `image_file`, or pictures that are neither in `load_image`. Files are read as they are
+    shown, turned by their EXIF orientation, or with `upright = False` in the class as they are stored. A sample is a
+    dict:
 
     | key | value |
     | --- | --- |
@@ -56,10 +59,10 @@ class LocalizationDataset(Dataset[Sample]):
         has_masks: whether `load_mask` gives masks.
 
     Raises:
-        ValueError: tables of differing lengths, or no picture at all.
+        ValueError: tables of differing lengths.
         ImageError: from `dataset[i]`: a missing or broken picture file.
-        AnnotationError: from `dataset[i]`: a box that lies wholly outside of its picture. One that lies partly outside
-            is clipped to the picture; by more than a pixel, with one warning a data set.
+        AnnotationError: no picture at all; or from `dataset[i]`: a box that lies wholly outside of its picture. One
+            that lies partly outside is clipped to the picture; by more than a pixel, with one warning a data set.
     """
 
     upright = True
@@ -74,7 +77,7 @@ class LocalizationDataset(Dataset[Sample]):
         has_masks: bool = False,
     ) -> None:
         if len(image_names) == 0:
-            raise ValueError(f"{type(self).__name__}: the data set has no image")
+            raise AnnotationError(f"{type(self).__name__}: the data set has no image")
         if len(labels) != len(image_names) or len(boxes or image_names) != len(image_names):
             raise ValueError(
                 f"{type(self).__name__}: {len(image_names)} image names, {len(labels)} labels and "
@@ -93,16 +96,37 @@ class LocalizationDataset(Dataset[Sample]):
         """The file of picture number `index`; None where pictures are no files."""
         return None
 
+    def image_file(self, index: int) -> PictureFile | None:
+        """What picture number `index` is read from: its file, or the bytes of one; None where it is drawn."""
+        return self.image_path(index)
+
+    def file_bytes(self, index: int) -> int | None:
+        """How many bytes the file of picture number `index` has; None where it is none, or not there."""
+        path = self.image_path(index)
+        return None if path is None else file_size(path)
+
     def load_image(self, index: int) -> Image.Image:
         """Picture number `index`, RGB, before the transform."""
-        path = self.image_path(index)
-        if path is None:
+        file = self.image_file(index)
+        if file is None:
             raise NotImplementedError
-        return read_image(path, self.upright)
+        return read_image(file, self.upright)
+
+    def mask_paths(self, index: int) -> Sequence[Path]:
+        """The files that the mask of picture number `index` is made of; none where masks are no files."""
+        return ()
 
     def load_mask(self, index: int) -> Tensor:
         """Mask of picture number `index`, (h, w) uint8: 1 object, 0 background, 255 ignored."""
         raise NotImplementedError
+
+    def boxes_as_given(self, index: int) -> list[Box]:
+        """The boxes of picture number `index` as the annotations have them, not clipped; none where none is known."""
+        return [] if self._boxes is None else [tuple(box) for box in self._boxes[index].tolist()]
+
+    def declared_size(self, index: int) -> tuple[int, int] | None:
+        """Width and height of picture number `index` by the annotations; None where they do not say."""
+        return None
 
     def original_size(self, index: int, image: Image.Image) -> tuple[int, int]:
         """Width and height of the picture that the boxes were drawn on: by default the picture read."""
@@ -141,10 +165,10 @@ class LocalizationDataset(Dataset[Sample]):
 
     def picture_size(self, index: int) -> tuple[int, int]:
         """What `original_size` gives for picture number `index`, by its file's header."""
-        path = self.image_path(index)
-        if path is None:
+        file = self.image_file(index)
+        if file is None:
             return self.original_size(index, self.load_image(index))
-        return shown_size(path, self.upright)
+        return shown_size(file, self.upright)
 
     def _annotations(self, index: int, size: tuple[int, int]) -> Sample:
         sample: Sample = {
@@ -164,6 +188,16 @@ class LocalizationDataset(Dataset[Sample]):
         if warning is not None:
             self._warns_of_clipping(warning)
         return boxes
+
+
+def have_same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one size is the other scaled and rounded, by which a side is off by less than a pixel.
+
+    Example:
+        >>> have_same_proportions((500, 375), (224, 168)), have_same_proportions((500, 375), (375, 500))
+        (True, False)
+    """
+    return abs(size[0] * other[1] - size[1] * other[0]) <= sum(size)
 
 
 def boxes_within(name: str, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, str | None]:
@@ -226,6 +260,18 @@ class _Remaining(LocalizationDataset):
 
     def image_path(self, index: int) -> Path | None:
         return self._dataset.image_path(self._kept[index])
+
+    def image_file(self, index: int) -> PictureFile | None:
+        return self._dataset.image_file(self._kept[index])
+
+    def file_bytes(self, index: int) -> int | None:
+        return self._dataset.file_bytes(self._kept[index])
+
+    def mask_paths(self, index: int) -> Sequence[Path]:
+        return self._dataset.mask_paths(self._kept[index])
+
+    def declared_size(self, index: int) -> tuple[int, int] | None:
+        return self._dataset.declared_size(self._kept[index])
 
     def load_image(self, index: int) -> Image.Image:
         return self._dataset.load_image(self._kept[index])

@@ -10,7 +10,15 @@ from torch import Tensor
 from wsol_ext._names import some
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.class_names import without_number
-from wsol_ext.data.tables import AnnotationError, Row, check_complete, check_pixels, read_rows
+from wsol_ext.data.tables import (
+    AnnotationError,
+    Box,
+    Row,
+    check_complete,
+    check_pixels,
+    noted,
+    read_rows,
+)
 
 __all__ = ["CubDataset"]
 
@@ -70,26 +78,29 @@ class CubDataset(LocalizationDataset):
         self.root = Path(root)
         images = self._by_id("images.txt", "image id, path")
         _check_paths(images)
-        class_ids = {
-            key: row.integer(1, "the class id")
-            for key, row in self._by_id("image_class_labels.txt", "image id, class id").items()
-        }
-        splits = {}
+        class_ids: dict[int, int] = {}
+        for key, row in self._by_id("image_class_labels.txt", "image id, class id").items():
+            with noted():
+                class_ids[key] = row.integer(1, "the class id")
+        splits: dict[int, int] = {}
         for key, row in self._by_id("train_test_split.txt", "image id, is training image").items():
-            splits[key] = row.integer(1, "the split")
-            if splits[key] not in _SPLITS.values():
-                raise row.error(f"the split is {splits[key]}, it should be 0 or 1")
+            with noted():
+                value = row.integer(1, "the split")
+                if value not in _SPLITS.values():
+                    raise row.error(f"the split is {value}, it should be 0 or 1")
+                splits[key] = value
         names = {
             key: row.fields[1] for key, row in self._by_id("classes.txt", "class id, name").items()
         }
-        boxes = self._by_id("bounding_boxes.txt", "image id, x, y, width, height")
+        box_rows = self._by_id("bounding_boxes.txt", "image id, x, y, width, height")
         tables: dict[str, Container[int]] = {
             "image_class_labels.txt": class_ids,
             "train_test_split.txt": splits,
-            "bounding_boxes.txt": boxes,
+            "bounding_boxes.txt": box_rows,
         }
         for file, table in tables.items():
             check_complete(images, table, self.root / file)
+        images = {key: row for key, row in images.items() if key in class_ids and key in splits}
         if first_classes is not None:
             images = {key: row for key, row in images.items() if class_ids[key] <= first_classes}
         present = sorted({class_ids[key] for key in images})
@@ -101,14 +112,18 @@ class CubDataset(LocalizationDataset):
         self._check_folders(images, class_ids, names)
         label_of = {class_id: label for label, class_id in enumerate(present)}
         chosen = [key for key in images if splits[key] == _SPLITS[split]]
-        corners = [_corners(boxes[key]) for key in chosen]
-        check_pixels(self.root / "bounding_boxes.txt", corners)
+        boxes: dict[int, Box] = {}
+        for key in chosen:
+            if key in box_rows:
+                with noted("box"):
+                    boxes[key] = _corners(box_rows[key])
+        check_pixels(self.root / "bounding_boxes.txt", boxes.values())
         super().__init__(
             image_names=[images[key].fields[1] for key in chosen],
             labels=[label_of[class_ids[key]] for key in chosen],
             class_names=[without_number(names[class_id]) for class_id in present],
             transform=transform,
-            boxes=[torch.tensor([box]) for box in corners],
+            boxes=[torch.tensor(boxes.get(key, ())).reshape(-1, 4) for key in chosen],
         )
 
     def image_path(self, index: int) -> Path:
@@ -123,10 +138,11 @@ class CubDataset(LocalizationDataset):
     def _by_id(self, file: str, columns: str) -> dict[int, Row]:
         table: dict[int, Row] = {}
         for row in read_rows(self.root / file, columns):
-            key = row.integer(0, columns.split(",")[0])
-            if key in table:
-                raise row.error(f"id {key} has a line already, at {table[key].line}")
-            table[key] = row
+            with noted():
+                key = row.integer(0, columns.split(",")[0])
+                if key in table:
+                    raise row.error(f"id {key} has a line already, at {table[key].line}")
+                table[key] = row
         return table
 
     def _check_folders(
@@ -140,22 +156,24 @@ class CubDataset(LocalizationDataset):
             folder = path.split("/")[0]
             if folder in known and folder != name:
                 contradicted.append(f"{path} ({name})")
-        if contradicted:
-            raise AnnotationError(
-                f"{self.root / 'image_class_labels.txt'}: {len(contradicted)} images have another class than their "
-                f"folder: {some(contradicted)}"
-            )
+        with noted():
+            if contradicted:
+                raise AnnotationError(
+                    f"{self.root / 'image_class_labels.txt'}: {len(contradicted)} images have another class than their "
+                    f"folder: {some(contradicted)}"
+                )
 
 
 def _check_paths(images: Mapping[int, Row]) -> None:
     seen: dict[str, Row] = {}
     for row in images.values():
         path = row.fields[1]
-        if seen.setdefault(path, row) is not row:
-            raise row.error(f"{path} has a line already, at {seen[path].line}")
+        with noted():
+            if seen.setdefault(path, row) is not row:
+                raise row.error(f"{path} has a line already, at {seen[path].line}")
 
 
-def _corners(row: Row) -> tuple[float, float, float, float]:
+def _corners(row: Row) -> Box:
     x, y, width, height = (
         row.number(k, name) for k, name in enumerate(("x", "y", "width", "height"), start=1)
     )

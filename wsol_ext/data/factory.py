@@ -1,27 +1,23 @@
-"""The data sets by name: all there is to know of each, and opening one."""
+"""Opening a data set by its name, from Python and from the command line."""
 
-import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import is_results_folder, missing_paths
 from wsol_ext._names import flag_of, nearest, unknown
-from wsol_ext._options import check_options, signature_of
+from wsol_ext._options import check_options
 from wsol_ext._problems import Problems
+from wsol_ext.data.entries import DATASETS, DatasetEntry, DatasetFlag, DatasetSource
 from wsol_ext.data.splits import split_folders
 
 if TYPE_CHECKING:
     from wsol_ext.data.base import LocalizationDataset, Transform
 
 __all__ = [
-    "DATASETS",
     "FLAGS",
     "ChosenDataset",
-    "DatasetEntry",
-    "DatasetFlag",
     "check_split_name",
     "chosen_dataset",
     "data_help",
@@ -32,75 +28,6 @@ __all__ = [
     "register_dataset",
 ]
 
-
-@dataclass(frozen=True)
-class DatasetFlag:
-    """A flag of the command line for an argument of a data set's class: a path.
-
-    Attributes:
-        help: what the path leads to.
-        required: whether the data set cannot do without, or its evaluation where only that passes it on.
-        evaluation: whether only evaluation passes it on, training does not.
-        along: further arguments that come with it where none are given.
-    """
-
-    help: str
-    required: bool = False
-    evaluation: bool = False
-    along: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DatasetEntry:
-    """What there is to know of a data set beside its class; see `register_dataset`."""
-
-    opens: "Callable[..., LocalizationDataset] | str"
-    needs_root: bool = True
-    splits: tuple[str, ...] = ("train", "val", "test")
-    split_folders: bool = False
-    flags: Mapping[str, DatasetFlag] = field(default_factory=dict)
-
-    def open(self, *arguments: Any, **options: Any) -> "LocalizationDataset":
-        """Call the class, imported on first use: it brings torch along."""
-        return self._class()(*arguments, **options)
-
-    def options(self) -> dict[str, inspect.Parameter] | None:
-        """What the class takes beside root, split and transform, by name; None where it does not say."""
-        opens = self._class()
-        parameters = list(inspect.signature(opens).parameters.values())
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return None
-        given = {"root", "split", "transform"} | {p.name for p in parameters[: self.needs_root]}
-        return {name: p for name, p in signature_of(opens).items() if name not in given}
-
-    def _class(self) -> "Callable[..., LocalizationDataset]":
-        return pkgutil.resolve_name(self.opens) if isinstance(self.opens, str) else self.opens
-
-
-DATASETS: dict[str, DatasetEntry] = {
-    "cub": DatasetEntry("wsol_ext.data.cub:CubDataset", splits=("train", "test")),
-    "folder": DatasetEntry(
-        "wsol_ext.data.folder:FolderDataset",
-        split_folders=True,
-        # Accuracy while training is that of classes, on all images, whether or not they have a box. And people have
-        # boxes of some pictures, and want those measured.
-        flags={
-            "boxes": DatasetFlag(
-                "a CSV file of boxes to evaluate by, whose first line is image,x0,y0,x1,y1",
-                required=True,
-                evaluation=True,
-                along={"unboxed": "drop"},
-            )
-        },
-    ),
-    "synthetic": DatasetEntry("wsol_ext.data.synthetic:SyntheticDataset", needs_root=False),
-    "wsol": DatasetEntry(
-        "wsol_ext.data.wsol_metadata:WsolMetadataDataset",
-        split_folders=True,
-        flags={"image_root": DatasetFlag("the folder of the images", required=True)},
-    ),
-}
-"""The data sets that `open_dataset` and the command line know, by name."""
 
 FLAGS = tuple(dict.fromkeys(flag for entry in DATASETS.values() for flag in entry.flags))
 """The flags of the command line that some data sets only have a use for: each is a field of `TrainingConfig`."""
@@ -114,6 +41,7 @@ def register_dataset(
     splits: tuple[str, ...] = ("train", "val", "test"),
     split_folders: bool = False,
     flags: Mapping[str, DatasetFlag] | None = None,
+    source: DatasetSource | None = None,
 ) -> None:
     """Make a data set known to `open_dataset`, to training and to the command line.
 
@@ -130,6 +58,7 @@ def register_dataset(
             `valid`, `validation`, `testing`. The class is then called with that folder, and without `split`; a root
             that holds none of the folders `splits` is undivided, and serves every split.
         flags: by argument of the class, the flag of the command line that gives it, out of `FLAGS`.
+        source: what `wsol data list` says of it.
 
     Raises:
         ValueError: another data set has that name, or a flag that the command line does not have.
@@ -146,7 +75,9 @@ def register_dataset(
     for flag in flags or {}:
         if flag not in FLAGS:
             raise ValueError(f"register_dataset: {unknown('flags', flag, FLAGS)}")
-    DATASETS[name] = DatasetEntry(opens, needs_root, splits, split_folders, dict(flags or {}))
+    DATASETS[name] = DatasetEntry(
+        opens, needs_root, splits, split_folders, dict(flags or {}), source
+    )
 
 
 def open_dataset(
@@ -158,12 +89,8 @@ def open_dataset(
 ) -> "LocalizationDataset":
     """Open a data set by name.
 
-    | name | root | options |
-    | --- | --- | --- |
-    | `cub` | the folder `CUB_200_2011` | |
-    | `folder` | a folder of class folders, or of `train`, `val`, `test` that hold them | of `FolderDataset` |
-    | `synthetic` | none | of `SyntheticDataset` |
-    | `wsol` | a data set's folder of split files, such as `metadata/CUB` | of `WsolMetadataDataset`: `image_root` |
+    docs/datasets.md and `wsol data list` have where each comes from, and what its root should hold; the options are
+    those of its class, such as `CubDataset`.
 
     A folder of class folders that is not divided serves every split. Splits are known in any case and by their usual
     spellings: `Train`, `training`, `valid`, `validation`, `testing`. Where it is divided, the names in a CSV file of
@@ -237,7 +164,7 @@ class ChosenDataset:
     split: str
     options: Mapping[str, Any]
 
-    def open(self, transform: "Transform") -> "LocalizationDataset":
+    def open(self, transform: "Transform | None" = None) -> "LocalizationDataset":
         """Open it.
 
         Raises:
@@ -261,8 +188,10 @@ class ChosenDataset:
 
     @property
     def is_of_training(self) -> bool:
-        """Whether its images are those of training: a folder that is not divided serves every split."""
+        """Whether its images are those of training: a folder that is not divided, or a file, serves every split."""
         entry = DATASETS[self.name]
+        if self.root is not None and Path(self.root).is_file():
+            return True
         if self.root is None or not entry.split_folders:
             return False
         own, training = (
@@ -273,7 +202,11 @@ class ChosenDataset:
 
 
 def chosen_dataset(
-    values: Mapping[str, Any], split: str, evaluation: bool = False, option: str = "--split"
+    values: Mapping[str, Any],
+    split: str,
+    evaluation: bool = False,
+    option: str = "--split",
+    asked: bool = False,
 ) -> ChosenDataset:
     """The data set that flags choose, those that training and evaluation share.
 
@@ -282,6 +215,7 @@ def chosen_dataset(
         split: the split.
         evaluation: whether to take the flags that only evaluation passes on, and look at the split.
         option: what the split was given as, for errors.
+        asked: whether to look at the split for another reason: somebody named it.
 
     Raises:
         ValueError: an unknown data set or split, a path that is not given, or a flag that it has no use for; all of
@@ -308,7 +242,7 @@ def chosen_dataset(
         if flag.required and (evaluation or not flag.evaluation) and argument not in options:
             problems.add(f"{flag_of(argument)} is missing, it should be {flag.help}")
     root = root and str(Path(root).expanduser())
-    if evaluation:  # training has no --split
+    if evaluation or asked:  # training has no --split
         with problems.collected():
             _check_split(entry, root, split, option)
     problems.raise_any()

@@ -14,7 +14,7 @@ from wsol_ext._names import printable, some
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.finding import Found, find_images, is_image, no_image, passed_over, search
 from wsol_ext.data.splits import split_of
-from wsol_ext.data.tables import AnnotationError, check_pixels, read_csv
+from wsol_ext.data.tables import AnnotationError, Box, check_pixels, noted, read_csv
 
 __all__ = ["FolderDataset", "ImageListDataset"]
 
@@ -174,14 +174,15 @@ def _class_folders(root: Path) -> tuple[list[Path], list[Path]]:
     return folders, beside
 
 
-def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[tuple[float, ...]]]:
+def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[Box]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it should be a CSV file of boxes")
-    table: dict[str, list[tuple[float, ...]]] = {}
+    table: dict[str, list[Box]] = {}
     for row in read_csv(path, ("image", "x0", "y0", "x1", "y1")):
         name = PurePosixPath(row.fields[0]).as_posix()  # without a "./"
-        if name not in known:
-            raise row.error(f"there is no image {row.fields[0]!r} below {root}")
-        table.setdefault(name, []).append(row.box(1))
+        with noted("list" if name not in known else "box"):
+            if name not in known:
+                raise row.error(f"there is no image {row.fields[0]!r} below {root}")
+            table.setdefault(name, []).append(row.box(1))
     check_pixels(path, chain.from_iterable(table.values()))
     return table

@@ -5,10 +5,11 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -18,8 +19,11 @@ from wsol_ext._names import printable
 
 __all__ = [
     "ImageError",
+    "NamedBytes",
+    "PictureFile",
     "check_image",
     "format_by_content",
+    "formats_of_suffix",
     "heif_hint",
     "image_suffixes",
     "is_like_image",
@@ -72,15 +76,29 @@ class ImageError(OSError):
     """A picture that cannot be read: missing, truncated, or no picture at all. The message names the file."""
 
 
-def read_image(path: str | Path, upright: bool = False, at_least: int | None = None) -> Image.Image:
+class NamedBytes(BytesIO):
+    """The bytes of a file within another one, such as an archive, with the name that messages call it by."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+PictureFile: TypeAlias = str | Path | NamedBytes
+"""Where a picture is read from."""
+
+
+def read_image(
+    path: PictureFile, upright: bool = False, at_least: int | None = None
+) -> Image.Image:
     """Read a picture file to its last byte as RGB.
 
     Transparent pictures are laid over white. Of pictures with more than 8 bits, 16-bit integers are divided by 257 (and
     those of 32 bits that stay below 65536 taken for such), floats from 0 to 1 are multiplied by 255, both rounded.
 
     Args:
-        path: the file, JPEG, PNG, BMP, WebP, TIFF, PPM, GIF, JPEG 2000, AVIF or QOI as Pillow was built to read them,
-            or HEIF where `pillow_heif` is installed; of an animation the first picture.
+        path: the file, or its bytes: JPEG, PNG, BMP, WebP, TIFF, PPM, GIF, JPEG 2000, AVIF or QOI as Pillow was built
+            to read them, or HEIF where `pillow_heif` is installed; of an animation the first picture.
         upright: whether to turn the picture as its EXIF orientation asks, as viewers show it. Otherwise pixels come as
             they are stored, which is what the boxes of the field's published data sets are given for (and their
             programs read). TIFF is always turned: Pillow does it.
@@ -202,7 +220,7 @@ def resize_nearest(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels[rows[:, None], columns]
 
 
-def shown_size(path: str | Path, upright: bool = False) -> tuple[int, int]:
+def shown_size(path: PictureFile, upright: bool = False) -> tuple[int, int]:
     """Width and height that `read_image` gives a picture, by the file's header alone.
 
     Raises:
@@ -216,7 +234,7 @@ def shown_size(path: str | Path, upright: bool = False) -> tuple[int, int]:
         return (height, width) if turned else (width, height)
 
 
-def check_image(path: str | Path) -> None:
+def check_image(path: PictureFile) -> None:
     """Look a picture file over without decoding it, where its end tells that it is whole.
 
     JPEG and PNG files end with a mark; others, and those without, are read to tell.
@@ -226,8 +244,8 @@ def check_image(path: str | Path) -> None:
     """
     with _opened(path) as image:
         if image.format in ("JPEG", "MPO", "PNG") and not _is_deep(image):
-            with open(path, "rb") as file:
-                file.seek(-min(64, os.path.getsize(path)), os.SEEK_END)
+            with nullcontext(path) if isinstance(path, NamedBytes) else open(path, "rb") as file:
+                file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
                 end = file.read().rstrip(b"\0\r\n")
             if end.endswith((b"\xff\xd9", b"IEND\xaeB`\x82")):
                 return
@@ -251,7 +269,20 @@ def is_like_image(name: str) -> bool:
     return is_readable_name(name) or os.path.splitext(name)[1].lower() in _OTHER_SUFFIXES
 
 
-def format_by_content(path: str | Path) -> str | None:
+def formats_of_suffix(suffix: str) -> tuple[str, ...]:
+    """The formats, as `format_by_content` has them, that a file's suffix may stand for; none of an unknown suffix.
+
+    Example:
+        >>> formats_of_suffix(".JPEG"), formats_of_suffix(".mpo"), formats_of_suffix(".txt")
+        (('JPEG',), ('MPO', 'JPEG'), ())
+    """
+    _formats()
+    form = Image.registered_extensions().get(suffix.lower())
+    begins_as = {"MPO": "JPEG", "DIB": "BMP"}
+    return tuple(f for f in (form, begins_as.get(str(form))) if f is not None)
+
+
+def format_by_content(path: PictureFile) -> str | None:
     """The format of a picture, as Pillow calls it, by the first bytes of the file; None where it is none.
 
     None too where the file cannot be read, or is no file of its own but a folder, a pipe or a device. PPM files, whose
@@ -265,10 +296,13 @@ def format_by_content(path: str | Path) -> str | None:
         'PNG'
     """
     try:
-        if not os.path.isfile(path):
+        if isinstance(path, NamedBytes):
+            start = path.getvalue()[:16]
+        elif not os.path.isfile(path):
             return None
-        with open(path, "rb", buffering=0) as file:
-            start = file.read(16)
+        else:
+            with open(path, "rb", buffering=0) as file:
+                start = file.read(16)
     except OSError:
         return None
     return next((name for name, pattern in _BEGINNINGS.items() if pattern.match(start)), None)
@@ -297,19 +331,21 @@ def _formats() -> tuple[str, ...]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: PictureFile) -> Iterator[Image.Image]:
     """Open a picture file; whatever is raised then becomes an `ImageError` that names it."""
+    in_memory = isinstance(path, NamedBytes)
+    name = path.name if isinstance(path, NamedBytes) else path
     try:
         # A pipe would be waited for, and a device never ends.
-        if os.path.exists(path) and not os.path.isfile(path):
+        if not in_memory and os.path.exists(name) and not os.path.isfile(name):
             raise ValueError("it is no file of its own but a folder, a pipe or a device")
         with Image.open(path, formats=_formats()) as image:
             yield image
     except FileNotFoundError as error:
-        raise ImageError(f"{printable(path)}: {not_there(path, 'image file')}") from error
+        raise ImageError(f"{printable(name)}: {not_there(name, 'image file')}") from error
     # Formats differ in what a broken file raises: SyntaxError, ValueError, EOFError, IndexError, struct.error ...
     except Exception as error:
-        raise ImageError(f"{printable(path)}: cannot be read as an image: {error}") from error
+        raise ImageError(f"{printable(name)}: cannot be read as an image: {error}") from error
 
 
 def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:

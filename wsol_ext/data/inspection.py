@@ -21,7 +21,7 @@ def broken_images(
     between header and end goes unnoticed. Pictures that are no files are passed over.
 
     Args:
-        dataset: any data set with an `image_path`.
+        dataset: any data set with an `image_file`.
         workers: threads that read beside this one's waiting; 0: this one reads.
         progress: whether to show a bar, where standard error is a terminal.
 
@@ -35,10 +35,10 @@ def broken_images(
     """
 
     def trouble(index: int) -> str | None:
-        path = dataset.image_path(index)
+        file = dataset.image_file(index)
         try:
-            if path is not None:
-                check_image(path)
+            if file is not None:
+                check_image(file)
         except ImageError as error:
             return str(error)
         return None

@@ -3,16 +3,78 @@
 import csv
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsol_ext._names import some
 
-__all__ = ["AnnotationError", "Row", "check_complete", "check_pixels", "read_csv", "read_rows"]
+__all__ = [
+    "AnnotationError",
+    "Box",
+    "Mistake",
+    "MistakeKind",
+    "Row",
+    "check_box",
+    "check_complete",
+    "check_pixels",
+    "finite_numbers",
+    "mistakes_noted",
+    "noted",
+    "read_csv",
+    "read_rows",
+]
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels."""
+
+MistakeKind: TypeAlias = Literal["list", "box"]
 
 
 class AnnotationError(ValueError):
     """Annotations that do not fit: a malformed line, an unknown or missing image. The message names the file."""
+
+
+class Mistake(NamedTuple):
+    """What is wrong with one line of a table, which a reader could go on after."""
+
+    kind: MistakeKind
+    message: str
+
+
+_noted: ContextVar[list[Mistake] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def mistakes_noted() -> Iterator[list[Mistake]]:
+    """Let readers note every mistaken line, leave out what it says, and go on; otherwise the first one ends them.
+
+    Example:
+        >>> with mistakes_noted() as mistakes:
+        ...     with noted("box"):
+        ...         check_box("one.jpg", (5, 1, 2, 4))
+        >>> mistakes[0].kind, mistakes[0].message[:34]
+        ('box', 'one.jpg: the box is x0, y0, x1, y1')
+    """
+    mistakes: list[Mistake] = []
+    token = _noted.set(mistakes)
+    try:
+        yield mistakes
+    finally:
+        _noted.reset(token)
+
+
+@contextmanager
+def noted(kind: MistakeKind = "list") -> Iterator[None]:
+    """Around what a reader can go on after: within `mistakes_noted`, an error that ends the block is noted there."""
+    try:
+        yield
+    except (AnnotationError, FileNotFoundError) as error:
+        mistakes = _noted.get()
+        if mistakes is None:
+            raise
+        mistakes.append(Mistake(kind, str(error)))
 
 
 class Row:
@@ -47,32 +109,70 @@ class Row:
             raise self.error(f"{name} is {self.fields[column]!r}, it should be a finite number")
         return value
 
-    def box(self, column: int) -> tuple[float, float, float, float]:
+    def box(self, column: int) -> Box:
         """Four fields from that column on as a box x0, y0, x1, y1 whose x1 and y1 are not below x0 and y0."""
         names = ("x0", "y0", "x1", "y1")
         x0, y0, x1, y1 = (self.number(column + k, name) for k, name in enumerate(names))
-        if x1 < x0 or y1 < y0:
-            raise self.error(
-                f"the box is x0, y0, x1, y1 = {x0:g}, {y0:g}, {x1:g}, {y1:g}, "
-                "it should have x1 >= x0 and y1 >= y0"
-            )
-        return x0, y0, x1, y1
+        return check_box(f"{self.path}:{self.line}", (x0, y0, x1, y1))
+
+
+def check_box(place: str, box: Box) -> Box:
+    """The box, if it is one.
+
+    Args:
+        place: where it stands, as the message starts.
+        box: x0, y0, x1, y1.
+
+    Raises:
+        AnnotationError: x1 is below x0, or y1 below y0.
+    """
+    x0, y0, x1, y1 = box
+    if x1 < x0 or y1 < y0:
+        raise AnnotationError(
+            f"{place}: the box is x0, y0, x1, y1 = {x0:g}, {y0:g}, {x1:g}, {y1:g}, "
+            "it should have x1 >= x0 and y1 >= y0"
+        )
+    return box
+
+
+def finite_numbers(value: Any, count: int) -> list[float] | None:
+    """A list of so many finite numbers, as JSON has them; None of what is none.
+
+    Example:
+        >>> finite_numbers([1, 2.5], 2), finite_numbers([1, float("nan")], 2), finite_numbers([1, True], 2)
+        ([1.0, 2.5], None, None)
+    """
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in value):
+        return None
+    try:
+        numbers = [float(each) for each in value]
+    except OverflowError:  # JSON's whole numbers have no end
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def check_complete(rows: Mapping[Any, Row], table: Container[Any], path: Path) -> None:
     """Refuse a table that lacks images.
 
     Args:
-        rows: by image, the line that lists it, which names it in its last field.
+        rows: by image, its name or a number, the line that lists it, whose last field is the name of one by number.
         table: what there should be one of for each image.
         path: the table's file.
 
     Raises:
         AnnotationError: images that the table lacks: the first one's line, their number and the first three names.
+            Within `mistakes_noted`, each is noted.
     """
     lacking = [key for key in rows if key not in table]
-    if lacking:
-        names = [rows[key].fields[-1] for key in lacking]
+    names = [key if isinstance(key, str) else rows[key].fields[-1] for key in lacking]
+    mistakes = _noted.get()
+    if mistakes is not None:
+        for key, name in zip(lacking, names, strict=True):
+            error = rows[key].error(f"{name} has no line in {path}")
+            mistakes.append(Mistake("list", str(error)))
+    elif lacking:
         have = "has" if len(names) == 1 else "have"
         raise rows[lacking[0]].error(f"{some(names)} {have} no line in {path}")
 
@@ -129,11 +229,13 @@ def read_rows(
                     continue
                 fields = text.split(separator, max(counts) - 1 if separator is None else -1)
                 row = Row(path, number, [field.strip() for field in fields])
-                if len(fields) not in counts:
+                if len(fields) in counts:
+                    yield row
+                    continue
+                with noted():
                     raise row.error(
                         f"the line is {text.strip()!r}, it should be {' or '.join(forms)}"
                     )
-                yield row
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: is no UTF-8 text: {error}") from error
 
@@ -163,10 +265,13 @@ def read_csv(path: Path, header: Sequence[str]) -> Iterator[Row]:
                 )
             for fields in reader:
                 row = Row(path, reader.line_num, fields)
-                if fields and len(fields) != len(header):
-                    raise row.error(f"the line has {len(fields)} fields, it should have {wanted}")
-                if fields:
+                if len(fields) == len(header):
                     yield row
+                elif fields:
+                    with noted():
+                        raise row.error(
+                            f"the line has {len(fields)} fields, it should have {wanted}"
+                        )
         except (UnicodeDecodeError, csv.Error) as error:
             raise AnnotationError(f"{path}: is no UTF-8 CSV file: {error}") from error
 

@@ -218,7 +218,8 @@ def drawn_from(seed: int) -> Iterator[None]:
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (timm draws from it)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # torch.manual_seed seeds every device, and notes the call stack for those that have not begun: slowly.
+            torch.default_generator.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
             yield

@@ -3,20 +3,32 @@
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from wsol_ext.data.base import LocalizationDataset, Transform, WarnsOnce
+from wsol_ext.data.base import (
+    LocalizationDataset,
+    Transform,
+    WarnsOnce,
+    have_same_proportions,
+)
 from wsol_ext.data.images import read_grey, resize_nearest
-from wsol_ext.data.tables import Row, check_complete, check_pixels, read_rows
+from wsol_ext.data.tables import (
+    Box,
+    Row,
+    check_complete,
+    check_pixels,
+    noted,
+    read_rows,
+)
 
 _T = TypeVar("_T")
 
-__all__ = ["WsolMetadataDataset"]
+__all__ = ["CubV2Dataset", "IlsvrcDataset", "OpenImagesDataset", "WsolMetadataDataset"]
 
 _BOX_FORM, _MASK_FORM = "image id, x0, y0, x1, y1", "image id, mask file, ignore file"
 
@@ -25,10 +37,11 @@ class WsolMetadataDataset(LocalizationDataset):
     """A split of ILSVRC, CUB or OpenImages as the public WSOL evaluation defines it (Choe et al., CVPR 2020).
 
     `metadata_dir` holds `image_ids.txt`, `class_labels.txt` and, for a split to evaluate on, `image_sizes.txt` and
-    `localization.txt`, which the training splits of ILSVRC and OpenImages come without. The ids of the first file, in
-    its order, are the pictures; an id is also the picture's path below `image_root`. Where `image_sizes.txt` has a
-    picture's size, that is its `size`, so that pictures stored smaller than they were annotated need no other boxes.
-    One of other proportions gives a warning when it is read, once a data set. Pictures are read in stored pixels.
+    `localization.txt`, which the training splits of ILSVRC and OpenImages come without, or with no byte in them. The
+    ids of the first file, in its order, are the pictures; an id is also the picture's path below `image_root`. Where
+    `image_sizes.txt` has a picture's size, that is its `size`, so that pictures stored smaller than they were annotated
+    need no other boxes. One of other proportions gives a warning when it is read, once a data set. Pictures are read in
+    stored pixels. Boxes are taken as they are: both corners are pixels of the object, counted from 0.
 
     Masks (OpenImages) become what the published evaluator makes of them: each file read as grey, resized to `mask_size`
     by nearest neighbour, an object where any instance is above 0.5, ignored (255) where the ignore file is and no
@@ -71,33 +84,39 @@ class WsolMetadataDataset(LocalizationDataset):
         self.mask_size = mask_size
         ids: dict[str, Row] = {}
         for row in read_rows(self.metadata_dir / "image_ids.txt", "image id", ","):
-            if row.fields[0] in ids:
-                raise row.error(f"{row.fields[0]} has a line already, at {ids[row.fields[0]].line}")
-            ids[row.fields[0]] = row
+            with noted():
+                if row.fields[0] in ids:
+                    raise row.error(
+                        f"{row.fields[0]} has a line already, at {ids[row.fields[0]].line}"
+                    )
+                ids[row.fields[0]] = row
 
         labels: dict[str, int] = {}
         for row in self._rows_of("class_labels.txt", "image id, label", ids):
-            label = row.integer(1, "the label", below=1_000_000)  # there is a name for each
-            if label < 0:
-                raise row.error(f"the label is {row.fields[1]}, it should not be negative")
-            _set(labels, row, "label", label)
+            with noted():
+                label = row.integer(1, "the label", below=1_000_000)  # there is a name for each
+                if label < 0:
+                    raise row.error(f"the label is {row.fields[1]}, it should not be negative")
+                _set(labels, row, "label", label)
         check_complete(ids, labels, self.metadata_dir / "class_labels.txt")
-        located = (self.metadata_dir / "localization.txt").exists()
+        located = self._has("localization.txt")
         read_sizes = self._rows_of if located else self._rows_if_there  # boxes are in their frame
         self._sizes: dict[str, tuple[int, int]] = {}
         self._warns_of_size = WarnsOnce()
         for row in read_sizes("image_sizes.txt", "image id, width, height", ids):
-            size = (row.integer(1, "the width"), row.integer(2, "the height"))
-            if min(size) < 1:
-                raise row.error(f"the size is {size[0]} x {size[1]}, it should be positive")
-            _set(self._sizes, row, "size", size)
-        boxes: dict[str, list[tuple[float, ...]]] = {}
+            with noted():
+                size = (row.integer(1, "the width"), row.integer(2, "the height"))
+                if min(size) < 1:
+                    raise row.error(f"the size is {size[0]} x {size[1]}, it should be positive")
+                _set(self._sizes, row, "size", size)
+        boxes: dict[str, list[Box]] = {}
         self._masks: dict[str, list[str]] = {}
         self._ignored: dict[str, str] = {}
         for row in self._rows_if_there("localization.txt", (_BOX_FORM, _MASK_FORM), ids):
             name = row.fields[0]
             if len(row.fields) == 5:
-                boxes.setdefault(name, []).append(row.box(1))
+                with noted("box"):
+                    boxes.setdefault(name, []).append(row.box(1))
             else:
                 self._masks.setdefault(name, []).append(row.fields[1])
                 if row.fields[2]:  # only an image's first line names its ignore file
@@ -110,7 +129,7 @@ class WsolMetadataDataset(LocalizationDataset):
                 self.metadata_dir / "localization.txt", chain.from_iterable(boxes.values())
             )
 
-        names = list(ids)
+        names = [name for name in ids if name in labels]
         label_list = [labels[name] for name in names]
         if class_names is None:
             class_names = _names_from_folders(names, label_list)
@@ -118,18 +137,23 @@ class WsolMetadataDataset(LocalizationDataset):
             raise ValueError(
                 f"WsolMetadataDataset: class_names has {len(class_names)} names, the labels go up to {max(label_list)}"
             )
-        tables = [torch.tensor(boxes[name]) for name in names] if boxes else None
+        tables = None
+        if boxes:
+            tables = [torch.tensor(boxes.get(name, [])).reshape(-1, 4) for name in names]
         super().__init__(names, label_list, class_names, transform, tables, bool(self._masks))
 
     def image_path(self, index: int) -> Path:
         """The file of picture number `index`."""
         return self.image_root / self.image_names[index]
 
+    def declared_size(self, index: int) -> tuple[int, int] | None:
+        """The size in `image_sizes.txt`."""
+        return self._sizes.get(self.image_names[index])
+
     def original_size(self, index: int, image: Image.Image) -> tuple[int, int]:
         """The size in `image_sizes.txt`, or the picture's own."""
         width, height = self._sizes.get(self.image_names[index], image.size)
-        # Scaled and rounded, a side is off by less than a pixel.
-        if abs(width * image.height - height * image.width) > width + height:
+        if not have_same_proportions((width, height), image.size):
             self._warns_of_size(
                 f"{self.image_names[index]}: its size in {self.metadata_dir / 'image_sizes.txt'} is {width} x {height} "
                 f"pixels, the picture has {image.width} x {image.height}: the boxes may lie elsewhere, as may those of "
@@ -140,6 +164,12 @@ class WsolMetadataDataset(LocalizationDataset):
     def picture_size(self, index: int) -> tuple[int, int]:
         """The size in `image_sizes.txt`, for which no picture is needed, or the picture's own."""
         return self._sizes.get(self.image_names[index]) or super().picture_size(index)
+
+    def mask_paths(self, index: int) -> list[Path]:
+        """The files of the mask of picture number `index`: of each object, then what is ignored."""
+        name = self.image_names[index]
+        files = [*self._masks.get(name, ()), *filter(None, [self._ignored.get(name)])]
+        return [self.mask_root / file for file in files]
 
     def load_mask(self, index: int) -> Tensor:
         """Mask of picture number `index`, (mask_size, mask_size) uint8: 1 object, 0 background, 255 ignored."""
@@ -156,18 +186,84 @@ class WsolMetadataDataset(LocalizationDataset):
         return resize_nearest(pixels, self.mask_size, self.mask_size) > 0.5
 
     def _rows_of(self, file: str, columns: str | Sequence[str], ids: dict[str, Row]) -> list[Row]:
-        rows = list(read_rows(self.metadata_dir / file, columns, ","))
-        for row in rows:
-            if row.fields[0] not in ids:
-                raise row.error(
-                    f"{row.fields[0]!r} is not in {self.metadata_dir / 'image_ids.txt'}"
-                )
+        rows = []
+        for row in read_rows(self.metadata_dir / file, columns, ","):
+            with noted():
+                if row.fields[0] not in ids:
+                    raise row.error(
+                        f"{row.fields[0]!r} is not in {self.metadata_dir / 'image_ids.txt'}"
+                    )
+                rows.append(row)
         return rows
 
     def _rows_if_there(
         self, file: str, columns: str | Sequence[str], ids: dict[str, Row]
     ) -> list[Row]:
-        return self._rows_of(file, columns, ids) if (self.metadata_dir / file).exists() else []
+        return self._rows_of(file, columns, ids) if self._has(file) else []
+
+    def _has(self, file: str) -> bool:
+        """Whether there is such a file and anything in it: what a split has not, is published as an empty file."""
+        path = self.metadata_dir / file
+        return path.exists() and path.stat().st_size > 0
+
+
+class _Published(WsolMetadataDataset):
+    """A data set where the scripts of the public WSOL evaluation's repository put it.
+
+    Args:
+        root: the repository's folder: `metadata/NAME/SPLIT` holds the lists, `dataset/NAME` the images.
+        split: "train", "val" (its `train-fullsup`) or "test".
+        transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
+    """
+
+    folder: ClassVar[str]
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["train", "val", "test"] = "train",
+        transform: Transform | None = None,
+    ) -> None:
+        metadata, images = (Path(root, place, self.folder) for place in ("metadata", "dataset"))
+        for folder, what in ((metadata, "the lists"), (images, "the images")):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder}: no such folder; it should hold {what}")
+        super().__init__(metadata / split, images, transform)
+
+
+class CubV2Dataset(_Published):
+    """CUB-200-2011 to train and test on, and the 1,000 pictures of CUBV2 to choose thresholds by, each with a box.
+
+    As `WsolMetadataDataset`, in the folder of the public WSOL evaluation's repository (Choe et al., CVPR 2020) after
+    its `prepare_cub.sh`.
+
+    Example::
+
+        CubV2Dataset("wsolevaluation", "val").image_names[0]
+        # '001.Black_footed_Albatross/30107316117.jpg'
+    """
+
+    folder = "CUB"
+
+
+class IlsvrcDataset(_Published):
+    """ILSVRC 2012: its training images, those of ImageNetV2 with boxes to choose thresholds by, its validation to test.
+
+    As `WsolMetadataDataset`, in the folder of the public WSOL evaluation's repository (Choe et al., CVPR 2020) after
+    its `prepare_imagenet.sh`. `ClsLocDataset` reads the boxes as ILSVRC itself publishes them.
+    """
+
+    folder = "ILSVRC"
+
+
+class OpenImagesDataset(_Published):
+    """OpenImages30k: 100 classes, with masks in its val and test splits.
+
+    As `WsolMetadataDataset`, in the folder of the public WSOL evaluation's repository (Choe et al., CVPR 2020) after
+    its `prepare_openimages.sh`.
+    """
+
+    folder = "OpenImages"
 
 
 def _set(table: dict[str, _T], row: Row, what: str, value: _T) -> None:

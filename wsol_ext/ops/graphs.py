@@ -59,8 +59,8 @@ def normalized_cut(
         the vector open, `determined` is False. Where the next eigenvalue is the same, as it is where all tokens are
         alike, any mixture would do: then the vector is NaN. So is all of an image whose features are not finite.
 
-        Similarities are computed in float32 (float64 for float64 features): a pair within its rounding of the
-        threshold may fall on either side.
+        On the CPU, a pair is similar as float64 has it. On CUDA, and as weights, similarities are computed in float32
+        (float64 for float64 features): a pair within its rounding of the threshold may fall on either side.
 
     Raises:
         TypeError: a dtype that is none of these.

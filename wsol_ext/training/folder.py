@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from wsol_ext._files import (
-    file_size,
     hold,
     holds_others,
     mark_results_folder,
@@ -206,7 +205,7 @@ def _contents(dataset: LocalizationDataset) -> dict[str, Any]:
     """How many images each class has, and hashes of their names and sizes: little to keep, however many there are."""
     classes = [_Images(name) for name in dataset.class_names]
     for index, (name, label) in enumerate(zip(dataset.image_names, dataset.labels, strict=True)):
-        classes[label].add(name, dataset.image_path(index))
+        classes[label].add(name, dataset.file_bytes(index))
     return {"images": len(dataset), "classes": [one.as_dict() for one in classes]}
 
 
@@ -218,10 +217,10 @@ class _Images:
         self.count = 0
         self.names, self.sizes = hashlib.sha256(), hashlib.sha256()
 
-    def add(self, name: str, path: Path | None) -> None:
+    def add(self, name: str, size: int | None) -> None:
         self.count += 1
         self.names.update(os.fsencode(name) + b"\0")
-        self.sizes.update(f"{path and file_size(path)} ".encode())
+        self.sizes.update(f"{size} ".encode())
 
     def as_dict(self) -> dict[str, Any]:
         hashes = {"names": self.names.hexdigest(), "sizes": self.sizes.hexdigest()}
