@@ -99,10 +99,10 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
 
   py::class_<wsol::ComponentLists, std::shared_ptr<wsol::ComponentLists>>(module, "ComponentLists",
                                                                           py::module_local());
-#if !defined(WSOL_CUDA_VERSION) && !defined(WSOL_EMULATOR)
-  bind<kernels::label_components>(module, "label_components");
-  bind<kernels::measure_components>(module, "measure_components");
-#endif
+  bind<kernels::label_components, kernels::label_components_scratch_bytes>(module,
+                                                                           "label_components");
+  bind<kernels::measure_components, kernels::measure_components_scratch_bytes>(
+      module, "measure_components");
 
   bind<kernels::spatial_diffusion_forward, kernels::spatial_diffusion_forward_scratch_bytes>(
       module, "spatial_diffusion_forward");

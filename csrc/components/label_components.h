@@ -44,13 +44,26 @@ struct MeasureComponents {
   TensorView areas;           // (M,) int32, for M = offsets[B]
   TensorView boxes;           // (M, 4) int32
   TensorView sums;            // (M,) float32, or float64 for values in float64; none without values
-  TensorView scratch;
-  std::shared_ptr<ComponentLists> found;  // what label_components returned
+  TensorView scratch, sum_scratch;  // the first as label_components left it
+  std::shared_ptr<ComponentLists> found;  // what that returned
+  bool corners_touch;
 };
 
 namespace cpu {
+inline int64_t label_components_scratch_bytes(int64_t, int64_t, int64_t, bool) { return 0; }
+inline int64_t measure_components_scratch_bytes(int64_t, int64_t, bool) { return 0; }
 std::shared_ptr<ComponentLists> label_components(const LabelComponents& args, int threads);
 void measure_components(const MeasureComponents& args, int threads);
 }  // namespace cpu
+
+namespace cuda {
+int64_t label_components_scratch_bytes(int64_t images, int64_t height, int64_t width,
+                                       bool corners_touch);
+// Of sums: nothing without values.
+int64_t measure_components_scratch_bytes(int64_t images, int64_t components, bool has_values);
+// Returns nothing: what it found lies in the scratch.
+std::shared_ptr<ComponentLists> label_components(const LabelComponents& args, Stream stream);
+void measure_components(const MeasureComponents& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace wsol

@@ -100,7 +100,7 @@ _check_once = backend.remembered(_check)
 
 def _find(masks: Tensor, connectivity: int, values: Tensor | None) -> tuple[Tensor, ...]:
     _check_once(masks, connectivity, values)
-    device, images = masks.device, masks.size(0)
+    device, images, corners_touch = masks.device, masks.size(0), connectivity == 8
     labels = masks.new_empty(masks.shape, dtype=torch.int32)
     counts = masks.new_empty(images, dtype=torch.int64)
     offsets = counts.new_zeros(images + 1)
@@ -108,25 +108,25 @@ def _find(masks: Tensor, connectivity: int, values: Tensor | None) -> tuple[Tens
     if images > 0:
         masks = backend.rows_contiguous(masks)
         values = None if values is None else backend.rows_contiguous(values)
-        scratch = backend.scratch(
-            _NAME, *masks.shape, connectivity == 8, values is not None, device=device
-        )
+        scratch = backend.scratch(_NAME, *masks.shape, corners_touch, device=device)
         found = backend.run(
-            _NAME, masks, values, labels, counts, scratch, connectivity == 8, device=device
+            _NAME, masks, values, labels, counts, scratch, corners_touch, device=device
         )
         torch.cumsum(counts, dim=0, out=offsets[1:])
     total = int(offsets[-1].item())
-    areas = labels.new_empty(total)
-    boxes = labels.new_empty((total, 4))
-    outputs = [labels, counts, offsets, areas, boxes]
-    sums = None
-    if values is not None:
-        sums = values.new_empty(total, dtype=backend.accumulator_dtype(values.dtype))
-        outputs.append(sums)
+    areas, boxes = labels.new_empty(total), labels.new_empty((total, 4))
+    sums = None if values is None else values.new_empty(total, dtype=_sum_dtype(values))
     if total > 0:
-        arguments = (values, labels, offsets, areas, boxes, sums, scratch, found)
-        backend.run("measure_components", *arguments, device=device)
-    return tuple(outputs)
+        measure = "measure_components"
+        sum_scratch = backend.scratch(measure, images, total, values is not None, device=device)
+        outputs = (areas, boxes, sums, scratch, sum_scratch, found)
+        backend.run(measure, values, labels, offsets, *outputs, corners_touch, device=device)
+    results = (labels, counts, offsets, areas, boxes)
+    return results if sums is None else (*results, sums)
+
+
+def _sum_dtype(values: Tensor) -> torch.dtype:
+    return backend.accumulator_dtype(values.dtype)
 
 
 def _fake_find(masks: Tensor, connectivity: int, values: Tensor | None) -> tuple[Tensor, ...]:
@@ -135,16 +135,9 @@ def _fake_find(masks: Tensor, connectivity: int, values: Tensor | None) -> tuple
     labels = masks.new_empty(masks.shape, dtype=torch.int32)
     counts = masks.new_empty(images, dtype=torch.int64)
     total = torch.library.get_ctx().new_dynamic_size()
-    outputs = [
-        labels,
-        counts,
-        counts.new_empty(images + 1),
-        labels.new_empty(total),
-        labels.new_empty((total, 4)),
-    ]
-    if values is not None:
-        outputs.append(values.new_empty(total, dtype=backend.accumulator_dtype(values.dtype)))
-    return tuple(outputs)
+    areas, boxes = labels.new_empty(total), labels.new_empty((total, 4))
+    results = (labels, counts, counts.new_empty(images + 1), areas, boxes)
+    return results if values is None else (*results, values.new_empty(total, dtype=_sum_dtype(values)))
 
 
 def _label_kernel(masks: Tensor, connectivity: int) -> tuple[Tensor, ...]:
