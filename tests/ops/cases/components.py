@@ -29,14 +29,11 @@ def all_but_sums(**arguments: Any) -> tuple[Tensor, ...]:
 
 def by_opencv(masks: Tensor, connectivity: int) -> tuple[Tensor, ...]:
     found = [components_of_mask(mask, connectivity) for mask in masks.cpu().numpy()]
-    labels, areas, boxes = (
-        np.stack([each.labels for each in found]),
-        *map(np.concatenate, zip(*((each.areas, each.boxes) for each in found), strict=True)),
-    )
     counts = torch.tensor([len(each.areas) for each in found])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    flat = [torch.from_numpy(array) for array in (labels, areas, boxes)]
-    return flat[0], counts, offsets, *flat[1:]
+    labels = torch.from_numpy(np.stack([each.labels for each in found]))
+    areas = torch.from_numpy(np.concatenate([each.areas for each in found]))
+    boxes = torch.from_numpy(np.concatenate([each.boxes for each in found]))
+    return labels, counts, torch.nn.functional.pad(counts.cumsum(0), (1, 0)), areas, boxes
 
 
 CONNECTIVITY = ({"connectivity": 8}, {"connectivity": 4})
