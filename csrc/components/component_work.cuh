@@ -30,13 +30,16 @@ constexpr int kChunkSlots = kChunk * kSlots;
 struct Work {
   int64_t images;
   int height, width;
-  int rows;                     // of a strip
-  int row_words, words, chunks; // of a strip, of an image, of an image
+  int rows;                      // of a strip
+  int row_words, words, chunks;  // of a strip, of an image, of an image
 
-  unsigned* bits;   // (B, rows, words): the mask, a row of each strip after the other
-  int* parents;     // (B, words, kSlots): union-find; then -label
-  unsigned* roots;  // (B, chunks, kThreads): a bit a slot: the element is a root
-  int* counts;      // (B, chunks): roots
+  unsigned* bits;  // (B, rows, words): the mask, of strips the first row and then the second
+  int* parents;    // (B, words, kSlots): of an element its root in the chunk, of that its root
+  // Each (B, chunks, kThreads), of 32 slots.
+  unsigned* chunk_roots;  // which are roots in the chunk
+  unsigned* roots;        // which are roots
+  int* earlier;           // how many of the image's are before
+  int* counts;            // (B, chunks): roots
   int64_t bytes;
 
   Work(const TensorView& memory, int64_t batch, int64_t h, int64_t w, bool corners_touch)
@@ -50,10 +53,14 @@ struct Work {
     ScratchParts parts(memory);
     parts.take(bits, images * rows * words);
     parts.take(parents, images * words * kSlots);
+    parts.take(chunk_roots, images * chunks * kThreads);
     parts.take(roots, images * chunks * kThreads);
+    parts.take(earlier, images * chunks * kThreads);
     parts.take(counts, images * chunks);
     bytes = parts.bytes();
   }
+
+  WSOL_HOST_DEVICE int64_t slot_words() const { return int64_t{chunks} * kThreads; }
 
   unsigned blocks() const { return static_cast<unsigned>(images * chunks); }
 };
@@ -72,6 +79,23 @@ __device__ inline unsigned below(int bit) { return (1u << bit) - 1u; }
 
 // Where a word's pieces begin, of the columns that have a pixel.
 __device__ inline unsigned starts_of(unsigned columns) { return columns & ~(columns << 1); }
+
+// The label of the component with this root, numbers as an image's elements have.
+__device__ inline int label_of(const Work& work, int64_t image, int root) {
+  const int64_t word = image * work.slot_words() + root / kWarpSize;
+  return work.earlier[word] + __popc(work.roots[word] & up_to(root % kWarpSize));
+}
+
+// Calls visit(slot, whether its bit is set, which lane has that bit) for all slots of a chunk, a
+// warp for 32 at a time: `own` has the bits of this thread's 32 slots.
+template <typename Visit>
+__device__ void for_each_slot(unsigned own, const Visit& visit) {
+  const int lane = threadIdx.x % kWarpSize, first = static_cast<int>(threadIdx.x) - lane;
+  for (int group = 0; group < kWarpSize; ++group) {
+    const unsigned bits = __shfl_sync(kFullWarp, own, group);
+    visit((first + group) * kWarpSize + lane, (bits >> lane & 1u) != 0, group);
+  }
+}
 
 // A block's words, and their bits in shared memory.
 template <int kRows>
@@ -100,6 +124,11 @@ struct Chunk {
     return any;
   }
 
+  __device__ bool is_piece(int slot) const {
+    const int i = slot / kSlots;
+    return i < count && slot % kSlots < __popc(starts_of(columns(first + i)));
+  }
+
   // Copies the bits from the scratch memory, but the word before.
   __device__ void load(const Work& work) const {
     for (int r = 0; r < kRows; ++r) {
@@ -116,6 +145,7 @@ struct Chunk {
     int strip = (first + warp) / work.row_words, column = first + warp - strip * work.row_words;
     for (int word = first + warp; word < first + count; word += kWarps) {
       visit(word, strip * kRows, column * kWarpSize + static_cast<int>(threadIdx.x % kWarpSize));
+      __syncwarp();
       for (column += kWarps; column >= work.row_words; ++strip) column -= work.row_words;
     }
   }

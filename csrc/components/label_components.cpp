@@ -21,7 +21,7 @@ namespace {
 
 using Component = ComponentLists::Component;
 
-constexpr int64_t kLanes = 16;                  // pixels that get their labels at once
+constexpr int64_t kLanes = 16;  // pixels that get their labels at once
 constexpr int64_t kPixelsWorthAThread = 1 << 14;
 constexpr int64_t kMostKept = int64_t{1} << 25;  // bytes, of all threads together
 

@@ -4,9 +4,9 @@
 //
 //   chunk   reads the mask, a byte a pixel; writes its bits and each piece's root in the chunk
 //   join    unites across chunks' ends: chains of roots in global memory
-//   roots   makes each piece's parent its root, says which are roots, and counts them
-//   number  roots get labels, from how many there are in the chunks before
-//   label   writes a label a pixel, which is what takes longest, and each piece's
+//   roots   of a chunk's roots says which still are, and makes them the parents of the others
+//   number  counts roots up to each place: a component's label
+//   label   writes a label a pixel, which is what takes longest
 #include "components/component_work.cuh"
 #include "core/union_find.cuh"
 
@@ -85,8 +85,8 @@ __device__ void for_each_contact(const Work& work, int word, bool looks_up, cons
   }
   if (!looks_up) return;
   const int upper = word - work.row_words;
-  const RowContacts<unsigned> contacts(row_at(0, word), left_of(0, word),
-                                       row_at(kRows - 1, upper), left_of(kRows - 1, upper));
+  const RowContacts<unsigned> contacts(row_at(0, word), left_of(0, word), row_at(kRows - 1, upper),
+                                       left_of(kRows - 1, upper));
   unsigned touches = contacts.joins;
   if constexpr (kRows == 2) touches |= contacts.falls | contacts.rises;
   for (; touches != 0; touches &= touches - 1) {
@@ -126,11 +126,18 @@ __global__ void __launch_bounds__(kThreads) chunk_kernel(Work work, Masks masks)
   __syncthreads();
 
   int* parents = work.parents + (chunk.image * work.words + chunk.first) * kSlots;
-  const int first = chunk.first * kSlots;
-  for (int slot = threadIdx.x; slot < chunk.count * kSlots; slot += kThreads) {
-    const unsigned starts = starts_of(chunk.columns(chunk.first + slot / kSlots));
-    if (slot % kSlots < __popc(starts)) parents[slot] = first + flatten_way(labels, slot);
-  }
+  unsigned roots = 0;
+  for_each_slot(0, [&](int slot, bool, int group) {
+    bool is_root = false;
+    if (chunk.is_piece(slot)) {
+      const int root = flatten_way(labels, slot);
+      is_root = root == slot;
+      parents[slot] = chunk.first * kSlots + root;
+    }
+    const unsigned ballot = __ballot_sync(kFullWarp, is_root);
+    if (static_cast<int>(threadIdx.x % kWarpSize) == group) roots = ballot;
+  });
+  work.chunk_roots[int64_t{blockIdx.x} * kThreads + threadIdx.x] = roots;
 }
 
 // A block owns the first words of a chunk, but an image's first: those with a neighbour in earlier
@@ -158,27 +165,21 @@ __global__ void join_kernel(Work work) {
   }
 }
 
-template <int kRows>
 __global__ void __launch_bounds__(kThreads) roots_kernel(Work work) {
-  auto* memory = reinterpret_cast<unsigned*>(dynamic_shared());
-  const Chunk<kRows> chunk(work, memory);
-  chunk.load(work);
-  int* parents = work.parents + chunk.image * work.words * kSlots;
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  unsigned kept = 0;
-  for (int group = 0; group < kWarpSize; ++group) {
-    const int slot = (warp * kWarpSize + group) * kWarpSize + lane;
-    const int word = chunk.first + slot / kSlots, element = chunk.first * kSlots + slot;
-    bool is_root = false;
-    if (word < chunk.first + chunk.count &&
-        slot % kSlots < __popc(starts_of(chunk.columns(word)))) {
-      is_root = flatten_way(parents, element) == element;
-    }
+  auto* partial = reinterpret_cast<int*>(dynamic_shared());
+  const int64_t image = blockIdx.x / work.chunks;
+  const int index = static_cast<int>(blockIdx.x - image * work.chunks);
+  int* parents = work.parents + image * work.words * kSlots;
+  const int64_t own = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  unsigned roots = 0;
+  for_each_slot(work.chunk_roots[own], [&](int slot, bool is_chunk_root, int group) {
+    const int element = index * kChunkSlots + slot;
+    const bool is_root = is_chunk_root && flatten_way(parents, element) == element;
     const unsigned ballot = __ballot_sync(kFullWarp, is_root);
-    if (lane == group) kept = ballot;
-  }
-  work.roots[int64_t{blockIdx.x} * kThreads + threadIdx.x] = kept;
-  const int count = block_sum(__popc(kept), reinterpret_cast<int*>(memory));
+    if (static_cast<int>(threadIdx.x % kWarpSize) == group) roots = ballot;
+  });
+  work.roots[own] = roots;
+  const int count = block_sum(__popc(roots), partial);
   if (threadIdx.x == 0) work.counts[blockIdx.x] = count;
 }
 
@@ -191,13 +192,9 @@ __global__ void __launch_bounds__(kThreads) number_kernel(Work work, int64_t* co
     earlier += work.counts[image * work.chunks + i];
   }
   earlier = block_sum(earlier, partial);
-  const unsigned roots = work.roots[int64_t{blockIdx.x} * kThreads + threadIdx.x];
-  const auto [before, total] = block_exclusive_sum(__popc(roots), partial);
-  int* parents = work.parents + (image * work.words + int64_t{index} * kChunk) * kSlots;
-  int label = earlier + before;
-  for (unsigned rest = roots; rest != 0; rest &= rest - 1) {
-    parents[threadIdx.x * kWarpSize + lowest_bit(rest)] = -++label;
-  }
+  const int64_t own = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const auto [before, total] = block_exclusive_sum(__popc(work.roots[own]), partial);
+  work.earlier[own] = earlier + before;
   if (index == work.chunks - 1 && threadIdx.x == 0) counts[image] = earlier + total;
 }
 
@@ -207,15 +204,18 @@ __global__ void __launch_bounds__(kThreads) label_kernel(Work work, int* labels)
   const Chunk<kRows> chunk(work, memory);
   auto* found = reinterpret_cast<int*>(memory + kRows * Chunk<kRows>::kStride);  // (kChunkSlots,)
   chunk.load(work);
-  int* parents = work.parents + chunk.image * work.words * kSlots;
-  for (int slot = threadIdx.x; slot < chunk.count * kSlots; slot += kThreads) {
-    const unsigned starts = starts_of(chunk.columns(chunk.first + slot / kSlots));
-    if (slot % kSlots >= __popc(starts)) continue;
-    const int element = chunk.first * kSlots + slot;
-    int label = parents[element];
-    if (label >= 0) parents[element] = label = parents[label];  // of a root: negative already
-    found[slot] = -label;
-  }
+  const int first = chunk.first * kSlots;
+  const int* parents = work.parents + chunk.image * work.words * kSlots + first;
+  const unsigned roots = work.chunk_roots[int64_t{blockIdx.x} * kThreads + threadIdx.x];
+  for_each_slot(roots, [&](int slot, bool is_chunk_root, int) {
+    if (is_chunk_root) found[slot] = label_of(work, chunk.image, parents[slot]);
+    __syncwarp();
+  });
+  __syncthreads();
+  for_each_slot(roots, [&](int slot, bool is_chunk_root, int) {
+    if (!is_chunk_root && chunk.is_piece(slot)) found[slot] = found[parents[slot] - first];
+    __syncwarp();
+  });
   __syncthreads();
   int* out = labels + chunk.image * work.height * work.width;
   chunk.for_each_word_of_warp(work, [&](int word, int y, int x) {
@@ -245,6 +245,7 @@ std::shared_ptr<ComponentLists> label_components(const LabelComponents& args, St
                   args.corners_touch);
   const Masks masks{args.masks.as<unsigned char>(), args.masks.stride(0), args.masks.stride(1)};
   constexpr int kJoinThreads = 128;
+  constexpr int kPartial = kWarps * sizeof(int);
   with_rows(work, [&]<int kRows>() {
     constexpr int kBits = Chunk<kRows>::kBytes;
     launch(kName, chunk_kernel<kRows>, work.blocks(), kThreads,
@@ -253,11 +254,11 @@ std::shared_ptr<ComponentLists> label_components(const LabelComponents& args, St
       launch(kName, join_kernel<kRows>, static_cast<unsigned>(work.images * (work.chunks - 1)),
              kJoinThreads, 0, stream, work);
     }
-    launch(kName, roots_kernel<kRows>, work.blocks(), kThreads, kBits, stream, work);
-    launch(kName, number_kernel, work.blocks(), kThreads, kWarps * sizeof(int), stream, work,
+    launch(kName, roots_kernel, work.blocks(), kThreads, kPartial, stream, work);
+    launch(kName, number_kernel, work.blocks(), kThreads, kPartial, stream, work,
            args.counts.as<int64_t>());
-    launch(kName, label_kernel<kRows>, work.blocks(), kThreads,
-           kBits + kChunkSlots * sizeof(int), stream, work, args.labels.as<int>());
+    launch(kName, label_kernel<kRows>, work.blocks(), kThreads, kBits + kChunkSlots * sizeof(int),
+           stream, work, args.labels.as<int>());
   });
   return nullptr;
 }

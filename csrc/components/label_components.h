@@ -44,7 +44,7 @@ struct MeasureComponents {
   TensorView areas;           // (M,) int32, for M = offsets[B]
   TensorView boxes;           // (M, 4) int32
   TensorView sums;            // (M,) float32, or float64 for values in float64; none without values
-  TensorView scratch, sum_scratch;  // the first as label_components left it
+  TensorView scratch, sum_scratch;        // the first as label_components left it
   std::shared_ptr<ComponentLists> found;  // what that returned
   bool corners_touch;
 };

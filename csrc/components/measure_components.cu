@@ -2,8 +2,8 @@
 //
 //   start    empty measures
 //   largest  the exponent of an image's largest finite value
-//   measure  a block owns a chunk: adds its pieces up in shared memory, by a table of components
-//            in which some find no place, then all in global memory
+//   measure  a block owns a chunk: adds its pieces up by their roots in the chunk, in shared
+//            memory as many as find a place there, and adds these to components in global memory
 //   finish   sums become floating
 //
 // Results may not depend on the order of atomics, so values are summed as integers: parts of
@@ -34,10 +34,12 @@ struct Values {
   int64_t image_stride, row_stride;
 };
 
-// A component's measures: in shared and in global memory.
+// Measures of components in global memory, or of a chunk's roots in shared memory. Ends of boxes
+// are kStep numbers apart.
+template <int kStep>
 struct Measures {
   int* areas;
-  int* boxes;  // 4 each
+  int *x0, *y0, *x1, *y1;
   Word* high;
   Word* low;
 };
@@ -71,13 +73,15 @@ __device__ inline int shift_of(unsigned exponent, int bits) {
   return bits - (static_cast<int>(exponent > 0 ? exponent : 1) - kExponentBias + 1);
 }
 
-__global__ void start_kernel(int64_t components, int64_t images, Measures out, Sums sums) {
+using Outputs = Measures<4>;
+
+__global__ void start_kernel(int64_t components, int64_t images, Outputs out, Sums sums) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const bool has_values = sums.exponents != nullptr;
   if (i < images && has_values) sums.exponents[i] = 0;
   if (i >= components) return;
   out.areas[i] = 0;
-  reinterpret_cast<int4*>(out.boxes)[i] = make_int4(INT32_MAX, INT32_MAX, 0, 0);
+  reinterpret_cast<int4*>(out.x0)[i] = make_int4(INT32_MAX, INT32_MAX, 0, 0);
   if (!has_values) return;
   sums.infinite[i] = 0;
   out.high[i] = out.low[i] = 0;
@@ -100,19 +104,19 @@ __global__ void __launch_bounds__(kThreads)
       if (exponent != kExponentMask) largest = max(largest, exponent);
     }
   });
-  largest = static_cast<unsigned>(
-      block_max(static_cast<int>(largest), reinterpret_cast<int*>(memory)));
+  largest =
+      static_cast<unsigned>(block_max(static_cast<int>(largest), reinterpret_cast<int*>(memory)));
   if (threadIdx.x == 0) atomicMax(&exponents[chunk.image], largest);
 }
 
-// Adds to one component's measures.
-template <typename T>
-__device__ void add(const Measures& to, int64_t i, int area, int4 box, Word high, Word low) {
+// Adds to the measures of one.
+template <typename T, int kStep>
+__device__ void add(const Measures<kStep>& to, int64_t i, int area, int4 box, Word high, Word low) {
   atomicAdd(&to.areas[i], area);
-  atomicMin(&to.boxes[4 * i], box.x);
-  atomicMin(&to.boxes[4 * i + 1], box.y);
-  atomicMax(&to.boxes[4 * i + 2], box.z);
-  atomicMax(&to.boxes[4 * i + 3], box.w);
+  atomicMin(&to.x0[kStep * i], box.x);
+  atomicMin(&to.y0[kStep * i], box.y);
+  atomicMax(&to.x1[kStep * i], box.z);
+  atomicMax(&to.y1[kStep * i], box.w);
   if constexpr (kHasValues<T>) atomicAdd(&to.high[i], high);
   if constexpr (std::is_same_v<T, double>) atomicAdd(&to.low[i], low);
 }
@@ -126,30 +130,45 @@ __device__ inline Word warp_inclusive_sum(Word value) {
   return value;
 }
 
-// A block's table: component `label` has the place label % kPlaces, if none took it before.
-constexpr int kPlaces = 128;
-constexpr int kNobody = -1;
+constexpr int kPlaces = 2 * kChunk;  // for a chunk's roots, in the order of their numbers
+constexpr int64_t bytes_of_place(bool has_values, bool in_double) {
+  return 5 * sizeof(int) + (has_values + in_double) * sizeof(Word);
+}
 
 template <int kRows, typename T>
 __global__ void __launch_bounds__(kThreads)
-    measure_kernel(Work work, Values<T> values, const int64_t* offsets, Measures out, Sums sums) {
+    measure_kernel(Work work, Values<T> values, const int64_t* offsets, Outputs out, Sums sums) {
+  constexpr bool kInDouble = std::is_same_v<T, double>;
   auto* high = reinterpret_cast<Word*>(dynamic_shared());
-  auto* areas = reinterpret_cast<int*>(high + 2 * kPlaces);
-  const Measures places{areas, areas + kPlaces, high, high + kPlaces};
-  int* holders = places.boxes + 4 * kPlaces;
-  const Chunk<kRows> chunk(work, reinterpret_cast<unsigned*>(holders + kPlaces));
+  Word* low = high + kHasValues<T> * kPlaces;
+  auto* areas = reinterpret_cast<int*>(low + kInDouble * kPlaces);
+  const Measures<1> places{
+      areas, areas + kPlaces, areas + 2 * kPlaces, areas + 3 * kPlaces, areas + 4 * kPlaces, high,
+      low};
+  auto* roots = reinterpret_cast<unsigned*>(areas + 5 * kPlaces);  // (kThreads,)
+  auto* earlier = reinterpret_cast<int*>(roots + kThreads);        // (kThreads,): roots
+  const Chunk<kRows> chunk(work, roots + 2 * kThreads);
   for (int i = threadIdx.x; i < kPlaces; i += kThreads) {
-    holders[i] = kNobody;
-    places.areas[i] = 0;
-    places.high[i] = places.low[i] = 0;
+    places.areas[i] = places.x1[i] = places.y1[i] = 0;
+    places.x0[i] = places.y0[i] = INT32_MAX;
+    if constexpr (kHasValues<T>) places.high[i] = 0;
+    if constexpr (kInDouble) places.low[i] = 0;
   }
-  for (int i = threadIdx.x; i < 4 * kPlaces; i += kThreads) {
-    places.boxes[i] = i % 4 < 2 ? INT32_MAX : 0;
-  }
+  const unsigned own_roots = work.chunk_roots[int64_t{blockIdx.x} * kThreads + threadIdx.x];
+  roots[threadIdx.x] = own_roots;
+  // The sums' memory is that of bits, which are not there yet.
+  const int own_earlier =
+      block_exclusive_sum(__popc(own_roots), reinterpret_cast<int*>(chunk.bits)).before;
+  earlier[threadIdx.x] = own_earlier;
+  __syncthreads();
   chunk.load(work);
 
+  const int first = chunk.first * kSlots;
+  const int* parents = work.parents + chunk.image * work.words * kSlots + first;
   const int64_t base = offsets[chunk.image] - 1;
-  const int* labels = work.parents + chunk.image * work.words * kSlots;
+  const auto component_of = [&](int chunk_root) {
+    return base + label_of(work, chunk.image, parents[chunk_root]);
+  };
   const int bits = 62 - (32 - __clz(work.height * work.width));
   int shift = 0;
   const T* data = nullptr;
@@ -161,8 +180,10 @@ __global__ void __launch_bounds__(kThreads)
     const int lane = x % kWarpSize;
     const unsigned columns = chunk.columns(word), starts = starts_of(columns);
     if (columns == 0) return;
-    const auto label_of = [&] {
-      return -labels[word * kSlots + __popc(starts & up_to(lane)) - 1];
+    const auto chunk_root = [&] {
+      const int slot = (word - chunk.first) * kSlots + __popc(starts & up_to(lane)) - 1;
+      const bool is_root = (roots[slot / kWarpSize] >> slot % kWarpSize & 1u) != 0;
+      return is_root ? slot : parents[slot] - first;
     };
     Word high = 0, low = 0;
     if constexpr (kHasValues<T>) {
@@ -173,12 +194,12 @@ __global__ void __launch_bounds__(kThreads)
             static_cast<double>(Element<T>::load(data[(y + row) * values.row_stride + x]));
         if (exponent_of(value) == kExponentMask) {
           const unsigned kind = value > 0 ? kPositive : value < 0 ? kNegative : kNan;
-          atomicOr(&sums.infinite[base + label_of()], kind);
+          atomicOr(&sums.infinite[component_of(chunk_root())], kind);
           continue;
         }
         const double scaled = ldexp(value, shift), whole = rint(scaled);
         high += static_cast<Word>(static_cast<long long>(whole));
-        if constexpr (std::is_same_v<T, double>) {
+        if constexpr (kInDouble) {
           low += static_cast<Word>(static_cast<long long>(rint(ldexp(scaled - whole, kLowBits))));
         }
       }
@@ -191,7 +212,7 @@ __global__ void __launch_bounds__(kThreads)
         return start > 0 ? sum - before : sum;
       };
       high = of_piece(high);
-      if constexpr (std::is_same_v<T, double>) low = of_piece(low);
+      if constexpr (kInDouble) low = of_piece(low);
     }
     const bool is_end = (columns & ~(columns >> 1) & 1u << lane) != 0;
     if (!is_end) return;
@@ -206,21 +227,27 @@ __global__ void __launch_bounds__(kThreads)
       y0 = min(y0, y + row), y1 = y + row + 1;
     }
     const int4 box = make_int4(x - lane + start, y0, x + 1, y1);
-    const int label = label_of(), place = label % kPlaces;
-    const int holder = atomicCAS(&holders[place], kNobody, label);
-    if (holder == kNobody || holder == label) {
+    const int root = chunk_root(), of_word = root / kWarpSize;
+    const int place = earlier[of_word] + __popc(roots[of_word] & below(root % kWarpSize));
+    if (place < kPlaces) {
       add<T>(places, place, area, box, high, low);
     } else {
-      add<T>(out, base + label, area, box, high, low);
+      add<T>(out, component_of(root), area, box, high, low);
     }
   });
   __syncthreads();
-  for (int i = threadIdx.x; i < kPlaces; i += kThreads) {
-    if (holders[i] == kNobody) continue;
-    const int* box = places.boxes + 4 * i;
-    add<T>(out, base + holders[i], places.areas[i], make_int4(box[0], box[1], box[2], box[3]),
-           places.high[i], places.low[i]);
-  }
+  for_each_slot(own_roots, [&](int slot, bool is_root, int lane) {
+    const int before = __shfl_sync(kFullWarp, own_earlier, lane);
+    const unsigned others = __shfl_sync(kFullWarp, own_roots, lane);
+    const int place = before + __popc(others & below(slot % kWarpSize));
+    if (!is_root || place >= kPlaces) return;
+    const int4 box =
+        make_int4(places.x0[place], places.y0[place], places.x1[place], places.y1[place]);
+    Word sum = 0, rest = 0;
+    if constexpr (kHasValues<T>) sum = places.high[place];
+    if constexpr (kInDouble) rest = places.low[place];
+    add<T>(out, component_of(slot), places.areas[place], box, sum, rest);
+  });
 }
 
 template <typename T>
@@ -237,8 +264,8 @@ __global__ void finish_kernel(int64_t components, int64_t images, int pixels,
   const unsigned infinite = sums.infinite[i];
   double sum = ldexp(static_cast<double>(static_cast<long long>(sums.high[i])), -shift) +
                ldexp(static_cast<double>(static_cast<long long>(sums.low[i])), -shift - kLowBits);
-  const double infinity = __longlong_as_double(static_cast<long long>(kExponentMask)
-                                               << kMantissaBits);
+  const double infinity =
+      __longlong_as_double(static_cast<long long>(kExponentMask) << kMantissaBits);
   if ((infinite & kPositive) != 0) sum = infinity;
   if ((infinite & kNegative) != 0) sum = -infinity;
   if ((infinite & kNan) != 0 || infinite == (kPositive | kNegative)) sum = infinity - infinity;
@@ -259,7 +286,9 @@ void measure_components(const MeasureComponents& args, Stream stream) {
                   args.corners_touch);
   const bool has_values = args.values.data != nullptr;
   const Sums sums(args.sum_scratch, images, count, has_values);
-  const Measures out{args.areas.as<int>(), args.boxes.as<int>(), sums.high, sums.low};
+  int* boxes = args.boxes.as<int>();
+  const Outputs out{
+      args.areas.as<int>(), boxes, boxes + 1, boxes + 2, boxes + 3, sums.high, sums.low};
   const auto* offsets = args.offsets.as<int64_t>();
   launch(kName, start_kernel, blocks_for(std::max(count, images), kThreads), kThreads, 0, stream,
          count, images, out, sums);
@@ -269,7 +298,8 @@ void measure_components(const MeasureComponents& args, Stream stream) {
       launch(kName, largest_kernel<kRows, T>, work.blocks(), kThreads, kBits, stream, work, values,
              sums.exponents);
     }
-    constexpr int kTable = kPlaces * (2 * sizeof(Word) + 6 * sizeof(int));
+    constexpr int64_t kTable = kPlaces * bytes_of_place(kHasValues<T>, std::is_same_v<T, double>) +
+                               2 * kThreads * sizeof(int);
     launch(kName, measure_kernel<kRows, T>, work.blocks(), kThreads, kBits + kTable, stream, work,
            values, offsets, out, sums);
   };
@@ -282,8 +312,8 @@ void measure_components(const MeasureComponents& args, Stream stream) {
   });
   if (!has_values) return;
   with_float_or_double(kName, args.sums.dtype, [&]<typename T>(ElementTag<T>) {
-    launch(kName, finish_kernel<T>, blocks_for(count, kThreads), kThreads, 0, stream, count,
-           images, work.height * work.width, offsets, sums, args.sums.as<T>());
+    launch(kName, finish_kernel<T>, blocks_for(count, kThreads), kThreads, 0, stream, count, images,
+           work.height * work.width, offsets, sums, args.sums.as<T>());
   });
 }
 
