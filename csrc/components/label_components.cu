@@ -25,7 +25,7 @@ struct Masks {
 // Reads the bits of the chunk's words and of the word before.
 template <int kRows>
 __device__ void read_mask(const Work& work, const Masks& masks, const Chunk<kRows>& chunk) {
-  constexpr int kAtOnce = 8 / kRows;  // words: so many reads are on their way together
+  constexpr int kAtOnce = 4 / kRows;  // words: so many reads are on their way together
   const unsigned char* mask = masks.data + chunk.image * masks.image_stride;
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int before = chunk.first > 0 ? 1 : 0, end = chunk.first + chunk.count;
@@ -34,15 +34,16 @@ __device__ void read_mask(const Work& work, const Masks& masks, const Chunk<kRow
     int strip = begin / work.row_words, column = begin - strip * work.row_words;
     unsigned kept[kRows] = {};
     for (int group = 0; group < kWarpSize; group += kAtOnce) {
-      bool is_set[kAtOnce][kRows];
+      unsigned values[kAtOnce][kRows];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         const int x = column * kWarpSize + lane;
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
           const int y = strip * kRows + row;
-          is_set[i][row] = begin + group + i < end && y < work.height && x < work.width &&
-                           mask[y * masks.row_stride + x] != 0;
+          const bool is_inside =
+              begin + group + i < end && y < work.height && x < work.width;
+          values[i][row] = is_inside ? mask[y * masks.row_stride + x] : 0u;
         }
         if (++column == work.row_words) column = 0, ++strip;
       }
@@ -50,7 +51,7 @@ __device__ void read_mask(const Work& work, const Masks& masks, const Chunk<kRow
       for (int i = 0; i < kAtOnce; ++i) {
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
-          const unsigned ballot = __ballot_sync(kFullWarp, is_set[i][row]);
+          const unsigned ballot = __ballot_sync(kFullWarp, values[i][row] != 0);
           if (lane == group + i) kept[row] = ballot;
         }
       }
