@@ -689,8 +689,8 @@ def _box_iou(out: Tensor, a: Tensor, b: Tensor, inclusive: bool = True) -> list[
     return [_moves("box_iou.cu:box_iou_kernel", boxes, _size(out), **operations)]
 
 
-# label_components: sizes as in csrc/components/component_work.cuh. Arrays have a place for each piece that there may be:
-# their sectors are read that hold some.
+# label_components: sizes as in csrc/components/component_work.cuh. Arrays have a place for each piece that there may
+# be: their sectors are read that hold some.
 
 SECTOR = 32  # bytes
 CHUNK_WORDS, WORD_SLOTS = 512, 16

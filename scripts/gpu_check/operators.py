@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import bench_class_attention
+import bench_components
 import bench_masked_reattention
 import bench_normalized_cut
 import bench_segments
@@ -200,7 +201,7 @@ CEILINGS: dict[str, Callable[[torch.device, bool], dict[str, Any]]] = {
 
 def cases(device: torch.device, small: bool) -> Iterator[Case]:
     attention = (attention_cases, reattention_cases, token_cases, diffusion_cases)
-    for family in (*attention, segment_cases, box_cases, iou_cases, cut_cases):
+    for family in (*attention, segment_cases, box_cases, iou_cases, component_cases, cut_cases):
         yield from family(device, small)
 
 
@@ -622,6 +623,30 @@ def iou_cases(device: torch.device, small: bool) -> Iterator[Case]:
             "plain PyTorch, compiled": compiled(box_iou_reference, small),
         },
     )
+
+
+# --- components
+
+
+def component_cases(device: torch.device, small: bool) -> Iterator[Case]:
+    sizes = [(2, 40, 40)] if small else [(64, 224, 224), (1, 1080, 1920)]
+    kinds = ("smooth", "noise", "sparse")
+    for (images, height, width), kind in itertools.product(sizes, kinds):
+
+        def make(images=images, height=height, width=width, kind=kind) -> Inputs:
+            masks = bench_components.drawn_masks(kind, images, height, width).to(device)
+            return masks, torch.rand(masks.shape, device=device)
+
+        def ours(masks: Tensor, values: Tensor) -> Any:
+            return ops.label_components(masks, 8, values)
+
+        yield Case(
+            f"label_components, {kind}, {images} x {height} x {width}, sums in float32",
+            make,
+            ours,
+            on_the_cpu(ours, device),
+            is_main=kind == "smooth",
+        )
 
 
 # --- graphs
