@@ -41,8 +41,7 @@ __device__ void read_mask(const Work& work, const Masks& masks, const Chunk<kRow
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
           const int y = strip * kRows + row;
-          const bool is_inside =
-              begin + group + i < end && y < work.height && x < work.width;
+          const bool is_inside = begin + group + i < end && y < work.height && x < work.width;
           values[i][row] = is_inside ? mask[y * masks.row_stride + x] : 0u;
         }
         if (++column == work.row_words) column = 0, ++strip;

@@ -75,7 +75,8 @@ def label_components(
     """
     if values is None:
         (masks,) = backend.constant(_NAME, masks=masks)
-        return Components(*_label_components(masks, connectivity), None)
+        labels, counts, offsets, areas, boxes = _label_components(masks, connectivity)
+        return Components(labels, counts, offsets, areas, boxes, None)
     masks, values = backend.constant(_NAME, masks=masks, values=values)
     return Components(*_label_and_sum_components(masks, values, connectivity))
 
