@@ -6,11 +6,11 @@ occupancy, caches that miss, the host. Quicker is only what stays in a cache fro
 
 Bytes are compulsory: of each launch every input and output once, as though caches answered all else. `launches_of`
 collects them while a call runs, on tensors of any device: those of this package's kernels by a formula an operator
-(`attention`, `boxes`, `grids`, `superpixels`), which `tests/emulator/test_counts.py` holds to what the emulator counts;
+(`attention`, `boxes`, `components`, `grids`, `superpixels`), which `tests/emulator/test_counts.py` holds to what the emulator counts;
 and those of plain PyTorch, where an operator that makes something counts as one launch, the fewest it may be.
 """
 
-from gpu_estimate import attention, boxes, grids, superpixels
+from gpu_estimate import attention, boxes, components, grids, superpixels
 from gpu_estimate.formulas import FORMULAS
 from gpu_estimate.launches import launches_of
 from gpu_estimate.model import GPUS, LAUNCH_SECONDS, Launch, estimate
@@ -22,6 +22,7 @@ __all__ = [
     "Launch",
     "attention",
     "boxes",
+    "components",
     "estimate",
     "grids",
     "launches_of",

@@ -1,10 +1,12 @@
 """Operators on grids, images, maps and boxes, at the sizes that are measured."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import bench_components
 import bench_normalized_cut
 import bench_segments
 import numpy as np
@@ -117,6 +119,32 @@ def classes_of(labels: Tensor) -> Inputs:
     return bench_segments.classes_of(labels), labels
 
 
+# --- masks
+
+
+def component_cases(device: torch.device, small: bool) -> Iterator[Case]:
+    sizes = [(2, 40, 40)] if small else [(64, 224, 224), (1, 1080, 1920)]
+    for (images, height, width), kind in itertools.product(sizes, ("smooth", "noise", "sparse")):
+        yield Case(
+            f"label_components, {kind}, {images} x {height} x {width}, sums in float32",
+            partial(masks_and_values, kind, images, height, width, device),
+            components_and_sums,
+            rivals.on_the_cpu(components_and_sums, device),
+            is_main=kind == "smooth",
+        )
+
+
+def components_and_sums(masks: Tensor, values: Tensor) -> ops.Components:
+    return ops.label_components(masks, values=values)
+
+
+def masks_and_values(
+    kind: str, images: int, height: int, width: int, device: torch.device
+) -> Inputs:
+    masks = bench_components.drawn_masks(kind, images, height, width).to(device)
+    return masks, torch.rand(masks.shape, device=device)
+
+
 # --- score maps
 
 
@@ -196,4 +224,11 @@ def two_sets_of_boxes(shape: tuple[int, ...], device: torch.device) -> Inputs:
     return first, second
 
 
-FAMILIES = (diffusion_cases, segment_cases, map_cases, iou_cases, cut_cases)
+FAMILIES = (
+    diffusion_cases,
+    segment_cases,
+    map_cases,
+    iou_cases,
+    component_cases,
+    cut_cases,
+)

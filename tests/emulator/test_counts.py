@@ -287,6 +287,29 @@ BOUNDS: dict[str, dict[str, Bound]] = {
     "box_iou": {
         "box_iou.cu:box_iou_kernel": Bound(1.88, 1.1, 1, 29.1, 0),
     },
+    "label_components, smooth": {
+        "label_components.cu:chunk_kernel": Bound(1.01, 1.14, 1.17, 21.8, 2, 510),
+        "label_components.cu:join_kernel": Bound(1.87, 2.05, 1, 5.2, 0, 5),
+        "label_components.cu:roots_kernel": Bound(1.08, 1.01, 1, 26, 2),
+        "label_components.cu:number_kernel": Bound(1, 1, 1, 29.2, 4),
+        "label_components.cu:label_kernel": Bound(1.01, 1.05, 1.01, 25.7, 3),
+        "measure_components.cu:start_kernel": Bound(1.23, 1.1, 1, 5.1, 0),
+        "measure_components.cu:largest_kernel": Bound(1.04, 1.06, 1, 27, 3, 2),
+        "measure_components.cu:measure_kernel": Bound(1.06, 1.05, 1, 11.8, 5, 3192),
+        "measure_components.cu:finish_kernel": Bound(1.34, 1.15, 1, 6, 0),
+    },
+    "label_components, noise": {
+        # Roots in shared memory lie anywhere.
+        "label_components.cu:chunk_kernel": Bound(1.01, 1.08, 1.66, 20.9, 2, 6775),
+        # Chains of roots, of 14 KiB in all.
+        "label_components.cu:join_kernel": Bound(4.17, 3.41, 1, 4.9, 0, 84),
+        "label_components.cu:roots_kernel": Bound(1.9, 1.85, 1, 9.1, 2),
+        "label_components.cu:number_kernel": Bound(1.01, 1, 1, 29.2, 4),
+        "label_components.cu:label_kernel": Bound(1.33, 1.14, 1.09, 19.2, 3),
+        "measure_components.cu:start_kernel": Bound(1, 1, 1, 31.7, 0),
+        # An atomic for each end of a box, which lie in one sector.
+        "measure_components.cu:measure_kernel": Bound(3.59, 1.92, 1.15, 9, 5, 58015),
+    },
     "slic": {
         "slic_clusters.cu:start_kernel": Bound(8.7, 7.02, 1, 28.8, 1, 882),
         "slic_clusters.cu:centres_kernel": Bound(2.55, 2.69, 1, 27.9, 0),
@@ -349,6 +372,7 @@ def test_kernels_keep_their_bounds(counted):
 # Compulsory bytes, by those of the formula: at most. These leave out what depends on the image: roots that are looked
 # up in chains, atomics, rounds of joining (the scene's pieces are many).
 LOOSE = {
+    "label_components.cu:join_kernel": 4,
     "slic_clusters.cu:assign_kernel": 1.4,
     "connected_pieces.cu:unite_pixels_kernel": 3,
     "connected_pieces.cu:flatten_kernel": 1.4,
