@@ -1,0 +1,73 @@
+"""What a transformer says of each patch of a picture, from its last block."""
+
+from typing import Any
+
+from torch import Tensor
+
+from wsol_ext._names import unknown
+from wsol_ext.attention.calls import AttentionCalls
+from wsol_ext.discovery.settings import FEATURES, Features
+from wsol_ext.models import TokenBackbone
+
+__all__ = ["patch_features"]
+
+
+def patch_features(backbone: TokenBackbone, images: Tensor, features: Features = "tokens") -> Tensor:
+    """A vector for each patch of images.
+
+    Queries, keys and values are seen where the last block calls fused attention, whatever network it is: as they are
+    multiplied, after norms and rotary embeddings, so that of a backbone with the latter (DINOv3, EVA-02) queries and
+    keys say where a patch is, too.
+
+    Args:
+        backbone: in evaluation mode.
+        images: (B, 3, height, width), normalized.
+        features: "tokens": behind the final norm; or "keys", "queries" or "values" of the last block, its heads side by
+            side.
+
+    Returns:
+        (B, h, w, C).
+
+    Raises:
+        TypeError, ValueError: images that the backbone does not take, or features that are none of these.
+        ValueError: queries, keys or values of a backbone without fused attention over its patches.
+
+    Example:
+        >>> import torch
+        >>> from wsol_ext.models import any_backbone
+        >>> backbone = any_backbone("vit_tiny_patch16_224", pretrained=False, img_size=64, depth=1).eval()
+        >>> patch_features(backbone, torch.zeros(2, 3, 64, 32), "keys").shape
+        torch.Size([2, 4, 2, 192])
+    """
+    if features not in FEATURES:
+        raise ValueError(f"patch_features: {unknown('features', features, FEATURES)}")
+    grid = backbone.grid(images)
+    if features == "tokens":
+        return backbone.patches(backbone(images)[0], grid)
+    count = backbone.prefix_tokens + grid[0] * grid[1]
+    with _LastAttention(count) as last:
+        backbone(images)
+    if features not in last.found:
+        raise ValueError(
+            f"patch_features: features is {features!r}, and {type(backbone.vit).__name__} has no fused attention over "
+            "its patches; it should be 'tokens'"
+        )
+    return backbone.patches(_heads_together(last.found[features], len(images)), grid)
+
+
+class _LastAttention(AttentionCalls):
+    """What the last attention over so many tokens is made of."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.found: dict[str, Tensor] = {}
+
+    def _see(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> None:
+        if query.size(-2) == key.size(-2) == self.tokens:
+            self.found = {"queries": query, "keys": key, "values": value}
+
+
+def _heads_together(vectors: Tensor, batch: int) -> Tensor:
+    """(B, H, N, D), or (B * H, N, D), as (B, N, H * D)."""
+    return vectors.reshape(batch, -1, *vectors.shape[-2:]).transpose(1, 2).flatten(2)
