@@ -51,7 +51,9 @@ def check_decoding(decoding: str) -> None:
         ValueError: it is none.
     """
     if decoding not in get_args(Decoding):
-        raise ValueError(f"decoding is {decoding!r}, it should be {' or '.join(get_args(Decoding))}")
+        raise ValueError(
+            f"decoding is {decoding!r}, it should be {' or '.join(get_args(Decoding))}"
+        )
 
 
 def list_images(inputs: Sequence[str | Path]) -> list[Path]:

@@ -11,7 +11,10 @@ from wsol_ext import ops
 __all__ = ["PatchObjects", "lost", "mask_cut", "token_cut"]
 
 _TIE = 1e-6  # of the largest entry: patches with the same edges have the same, but for rounding
-_SAME, _SMALLEST = 0.5, 0.01  # MaskCut's: the IoU with the object before, and the share of the patches
+_SAME, _SMALLEST = (
+    0.5,
+    0.01,
+)  # MaskCut's: the IoU with the object before, and the share of the patches
 
 
 class PatchObjects(NamedTuple):
@@ -124,8 +127,8 @@ def lost(features: Tensor, seeds: int = 100) -> PatchObjects:
         seeds: the paper's k; where there are fewer patches, all.
 
     Returns:
-        `PatchObjects` with K = 1. A score is (1 - c) / 2 with c the cosine similarity of the mean features of the object
-        and of the rest. Pictures whose features are not finite have no object.
+        `PatchObjects` with K = 1. A score is (1 - c) / 2 with c the cosine similarity of the mean features of the
+        object and of the rest. Pictures whose features are not finite have no object.
 
     Raises:
         TypeError, ValueError: features of another dtype or shape, or `seeds` below 1.

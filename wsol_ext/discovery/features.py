@@ -12,7 +12,9 @@ from wsol_ext.models import TokenBackbone
 __all__ = ["patch_features"]
 
 
-def patch_features(backbone: TokenBackbone, images: Tensor, features: Features = "tokens") -> Tensor:
+def patch_features(
+    backbone: TokenBackbone, images: Tensor, features: Features = "tokens"
+) -> Tensor:
     """A vector for each patch of images.
 
     Queries, keys and values are seen where the last block calls fused attention, whatever network it is: as they are

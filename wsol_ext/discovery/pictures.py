@@ -86,9 +86,7 @@ class _Finder:
     @torch.inference_mode()
     def __call__(self, batch: Sample) -> list[ImageResult]:
         device = next(self.backbone.parameters()).device
-        features = patch_features(
-            self.backbone, batch["images"].to(device), self.settings.features
-        )
+        features = patch_features(self.backbone, batch["images"].to(device), self.settings.features)
         finite = features.flatten(1).isfinite().all(dim=1)
         # One image's trouble is not the batch's.
         features = torch.where(finite[:, None, None, None], features, 0)
@@ -103,7 +101,8 @@ class _Finder:
             size = tuple(batch["sizes"][row].tolist())
             path, preview = self.dataset.image_path(index), batch["previews"][row]
             one = PatchObjects(*(part[row] for part in found))
-            results.append(ImageResult(index, path, size, _localized(one, size), preview=preview))
+            objects = _localized(one, size, self.settings.min_score)
+            results.append(ImageResult(index, path, size, objects, preview=preview))
         return results
 
     def _objects(self, features: Tensor) -> PatchObjects:
@@ -115,13 +114,15 @@ class _Finder:
         return mask_cut(features, settings.threshold, settings.objects)
 
 
-def _localized(found: PatchObjects, size: tuple[int, int]) -> list[Localization]:
+def _localized(found: PatchObjects, size: tuple[int, int], min_score: float) -> list[Localization]:
     """The objects of one picture, with boxes in its pixels; the best first."""
     height, width = found.masks.shape[1:]
-    boxes = found.boxes * torch.tensor(size).repeat(2) / torch.tensor([width, height, width, height])
+    boxes = (
+        found.boxes * torch.tensor(size).repeat(2) / torch.tensor([width, height, width, height])
+    )
     objects = [
         Localization(0, float(found.scores[k]), boxes[k].float(), found.maps[k])
         for k in range(len(boxes))
-        if found.masks[k].any()
+        if found.masks[k].any() and found.scores[k] >= min_score
     ]
     return sorted(objects, key=lambda one: -one.score)

@@ -30,6 +30,7 @@ class DiscoverySettings:
         threshold: of the two cuts: the cosine similarity above which two patches are connected.
         seeds: of lost: the seed may expand to so many patches, those with the fewest positive correlations.
         objects: of maskcut: how many at most.
+        min_score: objects of lower scores are left out.
 
     Raises:
         ValueError: a value that is none of these, all of them, one a line.
@@ -45,6 +46,7 @@ class DiscoverySettings:
     threshold: float = 0.2
     seeds: int = 100
     objects: int = 1
+    min_score: float = 0.0
 
     def __post_init__(self) -> None:
         if found := list(mistaken_settings(self.__dict__)):
@@ -68,6 +70,9 @@ def mistaken_settings(values: Any, named: Callable[[str], str] = str) -> Iterato
     for name in ("seeds", "objects"):
         if not _is_whole(values[name]) or values[name] < 1:
             yield f"{named(name)} is {values[name]!r}, it should be a whole number, at least 1"
+    least = values["min_score"]
+    if not _is_number(least) or not 0 <= least <= 1:
+        yield f"{named('min_score')} is {least!r}, it should be in [0, 1]"
     if method in ("tokencut", "lost") and _is_whole(objects) and objects > 1:
         yield f"{named('objects')} is {objects}, it should be 1 for {method}; maskcut finds several"
 
