@@ -113,8 +113,8 @@ def add_options(parser: Parser) -> None:
         "--found",
         type=str | None,
         default=None,
-        help="boxes in place of maps, for --protocols corloc: the dataset.json or boxes.csv of `wsol discover` or `wsol "
-        "localize`, or other boxes in such files",
+        help="boxes in place of maps, for --protocols corloc: the dataset.json or boxes.csv of `wsol discover` or "
+        "`wsol localize`, or other boxes in such files",
     )
     add_switch(
         maps, "--skip-missing", False, "leave out images without a map or a line, and count them"
