@@ -10,6 +10,10 @@ from wsol_ext.annotations import Object, Picture, write
 from wsol_ext.data import AnnotationError, FolderDataset
 from wsol_ext.data.box_tables import read_box_table
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning"
+)  # which are looked for where they matter
+
 
 @pytest.fixture
 def root(tmp_path):

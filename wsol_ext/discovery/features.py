@@ -9,7 +9,7 @@ from wsol_ext.attention.calls import AttentionCalls
 from wsol_ext.discovery.settings import FEATURES, Features
 from wsol_ext.models import TokenBackbone
 
-__all__ = ["patch_features"]
+__all__ = ["all_patch_features", "patch_features"]
 
 
 def patch_features(
@@ -43,18 +43,24 @@ def patch_features(
     """
     if features not in FEATURES:
         raise ValueError(f"patch_features: {unknown('features', features, FEATURES)}")
-    grid = backbone.grid(images)
-    if features == "tokens":
-        return backbone.patches(backbone(images)[0], grid)
-    count = backbone.prefix_tokens + grid[0] * grid[1]
-    with _LastAttention(count) as last:
-        backbone(images)
-    if features not in last.found:
+    found = all_patch_features(backbone, images)
+    if features not in found:
         raise ValueError(
             f"patch_features: features is {features!r}, and {type(backbone.vit).__name__} has no fused attention over "
             "its patches; it should be 'tokens'"
         )
-    return backbone.patches(_heads_together(last.found[features], len(images)), grid)
+    return found[features]
+
+
+def all_patch_features(backbone: TokenBackbone, images: Tensor) -> dict[Features, Tensor]:
+    """What `patch_features` gives, by name, of one pass; tokens alone of a backbone without fused attention."""
+    grid = backbone.grid(images)
+    with _LastAttention(backbone.prefix_tokens + grid[0] * grid[1]) as last:
+        tokens, _ = backbone(images)
+    found = {name: _heads_together(each, len(images)) for name, each in last.found.items()}
+    return {
+        name: backbone.patches(each, grid) for name, each in ({"tokens": tokens} | found).items()
+    }
 
 
 class _LastAttention(AttentionCalls):
@@ -63,7 +69,7 @@ class _LastAttention(AttentionCalls):
     def __init__(self, tokens: int) -> None:
         super().__init__()
         self.tokens = tokens
-        self.found: dict[str, Tensor] = {}
+        self.found: dict[Features, Tensor] = {}
 
     def _see(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> None:
         if query.size(-2) == key.size(-2) == self.tokens:
