@@ -9,6 +9,7 @@
 #include "attention/spatial_gate.h"
 #include "boxes/box_iou.h"
 #include "boxes/extract_boxes.h"
+#include "components/label_components.h"
 #include "core/call_checks.h"
 #include "diffusion/spatial_diffusion.h"
 #include "graphs/normalized_cut.h"
@@ -95,6 +96,13 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   bind<kernels::list_boxes>(module, "list_boxes");
   bind<kernels::best_box_iou, kernels::best_box_iou_scratch_bytes>(module, "best_box_iou");
   bind<kernels::box_iou>(module, "box_iou");
+
+  py::class_<wsol::ComponentLists, std::shared_ptr<wsol::ComponentLists>>(module, "ComponentLists",
+                                                                          py::module_local());
+  bind<kernels::label_components, kernels::label_components_scratch_bytes>(module,
+                                                                           "label_components");
+  bind<kernels::measure_components, kernels::measure_components_scratch_bytes>(
+      module, "measure_components");
 
   bind<kernels::spatial_diffusion_forward, kernels::spatial_diffusion_forward_scratch_bytes>(
       module, "spatial_diffusion_forward");

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "core/cuda.h"
+#include "core/row_contacts.h"
 #include "core/union_find.cuh"
 
 namespace wsol::cuda {
@@ -43,35 +44,6 @@ WSOL_HOST_DEVICE inline int64_t word_ints(MapSize size) {
 namespace wsol::cuda {
 
 constexpr int kOutside = 0;  // the element
-
-// The sum of the values of the block's threads before this one, and of all. `partial` is shared
-// memory for one value a warp.
-struct ExclusiveSum {
-  int before, total;
-};
-__device__ inline ExclusiveSum block_exclusive_sum(int value, int* partial) {
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int warps = blockDim.x / kWarpSize;
-  int up_to_here = value;
-  for (int offset = 1; offset < kWarpSize; offset *= 2) {
-    const int other = __shfl_up_sync(kFullWarp, up_to_here, offset);
-    if (lane >= offset) up_to_here += other;
-  }
-  __syncthreads();  // whoever still reads what `partial` held before
-  if (lane == kWarpSize - 1) partial[warp] = up_to_here;
-  __syncthreads();
-  ExclusiveSum sum{up_to_here - value, 0};
-  for (int other = 0; other < warps; ++other) {
-    if (other < warp) sum.before += partial[other];
-    sum.total += partial[other];
-  }
-  return sum;
-}
-
-__device__ inline int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
-
-// The lowest bits that are set next to each other.
-__device__ inline unsigned lowest_piece(unsigned bits) { return bits & ~(bits + (bits & -bits)); }
 
 // Label: an integer that holds the number of elements, unsigned short or int.
 template <typename Label>
@@ -185,12 +157,9 @@ struct CutRuns {
       if (y > 0) {
         const int upper = word - row_words;
         const unsigned above = bits[upper], above_left = to_the_left(upper, column);
-        // Each pair of runs that touch does so from one pixel on, or at one corner: from a pixel up
-        // to the left, or from the one on its left up to the right.
-        unsigned touches = here & above & ~(left & above_left);
-        const unsigned falls = here & ~left & ~above & above_left;
-        const unsigned rises = ~here & left & above & ~above_left;
-        touches |= falls | rises;
+        const RowContacts<unsigned> contacts(here, left, above, above_left);
+        const unsigned falls = contacts.falls, rises = contacts.rises;
+        unsigned touches = contacts.joins | falls | rises;
         if constexpr (kBackground) {
           const unsigned first = column == 0 ? 1u : 0u;
           touches |= ~here & ~above & (left | above_left | first) & inside(column);
@@ -214,16 +183,9 @@ struct CutRuns {
     flatten();
   }
 
-  // Makes each label a root, by jumps that double: a thread shortens the ways of all who come by.
+  // Makes each label a root.
   __device__ void flatten() const {
-    volatile Label* current = labels;
-    for (int i = threadIdx.x; i < elements; i += blockDim.x) {
-      int label = current[i];
-      for (int next = current[label]; next != label; next = current[label]) {
-        label = next;
-        current[i] = static_cast<Label>(label);
-      }
-    }
+    for (int i = threadIdx.x; i < elements; i += blockDim.x) flatten_way(labels, i);
     __syncthreads();
   }
 

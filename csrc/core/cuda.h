@@ -162,6 +162,35 @@ __device__ T block_sum(T value, T* partial) {
   return block_reduce(value, partial, warps, [](T a, T b) { return a + b; });
 }
 
+// The sum of the values of the block's threads before this one, and of all. `partial` is shared
+// memory for one value a warp.
+struct ExclusiveSum {
+  int before, total;
+};
+__device__ inline ExclusiveSum block_exclusive_sum(int value, int* partial) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int warps = blockDim.x / kWarpSize;
+  int up_to_here = value;
+  for (int offset = 1; offset < kWarpSize; offset *= 2) {
+    const int other = __shfl_up_sync(kFullWarp, up_to_here, offset);
+    if (lane >= offset) up_to_here += other;
+  }
+  __syncthreads();  // whoever still reads what `partial` held before
+  if (lane == kWarpSize - 1) partial[warp] = up_to_here;
+  __syncthreads();
+  ExclusiveSum sum{up_to_here - value, 0};
+  for (int other = 0; other < warps; ++other) {
+    if (other < warp) sum.before += partial[other];
+    sum.total += partial[other];
+  }
+  return sum;
+}
+
+__device__ inline int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
+
+// The lowest bits that are set next to each other.
+__device__ inline unsigned lowest_piece(unsigned bits) { return bits & ~(bits + (bits & -bits)); }
+
 // Converts between element types and the type they are accumulated in.
 template <typename T>
 struct Element {

@@ -92,6 +92,12 @@ def box_iou() -> None:
     ops.box_iou(boxes[:100], boxes[100:])
 
 
+def label_components(family: str, connectivity: int, values: Tensor | None = None) -> None:
+    """Of more words than a block owns."""
+    scores = score_maps.score_map(family, np.random.default_rng(0), 160, 224)
+    ops.label_components(torch.tensor(scores > 0.5)[None], connectivity, values)
+
+
 def slic() -> None:
     ops.slic(scenes(1, 64, 64), n_segments=30, max_num_iter=3)
 
@@ -130,6 +136,8 @@ CALLS: dict[str, Callable[[], None]] = {
     "best_box_iou, largest": lambda: best_box_iou("largest"),
     "best_box_iou, all": lambda: best_box_iou("all"),
     "box_iou": box_iou,
+    "label_components, smooth": lambda: label_components("smooth", 8, normal(0, 1, 160, 224)),
+    "label_components, noise": lambda: label_components("noise", 4),
     "slic": slic,
     "segment_mean": segment_mean,
     "segment_mode": segment_mode,

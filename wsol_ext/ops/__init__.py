@@ -2,6 +2,7 @@
 
 from wsol_ext.ops.attention import class_attention, spatial_gate
 from wsol_ext.ops.boxes import best_box_iou, box_iou, extract_boxes
+from wsol_ext.ops.components import label_components
 from wsol_ext.ops.diffusion import spatial_diffusion
 from wsol_ext.ops.graphs import normalized_cut
 from wsol_ext.ops.reattention import masked_reattention
@@ -15,6 +16,7 @@ __all__ = [
     "box_iou",
     "class_attention",
     "extract_boxes",
+    "label_components",
     "masked_reattention",
     "masked_softmax",
     "normalized_cut",

@@ -14,6 +14,7 @@ from ops.cases.boxes import (
     LARGEST_BOX,
     MOST_PIXELS_BOX,
 )
+from ops.cases.components import COMPONENT_SUMS, LABEL_COMPONENTS
 from ops.cases.diffusion import SPATIAL_DIFFUSION, SPATIAL_DIFFUSION_BY_A_NUMBER
 from ops.cases.graphs import NORMALIZED_CUT
 from ops.cases.reattention import MASKED_REATTENTION
@@ -41,4 +42,6 @@ CASES = (
     BEST_BOX_IOU,
     BEST_BOX_IOU_OF_FLOATS,
     BOX_IOU,
+    LABEL_COMPONENTS,
+    COMPONENT_SUMS,
 )
