@@ -204,18 +204,9 @@ def _objects(masks: Tensor, maps: Tensor, scores: Tensor) -> PatchObjects:
 
 def _component(parts: Tensor, seeds: Tensor) -> Tensor:
     """The 4-connected component of each part (B, h, w) bool that holds its seed (B,), the number of a patch."""
-    start = torch.zeros_like(parts).flatten(1).scatter(1, seeds[:, None], True)
-    found = start.view_as(parts) & parts
-    while True:
-        grown = found.clone()
-        grown[:, 1:] |= found[:, :-1]
-        grown[:, :-1] |= found[:, 1:]
-        grown[:, :, 1:] |= found[:, :, :-1]
-        grown[:, :, :-1] |= found[:, :, 1:]
-        grown &= parts
-        if torch.equal(grown, found):
-            return found
-        found = grown
+    labels = ops.label_components(parts, connectivity=4).labels.flatten(1)
+    same = labels == labels.gather(1, seeds[:, None])
+    return same.view_as(parts) & parts
 
 
 def _mean(features: Tensor, chosen: Tensor) -> Tensor:
