@@ -154,6 +154,19 @@ def test_mistakes_are_said_together(tmp_path, album, capsys):
     assert "--img-size is 450, it should be a multiple of the patch" in capsys.readouterr().err
 
 
+def test_weights_that_cannot_be_had_are_asked_for(album, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    backbone = ["--backbone", "vit_small_patch14_dinov2", "--img-size", "28"]
+    given = ["discover", str(album / "pictures"), *backbone, "--out", str(tmp_path / "out")]
+    assert main([*given, *QUIET]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.endswith(
+        "or start from a file of the backbone's weights (--backbone-weights FILE)"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

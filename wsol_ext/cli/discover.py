@@ -152,9 +152,12 @@ def _load(options: Any) -> "tuple[TokenBackbone, str | None]":
     weights = None
     if options.backbone_weights is not None:
         weights = read_backbone(options.backbone_weights, "--backbone-weights")
-    backbone = any_backbone(
-        options.backbone, img_size=options.img_size, weights=weights, **options.backbone_options
-    )
+    try:
+        backbone = any_backbone(
+            options.backbone, img_size=options.img_size, weights=weights, **options.backbone_options
+        )
+    except ConnectionError as error:  # whose other ways out are training's
+        raise ConnectionError(str(error).partition(", from another model")[0]) from error
     return backbone, None if weights is None else weights.sha256
 
 

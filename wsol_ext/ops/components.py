@@ -137,7 +137,9 @@ def _fake_find(masks: Tensor, connectivity: int, values: Tensor | None) -> tuple
     total = torch.library.get_ctx().new_dynamic_size()
     areas, boxes = labels.new_empty(total), labels.new_empty((total, 4))
     results = (labels, counts, counts.new_empty(images + 1), areas, boxes)
-    return results if values is None else (*results, values.new_empty(total, dtype=_sum_dtype(values)))
+    return (
+        results if values is None else (*results, values.new_empty(total, dtype=_sum_dtype(values)))
+    )
 
 
 def _label_kernel(masks: Tensor, connectivity: int) -> tuple[Tensor, ...]:
