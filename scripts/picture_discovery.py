@@ -6,8 +6,8 @@ python scripts/picture_discovery.py runs/dinov2_small.safetensors docs/discover.
 import argparse
 from pathlib import Path
 
-from PIL import Image
 from picture_photographs import GAP, SIDE, photographs
+from PIL import Image
 
 from wsol_ext.discovery import DiscoverySettings, discover_images
 from wsol_ext.models import any_backbone
