@@ -189,12 +189,14 @@ def test_boxes_are_no_maps(found, album, tmp_path, capsys, given, message):
 
 def test_images_that_the_file_does_not_name(found, album, tmp_path, capsys):
     lines = (found / "boxes.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "few.csv").write_text("".join(lines[:3]))
+    stray = lines[4].replace("dogs/d.png", "dogs/e.png")
+    (tmp_path / "few.csv").write_text("".join([*lines[:3], stray]))
     data = ["--data", "folder", "--root", album / "pictures", "--boxes", album / "boxes.csv"]
     arguments = ["evaluate", "--found", tmp_path / "few.csv", *data, "--out", tmp_path / "out"]
     arguments = [*map(str, arguments), "--protocols", "corloc", *QUIET]
     assert main(arguments) == 2
     assert "does not name 2 of 4 images: dogs/c.png, dogs/d.png" in capsys.readouterr().err
     assert main([*arguments, "--skip-missing"]) == 0
+    assert "few.csv: 1 name is of no image of the data: dogs/e.png" in capsys.readouterr().err
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert (written["images"], written["images without a line, left out"]) == (2, 2)

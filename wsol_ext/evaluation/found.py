@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from wsol_ext.evaluation.results import Evaluation
 from wsol_ext.metrics import PROTOCOLS, Batch
 
 __all__ = ["evaluate_found"]
+
+_AT_ONCE = 64  # images
 
 
 def evaluate_found(
@@ -72,27 +75,34 @@ def evaluate_found(
         if is_first_process():
             warnings.warn(f"{text}; left out", stacklevel=2)
         about["images without a line, left out"] = len(missing)
+    known = set(dataset.image_names)
+    others = [name for name in table if name not in known]
+    if others and is_first_process():
+        count = "1 name is" if len(others) == 1 else f"{len(others)} names are"
+        warnings.warn(
+            f"{printable(found)}: {count} of no image of the data: {some(others)}", stacklevel=2
+        )
     kept = [k for k, name in enumerate(dataset.image_names) if name in table]
     empty = sum(not len(table[dataset.image_names[k]]) for k in kept)
     if empty:
         about["images in which nothing was found"] = empty
     started = time.perf_counter()
-    measures = Measures(
-        method, names, interval=0.001, threshold=0.1
-    )  # of maps, which there are not
-    share = UnpaddedDistributedSampler(kept)
-    for place in watch(share, "evaluating", len(share), progress and is_first_process()):
-        truth = dataset.annotations(kept[place])
+    # Interval and threshold are of maps, which there are not.
+    measures = Measures(method, names, interval=0.001, threshold=0.1)
+    share = [kept[place] for place in UnpaddedDistributedSampler(kept)]
+    shown = iter(watch(share, "evaluating", show=progress and is_first_process()))
+    while indices := list(islice(shown, _AT_ONCE)):
+        truth = [dataset.annotations(index) for index in indices]
         measures.update(
             "whole",
             Batch(
-                maps=torch.zeros(1, 1, 1),
+                maps=torch.zeros(len(indices), 1, 1),
                 logits=None,
-                labels=torch.tensor([truth["label"]]),
-                boxes=[truth["boxes"]],
-                sizes=truth["size"][None],
+                labels=torch.tensor([one["label"] for one in truth]),
+                boxes=[one["boxes"] for one in truth],
+                sizes=torch.stack([one["size"] for one in truth]),
                 masks=None,
-                found=[table[dataset.image_names[kept[place]]]],
+                found=[table[dataset.image_names[index]] for index in indices],
             ),
         )
     seconds = time.perf_counter() - started
