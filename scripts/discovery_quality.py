@@ -3,10 +3,13 @@
 python scripts/discovery_quality.py CUB_200_2011 --backbone-weights runs/dinov2_small.safetensors
 
 Each method's number (the threshold of the cuts, LOST's seeds) is the one that is best on every second training picture;
-the test pictures are measured at that one, and at the one that `wsol discover` has if nobody asks for another.
+the test pictures are measured at that one, and at the one that `wsol discover` has if nobody asks for another. Below: what
+it takes of CPU time.
 """
 
 import argparse
+import time
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -38,23 +41,41 @@ def numbers_of(method: str) -> tuple[float, ...]:
     return SEEDS if method == "lost" else THRESHOLDS
 
 
+class Stopwatch:
+    """Seconds of CPU time, of all threads of this process, by what took them."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._last = time.process_time()
+
+    def lap(self, what: str) -> None:
+        now = time.process_time()
+        self.seconds[what] += now - self._last
+        self._last = now
+
+
 @torch.inference_mode()
-def ious(backbone: TokenBackbone, dataset: Subset) -> dict[Way, Tensor]:
+def ious(backbone: TokenBackbone, dataset: Subset, watch: Stopwatch) -> dict[Way, Tensor]:
     """The IoU of each picture's box with the true one that fits best, by each way to find it."""
 
     def measured() -> Iterator[dict[Way, Tensor]]:
         for batch in DataLoader(dataset, batch_size=8, collate_fn=collate):
+            watch.lap("reading")
             sides = batch["sizes"].double().repeat(1, 2)
-            for name, features in all_patch_features(backbone, batch["images"]).items():
+            found = all_patch_features(backbone, batch["images"])
+            watch.lap("backbone")
+            for name, features in found.items():
                 grid = torch.tensor(features.shape[1:3]).flip(0).repeat(2)
                 for method in ("maskcut", "tokencut", "lost"):
                     for number in numbers_of(method):
                         boxes = found_by(method, features, number).boxes[:, 0] / grid * sides
+                        watch.lap(method)
                         best = [
                             box_iou(box[None], truth.double(), inclusive=False).max()
                             for box, truth in zip(boxes, batch["boxes"], strict=True)
                         ]
                         yield {(name, method, number): torch.stack(best)}
+                        watch.lap("measuring")
 
     gathered: dict[Way, list[Tensor]] = {}
     for one in measured():
@@ -83,11 +104,12 @@ def main() -> None:
     print("| --- " * 9 + "|")
     for size in options.sizes:
         backbone = any_backbone(options.backbone, img_size=size, weights=weights).eval()
-        found = []
+        found, watch, count = [], Stopwatch(), 0
         for split, step in (("train", 2), ("test", 1)):
             pictures = open_dataset("cub", options.root, split, eval_transform(size))
             chosen = range(0, len(pictures), step * options.every)
-            found.append(ious(backbone, Subset(pictures, chosen)))
+            found.append(ious(backbone, Subset(pictures, chosen), watch))
+            count += len(chosen)
         choosing, test = found
         for name, method in dict.fromkeys(way[:2] for way in test):
             best = max(numbers_of(method), key=lambda n: share(choosing[name, method, n], 0.5))
@@ -98,6 +120,14 @@ def main() -> None:
                 f"| {share(on, 0.5):.1%} | {share(on, 0.7):.1%} | {usual:g} | {share(usually, 0.5):.1%} |",
                 flush=True,
             )
+        runs = Counter(method for _, method, _ in test)  # of each method on a picture
+        took = {
+            what: seconds / count / runs.get(what, 1)
+            for what, seconds in watch.seconds.items()
+            if what != "measuring"
+        }
+        print(f"\n{size} pixels, CPU time a picture, {torch.get_num_threads()} threads: ", end="")
+        print(", ".join(f"{what} {1000 * seconds:.0f} ms" for what, seconds in took.items()))
 
 
 if __name__ == "__main__":
