@@ -3,8 +3,8 @@
 python scripts/discovery_quality.py CUB_200_2011 --backbone-weights runs/dinov2_small.safetensors
 
 Each method's number (the threshold of the cuts, LOST's seeds) is the one that is best on every second training picture;
-the test pictures are measured at that one, and at the one that `wsol discover` has if nobody asks for another. CPU times
-come last.
+the test pictures are measured at that one, and at the one that `wsol discover` has if nobody asks for another. CPU
+times come last.
 """
 
 import argparse
