@@ -18,6 +18,7 @@ _HOMES: dict[str, list[str]] = {
     "coco": [],
     "compat": [],
     "data": [],
+    "discovery": [],
     "evaluation": ["evaluate_maps"],
     "export": ["export_model"],
     "localize": [],

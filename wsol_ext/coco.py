@@ -69,6 +69,7 @@ class Counts(NamedTuple):
         boxes: of the boxes.
         filling: of those that cover nearly all of their image.
         rejected: of the images that were rejected.
+        empty: of the other images without a box.
     """
 
     images: int = 0
@@ -76,6 +77,7 @@ class Counts(NamedTuple):
     boxes: int = 0
     filling: int = 0
     rejected: int = 0
+    empty: int = 0
 
 
 def write_coco(
@@ -100,14 +102,15 @@ def write_coco(
     Raises:
         OSError: the files cannot be written.
     """
-    images = broken = boxes = filling = rejected = 0
+    images = broken = boxes = filling = rejected = empty = 0
     for picture in pictures:
         images += 1
         broken += picture.error is not None
         rejected += picture.rejected is not None
+        empty += picture.error is None and picture.rejected is None and not picture.objects
         width, height = picture.size
         for one in picture.objects:
             boxes += 1
             filling += one.box[2] * one.box[3] > _FILLING * width * height
     write("coco", folder, pictures, class_names, about)
-    return Counts(images, broken, boxes, filling, rejected)
+    return Counts(images, broken, boxes, filling, rejected, empty)

@@ -1,8 +1,9 @@
 """From pictures to boxes: the objects of one's own images."""
 
 import operator
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -20,7 +21,15 @@ from wsol_ext.data.base import Sample
 from wsol_ext.data.labels import read_labels as read_labels
 from wsol_ext.metrics import EVALUATED, MAP_THRESHOLDS, single_boxes, to_score_maps
 from wsol_ext.models import LocalizationModel
-from wsol_ext.pictures import Decoding, Picture, Pictures, Preview, as_pictures, collate_pictures
+from wsol_ext.pictures import (
+    Decoding,
+    Picture,
+    Pictures,
+    Preview,
+    as_pictures,
+    check_decoding,
+    collate_pictures,
+)
 from wsol_ext.pictures import list_images as list_images  # here for those who know it from here
 
 __all__ = [
@@ -30,8 +39,10 @@ __all__ = [
     "boxes_of_maps",
     "check_settings",
     "default_threshold",
+    "failed",
     "localize_images",
     "maps_as_cut",
+    "results_of",
 ]
 
 Threshold: TypeAlias = float | Literal["otsu", "mean"]
@@ -226,8 +237,7 @@ def localize_images(
         )
     require_at_least("batch_size", batch_size, 1)
     require_at_least("workers", workers, 0)
-    if decoding not in ("exact", "fast"):
-        raise ValueError(f"decoding is {decoding!r}, it should be exact or fast")
+    check_decoding(decoding)
     threshold = default_threshold(model) if threshold is None else threshold
     check_settings(model, threshold, top_k, labels is not None)
     device, skip = torch_device(device), _places(skip)
@@ -238,8 +248,33 @@ def localize_images(
     if not pictures:
         return iter(())
     dataset = Pictures(pictures, model.config["img_size"], preview, decoding)
-    job = _Job(model, dataset, threshold, top_k, labels, choice, device)
-    return _results(job, batch_size, workers, skip)
+    job = _Job(model.eval().to(device), dataset, threshold, top_k, labels, choice, device)
+    return results_of(dataset, partial(_localize_together, job), batch_size, workers, skip)
+
+
+def results_of(
+    dataset: Pictures,
+    find: Callable[[Sample], Iterable[ImageResult]],
+    batch_size: int,
+    workers: int = 0,
+    skip: Collection[int] = (),
+) -> Iterator[ImageResult]:
+    """What is found in pictures, batch by batch, in their order; one that cannot be read gives a result that says why.
+
+    Args:
+        dataset: the pictures.
+        find: gives the result of each picture of a batch, as `collate_pictures` makes it; of one that it refuses by a
+            ValueError it is asked for each picture alone, and those that it still refuses get the error's words.
+        batch_size: images at a time.
+        workers: processes that read images.
+        skip: as of `localize_images`.
+
+    Raises:
+        TypeError, ValueError: a batch_size, workers or skip that is none.
+    """
+    require_at_least("batch_size", batch_size, 1)
+    require_at_least("workers", workers, 0)
+    return _results(dataset, find, batch_size, workers, _places(skip))
 
 
 def _places(skip: Any) -> Set[int]:
@@ -282,22 +317,27 @@ class _Job:
     device: torch.device
 
 
-def _results(job: _Job, batch_size: int, workers: int, skip: Set[int]) -> Iterator[ImageResult]:
+def _results(
+    dataset: Pictures,
+    find: Callable[[Sample], Iterable[ImageResult]],
+    batch_size: int,
+    workers: int,
+    skip: Set[int],
+) -> Iterator[ImageResult]:
     loader = DataLoader(
-        Tolerant(job.dataset),
-        batch_sampler=_Batches(len(job.dataset), batch_size, skip),
+        Tolerant(dataset),
+        batch_sampler=_Batches(len(dataset), batch_size, skip),
         num_workers=workers,
         collate_fn=collate_pictures,
     )
-    job.model.eval().to(job.device)
     for batch in loader:
-        results = {index: _failed(job, index, error) for index, error in batch["errors"]}
+        results = [failed(dataset, index, error) for index, error in batch["errors"]]
         if len(batch["indices"]):
-            results |= _localize_batch(job, batch)
-        for index in sorted(results):
-            if index not in skip:
-                results[index].seconds = batch["seconds"][index]
-                yield results[index]
+            results += _found_in_batch(dataset, find, batch)
+        for result in sorted(results, key=lambda result: result.index):
+            if result.index not in skip:
+                result.seconds = batch["seconds"][result.index]
+                yield result
 
 
 @dataclass(frozen=True)
@@ -315,30 +355,32 @@ class _Batches:
                 yield list(batch)
 
 
-def _failed(job: _Job, index: int, error: str) -> ImageResult:
-    return ImageResult(index, job.dataset.image_path(index), error=error)
+def failed(dataset: Pictures, index: int, error: str) -> ImageResult:
+    """The result of a picture that gives none."""
+    return ImageResult(index, dataset.image_path(index), error=error)
 
 
-def _localize_batch(job: _Job, batch: Sample) -> dict[int, ImageResult]:
-    """The results of a batch by their place. Where the model fails on it, of each picture alone."""
+def _found_in_batch(
+    dataset: Pictures, find: Callable[[Sample], Iterable[ImageResult]], batch: Sample
+) -> list[ImageResult]:
+    """The results of a batch. Where it is refused as a whole, of each picture alone."""
     indices = batch["indices"].tolist()
     try:
-        return _localize_together(job, batch)
+        return list(find(batch))
     except ValueError as error:  # such as an operator's that is given NaN
         if len(indices) == 1:
-            name = job.dataset.image_names[indices[0]]
-            return {indices[0]: _failed(job, indices[0], f"{name}: {error}")}
-    results: dict[int, ImageResult] = {}
+            return [failed(dataset, indices[0], f"{dataset.image_names[indices[0]]}: {error}")]
+    results: list[ImageResult] = []
     for row in range(len(indices)):
         alone = {
             key: batch[key][row : row + 1] for key in ("images", "sizes", "indices", "previews")
         }
-        results |= _localize_batch(job, alone)
+        results += _found_in_batch(dataset, find, alone)
     return results
 
 
 @torch.inference_mode()
-def _localize_together(job: _Job, batch: Sample) -> dict[int, ImageResult]:
+def _localize_together(job: _Job, batch: Sample) -> list[ImageResult]:
     images, sizes = batch["images"].to(job.device), batch["sizes"].to(job.device)
     indices = batch["indices"].tolist()
     classes = None
@@ -358,16 +400,15 @@ def _localize_together(job: _Job, batch: Sample) -> dict[int, ImageResult]:
     maps = torch.where(finite[:, None, None, None], maps, 0.0)
     found_objects = _objects(job, maps, sizes, classes.cpu(), scores)
     maps = maps.float().cpu()
-    results = {}
+    results = []
     for row, index in enumerate(indices):
         if not finite[row]:
             name = job.dataset.image_names[index]
-            results[index] = _failed(
-                job, index, f"{name}: the model gave values that are not finite"
-            )
+            error = f"{name}: the model gave values that are not finite"
+            results.append(failed(job.dataset, index, error))
             continue
         width, height = batch["sizes"][row].tolist()
-        result = results[index] = ImageResult(
+        result = ImageResult(
             index,
             job.dataset.image_path(index),
             (width, height),
@@ -380,6 +421,7 @@ def _localize_together(job: _Job, batch: Sample) -> dict[int, ImageResult]:
             result.rejected = (category, probability)
         else:
             result.objects = _chosen(job, found_objects[row], maps[row])
+        results.append(result)
     return results
 
 

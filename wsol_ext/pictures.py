@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ __all__ = [
     "Pictures",
     "Preview",
     "as_pictures",
+    "check_decoding",
     "collate_pictures",
     "find_paths",
     "is_one",
@@ -41,6 +42,18 @@ Preview = Callable[[Image.Image], Image.Image]
 
 Decoding: TypeAlias = Literal["exact", "fast"]
 """How picture files are read: as in evaluation, or faster, and not quite so."""
+
+
+def check_decoding(decoding: str) -> None:
+    """Refuse what is no `Decoding`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if decoding not in get_args(Decoding):
+        raise ValueError(
+            f"decoding is {decoding!r}, it should be {' or '.join(get_args(Decoding))}"
+        )
 
 
 def list_images(inputs: Sequence[str | Path]) -> list[Path]:

@@ -6,8 +6,9 @@ occupancy, caches that miss, the host. Quicker is only what stays in a cache fro
 
 Bytes are compulsory: of each launch every input and output once, as though caches answered all else. `launches_of`
 collects them while a call runs, on tensors of any device: those of this package's kernels by a formula an operator
-(`attention`, `boxes`, `components`, `grids`, `superpixels`), which `tests/emulator/test_counts.py` holds to what the emulator counts;
-and those of plain PyTorch, where an operator that makes something counts as one launch, the fewest it may be.
+(`attention`, `boxes`, `components`, `grids`, `superpixels`), which `tests/emulator/test_counts.py` holds to what the
+emulator counts; and those of plain PyTorch, where an operator that makes something counts as one launch, the fewest it
+may be.
 """
 
 from gpu_estimate import attention, boxes, components, grids, superpixels

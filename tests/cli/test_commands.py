@@ -19,7 +19,18 @@ from wsol_ext.models import METHODS
 from wsol_ext.models.catalogue import candidates
 from wsol_ext.ops import _backend
 
-COMMANDS = ["train", "evaluate", "localize", "boxes", "data", "convert", "export", "demo", "info"]
+COMMANDS = [
+    "train",
+    "evaluate",
+    "localize",
+    "discover",
+    "boxes",
+    "data",
+    "convert",
+    "export",
+    "demo",
+    "info",
+]
 
 
 def test_help_lists_the_commands_without_importing_torch():

@@ -1,4 +1,5 @@
-"""What `wsol localize` says of its objects, of pictures that have none, and of the formats that they are written in."""
+"""What `wsol localize` says of its objects and of pictures that have none, and of the formats of boxes, which `wsol
+discover` writes too."""
 
 import json
 import os
@@ -24,7 +25,9 @@ __all__ = [
     "Pictures",
     "StoredPictures",
     "about",
+    "add_formats",
     "add_objects",
+    "check_formats",
     "check_objects",
     "level_of",
     "of_request",
@@ -71,6 +74,10 @@ def add_objects(parser: Parser) -> None:
         "`nothing` for one with none of the classes) and store it beside the run: the one that separates right from "
         "wrong best; or, given a number, the lowest at which that share of what is kept is right",
     )
+
+
+def add_formats(parser: Parser) -> None:
+    """Add the flags of the formats."""
     parser.add_argument(
         "--format",
         nargs="+",
@@ -99,11 +106,6 @@ def check_objects(options: Any, problems: Problems) -> None:
     for flag, value in (("--min-score", options.min_score), ("--nms", options.nms)):
         if value is not None and not 0 <= value <= 1:
             problems.add(f"{flag} is {value}, it should be in [0, 1]")
-    for name in options.format:
-        if name not in FORMATS:
-            problems.add(unknown("--format", name, FORMATS))
-    if options.pictures not in PLACINGS:
-        problems.add(unknown("--pictures", options.pictures, PLACINGS))
     if not isinstance(options.calibrate, bool) and not 0 < options.calibrate <= 1:
         problems.add(
             f"--calibrate is {options.calibrate}, it should be in (0, 1], or without a value"
@@ -112,6 +114,15 @@ def check_objects(options: Any, problems: Problems) -> None:
         _check_stored_level(options, problems)
     elif options.reject is not None and not 0 <= options.reject <= 1:
         problems.add(f"--reject is {options.reject}, it should be in [0, 1]")
+
+
+def check_formats(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with the flags of the formats."""
+    for name in options.format:
+        if name not in FORMATS:
+            problems.add(unknown("--format", name, FORMATS))
+    if options.pictures not in PLACINGS:
+        problems.add(unknown("--pictures", options.pictures, PLACINGS))
 
 
 def _check_stored_level(options: Any, problems: Problems) -> None:
@@ -153,9 +164,9 @@ def of_request(options: Any, level: float | None) -> dict[str, Any]:
     }
 
 
-def about(options: Any, method: str, digest: str) -> About:
-    """What the formats say beside the boxes."""
-    return About(f"{method}-{digest[:12]}", options.pictures, options.url)
+def about(options: Any, model: str) -> About:
+    """What the formats say beside the boxes, which a model of that name found."""
+    return About(model, options.pictures, options.url)
 
 
 @dataclass(frozen=True)
@@ -207,7 +218,8 @@ def write_pictures(
     """Write what was found, in all formats; `boxes.json`, which tells that all is there, comes last."""
     from wsol_ext.coco import write_coco
 
-    if folder.request["reject"] is not None:
+    level = folder.request.get("reject")
+    if level is not None:
         rejected = (
             {
                 "id": picture.id,
@@ -218,7 +230,6 @@ def write_pictures(
             for picture in pictures
             if picture.rejected is not None
         )
-        level = folder.request["reject"]
         write_json(folder.path / REJECTED, {"level": level, "images": rejected})
     write_formats(folder, pictures, names, options, about)
     return write_coco(folder.path, names, pictures, about)

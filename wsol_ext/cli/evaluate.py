@@ -60,7 +60,7 @@ HELP = "evaluate a model, or score maps, by the published protocols"
 DESCRIPTION = (
     "Evaluate a model by the published protocols, the centre baseline beside it, and write tables, curves and an "
     "HTML report. The best threshold by maxboxacc, or else maxboxaccv2, is stored in the run's folder: `wsol localize` "
-    "cuts there. With --maps, evaluate score maps that any program wrote, without a model."
+    "cuts there. With --maps, evaluate score maps that any program wrote, without a model; with --found, boxes."
 )
 _CHECKPOINT = (
     "a model.safetensors, the run folder of `wsol train`, or what a method's authors released"
@@ -75,8 +75,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "checkpoint",
         type=str,
-        default="",  # it may be left out, for --maps
-        help=f"{_CHECKPOINT}; none with --maps",
+        default="",  # it may be left out, for --maps and --found
+        help=f"{_CHECKPOINT}; none with --maps or --found",
     )
     group = parser.add_argument_group("protocol")
     group.add_argument(
@@ -94,7 +94,7 @@ def add_options(parser: Parser) -> None:
     group.add_argument(
         "--interval", type=float, default=0.001, help="between thresholds, of protocols of many"
     )
-    maps = parser.add_argument_group("score maps in place of a model")
+    maps = parser.add_argument_group("score maps, or boxes, in place of a model")
     maps.add_argument(
         "--maps",
         type=str | None,
@@ -109,7 +109,16 @@ def add_options(parser: Parser) -> None:
         help="CSV file of class predictions for Top-1 and Top-5, whose first line is image,class or image,class,score "
         "or image and all classes",
     )
-    add_switch(maps, "--skip-missing", False, "leave out images without a map, and count them")
+    maps.add_argument(
+        "--found",
+        type=str | None,
+        default=None,
+        help="boxes in place of maps, for --protocols corloc: the dataset.json or boxes.csv of `wsol discover` or "
+        "`wsol localize`, or other boxes in such files",
+    )
+    add_switch(
+        maps, "--skip-missing", False, "leave out images without a map or a line, and count them"
+    )
     add_weights(parser)
     add_data(parser)
     add_clusters(parser)
@@ -144,7 +153,7 @@ def check(options: Any, problems: Problems) -> None:
     check_clusters(options, problems)
     check_weights(options, problems)
     options.run_config, there = {}, False
-    if options.checkpoint is not None and options.maps is None:  # else that is said already
+    if options.checkpoint is not None and not _in_place(options):  # else that is said already
         with problems.collected():
             folder = _folder(options)
             options.run_config = _run_config(folder)
@@ -153,14 +162,16 @@ def check(options: Any, problems: Problems) -> None:
     if values.get("data") is not None:
         with problems.collected():
             options.chosen = chosen_dataset(values, options.split, evaluation=True)
-    elif there or options.maps is not None:
+    elif there or _in_place(options):
         problems.add(f"--data is missing, it should be one of {', '.join(DATASETS)}")
     else:  # the run's config.yaml would say
         with problems.collected():
             check_split_name(options.split, options.root)
     for missing in missing_data(values):
         problems.add(missing)
-    if (there or options.out or options.maps) and of_torchrun().rank == 0:  # the one that writes
+    if (
+        there or options.out or _in_place(options)
+    ) and of_torchrun().rank == 0:  # the one that writes
         check_out(_out(options), problems)
 
 
@@ -183,6 +194,8 @@ def run(options: Any) -> int:
     """Evaluate."""
     if options.maps is not None:
         return _run_on_maps(options)
+    if options.found is not None:
+        return _run_on_boxes(options)
     chosen, config, problems = options.chosen, options.run_config, Problems()
     folder, out = _folder(options), _out(options)
     device = check_device(options.device, problems)
@@ -229,25 +242,59 @@ def run(options: Any) -> int:
     return 0
 
 
+def _in_place(options: Any) -> list[str]:
+    """The flags, given, of what is evaluated in place of a model."""
+    return [flag_of(name) for name in ("maps", "found") if options[name] is not None]
+
+
 def _check_source(options: Any, problems: Problems) -> None:
-    """Collect what is wrong with a checkpoint and maps beside each other."""
-    if options.maps is None:
+    """Collect what is wrong with a checkpoint, maps and boxes beside each other."""
+    in_place = _in_place(options)
+    if options.maps is None and options.predictions:
+        problems.add("--predictions is for --maps, which is not given")
+    if not in_place:
         if options.checkpoint is None:
-            problems.add(f"CHECKPOINT is missing: {_CHECKPOINT}; or --maps, score maps")
-        for name in ("predictions", "skip_missing"):
-            if options[name]:
-                problems.add(f"{flag_of(name)} is for --maps, which is not given")
+            problems.add(
+                f"CHECKPOINT is missing: {_CHECKPOINT}; or --maps, score maps, or --found, boxes"
+            )
+        if options.skip_missing:
+            problems.add("--skip-missing is for --maps and --found, which are not given")
         return
+    if len(in_place) > 1:
+        problems.add("--found is boxes in place of score maps, and --maps is given")
     if options.checkpoint is not None:
         problems.add(
-            f"CHECKPOINT is {options.checkpoint}, there should be none: --maps needs no model"
+            f"CHECKPOINT is {options.checkpoint}, there should be none: {in_place[0]} needs no model"
         )
     for name in _OF_MODEL:
         if options[name] is not None:
-            problems.add(f"{flag_of(name)} is for a CHECKPOINT, --maps needs no model")
-    given = {"--maps": options.maps, "--predictions": options.predictions}
-    for missing in missing_paths(given):
+            problems.add(f"{flag_of(name)} is for a CHECKPOINT, {in_place[0]} needs no model")
+    paths = {flag_of(name): options[name] for name in ("maps", "predictions", "found")}
+    for missing in missing_paths(paths):
         problems.add(missing)
+
+
+def _run_on_boxes(options: Any) -> int:
+    """Evaluate boxes that are there already."""
+    from wsol_ext.data import eval_transform
+    from wsol_ext.evaluation import evaluate_found
+    from wsol_ext.report.results import write_results
+
+    chosen = options.chosen
+    dataset = chosen.open(eval_transform())  # of which no picture is read
+    with _processes("cpu") as rank:
+        evaluation = evaluate_found(
+            options.found,
+            dataset,
+            options.protocols,
+            skip_missing=options.skip_missing,
+            progress=options.progress,
+        )
+    if rank == 0:
+        evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
+        out = _out(options)
+        write_results(evaluation, dataset, out, out, {}, options.command_line)
+    return 0
 
 
 def _run_on_maps(options: Any) -> int:
@@ -328,7 +375,10 @@ def _folder(options: Any) -> Path:
 
 def _out(options: Any) -> Path:
     """The folder of the results."""
-    return Path(options.out or Path(options.maps or _folder(options), "evaluation")).expanduser()
+    if options.out:
+        return Path(options.out).expanduser()
+    found = options.found and Path(options.found).expanduser().parent
+    return Path(options.maps or found or _folder(options), "evaluation").expanduser()
 
 
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:

@@ -1,61 +1,60 @@
 """`wsol localize`."""
 
 import json
-import os
-import sys
 from array import array
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsol_ext._boxes_folder import BoxesFolder
-from wsol_ext._files import (
-    file_size,
-    missing_paths,
-    named,
-    not_there,
-    sha256_of,
-)
-from wsol_ext._names import flag_of, printable, registered_names, unknown
+from wsol_ext._files import missing_paths, named, sha256_of
+from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._paths import Paths
 from wsol_ext._problems import Problems
-from wsol_ext._processes import of_torchrun, rank_on_machine
+from wsol_ext._processes import of_torchrun
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.boxes_out import (
-    REJECTED,
     Pictures,
-    StoredPictures,
     about,
+    add_formats,
     add_objects,
+    check_formats,
     check_objects,
     level_of,
     of_request,
-    write_formats,
 )
 from wsol_ext.cli.calibrate import calibrate
-from wsol_ext.cli.localizing import finish, images_in, localize_into, names_of, tell
+from wsol_ext.cli.localizing import Work, fill
 from wsol_ext.cli.options import (
     add_clusters,
     add_config,
     add_data,
     add_device,
-    add_switch,
     add_weights,
     check_clusters,
     check_device,
     check_hardware,
-    check_out,
     check_weights,
     load_weights,
     set_clusters,
 )
+from wsol_ext.cli.own_pictures import (
+    add_pictures,
+    add_reading,
+    check_pictures,
+    common_folder,
+    own_device,
+    request_of,
+)
 from wsol_ext.data.factory import ChosenDataset, chosen_dataset, missing_data
-from wsol_ext.thresholds import WAYS, asked_threshold, choose_threshold
+from wsol_ext.thresholds import WAYS, asked_threshold, choose_threshold, stored_threshold
 
 if TYPE_CHECKING:
     from wsol_ext.data import LocalizationDataset
-    from wsol_ext.localize import Threshold
+    from wsol_ext.localize import ImageResult, Threshold
     from wsol_ext.models import LocalizationModel
 
 __all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
@@ -69,8 +68,6 @@ DESCRIPTION = (
 )
 
 _DATA_FLAGS = ("image_root",)
-_DECODINGS = ("exact", "fast")
-_OVERLAYS = {"jpg": "jpg", "png": "png", "true": "jpg", "all": "jpg", "false": "", "none": ""}
 
 
 def add_options(parser: Parser) -> None:
@@ -84,19 +81,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--model", type=str | None, default=None, help="the method that the checkpoint has to be of"
     )
-    parser.add_argument(
-        "images",
-        type=str,
-        nargs="+",
-        default=[],  # they may be left out, for --data
-        help="image files, and folders of them; none with --data",
-    )
-    parser.add_argument(
-        "--out", type=str, default="boxes", help="the folder to write to, of this result alone"
-    )
-    add_switch(
-        parser, "--overwrite", False, "move a result that --out holds to OUT.old-1 and start anew"
-    )
+    add_pictures(parser, out="boxes", or_data=True)
     parser.add_argument(
         "--threshold",
         type=float | str,
@@ -117,61 +102,38 @@ def add_options(parser: Parser) -> None:
     )
     add_data(parser, "a data set, whose images are localized", _DATA_FLAGS)
     add_objects(parser)
+    add_formats(parser)
     add_weights(parser)
     add_clusters(parser)
-    parser.add_argument(
-        "--overlays",
-        type=bool | str,
-        nargs="?",
-        const="jpg",
-        default="jpg",
-        help="the overlay pictures: all (jpg), png (slow), none, or of how many images, evenly spread, such as 100",
-    )
-    parser.add_argument(
-        "--decoding",
-        type=str,
-        default="exact",
-        help="exact: pixels are those of evaluation; fast: of large JPEG files a part is decoded, and boxes may "
-        "differ a little (faster still after pip install 'wsol_ext[jpeg]')",
-    )
-    add_switch(parser, "--progress", True, "show progress")
+    add_reading(parser)
     add_device(parser, batch_size=32)
 
 
 def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
-    if not str(options.overlays).isdecimal() and str(options.overlays).lower() not in _OVERLAYS:
-        problems.add(unknown("--overlays", options.overlays, ["a number", *_OVERLAYS]))
-    if options.decoding not in _DECODINGS:
-        problems.add(unknown("--decoding", options.decoding, _DECODINGS))
-    process = of_torchrun()
-    if options.calibrate and process.total > 1:
+    if options.calibrate and of_torchrun().total > 1:
         problems.add("--calibrate is done by one process, not under a launcher of several")
-    if options.overwrite and process.total > 1:
-        problems.add(
-            "--overwrite would move the folder under the other processes of this launcher; move it yourself first"
-        )
     _check_threshold(options, problems)
     if options.top_k < 1:
         problems.add(f"--top-k is {options.top_k}, it should be at least 1")
     check_objects(options, problems)
+    check_formats(options, problems)
     check_hardware(options, problems)
     check_clusters(options, problems)
     check_weights(options, problems)
     methods = registered_names("wsol_ext.models", "METHODS", "register_method")
     if options.model is not None and options.model not in methods:
         problems.add(unknown("--model", options.model, methods))
-    if process.rank == 0 and not options.calibrate:  # which writes nothing there
-        check_out(named(options.out), problems)
     no_file = options.labels == "folder" or (options.labels == "data" and options.data)
     labels = None if no_file else options.labels
     for missing in missing_paths({"CHECKPOINT": options.checkpoint, "--labels": labels}):
         problems.add(missing)
-    _check_images(options, problems)
+    check_pictures(options, problems, writes=not options.calibrate)
+    _check_data(options, problems)
 
 
-def _check_images(options: Any, problems: Problems) -> None:
-    """Collect what is wrong with the images, be they files or a data set's."""
+def _check_data(options: Any, problems: Problems) -> None:
+    """Collect what is wrong with a data set in place of images."""
     options.chosen = None
     if options.data is None:
         if not options.images:
@@ -179,9 +141,6 @@ def _check_images(options: Any, problems: Problems) -> None:
         for name in ("root", *_DATA_FLAGS, "data_options"):
             if options[name] is not None:
                 problems.add(f"{flag_of(name)} is for --data, which is not given")
-        for path in options.images:
-            if not Path(path).expanduser().exists():
-                problems.add(f"IMAGES: {path}: {not_there(path)}")
         return
     if options.images:
         problems.add(f"IMAGES is {options.images[0]}, there should be none: --data has the images")
@@ -257,7 +216,7 @@ def run(options: Any) -> int:
     """Localize."""
     problems = Problems()
     process, processes = of_torchrun()
-    device = _own_device(check_device(options.device, problems))
+    device = own_device(check_device(options.device, problems))
     from wsol_ext.checkpoints import require_same_classes
     from wsol_ext.data.labels import read_labels
     from wsol_ext.pictures import find_paths
@@ -277,7 +236,7 @@ def run(options: Any) -> int:
             labels = array("q", dataset.labels)
     elif paths and loaded and source:
         with problems.collected():
-            known = read_labels(source, paths, names_of(loaded.model), bool(options.calibrate))
+            known = read_labels(source, paths, _names_of(loaded.model), bool(options.calibrate))
             labels = array("q", (known[path] for path in paths))
             del known
     problems.raise_any()
@@ -288,33 +247,27 @@ def run(options: Any) -> int:
     if options.calibrate:
         assert labels is not None
         return calibrate(model, digest, paths, labels, device, options)
-    root = _common_folder(paths)
+    root = common_folder(paths)
     request = {
         "checkpoint": digest,
         "published_heads": options.published_heads,  # with others the weights mean something else
         "threshold": threshold,
         "top_k": options.top_k,
         "clusters": _settings_of_clusters(model),
-        "overlays": _overlays(options.overlays),
-        "folder": printable(root),
-        "images": _Described(paths, root),
+        **request_of(options, paths, root),
         "labels": labels,
         **of_request(options, level),
-        "decoding": None if options.decoding == "exact" else options.decoding,
     }
     folder = BoxesFolder(named(options.out), request, process, processes)
-    said = about(options, model.config["method"], digest)
-    with folder.held(options.overwrite):
-        if folder.finished:
-            folder.end()
-            print(f"{folder.path} is finished: nothing to localize")
-            stored = StoredPictures(folder, paths)
-            write_formats(folder, stored, names_of(model), options, said)
-            return tell(folder, images_in(folder.dataset), images_in(folder.path / REJECTED))
-        if process == 0:
-            print(f"wsol: threshold {threshold}: {reason}", file=sys.stderr)
-        localize_into(folder, model, paths, labels, threshold, device, options)
-        return finish(folder, Pictures(folder, paths, root), names_of(model), options, said)
+    work = Work(
+        _names_of(model),
+        partial(_results, model, paths, labels, threshold, device, level, options),
+        about(options, f"{model.config['method']}-{digest[:12]}"),
+        beginning=f"threshold {threshold}: {reason}",
+        advice=partial(_other_threshold, threshold, options.checkpoint),
+        has_parts=bool(model.parts),
+    )
+    return fill(folder, work, Pictures(folder, paths, root), options)
 
 
 def _images_of(chosen: ChosenDataset) -> tuple["LocalizationDataset", Paths]:
@@ -337,38 +290,36 @@ def _images_of(chosen: ChosenDataset) -> tuple["LocalizationDataset", Paths]:
     return dataset, Paths(files())
 
 
-@dataclass(frozen=True)
-class _Described:
-    """What a request says of its images, made as it is written: name and size of each."""
+def _results(
+    model: "LocalizationModel",
+    paths: Paths,
+    labels: "array[int] | None",
+    threshold: "Threshold",
+    device: str,
+    level: float | None,
+    options: Any,
+    share: slice,
+    done: Collection[int],
+) -> "Iterator[ImageResult]":
+    """What is found in a share of the images, but for those that are done."""
+    from wsol_ext.localize import localize_images
 
-    paths: Paths
-    root: Path
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        from wsol_ext.coco import file_name
-
-        return ([file_name(path, self.root), file_size(path)] for path in self.paths)
-
-
-def _overlays(value: Any) -> str:
-    """What a request says of overlays: their suffix, "" for none, and behind it of how many images, if not of all."""
-    value = str(value).lower()
-    if value.isdecimal():
-        return f"jpg {int(value)}" if int(value) else ""
-    return _OVERLAYS[value]
-
-
-def _own_device(device: str) -> str:
-    """Under torchrun each process of a machine has a GPU of its own, as far as there are so many."""
-    rank = rank_on_machine()
-    if device != "cuda" or rank is None:
-        return device
-    import torch
-
-    return f"cuda:{rank % torch.cuda.device_count()}"
+    return localize_images(
+        model,
+        paths[share],
+        threshold=threshold,
+        top_k=options.top_k,
+        labels=None if labels is None else labels[share],
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=device,
+        skip=done,
+        objects=options.objects,
+        min_score=options.min_score,
+        nms=options.nms,
+        reject=level,
+        decoding=options.decoding,
+    )
 
 
 def _settings_of_clusters(model: "LocalizationModel") -> dict[str, Any] | None:
@@ -376,6 +327,25 @@ def _settings_of_clusters(model: "LocalizationModel") -> dict[str, Any] | None:
     return None if clustering is None else json.loads(json.dumps(asdict(clustering)))
 
 
-def _common_folder(paths: Paths) -> Path:
-    # The folders of a million images are few.
-    return Path(os.path.commonpath({os.path.abspath(path.parent) for path in paths}))
+def _other_threshold(threshold: "Threshold", checkpoint: str) -> str:
+    """Where else maps may be cut whose boxes are too large."""
+    stored = None
+    with suppress(ValueError, OSError):  # damaged, it was said where it was to be used
+        stored = stored_threshold(checkpoint)
+    if stored is not None and stored.threshold == threshold:
+        return (
+            f"{threshold:g} is the best threshold on the pictures that `wsol evaluate` had, and these may be others, "
+            "or the model may not find its objects"
+        )
+    others = {"otsu": "a number", "mean": "otsu"}.get(
+        str(threshold), f"otsu, or above {threshold},"
+    )
+    known = "`wsol evaluate` finds the best where boxes are known"
+    if stored is not None:
+        known = f"best, {stored.threshold:g}, is what `wsol evaluate` stored"
+    return f"as --threshold, {others} may fit this model's maps; {known}"
+
+
+def _names_of(model: "LocalizationModel") -> list[str]:
+    """A name for each class of a model."""
+    return model.class_names or [f"class {k}" for k in range(model.num_classes)]

@@ -1,43 +1,76 @@
-"""The work of `wsol localize`: what its folder lacks is found and drawn, then written, and what came of it is said."""
+"""The work of `wsol localize` and `wsol discover`: what their folder lacks is found and drawn, then written, and what
+came of it is said."""
 
 import sys
 import time
 import warnings
-from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsol_ext._boxes_folder import BoxesFolder, is_full
 from wsol_ext._files import again_if_removed
 from wsol_ext._names import on_terminal
-from wsol_ext._paths import Flagged, Paths
+from wsol_ext._paths import Flagged
 from wsol_ext._progress import watch
 from wsol_ext.annotations import About
-from wsol_ext.cli.boxes_out import REJECTED, Pictures, write_pictures
-from wsol_ext.thresholds import stored_threshold
+from wsol_ext.cli.boxes_out import (
+    REJECTED,
+    Pictures,
+    StoredPictures,
+    write_formats,
+    write_pictures,
+)
 
 if TYPE_CHECKING:
-    from wsol_ext.localize import ImageResult, Threshold
-    from wsol_ext.models import LocalizationModel
+    from wsol_ext.localize import ImageResult
 
-__all__ = ["finish", "images_in", "localize_into", "names_of", "tell"]
+__all__ = ["Work", "fill"]
 
 
-def localize_into(
-    folder: BoxesFolder,
-    model: "LocalizationModel",
-    paths: Paths,
-    labels: "array[int] | None",
-    threshold: "Threshold",
-    device: str,
-    options: Any,
-) -> None:
+class Work(NamedTuple):
+    """What fills a folder.
+
+    Attributes:
+        names: of the classes.
+        results: of the images in a slice of all, but for those done already, by their place in the slice.
+        about: what the formats say of its origin.
+        beginning: what is said before it.
+        advice: what to say where most boxes cover nearly all of their image.
+        if_none: likewise, where images have no object; "": nothing.
+        has_parts: whether maps are made of others, which are drawn too.
+        verb: what the command does, as in "nothing to localize" and "localizing".
+    """
+
+    names: Sequence[str]
+    results: Callable[[slice, Collection[int]], Iterator["ImageResult"]]
+    about: About
+    beginning: str
+    advice: Callable[[], str]
+    if_none: str = ""
+    has_parts: bool = False
+    verb: tuple[str, str] = ("localize", "localizing")
+
+
+def fill(folder: BoxesFolder, work: Work, pictures: Pictures, options: Any) -> int:
+    """Do what the folder lacks, and write it; gives the exit status."""
+    with folder.held(options.overwrite):
+        if folder.finished:
+            folder.end()
+            print(f"{folder.path} is finished: nothing to {work.verb[0]}")
+            stored = StoredPictures(folder, pictures.paths)
+            write_formats(folder, stored, work.names, options, work.about)
+            return _tell(folder, _images_in(folder.dataset), _images_in(folder.path / REJECTED))
+        if folder.process == 0:
+            print(f"wsol: {work.beginning}", file=sys.stderr)
+        _find_into(folder, work, options)
+        return _finish(folder, work, pictures, options)
+
+
+def _find_into(folder: BoxesFolder, work: Work, options: Any) -> None:
     """Do this process's share of what the folder lacks."""
     from wsol_ext.coco import found_in
-    from wsol_ext.localize import localize_images
     from wsol_ext.report.overlays import OverlayFolders, drawn
 
     share, overlays = folder.share, folder.request["overlays"]
@@ -54,22 +87,8 @@ def localize_into(
     )
     began = time.perf_counter()
     results = _Watched(
-        localize_images(
-            model,
-            paths[of_share],
-            threshold=threshold,
-            top_k=options.top_k,
-            labels=None if labels is None else labels[of_share],
-            batch_size=options.batch_size,
-            workers=options.workers,
-            device=device,
-            skip=done,
-            objects=options.objects,
-            min_score=options.min_score,
-            nms=options.nms,
-            reject=folder.request["reject"],
-            decoding=options.decoding,
-        ),
+        work.results(of_share, done),
+        work.verb[1],
         len(share) - len(done),
         options.progress,
     )
@@ -87,7 +106,7 @@ def localize_into(
     try:
         folder.begin()
         pictures = OverlayFolders(
-            folder.path, overlays.partition(" ")[0], names_of(model), bool(model.parts)
+            folder.path, overlays.partition(" ")[0], work.names, work.has_parts
         )
         for index, error in drawn(kept(), pictures, options.workers):
             _say_error(error)
@@ -119,8 +138,10 @@ def _has_overlay(index: int, overlays: str, count: int) -> bool:
 class _Watched:
     """Results under a bar, counted."""
 
-    def __init__(self, results: Iterator["ImageResult"], total: int, show: bool) -> None:
-        self._results = watch(results, "localizing", total, show)
+    def __init__(
+        self, results: Iterator["ImageResult"], doing: str, total: int, show: bool
+    ) -> None:
+        self._results = watch(results, doing, total, show)
         self._images, self._reading = 0, 0.0
 
     def __iter__(self) -> Iterator["ImageResult"]:
@@ -140,21 +161,14 @@ class _Watched:
             )
 
 
-def names_of(model: "LocalizationModel") -> list[str]:
-    """A name for each class of a model."""
-    return model.class_names or [f"class {k}" for k in range(model.num_classes)]
-
-
-def finish(
-    folder: BoxesFolder, pictures: Pictures, names: Sequence[str], options: Any, said: About
-) -> int:
+def _finish(folder: BoxesFolder, work: Work, pictures: Pictures, options: Any) -> int:
     """Write what was found, if nothing is left that other processes are to find; gives the exit status."""
     if not folder.complete():
         share = f"{len(folder.share)} of {folder.count} images are this process's share, and done"
         print(f"{share}; the last process writes {folder.boxes}")
         return 0  # a launcher ends all processes when one fails
     try:
-        counts = write_pictures(folder, pictures, names, options, said)
+        counts = write_pictures(folder, pictures, work.names, options, work.about)
     except OSError as error:
         room = "make room, then " if is_full(error) else ""
         print(
@@ -165,34 +179,18 @@ def finish(
         raise
     folder.end()
     if 2 * counts.filling > counts.boxes:
-        advice = _other_threshold(folder.request["threshold"], options.checkpoint)
         warnings.warn(
-            f"{counts.filling} of {counts.boxes} boxes cover nearly all of their image: {advice}",
+            f"{counts.filling} of {counts.boxes} boxes cover nearly all of their image: {work.advice()}",
             stacklevel=2,
         )
-    return tell(folder, counts.images - counts.broken - counts.rejected, counts.rejected)
-
-
-def _other_threshold(threshold: "Threshold", checkpoint: str) -> str:
-    """Where else maps may be cut whose boxes are too large."""
-    stored = None
-    with suppress(ValueError, OSError):  # damaged, it was said where it was to be used
-        stored = stored_threshold(checkpoint)
-    if stored is not None and stored.threshold == threshold:
-        return (
-            f"{threshold:g} is the best threshold on the pictures that `wsol evaluate` had, and these may be others, "
-            "or the model may not find its objects"
+    if counts.empty and work.if_none:
+        warnings.warn(
+            f"{counts.empty} of {folder.count} images have no object: {work.if_none}", stacklevel=2
         )
-    others = {"otsu": "a number", "mean": "otsu"}.get(
-        str(threshold), f"otsu, or above {threshold},"
-    )
-    known = "`wsol evaluate` finds the best where boxes are known"
-    if stored is not None:
-        known = f"best, {stored.threshold:g}, is what `wsol evaluate` stored"
-    return f"as --threshold, {others} may fit this model's maps; {known}"
+    return _tell(folder, counts.images - counts.broken - counts.rejected, counts.rejected)
 
 
-def images_in(dataset: Path) -> int:
+def _images_in(dataset: Path) -> int:
     """How many images a `dataset.json` or `rejected.json` of ours has, without reading it into memory."""
     if not dataset.exists():
         return 0
@@ -200,7 +198,7 @@ def images_in(dataset: Path) -> int:
         return sum(line.startswith('      "file_name": ') for line in file)
 
 
-def tell(folder: BoxesFolder, found: int, rejected: int) -> int:
+def _tell(folder: BoxesFolder, found: int, rejected: int) -> int:
     """Say what there is in the end, of how many images; gives the exit status."""
     print(f"{found} of {folder.count} images: {folder.boxes}")
     if rejected:

@@ -179,7 +179,8 @@ DATASETS: dict[str, DatasetEntry] = {
         # boxes of some pictures, and want those measured.
         flags={
             "boxes": DatasetFlag(
-                "a CSV file of boxes to evaluate by, whose first line is image,x0,y0,x1,y1",
+                "a CSV file of boxes to evaluate by, whose first line is image,x0,y0,x1,y1; or a boxes.csv or "
+                "dataset.json that `wsol discover` found, as pseudo labels",
                 required=True,
                 evaluation=True,
                 along={"unboxed": "drop"},

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor
 from wsol_ext._files import is_results_folder
 from wsol_ext._names import printable, some
 from wsol_ext.data.base import LocalizationDataset, Transform
+from wsol_ext.data.box_tables import read_box_table
 from wsol_ext.data.finding import Found, find_images, is_image, no_image, passed_over, search
 from wsol_ext.data.splits import split_of
-from wsol_ext.data.tables import AnnotationError, Box, check_pixels, noted, read_csv
+from wsol_ext.data.tables import AnnotationError, Box, check_pixels, noted
 
 __all__ = ["FolderDataset", "ImageListDataset"]
 
 
 class FolderDataset(LocalizationDataset):
-    """Pictures in one folder a class, `root/CLASS/…/picture.jpg`, with their boxes in a CSV file if there are any.
+    """Pictures in one folder a class, `root/CLASS/…/picture.jpg`, with their boxes in a file if there are any.
 
     Classes are the folders of `root` in alphabetical order, pictures are found at any depth below, and in folders that
     are linked there; a file without a suffix is one if its content is. Names that start with a dot, other files, and
@@ -29,17 +30,18 @@ class FolderDataset(LocalizationDataset):
 
     The CSV file starts with the line `image,x0,y0,x1,y1`; a picture's name is its path below `root` with forward
     slashes, the box is in pixels of the picture as it is shown (turned by its EXIF orientation, as samples are), and a
-    picture with several objects has several lines.
+    picture with several objects has several lines. The `boxes.csv` and `dataset.json` of `wsol localize` and `wsol
+    discover` are read too, with a warning, and other COCO data sets.
 
     Args:
         root: the folder.
-        boxes: the CSV file, or None.
+        boxes: the CSV or JSON file, or None.
         transform: a function of a Pillow picture that gives a tensor; None: the uint8 pixels.
-        unboxed: with `boxes`, what becomes of pictures that the CSV file does not name: "error", or "drop" them with a
+        unboxed: with `boxes`, what becomes of pictures that the file has no box of: "error", or "drop" them with a
             warning that says how many.
 
     Raises:
-        FileNotFoundError: there is no such folder or CSV file.
+        FileNotFoundError: there is no such folder or file.
         AnnotationError: a malformed line, an unknown picture, a NaN or an inverted box, named by file and line; boxes
             that all lie between 0 and 1; a class folder without pictures, or named like a split (`Train`); pictures
             without a box where `unboxed` is "error".
@@ -175,14 +177,19 @@ def _class_folders(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[Box]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; it should be a CSV file of boxes")
+    """The boxes of the images that have some, by their names."""
     table: dict[str, list[Box]] = {}
-    for row in read_csv(path, ("image", "x0", "y0", "x1", "y1")):
-        name = PurePosixPath(row.fields[0]).as_posix()  # without a "./"
-        with noted("list" if name not in known else "box"):
-            if name not in known:
-                raise row.error(f"there is no image {row.fields[0]!r} below {root}")
-            table.setdefault(name, []).append(row.box(1))
+    boxes = read_box_table(path)
+    for row in boxes:
+        with noted():
+            if row.image not in known:
+                raise row.error(f"there is no image {row.image!r} below {root}")
+            if row.box is not None:
+                table.setdefault(row.image, []).append(row.box)
     check_pixels(path, chain.from_iterable(table.values()))
+    if boxes.is_found:
+        warnings.warn(
+            f"{printable(path)}: a program found these boxes: numbers say how far it is agreed with, not what is right",
+            stacklevel=3,
+        )
     return table

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wsol_ext._names import on_first_use
 
 if TYPE_CHECKING:
+    from wsol_ext.evaluation.found import evaluate_found
     from wsol_ext.evaluation.gallery import Example
     from wsol_ext.evaluation.loop import MapFunction, evaluate
     from wsol_ext.evaluation.maps import evaluate_map_files, evaluate_maps
@@ -22,6 +23,7 @@ __all__ = [
     "Protocol",
     "ProtocolResult",
     "evaluate",
+    "evaluate_found",
     "evaluate_map_files",
     "evaluate_maps",
     "register_protocol",
@@ -31,6 +33,7 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
+        "found": ["evaluate_found"],
         "gallery": ["Example"],
         "loop": ["MapFunction", "evaluate"],
         "maps": ["evaluate_map_files", "evaluate_maps"],

@@ -130,4 +130,4 @@ class Measures:
 def _baseline(batch: Batch) -> Batch:
     """The same images under a centred Gaussian."""
     maps = center_map(EVALUATED, EVALUATED).to(batch.maps.device).expand(len(batch.labels), -1, -1)
-    return replace(batch, maps=maps, logits=None)
+    return replace(batch, maps=maps, logits=None, found=None)

@@ -1,6 +1,7 @@
 """The published evaluation protocols: torchmetrics classes over pure functions, and the protocols by name."""
 
 from wsol_ext.metrics.components import Components, map_components
+from wsol_ext.metrics.corloc import CorLoc
 from wsol_ext.metrics.ground_truth import pad_boxes
 from wsol_ext.metrics.map_thresholds import MAP_THRESHOLDS, mean_thresholds, otsu_thresholds
 from wsol_ext.metrics.maps import center_map, normalize_maps, resize_maps, to_score_maps
@@ -54,6 +55,7 @@ __all__ = [
     "Batch",
     "BoxAccCurve",
     "Components",
+    "CorLoc",
     "Curve",
     "LocalizationAccuracy",
     "MaxBoxAcc",

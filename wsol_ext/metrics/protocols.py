@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsol_ext.metrics.corloc import CorLoc
 from wsol_ext.metrics.maps import to_score_maps
 from wsol_ext.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2
 from wsol_ext.metrics.pxap import PxAP
@@ -19,10 +20,11 @@ from wsol_ext.metrics.registry import (
     scale_boxes,
 )
 from wsol_ext.metrics.sat import SatLocalizationAccuracy
-from wsol_ext.metrics.toploc import LocalizationAccuracy
+from wsol_ext.metrics.toploc import LocalizationAccuracy, single_boxes
 
 __all__ = [
     "CANDIDATES",
+    "CorLocProtocol",
     "MaxBoxAccProtocol",
     "MaxBoxAccV2Protocol",
     "PixelPrecision",
@@ -38,7 +40,7 @@ _LOCALIZATION_LABELS: Mapping[str, str] = {
     "gt_known": "GT-known localization",
 }
 CANDIDATES = tuple(k / 20 for k in range(1, 20))
-"""The thresholds, 0.05 to 0.95, that the best one for `toploc` is chosen from."""
+"""The thresholds, 0.05 to 0.95, that the best one for `toploc` and `corloc` is chosen from."""
 
 
 class _BoxAccuracy(Protocol):
@@ -222,6 +224,50 @@ class PixelPrecision(Protocol):
     def compute(self) -> dict[str, float]:
         """The average precision."""
         return {"pxap": float(self.metric.compute())}
+
+
+@register_protocol("corloc")
+class CorLocProtocol(Protocol):
+    """`corloc`: one box an image at IoU 0.5, in pixels of the image: the source's own, or its map's largest contour's.
+
+    Args:
+        threshold: as of `toploc`; boxes that are given have none.
+    """
+
+    metric: CorLoc
+    takes_boxes = True
+    headlines = ("corloc",)
+    labels: ClassVar[Mapping[str, str]] = {"corloc": "CorLoc"}
+
+    def __init__(self, threshold: float | str) -> None:
+        self.chosen, self.cuts_maps = threshold == "best", True
+        super().__init__(CorLoc(CANDIDATES if self.chosen else [float(threshold)]))
+
+    def settings(self) -> dict[str, Any]:
+        """The threshold, and where it comes from."""
+        if not self.cuts_maps:
+            return {}
+        threshold = {"threshold": float(self.metric.best_threshold())}
+        return {**threshold, "chosen": "on the evaluated images"} if self.chosen else threshold
+
+    def update(self, batch: Batch) -> None:
+        """The best box of each image against its true ones."""
+        if batch.found is not None:
+            self.cuts_maps = False
+            none = torch.zeros(1, 4, dtype=torch.float64)
+            firsts = [torch.cat([boxes.double(), none])[0] for boxes in batch.found]
+            self.metric.update(torch.stack(firsts).to(self.metric.device), batch.boxes)
+            return
+        # One map for all images, an expanded tensor, is upsampled and cut once.
+        maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
+        score_maps = to_score_maps(maps.float(), EVALUATED, "bilinear")
+        cut = torch.stack([single_boxes(score_maps, at) for at in self.metric.thresholds], dim=1)
+        sides = batch.sizes.to(cut.device, torch.float64).repeat(1, 2)[:, None]
+        self.metric.update(cut * sides / EVALUATED, batch.boxes)
+
+    def compute(self) -> dict[str, float]:
+        """The share."""
+        return {name: float(share) for name, share in self.metric.compute().items()}
 
 
 def _limited(boxes: Tensor, size: int) -> Tensor:

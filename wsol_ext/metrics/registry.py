@@ -42,6 +42,8 @@ class Batch:
         boxes: for each image (G, 4), pixels of the original; on the CPU, whatever the rest is on.
         sizes: (B, 2), the originals' width and height; likewise.
         masks: (B, h, w) uint8 where the data has masks.
+        found: for each image (N, 4), the best first, in pixels of the original, of a source that gives boxes in place
+            of maps; on the CPU.
     """
 
     maps: Tensor
@@ -50,6 +52,7 @@ class Batch:
     boxes: list[Tensor]
     sizes: Tensor
     masks: Tensor | None
+    found: list[Tensor] | None = None
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Protocol:
         name: what `register_protocol` called it.
         needs: what the data must have.
         view: what of each picture it looks at.
+        takes_boxes: whether it counts boxes that a source gives in place of maps, `Batch.found`.
         headlines: the numbers that stand for it where there is room for few.
         labels: numbers' names for people; a number without one is called by its own.
         columns: the numbers in a table of several runs, and their titles there; by default the headlines.
@@ -81,6 +85,7 @@ class Protocol:
     name: ClassVar[str]
     needs: ClassVar[Literal["boxes", "masks"]] = "boxes"
     view: ClassVar[View] = "whole"
+    takes_boxes: ClassVar[bool] = False
     headlines: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[Mapping[str, str]] = {}
     columns: ClassVar[Mapping[str, str]]
