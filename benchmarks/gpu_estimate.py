@@ -693,7 +693,6 @@ def _box_iou(out: Tensor, a: Tensor, b: Tensor, inclusive: bool = True) -> list[
 # last iteration, and small pieces to be gone after the first round.
 
 
-TABLES = 2 * (constants["slic_levels"] + (1 << constants["slic_light_bits"]))  # bytes, of colours
 CANDIDATES = (
     4  # centres in reach of a pixel: those no further than their spacing in either direction
 )
@@ -709,14 +708,17 @@ def _slic(
     max_num_iter: int,
     enforce_connectivity: bool,
     check_values: bool = True,
+    *_: object,
 ) -> list[Launch]:
+    """Of plain sRGB."""
     batch, _, height, width = images.shape
     grid = slic_grid(height, width, n_segments, compactness)
     pixels, centres = out.numel(), batch * grid.rows * grid.columns
     checks = ["aminmax", "stack", "item"] * (check_values and images.is_floating_point())
     sums = 2 * 48 * centres
+    tables = 2 * (256 if images.dtype == torch.uint8 else constants["slic_levels"])
     clusters = [
-        _moves("slic_clusters.cu:start_kernel", _size(images), TABLES, 12 * pixels, sums),
+        _moves("slic_clusters.cu:start_kernel", _size(images), tables, 12 * pixels, sums),
         _moves("slic_clusters.cu:centres_kernel", sums, 16 * centres, times=max_num_iter),
         _moves(
             "slic_clusters.cu:assign_kernel",
@@ -737,10 +739,9 @@ def _slic(
     smallest = out[0].numel() / (2 * centres / batch)
     rounds = max(0, math.ceil(math.log2(smallest))) if smallest > 0 else 0
     pieces = [
-        _moves("connected_pieces.cu:start_kernel", 8 * pixels),
-        _moves("connected_pieces.cu:unite_pixels_kernel", 4 * pixels),
-        _moves("connected_pieces.cu:flatten_kernel", 12 * pixels),
-        _moves("connected_pieces.cu:measure_kernel", 20 * pixels),
+        _moves("connected_pieces.cu:start_kernel", 12 * pixels),
+        _moves("connected_pieces.cu:unite_tiles_kernel", pixels),
+        _moves("connected_pieces.cu:measure_kernel", 28 * pixels),
         *_of_round("choose_kernel", 4 * pixels, rounds),
         *_of_round("unite_pieces_kernel", 4 * pixels, rounds),
         *_of_round("gather_kernel", 4 * pixels, rounds),

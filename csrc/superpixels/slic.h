@@ -17,6 +17,8 @@
 // 5. Labels become consecutive: in the order of the first pixels with `connect`, else of centres.
 #pragma once
 
+#include <cmath>
+
 #include "core/host_device.h"
 #include "core/tensor_view.h"
 
@@ -25,7 +27,7 @@ namespace wsol {
 struct Slic {
   TensorView images;  // (B, 3, h, w) uint8 or floating: sRGB; (B, C, h, w) int16: channels; rows contiguous
   TensorView labels;  // (B, h, w) int32, contiguous: the result
-  TensorView linear;  // (4081,) int16: linear light of an sRGB level, in 1/16384
+  TensorView linear;  // (4081,) int16: linear light of an sRGB level, in 1/16384; of bytes (256,)
   TensorView root;    // (16385,) int16: CIELAB's f of a tristimulus value over white's, in 1/16384
   TensorView start;   // (B, h, w) int32, contiguous, or none: the labels to start with, -1 outside
   TensorView scales;  // (B, 3) int64, contiguous, with `start`: each image's reach, weight, pixels
@@ -61,7 +63,6 @@ inline int64_t layers_of(const Slic& args) { return (args.images.size(1) + kLaye
 constexpr int32_t kNowhere = -0x7fffffff - 1;  // a coordinate that no window reaches
 
 constexpr int kPlaceUnit = 16, kWeightBits = 20;
-constexpr int kLevelsOfByte = 16;  // levels of linear[] that one step of an 8-bit value is
 constexpr int kLevels = 16 * 255;  // a floating value's level is nearest(value * kLevels)
 constexpr int kLightBits = 14, kColourUnit = 32;
 
@@ -88,11 +89,18 @@ WSOL_HOST_DEVICE inline Colour colour_of(int32_t x, int32_t y, int32_t z) {
           (200 * (y - z) * kColourUnit + kHalf) >> kLightBits};
 }
 
-// The colour of linear red, green and blue.
-WSOL_HOST_DEVICE inline Colour lab_of(int32_t red, int32_t green, int32_t blue,
-                                      const int16_t* root) {
-  const Tristimulus value = tristimulus_of(red, green, blue);
-  return colour_of(root[value.x], root[value.y], root[value.z]);
+// root[value], computed: nearest(16384 f(value / 16384)).
+WSOL_HOST_DEVICE inline int32_t root_of(int32_t value) {
+  constexpr int32_t kLinear = 145;  // (6 / 29)^3, below which 841 / 108 value + 4 / 29 is f
+  if (value <= kLinear) return (2 * (24389 * value + (432 << kLightBits)) + 3132) / 6264;
+  // 2^(28 / 3) times the cube root, which may lie beside the nearest.
+  auto near = static_cast<int64_t>(cbrtf(static_cast<float>(value)) * 645.0796f + 0.5f);
+  const auto is_below = [&](int64_t twice) {
+    return twice * twice * twice < int64_t{value} << (2 * kLightBits + 3);
+  };
+  if (!is_below(2 * near - 1)) --near;
+  if (is_below(2 * near + 1)) ++near;
+  return static_cast<int32_t>(near);
 }
 
 // What a pixel's offset from a centre along one axis, in 1/16 pixel, adds to their distance.

@@ -155,11 +155,7 @@ template <typename T>
 class ColourReader {
  public:
   explicit ColourReader(const Slic& args)
-      : root_(args.root.as<int16_t>()), linear_(args.linear.as<int16_t>()) {
-    for (int i = 0; i < 256; ++i) linear_of_byte_[i] = linear_[i * slic::kLevelsOfByte];
-    if (std::is_same_v<T, uint8_t>) linear_ = linear_of_byte_;
-  }
-  ColourReader(const ColourReader&) = delete;
+      : root_(args.root.as<int16_t>()), linear_(args.linear.as<int16_t>()) {}
 
   void read(const T* pixels, int64_t channel_stride, int64_t width, int colour_bits,
             RowBuffers& row) const {
@@ -178,7 +174,6 @@ class ColourReader {
 
  private:
   const int16_t *root_, *linear_;
-  int16_t linear_of_byte_[256];
 };
 
 // The channels of a layer as they are, of one row.

@@ -62,8 +62,8 @@ def slic(
     largest value over all channels, as scikit-image does. A `compactness` near 0.1 suits them.
 
     With a `mask`, S^2 is an image's masked pixels by n_segments, and centres start as the means of n_segments cells of
-    equal size: bands of height S, each passed in the other direction than the one before, are cut into them. `centres`
-    are given otherwise: each pixel starts with the nearest. Such centres lie on no grid, and see pixels up to 1.5 S away.
+    equal size: bands of height S, each passed in the other direction than the one before, are cut into them. With
+    `centres`, each pixel starts with the nearest. Such centres lie on no grid, and see pixels up to 1.5 S away.
 
     Args:
         images: (B, 3, h, w) uint8, or floating in [0, 1], sRGB; or (B, C, h, w) integer or floating channels.
@@ -72,16 +72,16 @@ def slic(
             colours no longer matter.
         max_num_iter: rounds of k-means, at least 1; it ends earlier when no label changes.
         enforce_connectivity: make every segment one 4-connected piece.
-        mask: (B, h, w) or (h, w) bool, or numbers that are 0 or 1: which pixels to segment. No segment has others, which
-            may have any values.
+        mask: (B, h, w) or (h, w) bool, or numbers that are 0 or 1: which pixels to segment. The values of
+            others do not matter.
         centres: (B, K, 2) or (K, 2), where centres start: y and x in pixels, integer or floating, rounded to 1/16.
             K takes the place of n_segments.
         slic_zero: SLICO, which adapts compactness: a segment's colour^2 counts by the largest that its pixels have had,
             at least compactness^2, in units of which place^2 counts by S^2.
         convert2lab: whether images are sRGB; by default those of three channels are.
         start_label: the first label, 0 or 1.
-        check_values: whether NaN, or values outside [0, 1] by more than half of 1/255, are an error; of channels NaN and
-            infinity are. On CUDA that waits for the device. What is no error is clipped, NaN counts as 0.
+        check_values: whether NaN, or values outside [0, 1] by more than half of 1/255, are an error; of channels and
+            centres, NaN and infinity. On CUDA that waits for the device. What is no error is clipped, NaN counts as 0.
 
     Returns:
         (B, h, w) int32, labels consecutive within each image from start_label on, and start_label - 1 outside of the
@@ -89,8 +89,8 @@ def slic(
 
     Raises:
         TypeError: images, mask or centres of another dtype, or another argument that is no such number.
-        ValueError: images, mask or centres of another shape or with values out of range, or another argument outside its
-            range.
+        ValueError: images, mask or centres of another shape or with values out of range, or another argument outside
+            its range.
 
     Example:
         >>> image = torch.zeros(1, 3, 4, 6)
@@ -218,9 +218,9 @@ def slic_grid(
 
 
 @lru_cache(maxsize=8)
-def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Linear light of each sRGB level (4,081), and CIELAB's f of each tristimulus value (16,385), both int16."""
-    level = torch.arange(_LEVELS + 1, dtype=torch.float64) / _LEVELS
+def _tables(device: torch.device, of_bytes: bool = False) -> tuple[Tensor, Tensor]:
+    """Linear light of sRGB levels (4,081) or bytes (256), and CIELAB's f of tristimulus values (16,385), all int16."""
+    level = torch.arange(0, _LEVELS + 1, 16 if of_bytes else 1, dtype=torch.float64) / _LEVELS
     linear = torch.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
     value = torch.arange(_LIGHT + 1, dtype=torch.float64) / _LIGHT
     root = torch.where(value > (6 / 29) ** 3, value.pow(1 / 3), value * (29 / 6) ** 2 / 3 + 4 / 29)
@@ -276,9 +276,7 @@ def _begin(
         least_contrast = max(1, round(min((compactness * unit) ** 2, 4 * _COLOUR_SQUARE)))
     if mask is None and centres is None:
         grid = slic_grid(height, width, n_segments, compactness, unit)
-        return _Beginning(
-            images, unit, grid.rows * grid.columns, grid, None, None, least_contrast
-        )
+        return _Beginning(images, unit, grid.rows * grid.columns, grid, None, None, least_contrast)
     area = (
         torch.full((batch,), height * width, device=images.device)
         if mask is None
@@ -333,7 +331,7 @@ def _cells(mask: Tensor, area: Tensor, n_segments: int) -> Tensor:
     There are as many as segments, or as pixels. Bands of rows are as high as a segment, and each is passed column by
     column in the other direction than the one before: whole columns make a cell, up to its share of the pixels.
     """
-    _, height, width = mask.shape
+    height = mask.size(1)
     pixels = area.clamp(min=1)
     count = pixels.clamp(max=n_segments)
     thickness = (pixels / count).sqrt().round().long()
@@ -371,9 +369,7 @@ def _nearest_places(centres: Tensor, height: int, width: int, check_values: bool
     return torch.cat(labels).view(-1, height, width).int()
 
 
-def _scales(
-    area: Tensor, n_segments: int, compactness: float, unit: int, longest: int
-) -> Tensor:
+def _scales(area: Tensor, n_segments: int, compactness: float, unit: int, longest: int) -> Tensor:
     """(B, 3) int64 of images with `area` (B,) pixels: reach and weight, as in `slic_grid`, and the pixels."""
     pixels = area.clamp(min=1)
     spacing = (pixels / pixels.clamp(max=n_segments)).sqrt()
@@ -401,17 +397,15 @@ def _kernel(
     labels = images.new_empty((batch, height, width), dtype=torch.int32)
     if labels.numel() == 0:
         return labels
-    begin = _begin(
-        images, n_segments, compactness, mask, centres, slic_zero, is_rgb, check_values
-    )
+    begin = _begin(images, n_segments, compactness, mask, centres, slic_zero, is_rgb, check_values)
     planes, device = backend.rows_contiguous(begin.planes), images.device
     layers = -(-planes.size(1) // 3)
     backend.run(
         "slic",
         planes,
         labels,
-        *_tables(device),
-        begin.start,
+        *_tables(device, planes.dtype == torch.uint8),
+        None if begin.start is None else begin.start.contiguous(),
         begin.scales,
         backend.scratch("slic", batch, height, width, begin.centres, layers, device=device),
         *begin.grid,

@@ -17,7 +17,13 @@ from ops.cases.boxes import (
 from ops.cases.diffusion import SPATIAL_DIFFUSION, SPATIAL_DIFFUSION_BY_A_NUMBER
 from ops.cases.graphs import NORMALIZED_CUT
 from ops.cases.reattention import MASKED_REATTENTION
-from ops.cases.superpixels import SEGMENT_MEAN, SEGMENT_MODE, SEGMENT_MODE_OF_FLAT_IMAGES, SLIC
+from ops.cases.superpixels import (
+    SEGMENT_MEAN,
+    SEGMENT_MODE,
+    SEGMENT_MODE_OF_FLAT_IMAGES,
+    SLIC,
+    SLIC_OF_CHANNELS,
+)
 from ops.cases.token_masks import ADAPTIVE_TOKEN_MASK, MASKED_SOFTMAX
 
 CASES = (
@@ -32,6 +38,7 @@ CASES = (
     SPATIAL_DIFFUSION_BY_A_NUMBER,
     NORMALIZED_CUT,
     SLIC,
+    SLIC_OF_CHANNELS,
     SEGMENT_MEAN,
     SEGMENT_MODE,
     SEGMENT_MODE_OF_FLAT_IMAGES,
