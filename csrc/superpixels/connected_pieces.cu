@@ -16,73 +16,48 @@ namespace wsol::cuda::superpixels {
 namespace {
 
 constexpr Word kNoChoice = ~Word{0};
-constexpr int kPatchRows = 8;
+constexpr int kPatchRows = 8;  // that a warp looks for neighbours in
 constexpr int kTile = 32;      // rows and columns
 constexpr int kBlocks = 4096;  // of a launch, about: more, and each would have too little to do
 
 // The image of a block; as many blocks have each.
 struct Image {
-  int width, height, pixels;
-  int layers;
+  const SlicWork& work;
   unsigned blocks, block;
-  int64_t centres, inside;  // pixels of the mask
-  int64_t layer_pixels;     // of all images
-  int *labels, *sizes, *roots, *joined;
-  Word *words, *colour_sums;
+  int64_t image;
+  int least;  // pixels of a piece that is not small: it has half the mean
 
-  __device__ explicit Image(const SlicWork& work)
-      : width(work.width),
-        height(work.height),
-        pixels(work.pixels),
-        layers(work.layers),
-        centres(work.centres),
-        layer_pixels(work.batch * work.pixels) {
+  __device__ explicit Image(const SlicWork& given) : work(given) {
     blocks = gridDim.x / static_cast<unsigned>(work.batch);
     block = blockIdx.x % blocks;
-    const int64_t image = blockIdx.x / blocks;
-    inside = scale_of(work, image).pixels;
-    labels = work.labels + image * pixels;
-    sizes = work.sizes + image * pixels;
-    roots = work.roots + image * pixels;
-    joined = work.joined + image;
-    words = work.words + image * pixels;
-    colour_sums = work.colour_sums + image * pixels * kColourFields;
+    image = blockIdx.x / blocks;
+    const int64_t twice = 2 * int64_t{work.centres};
+    least = static_cast<int>((scale_of(work, image).pixels + twice - 1) / twice);
+  }
+
+  // Where they are is found anew each time, as pointers would take registers.
+  __device__ int* sizes() const { return work.sizes + image * work.pixels; }
+  __device__ int* roots() const { return work.roots + image * work.pixels; }
+  __device__ int* joined() const { return work.joined + image; }
+  __device__ Word* words(int layer = 0) const {
+    return work.words + (layer * work.batch + image) * work.pixels;
+  }
+  __device__ Word* sums_of(int root, int layer) const {
+    const int64_t pixel = (layer * work.batch + image) * work.pixels + root;
+    return work.colour_sums + pixel * kColourFields;
   }
 
   // Calls visit(p, inside) for the pixels, a whole warp at a time; `inside` is false for lanes
   // beyond the last pixel.
   template <typename Visit>
   __device__ void for_each_pixel(const Visit& visit) const {
-    const unsigned lane = threadIdx.x % kWarpSize, end = pixels;
+    const unsigned lane = threadIdx.x % kWarpSize, end = work.pixels;
     for (unsigned p = block * kThreads + threadIdx.x; p - lane < end; p += blocks * kThreads) {
       visit(static_cast<int>(p), p < end);
     }
   }
 
-  // Calls visit(x, y) for each patch of kPatchRows rows of 32 columns, warp by warp.
-  template <typename Visit>
-  __device__ void for_each_patch(const Visit& visit) const {
-    const unsigned across = (width - 1) / kWarpSize + 1, down = (height - 1) / kPatchRows + 1;
-    const unsigned warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-    for (unsigned i = block * kWarps + warp; i < across * down; i += blocks * kWarps) {
-      visit(static_cast<int>(i % across * kWarpSize + lane),
-            static_cast<int>(i / across * kPatchRows));
-    }
-  }
-
-  __device__ bool is_small(int size) const { return 2 * centres * size < inside; }
-
-  __device__ Word* sums_of(int root, int layer) const {
-    return colour_sums + (layer * layer_pixels + root) * kColourFields;
-  }
-
-  __device__ slic::Colour mean_of(int root, int layer, int size) const {
-    const Word* sums = sums_of(root, layer);
-    const auto mean = [&](int field) {
-      return slic::rounded_mean(static_cast<int64_t>(sums[field]), size);
-    };
-    return {mean(0), mean(1), mean(2)};
-  }
+  __device__ bool is_small(int size) const { return size < least; }
 };
 
 // A tile: of a block, or of a warp.
@@ -168,21 +143,21 @@ __global__ void __launch_bounds__(kThreads) unite_tiles_kernel(SlicWork work, in
 __global__ void __launch_bounds__(kThreads) measure_kernel(SlicWork work) {
   const Image image(work);
   image.for_each_pixel([&](int p, bool inside) {
-    int own = inside ? image.roots[p] : -1;
+    int own = inside ? image.roots()[p] : -1;
     if (own >= 0) {
-      const int root = find_root(image.roots, own);
-      if (root != own) image.roots[p] = root;
+      const int root = find_root(image.roots(), own);
+      if (root != own) image.roots()[p] = root;
       own = root;
     }
-    for (int layer = 0; layer < image.layers; ++layer) {
+    for (int layer = 0; layer < work.layers; ++layer) {
       int root[1] = {own}, values[1][kColourFields + 1] = {};
       if (own >= 0) {
-        const slic::Colour colour = unpacked(image.words[layer * image.layer_pixels + p]);
+        const slic::Colour colour = unpacked(image.words(layer)[p]);
         values[0][0] = colour.lightness;
         values[0][1] = colour.a;
         values[0][2] = colour.b;
         values[0][3] = 1;
-        if (layer == 0) image.words[p] = kNoChoice;
+        if (layer == 0) image.words()[p] = kNoChoice;
       }
       sum_by_label(root, values, [&](int to, const int (&sums)[kColourFields + 1]) {
         const int lane = threadIdx.x % kWarpSize;
@@ -192,101 +167,129 @@ __global__ void __launch_bounds__(kThreads) measure_kernel(SlicWork work) {
         if (lane < kColourFields) {
           atomicAdd(&image.sums_of(to, layer)[lane], static_cast<Word>(int64_t{sum}));
         }
-        if (lane == kColourFields && layer == 0) atomicAdd(&image.sizes[to], sums[kColourFields]);
+        if (lane == kColourFields && layer == 0) atomicAdd(&image.sizes()[to], sums[kColourFields]);
       });
     }
   });
 }
 
+// slic::rounded_mean of a colour, which is small enough for float32 to be one off at most: a
+// division of 64 bits would take registers.
+__device__ int mean_colour(Word sum, int size) {
+  const int64_t numerator = 2 * static_cast<int64_t>(sum) + size, denominator = 2 * int64_t{size};
+  const int near =
+      static_cast<int>(floorf(static_cast<float>(numerator) / static_cast<float>(denominator)));
+  const int64_t rest = numerator - near * denominator;
+  return rest < 0 ? near - 1 : rest >= denominator ? near + 1 : near;
+}
+
 // Offers each of two neighbours to the other where that is small. Whether any was.
 __device__ bool offer(const Image& image, int one, int other) {
-  const int size = image.sizes[one], other_size = image.sizes[other];
+  const int size = image.sizes()[one], other_size = image.sizes()[other];
   const bool one_is_small = image.is_small(size), other_is_small = image.is_small(other_size);
   if (!one_is_small && !other_is_small) return false;
   Word contrast = 0;
-  for (int layer = 0; layer < image.layers; ++layer) {
-    const slic::Colour a = image.mean_of(one, layer, size);
-    const slic::Colour b = image.mean_of(other, layer, other_size);
-    const int lightness = a.lightness - b.lightness, da = a.a - b.a, db = a.b - b.b;
-    contrast += static_cast<Word>(lightness * lightness + da * da + db * db);
+  for (int layer = 0; layer < image.work.layers; ++layer) {
+    const Word *sums = image.sums_of(one, layer), *other_sums = image.sums_of(other, layer);
+#pragma unroll 1  // more would take registers
+    for (int f = 0; f < kColourFields; ++f) {
+      const int difference = mean_colour(sums[f], size) - mean_colour(other_sums[f], other_size);
+      contrast += static_cast<Word>(difference * difference);
+    }
   }
   const auto choose = [&](int piece, int neighbour) {
     const Word choice = contrast << 32 | static_cast<unsigned>(neighbour);
     // Most borders come late, and an atomic that changes nothing is dear.
-    const volatile Word* best = &image.words[piece];
-    if (choice < *best) atomicMin(&image.words[piece], choice);
+    const volatile Word* best = &image.words()[piece];
+    if (choice < *best) atomicMin(&image.words()[piece], choice);
   };
   if (one_is_small) choose(one, other);
   if (other_is_small) choose(other, one);
   return true;
 }
 
+// Pairs of pieces that a block met, by their hashes: most borders go on for some pixels.
+struct ChooseShared {
+  static constexpr int kPairs = 512;
+  Word pairs[kPairs];
+
+  __device__ bool met(int one, int other) {
+    const auto low = static_cast<unsigned>(min(one, other)),
+               high = static_cast<unsigned>(max(one, other));
+    const Word pair = Word{high} << 32 | low;  // never 0, as both differ
+    const unsigned place = (high * 0x9e3779b1u ^ low * 0x85ebca6bu) >> 23;
+    return atomicExch(&pairs[place], pair) == pair;
+  }
+};
+static_assert(ChooseShared::kPairs == 1 << (32 - 23));
+
 __global__ void __launch_bounds__(kThreads) choose_kernel(SlicWork work, int round) {
+  auto& shared = *reinterpret_cast<ChooseShared*>(dynamic_shared());
   const Image image(work);
   // Blocks of this round write to it too, but only where all of them go on.
-  if (*image.joined < round - 1) return;
+  if (*image.joined() < round - 1) return;
+  for (int i = threadIdx.x; i < ChooseShared::kPairs; i += kThreads) shared.pairs[i] = 0;
+  __syncthreads();
+  const unsigned across = (work.width - 1) / kWarpSize + 1;
+  const unsigned patch = image.block * kWarps + threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
+  const int x = static_cast<int>(patch % across * kWarpSize + lane);
+  const int y = static_cast<int>(patch / across * kPatchRows);
+  const int end = min(y + kPatchRows, work.height);  // before y where there is no such patch
   bool found = false;
-  image.for_each_patch([&](int x, int y) {
-    const bool has_column = x < image.width;
-    const int end = min(y + kPatchRows, image.height);
-    int named = -1, root = -1;  // of the row before
-    int right_of = -1, right = -1;  // the last that were offered each other side by side
-    for (int row = y - 1; row < end; ++row) {
-      const int above = root;
-      if (row >= 0) {
-        const int own = has_column ? image.roots[row * image.width + x] : -1;
-        if (own != named) root = own < 0 ? -1 : find_root(image.roots, own);
-        named = own;
-        if (row >= y && root != own) image.roots[row * image.width + x] = root;
-      }
-      if (row < y) continue;
-      // Borders go on: those of the lane or the row before are not offered again.
-      const int root_before = __shfl_up_sync(kFullWarp, root, 1);
-      const int above_before = __shfl_up_sync(kFullWarp, above, 1);
-      const bool goes_on = lane > 0 && root_before == root && above_before == above;
-      if (root >= 0 && above >= 0 && root != above && !goes_on) {
-        found |= offer(image, root, above);
-      }
-      int left = root_before;
-      if (lane == 0) {
-        left = has_column && x > 0 ? image.roots[row * image.width + x - 1] : -1;
-        if (left >= 0) left = find_root(image.roots, left);
-      }
-      if (root >= 0 && left >= 0 && root != left && !(root == right_of && left == right)) {
-        found |= offer(image, root, left);
-      }
-      right_of = root, right = left;
+  int named = -1, root = -1;  // of the row before
+#pragma unroll 1  // more would take registers
+  for (int row = max(y - 1, 0); row < end; ++row) {
+    const int above = root;
+    int* own = image.roots() + row * work.width + x;
+    const int named_here = x < work.width ? *own : -1;
+    if (named_here != named) {
+      // Before the first round, roots are no one else's.
+      root = named_here < 0 || round == 1 ? named_here : find_root(image.roots(), named_here);
     }
-  });
-  if (found) *image.joined = round;
+    named = named_here;
+    if (row < y) continue;
+    if (root != named) *own = root;
+    int left = __shfl_up_sync(kFullWarp, root, 1);
+    if (lane == 0) {
+      left = x > 0 && x < work.width ? own[-1] : -1;
+      if (left >= 0) left = find_root(image.roots(), left);
+    }
+#pragma unroll 1  // one copy of `offer`
+    for (int side = 0; side < 2; ++side) {
+      const int other = side == 0 ? above : left;
+      if (root < 0 || other < 0 || root == other || shared.met(root, other)) continue;
+      found |= offer(image, root, other);
+    }
+  }
+  if (found) *image.joined() = round;
 }
 
 // A pixel has a size where it was a root before this round.
 __global__ void __launch_bounds__(kThreads) unite_pieces_kernel(SlicWork work, int round) {
   const Image image(work);
-  if (*image.joined < round) return;
+  if (*image.joined() < round) return;
   image.for_each_pixel([&](int p, bool inside) {
-    const int size = inside ? image.sizes[p] : 0;
+    const int size = inside ? image.sizes()[p] : 0;
     if (size == 0 || !image.is_small(size)) return;
-    const Word choice = image.words[p];
-    if (choice != kNoChoice) unite(image.roots, p, static_cast<int>(choice & 0xffffffffu));
+    const Word choice = image.words()[p];
+    if (choice != kNoChoice) unite(image.roots(), p, static_cast<int>(choice & 0xffffffffu));
   });
 }
 
 __global__ void __launch_bounds__(kThreads) gather_kernel(SlicWork work, int round) {
   const Image image(work);
-  if (*image.joined < round) return;
+  if (*image.joined() < round) return;
   image.for_each_pixel([&](int p, bool inside) {
-    const int size = inside ? image.sizes[p] : 0;
+    const int size = inside ? image.sizes()[p] : 0;
     if (size == 0) return;
-    image.words[p] = kNoChoice;
-    const int root = find_root(image.roots, p);
+    image.words()[p] = kNoChoice;
+    const int root = find_root(image.roots(), p);
     if (root == p) return;
-    image.roots[p] = root;
-    image.sizes[p] = 0;
-    atomicAdd(&image.sizes[root], size);
-    for (int layer = 0; layer < image.layers; ++layer) {
+    image.roots()[p] = root;
+    image.sizes()[p] = 0;
+    atomicAdd(&image.sizes()[root], size);
+    for (int layer = 0; layer < work.layers; ++layer) {
       for (int f = 0; f < kColourFields; ++f) {
         atomicAdd(&image.sums_of(root, layer)[f], image.sums_of(p, layer)[f]);
       }
@@ -306,10 +309,13 @@ void join_pieces(const SlicWork& work, Stream stream) {
          work);
   launch(kName, unite_tiles_kernel, blocks_for(tiles, kWarps), kThreads, 0, stream, work, tiles);
   launch(kName, measure_kernel, grid, kThreads, 0, stream, work);
+  const int64_t patches =
+      ((work.width - 1) / kWarpSize + 1) * int64_t{blocks_for(work.height, kPatchRows)};
+  const auto patch_grid = static_cast<unsigned>(blocks_for(patches, kWarps) * work.batch);
   // After a round, small pieces have at least twice the size `least` of before.
   int round = 1;
   for (int64_t least = 1; 2 * least * work.centres < work.pixels; least *= 2, ++round) {
-    launch(kName, choose_kernel, grid, kThreads, 0, stream, work, round);
+    launch(kName, choose_kernel, patch_grid, kThreads, sizeof(ChooseShared), stream, work, round);
     launch(kName, unite_pieces_kernel, grid, kThreads, 0, stream, work, round);
     launch(kName, gather_kernel, grid, kThreads, 0, stream, work, round);
   }

@@ -29,7 +29,7 @@ struct Candidate {
 
 struct Tile {
   const TiledImage* image;
-  int64_t pixel;     // the first, in the image's layers
+  int64_t pixel;  // the first, in the image's layers
   int32_t* labels;
   int64_t y, x;      // of its first pixel
   int64_t rows;      // of them in the image
@@ -186,8 +186,8 @@ NearestCentres::NearestCentres(const slic::Scale& scale, bool adapts)
     return int64_t{slic::place_term((2 * reach + 1) * slic::kPlaceUnit / 2, scale.weight)};
   };
   const int64_t place = most(reach_y_) + most(reach_x_);
-  // Scores start at -kColourSquare, or 0 in SLICO, stay below 3 * kColourSquare + place in a window,
-  // and with one or two terms of 4 * kColourSquare + place do not.
+  // Scores start at -kColourSquare, or 0 in SLICO, stay below 3 * kColourSquare + place in a
+  // window, and with one or two terms of 4 * kColourSquare + place do not.
   const int64_t beyond = 4 * kColourSquare + place;
   const bool fits = 12 * kColourSquare + 3 * place <= int64_t{1} << (32 - kMostIndexBits);
   index_bits_ = fits && !adapts ? kMostIndexBits : 0;
@@ -212,8 +212,8 @@ void NearestCentres::prepare(const TiledImage& image, const std::vector<Centre>&
     int64_t square = 0;
     for (size_t layer = 0; layer < layers; ++layer) {
       const slic::Colour& colour = centres[layer * labels + i].colour;
-      square += int64_t{colour.lightness} * colour.lightness + colour.a * colour.a +
-                colour.b * colour.b;
+      square +=
+          int64_t{colour.lightness} * colour.lightness + colour.a * colour.a + colour.b * colour.b;
       if (layer > 0) more_[i * (layers - 1) + layer - 1] = pairs_of(colour);
     }
     const Pairs pairs = pairs_of(centres[i].colour);

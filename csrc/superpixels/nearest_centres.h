@@ -73,7 +73,7 @@ class NearestCentres {
   int32_t furthest_;  // what the best candidate has to stay below
   PlaceTerms across_, along_;
   std::vector<Seen> seen_;
-  std::vector<Pairs> more_;  // (labels, layers - 1): the colours of the other layers
+  std::vector<Pairs> more_;             // (labels, layers - 1): the colours of the other layers
   std::vector<int64_t> strip_starts_;   // into strip_centres_, one more than strips
   std::vector<int32_t> strip_centres_;  // ascending within a strip
 };

@@ -36,6 +36,7 @@ struct Elements {
   __device__ void for_each(const Visit& visit) const {
     const unsigned warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
     const unsigned first = static_cast<unsigned>(chunk) * kChunk + warp * (kChunk / kWarps) + lane;
+#pragma unroll 4  // more would take registers
     for (unsigned i = 0; i < kChunk / kWarps; i += kWarpSize) visit(first + i);
   }
 };
@@ -112,8 +113,7 @@ int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t
 
 void slic(const Slic& args, Stream stream) {
   superpixels::SlicWork work(args.scratch, args.images.size(0), args.images.size(2),
-                             args.images.size(3), args.rows * args.columns,
-                             slic::layers_of(args));
+                             args.images.size(3), args.rows * args.columns, slic::layers_of(args));
   work.labels = args.labels.as<int>();
   work.rows = static_cast<int>(args.rows);
   work.columns = static_cast<int>(args.columns);

@@ -25,7 +25,8 @@
 namespace wsol {
 
 struct Slic {
-  TensorView images;  // (B, 3, h, w) uint8 or floating: sRGB; (B, C, h, w) int16: channels; rows contiguous
+  TensorView images;  // (B, 3, h, w) uint8 or floating: sRGB; (B, C, h, w) int16: channels; rows
+                      // contiguous
   TensorView labels;  // (B, h, w) int32, contiguous: the result
   TensorView linear;  // (4081,) int16: linear light of an sRGB level, in 1/16384; of bytes (256,)
   TensorView root;    // (16385,) int16: CIELAB's f of a tristimulus value over white's, in 1/16384

@@ -107,7 +107,7 @@ struct StartShared {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 8)
+__global__ void __launch_bounds__(kThreads, std::is_same_v<T, int16_t> ? 6 : 8)
     start_kernel(SlicWork work, Images<T> images, const int16_t* linear) {
   auto& shared = *reinterpret_cast<StartShared*>(dynamic_shared());
   const Tile tile(work);
@@ -151,10 +151,9 @@ __global__ void __launch_bounds__(kThreads, 8)
         }
       }
       if constexpr (kIsRgb) {
-        const slic::Tristimulus light =
-            slic::tristimulus_of(of_layer[0], of_layer[1], of_layer[2]);
-        colours[j] = slic::colour_of(slic::root_of(light.x), slic::root_of(light.y),
-                                     slic::root_of(light.z));
+        const slic::Tristimulus light = slic::tristimulus_of(of_layer[0], of_layer[1], of_layer[2]);
+        colours[j] =
+            slic::colour_of(slic::root_of(light.x), slic::root_of(light.y), slic::root_of(light.z));
       } else {
         colours[j] = {of_layer[0], of_layer[1], of_layer[2]};
       }
@@ -251,9 +250,9 @@ __device__ void load_candidates(const SlicWork& work, const Tile& tile, AssignSh
     }
     shared.patches[i] = patches;
     if (work.least_contrast > 0) {
-      shared.factors[i] = __fdiv_rn(
-          static_cast<float>(work.least_contrast),
-          static_cast<float>(work.contrasts[tile.image * work.centres + number]));
+      shared.factors[i] =
+          __fdiv_rn(static_cast<float>(work.least_contrast),
+                    static_cast<float>(work.contrasts[tile.image * work.centres + number]));
     }
   }
 }
@@ -277,7 +276,8 @@ __device__ inline int contrast_of_more(const SlicWork& work, const Tile& tile, i
 
 // Plain is one layer, and not SLICO.
 template <bool kPlain>
-__global__ void __launch_bounds__(kThreads, kPlain ? 5 : 4) assign_kernel(SlicWork work, int iteration) {
+__global__ void __launch_bounds__(kThreads, kPlain ? 5 : 4)
+    assign_kernel(SlicWork work, int iteration) {
   auto& shared = *reinterpret_cast<AssignShared*>(dynamic_shared());
   Tile tile(work);
   // Blocks of this iteration write to it too, but only where all of them go on.
@@ -351,16 +351,16 @@ __global__ void __launch_bounds__(kThreads, kPlain ? 5 : 4) assign_kernel(SlicWo
     for (int layer = 1; layer < work.layers; ++layer) {
       for (int j = 0; j < kPixels; ++j) {
         if (!tile.inside[j]) continue;
-        colours[j] =
-            unpacked(work.words[layer * work.batch * work.pixels + tile.pixel(work, j)]);
+        colours[j] = unpacked(work.words[layer * work.batch * work.pixels + tile.pixel(work, j)]);
       }
       add_to_sums(work, tile, layer, nearest, colours);
     }
   }
 }
 
+constexpr int kPitch = kFields + 1;  // of 8 bytes: odd, so that lanes meet in no bank
 struct CentresShared {
-  Word sums[kWarps][kWarpSize * kFields];
+  Word sums[kWarps][kWarpSize * kPitch];
 };
 
 // Centres of the labels that `iteration` changed, boxes around groups of them, and sums for the
@@ -375,21 +375,17 @@ __global__ void __launch_bounds__(kThreads) centres_kernel(SlicWork work, int it
   const int64_t first = group * kWarpSize;
   const auto count = static_cast<int>(min(int64_t{kWarpSize}, work.centres - first));
   Word* sums = shared.sums[threadIdx.x / kWarpSize];
-  // Two fields at once.
-  auto* of_group =
-      reinterpret_cast<ulonglong2*>(work.sums + (in_layer * work.centres + first) * kFields);
-  for (int i = lane; i < count * kFields / 2; i += kWarpSize) {
-    const ulonglong2 both = of_group[i];
-    sums[2 * i] = both.x;
-    sums[2 * i + 1] = both.y;
-    of_group[i] = make_ulonglong2(0, 0);
+  Word* of_group = work.sums + (in_layer * work.centres + first) * kFields;
+  for (int i = lane; i < count * kFields; i += kWarpSize) {
+    sums[i / kFields * kPitch + i % kFields] = of_group[i];
+    of_group[i] = 0;
   }
   __syncwarp();
   constexpr int kNone = 0x7fffffff;
   int4 box = make_int4(kNone, -kNone, kNone, -kNone);
   if (lane < count) {
     Centre& centre = work.centre[in_layer * work.centres + first + lane];
-    const Word* own = sums + lane * kFields;
+    const Word* own = sums + lane * kPitch;
     const auto pixels = static_cast<int64_t>(own[kFields - 1]);
     const auto mean = [&](int field) {
       return slic::rounded_mean(static_cast<int64_t>(own[field]), pixels);
@@ -428,9 +424,8 @@ __global__ void __launch_bounds__(kThreads) contrasts_kernel(SlicWork work, int 
     labels[j] = tile.inside[j] ? work.labels[pixel] : -1;
     if (labels[j] < 0) continue;
     const Centre& centre = work.centre[tile.image * work.centres + labels[j]];
-    contrasts[j] =
-        contrast_of(unpacked(work.words[pixel]), centre.lightness, centre.a, centre.b) +
-        contrast_of_more(work, tile, pixel, labels[j]);
+    contrasts[j] = contrast_of(unpacked(work.words[pixel]), centre.lightness, centre.a, centre.b) +
+                   contrast_of_more(work, tile, pixel, labels[j]);
   }
   for (;;) {
     const int next = max(labels[0], labels[1]);

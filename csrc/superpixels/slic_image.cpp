@@ -167,9 +167,8 @@ class ColourReader {
     for (auto& values : row.light) {
       for (int64_t x = 0; x < width; ++x) values[x] = root_[values[x]];
     }
-    find_colours(width, colour_bits, row.light[0].data(), row.light[1].data(),
-                 row.light[2].data(), row.colours[0].data(), row.colours[1].data(),
-                 row.colours[2].data());
+    find_colours(width, colour_bits, row.light[0].data(), row.light[1].data(), row.light[2].data(),
+                 row.colours[0].data(), row.colours[1].data(), row.colours[2].data());
   }
 
  private:

@@ -41,7 +41,8 @@ struct SlicWork {
   const int64_t* scales;  // (B, 3), with `start`: each image's reach, weight, pixels
 
   int* labels;  // (B, pixels): by the end the result
-  Word* words;  // (layers, B, pixels): colours; the first layer's: then each piece's choice; then new labels
+  Word* words;  // (layers, B, pixels): colours; the first layer's: then each piece's choice; then
+                // new labels
   // For the clusters.
   Centre* centre;  // (layers, B, centres)
   int4* boxes;     // (B, groups): least and largest y, least and largest x of the centres' pixels
@@ -68,19 +69,21 @@ struct SlicWork {
         groups(static_cast<int>((centre_count + kWarpSize - 1) / kWarpSize)),
         chunks(static_cast<int>((h * w + kChunk - 1) / kChunk)) {
     ScratchParts parts(memory);
-    parts.take(sums, layers * batch * kFields * centres);
-    parts.take(changed, batch);
-    parts.take(joined, batch);
-    zeroed = memory.as<unsigned char>();
-    zeroed_bytes = parts.bytes();
-    parts.take(centre, layers * batch * centres);
-    parts.take(boxes, batch * groups);
+    // Those of pixels first, so that they begin with a sector.
     parts.take(words, layers * batch * pixels);
     parts.take(colour_sums, layers * batch * kColourFields * pixels);
     parts.take(roots, batch * pixels);
     parts.take(sizes, batch * pixels);
+    parts.take(centre, layers * batch * centres);
+    parts.take(boxes, batch * groups);
     parts.take(contrasts, batch * centres);
     parts.take(chunk_counts, batch * chunks);
+    const int64_t before = parts.bytes();
+    parts.take(sums, layers * batch * kFields * centres);
+    zeroed = reinterpret_cast<unsigned char*>(sums);
+    parts.take(changed, batch);
+    parts.take(joined, batch);
+    zeroed_bytes = parts.bytes() - before;
     bytes = parts.bytes();
   }
 };

@@ -188,7 +188,7 @@ def test_mask_of_every_pixel_is_segmented_wholly(backend):
     images = scenes(1, 36, 48).to(backend.device)
     labels = slic(images, 12, mask=torch.ones(36, 48, device=backend.device), start_label=1)
     assert labels.unique().tolist() == list(range(1, int(labels.max()) + 1))
-    assert 6 <= int(labels.max()) <= 12
+    assert 6 <= int(labels.max()) <= 24  # none is smaller than half the mean
 
 
 @pytest.mark.parametrize("n_segments", [1, 7, 40, 10**6])
