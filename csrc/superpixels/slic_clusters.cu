@@ -107,7 +107,7 @@ struct StartShared {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, std::is_same_v<T, int16_t> ? 6 : 8)
+__global__ void __launch_bounds__(kThreads, std::is_same_v<T, int16_t> ? 4 : 8)
     start_kernel(SlicWork work, Images<T> images, const int16_t* linear) {
   auto& shared = *reinterpret_cast<StartShared*>(dynamic_shared());
   const Tile tile(work);
@@ -124,9 +124,11 @@ __global__ void __launch_bounds__(kThreads, std::is_same_v<T, int16_t> ? 6 : 8)
   for (int j = 0; j < kPixels; ++j) {
     if (!tile.inside[j]) continue;
     const int64_t pixel = tile.pixel(work, j);
-    labels[j] = work.start != nullptr
-                    ? work.start[pixel]
-                    : shared.cells[tile.row_of(j)] + shared.cells[kTileHeight + tile.column];
+    if (work.start == nullptr) {
+      labels[j] = shared.cells[tile.row_of(j)] + shared.cells[kTileHeight + tile.column];
+    } else {
+      labels[j] = __ldg(work.start + pixel);
+    }
     work.labels[pixel] = labels[j];
   }
   constexpr bool kIsRgb = !std::is_same_v<T, int16_t>;
@@ -276,7 +278,7 @@ __device__ inline int contrast_of_more(const SlicWork& work, const Tile& tile, i
 
 // Plain is one layer, and not SLICO.
 template <bool kPlain>
-__global__ void __launch_bounds__(kThreads, kPlain ? 5 : 4)
+__global__ void __launch_bounds__(kThreads, kPlain ? 5 : 3)
     assign_kernel(SlicWork work, int iteration) {
   auto& shared = *reinterpret_cast<AssignShared*>(dynamic_shared());
   Tile tile(work);
