@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(SlicWork work, int rou
   const int end = min(y + kPatchRows, work.height);  // before y where there is no such patch
   bool found = false;
   int named = -1, root = -1;  // of the row before
-#pragma unroll 1  // more would take registers
+#pragma unroll 1              // more would take registers
   for (int row = max(y - 1, 0); row < end; ++row) {
     const int above = root;
     int* own = image.roots() + row * work.width + x;
