@@ -3,11 +3,11 @@
 python scripts/superpixel_quality.py > benchmarks/results/superpixel_quality.md
 python scripts/superpixel_quality.py --implementation my_module:my_slic --picture boundaries.png
 
-Photographs: explained variation in CIELAB. Drawn regions with noise, whose partition is known: boundary recall
-(tolerance 2 pixels) and undersegmentation error (Neubert and Protzel's). scikit-image segments at the numbers asked
-for; every other implementation's n_segments is then chosen so that it gets as many segments, on average over the
-images. Where it jumps past that number, its figures are interpolated between the two n_segments on either side,
-linearly in the logarithm of the number obtained.
+Photographs: explained variation in CIELAB, or of their channels; of those with a mask, inside. Drawn regions with
+noise, whose partition is known: boundary recall (tolerance 2 pixels) and undersegmentation error (Neubert and
+Protzel's). scikit-image segments at the numbers asked for; every other implementation's n_segments is then chosen so
+that it gets as many segments, on average over the images. Where it jumps past that number, its figures are
+interpolated between the two n_segments on either side, linearly in the logarithm of the number obtained.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
-from skimage.color import rgb2lab
+from skimage.color import rgb2gray, rgb2hsv, rgb2lab
 from skimage.segmentation import find_boundaries
 from skimage.segmentation import slic as skimage_slic
 from torch import Tensor
@@ -39,17 +39,35 @@ BASELINE = "scikit-image"
 SAME_COUNT = 0.02  # obtained numbers of segments this close need no interpolation
 SHARED = Path(os.environ.get("WSOL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
-# (B, h, w, 3) uint8 and n_segments to labels (B, h, w)
-Segment = Callable[[np.ndarray, int], np.ndarray]
-
 
 @dataclass
 class Images:
-    """Pictures, and what makes of their segments' labels (B, h, w) each measure's values (B,)."""
+    """Pictures, and what makes of their segments' labels (B, h, w) each measure's values (B,).
+
+    Attributes:
+        name: what they are, for the table.
+        pictures: (B, h, w, C), uint8 where they are sRGB.
+        measures: by name.
+        masks: (B, h, w) bool, or None: what is segmented.
+        compactness: to segment them with.
+        slic_zero: whether by SLICO.
+    """
 
     name: str
     pictures: np.ndarray
     measures: dict[str, Callable[[Tensor], Tensor]]
+    compactness: float
+    masks: np.ndarray | None = None
+    slic_zero: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every implementation can segment them."""
+        return self.pictures.shape[-1] == 3 and self.masks is None and not self.slic_zero
+
+
+# images and n_segments to labels (B, h, w), -1 outside of a mask
+Segment = Callable[[Images, int], np.ndarray]
 
 
 @dataclass
@@ -71,8 +89,8 @@ class Implementation:
 
     def figures(self, images: Images, n_segments: int) -> Figures:
         if n_segments not in self.known:
-            labels = torch.from_numpy(self.segment(images.pictures, n_segments))
-            count = sum(len(each.unique()) for each in labels) / len(labels)
+            labels = torch.from_numpy(self.segment(images, n_segments))
+            count = sum(len(each[each >= 0].unique()) for each in labels) / len(labels)
             values = {name: measure(labels) for name, measure in images.measures.items()}
             self.known[n_segments] = Figures(str(n_segments), count, values)
         return self.known[n_segments]
@@ -99,67 +117,71 @@ class Implementation:
         return Figures(asked, count, values)
 
 
-def scikit_image(compactness: float) -> Segment:
-    def segment(pictures, n_segments):
-        return np.stack(
-            [
-                skimage_slic(
-                    picture,
-                    n_segments,
-                    compactness,
-                    max_num_iter=10,
-                    channel_axis=-1,
-                    start_label=0,
-                )
-                for picture in pictures
-            ]
-        )
+def scikit_image(images: Images, n_segments: int) -> np.ndarray:
+    masks = [None] * len(images.pictures) if images.masks is None else images.masks
+    return np.stack(
+        [
+            skimage_slic(
+                picture,
+                n_segments,
+                images.compactness,
+                max_num_iter=10,
+                channel_axis=-1,
+                start_label=0,
+                mask=mask,
+                slic_zero=images.slic_zero,
+            )
+            for picture, mask in zip(images.pictures, masks, strict=True)
+        ]
+    )
 
-    return segment
 
-
-def fast_slic(compactness: float, **options) -> Segment:
+def fast_slic(**options) -> Segment:
     from fast_slic.avx2 import SlicAvx2
 
-    def segment(pictures, n_segments):
+    def segment(images, n_segments):
         return np.stack(
             [
-                SlicAvx2(n_segments, compactness=compactness, **options).iterate(picture, 10)
-                for picture in pictures
+                SlicAvx2(n_segments, compactness=images.compactness, **options).iterate(picture, 10)
+                for picture in images.pictures
             ]
         )
 
     return segment
 
 
-def with_our_signature(function: Callable[..., Tensor], compactness: float) -> Segment:
-    def segment(pictures, n_segments):
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-        return function(images, n_segments, compactness, 10, True).cpu().numpy()
+def with_our_signature(function: Callable[..., Tensor]) -> Segment:
+    def segment(images, n_segments):
+        pictures = torch.from_numpy(images.pictures).permute(0, 3, 1, 2).contiguous()
+        other = {}
+        if not images.is_plain:
+            masks = None if images.masks is None else torch.from_numpy(images.masks)
+            other = {"mask": masks, "slic_zero": images.slic_zero}
+        return function(pictures, n_segments, images.compactness, 10, True, **other).cpu().numpy()
 
     return segment
 
 
-def implementations(extra: list[str], compactness: float) -> list[Implementation]:
+def implementations(extra: list[str]) -> list[Implementation]:
     """Scikit-image's first, then ours, then those asked for, then fast-slic's where it is installed."""
-    found = [Implementation(BASELINE, scikit_image(compactness))]
+    found = [Implementation(BASELINE, scikit_image)]
     if hasattr(ops, "slic"):
-        found.append(Implementation("ours", with_our_signature(ops.slic, compactness)))
+        found.append(Implementation("ours", with_our_signature(ops.slic)))
     sys.path.insert(0, str(Path.cwd()))
     for each in extra:
         module, _, name = each.partition(":")
         function = getattr(importlib.import_module(module), name or "slic")
-        found.append(Implementation(each, with_our_signature(function, compactness)))
+        found.append(Implementation(each, with_our_signature(function)))
     try:
-        comparable = fast_slic(compactness, subsample_stride=1, manhattan_spatial_dist=False)
+        comparable = fast_slic(subsample_stride=1, manhattan_spatial_dist=False)
     except ImportError:
         return found
-    found.append(Implementation("fast-slic, defaults", fast_slic(compactness)))
+    found.append(Implementation("fast-slic, defaults", fast_slic()))
     found.append(Implementation("fast-slic, every pixel, Euclidean", comparable))
     return found
 
 
-def photographs(folder: Path, count: int, side: int) -> Images:
+def photographs(folder: Path, count: int, side: int, compactness: float) -> Images:
     """Photographs from all over the folder, resized to a square."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
     if not paths:
@@ -177,30 +199,81 @@ def photographs(folder: Path, count: int, side: int) -> Images:
             for path in chosen
         ]
     )
-    lab = torch.from_numpy(rgb2lab(pictures)).permute(0, 3, 1, 2)
-    measures = {"explained variation": lambda labels: explained_variation(lab, labels)}
-    return Images(f"{len(pictures)} photographs, {side} x {side}", pictures, measures)
+    name = f"{len(pictures)} photographs, {side} x {side}"
+    return Images(name, pictures, explaining(rgb2lab(pictures)), compactness)
 
 
-def drawn_regions(count: int, side: int, noise: float) -> Images:
+def explaining(values: np.ndarray, masks: np.ndarray | None = None) -> dict:
+    """The explained variation of (B, h, w, C), inside of masks (B, h, w)."""
+    inside = np.ones(values.shape[:3], bool) if masks is None else masks
+
+    def measure(labels: Tensor) -> Tensor:
+        return torch.cat(
+            [
+                explained_variation(
+                    torch.from_numpy(each[mask]).T[None, :, None],
+                    of_each[torch.from_numpy(mask)][None, None],
+                )
+                for each, mask, of_each in zip(values, inside, labels, strict=True)
+            ]
+        )
+
+    return {"explained variation": measure}
+
+
+def other_images(photos: Images, channels_compactness: float) -> list[Images]:
+    """The photographs by SLICO, in masks, and as channels."""
+    pictures = photos.pictures
+    count, side = pictures.shape[:2]
+    masks = (drawn_partition(count, side, torch.Generator().manual_seed(1)) < 4).numpy()
+    grey = rgb2gray(pictures)[..., None].astype(np.float32)
+    six = np.concatenate([pictures / 255, rgb2hsv(pictures)], axis=-1).astype(np.float32)
+    lab = rgb2lab(pictures)
+    return [
+        replace(photos, name=f"{photos.name}, SLICO", slic_zero=True),
+        replace(
+            photos,
+            name=f"{photos.name}, in masks of {masks.mean():.0%} of the pixels",
+            measures=explaining(lab, masks),
+            masks=masks,
+        ),
+        Images(f"{photos.name}, grey", grey, explaining(grey), channels_compactness),
+        Images(
+            f"{photos.name}, RGB and HSV as six channels",
+            six,
+            explaining(six),
+            channels_compactness,
+        ),
+    ]
+
+
+def drawn_partition(count: int, side: int, random: torch.Generator) -> Tensor:
+    """(B, side, side): which of ten smooth random fields is the largest."""
+    return smooth_fields(count, 10, 5, side, random).argmax(dim=1)
+
+
+def smooth_fields(
+    count: int, channels: int, grid: int, side: int, random: torch.Generator
+) -> Tensor:
+    coarse = torch.randn(count, channels, grid, grid, generator=random)
+    return F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
+
+
+def drawn_regions(count: int, side: int, noise: float, compactness: float) -> Images:
     """Smooth random regions, each of its colour with a smooth shading, and noise over all."""
     random = torch.Generator().manual_seed(0)
-
-    def smooth(channels, grid):
-        coarse = torch.randn(count, channels, grid, grid, generator=random)
-        return F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
-
-    truth = smooth(10, 5).argmax(dim=1)
+    truth = drawn_partition(count, side, random)
     colours = 0.15 + 0.7 * torch.rand(count, 3, 10, generator=random)
     flat = colours.gather(2, truth.flatten(1)[:, None].expand(-1, 3, -1)).view(count, 3, side, side)
-    shaded = flat + 0.04 * smooth(1, 4)
+    shaded = flat + 0.04 * smooth_fields(count, 1, 4, side, random)
     noisy = shaded + noise * torch.randn(shaded.shape, generator=random)
     pictures = (255 * noisy.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     measures = {
         "boundary recall": lambda labels: boundary_recall(labels, truth),
         "undersegmentation error": lambda labels: undersegmentation_error(labels, truth),
     }
-    return Images(f"{count} drawn images, {side} x {side}, noise {noise:g}", pictures, measures)
+    name = f"{count} drawn images, {side} x {side}, noise {noise:g}"
+    return Images(name, pictures, measures, compactness)
 
 
 def table(images: Images, candidates: list[Implementation], asked: list[int]) -> list[str]:
@@ -210,6 +283,8 @@ def table(images: Images, candidates: list[Implementation], asked: list[int]) ->
         f"| asked of {BASELINE} | implementation | n_segments | obtained | {' | '.join(heads)} |",
         "|" + " --- |" * (4 + 2 * len(heads)),
     ]
+    if not images.is_plain:
+        candidates = [each for each in candidates if each.name in (BASELINE, "ours")]
     for candidate in candidates:
         candidate.known.clear()
     for n_segments in asked:
@@ -246,7 +321,7 @@ def draw(
     for line, (images, index) in zip(axes, rows, strict=True):
         picture = images.pictures[index : index + 1]
         for axis, candidate in zip(line, candidates, strict=True):
-            labels = candidate.segment(picture, n_segments)[0]
+            labels = candidate.segment(replace(images, pictures=picture), n_segments)[0]
             # Twice the size, so that the line lies between pixels and is thin.
             shown = picture[0].repeat(2, axis=0).repeat(2, axis=1)
             shown[find_boundaries(labels.repeat(2, axis=0).repeat(2, axis=1), mode="inner")] = (
@@ -280,6 +355,7 @@ def main() -> None:
     )
     parser.add_argument("--segments", type=int, nargs="+", default=[50, 100, 200, 400])
     parser.add_argument("--compactness", type=float, default=10.0)
+    parser.add_argument("--channels-compactness", type=float, default=0.1)
     parser.add_argument(
         "--photographs", type=Path, default=SHARED / "data" / "CUB_200_2011", metavar="FOLDER"
     )
@@ -289,16 +365,16 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="also draw the boundaries to this file")
     parser.add_argument("--picture-only", action="store_true", help="no tables")
     options = parser.parse_args()
-    candidates = implementations(options.implementation, options.compactness)
-    photos = photographs(options.photographs, options.images, options.side)
-    drawn = drawn_regions(options.images, options.side, options.noise)
+    candidates = implementations(options.implementation)
+    photos = photographs(options.photographs, options.images, options.side, options.compactness)
+    drawn = drawn_regions(options.images, options.side, options.noise, options.compactness)
     if options.picture:
         draw(photos, drawn, candidates, 200, options.picture)
     if options.picture_only:
         return
     print(f"# Superpixels' quality\n\n{versions()}")
-    for images in (photos, drawn):
-        print(f"\n{images.name}; compactness {options.compactness:g}\n")
+    for images in (photos, drawn, *other_images(photos, options.channels_compactness)):
+        print(f"\n{images.name}; compactness {images.compactness:g}\n")
         print("\n".join(table(images, candidates, options.segments)), flush=True)
 
 

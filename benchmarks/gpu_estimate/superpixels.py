@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import torch
+
 from gpu_estimate.formulas import by_pytorch, formula, launch, size
 from gpu_estimate.model import Launch
 from wsol_ext.ops._backend import constants
@@ -10,13 +12,13 @@ from wsol_ext.ops.superpixels import slic_grid
 
 # slic: bytes a pixel are those of the arrays in csrc/superpixels/slic_work.cuh. Clusters are taken to change until the
 # last iteration, and small pieces to be gone after the first round.
-TABLES = 2 * (constants["slic_levels"] + (1 << constants["slic_light_bits"]))  # bytes, of colours
 CANDIDATES = 4  # centres no further from a pixel than their spacing in either direction
 CANDIDATE_OPERATIONS = 24  # a dozen instructions, each of which may be a multiply-add
 
 
 @formula
 def slic(call: Any) -> list[Launch]:
+    """Of plain sRGB."""
     images, out = call.images, call.made
     batch, _, height, width = images.shape
     grid = slic_grid(height, width, call.n_segments, call.compactness)
@@ -24,8 +26,9 @@ def slic(call: Any) -> list[Launch]:
     pixels, centres = out.numel(), batch * of_image
     checks = ["aminmax", "stack", "item"] * (call.check_values and images.is_floating_point())
     sums = 2 * 48 * centres
+    tables = 2 * (256 if images.dtype == torch.uint8 else constants["slic_levels"])  # of colours
     clusters = [
-        launch("slic_clusters.cu:start_kernel", size(images), TABLES, 12 * pixels, sums),
+        launch("slic_clusters.cu:start_kernel", size(images), tables, 12 * pixels, sums),
         launch("slic_clusters.cu:centres_kernel", sums, 16 * centres, times=call.max_num_iter),
         launch(
             "slic_clusters.cu:assign_kernel",
@@ -46,10 +49,9 @@ def slic(call: Any) -> list[Launch]:
     smallest = height * width / (2 * of_image)
     rounds = max(0, math.ceil(math.log2(smallest)))
     pieces = [
-        launch("connected_pieces.cu:start_kernel", 8 * pixels),
-        launch("connected_pieces.cu:unite_pixels_kernel", 4 * pixels),
-        launch("connected_pieces.cu:flatten_kernel", 12 * pixels),
-        launch("connected_pieces.cu:measure_kernel", 20 * pixels),
+        launch("connected_pieces.cu:start_kernel", 12 * pixels),
+        launch("connected_pieces.cu:unite_tiles_kernel", pixels),
+        launch("connected_pieces.cu:measure_kernel", 28 * pixels),
         *_of_rounds("choose_kernel", 4 * pixels, rounds),
         *_of_rounds("unite_pieces_kernel", 4 * pixels, rounds),
         *_of_rounds("gather_kernel", 4 * pixels, rounds),

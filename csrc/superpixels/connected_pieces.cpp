@@ -11,6 +11,8 @@
 namespace wsol::cpu {
 namespace {
 
+constexpr uint64_t kNoOffer = std::numeric_limits<uint64_t>::max();
+
 // Writes the runs of a row of labels, which has one more before it; returns their number.
 template <int kBytes>
 inline int64_t runs_of(const int32_t* row, int64_t width, int32_t* begins, int32_t* labels) {
@@ -35,24 +37,28 @@ inline int64_t runs_of(const int32_t* row, int64_t width, int32_t* begins, int32
 
 }  // namespace
 
-void ConnectedPieces::write(const TiledImage& image, const std::vector<SegmentSums>& sums,
-                            int32_t* segments) {
+void ConnectedPieces::write(const TiledImage& image, int64_t pixels,
+                            const std::vector<SegmentSums>& sums, int32_t* segments) {
   find_runs(image);
   join_runs();
   number_pieces();
-  const int64_t pixels = image.height * image.width, labels = static_cast<int64_t>(sums.size());
+  const auto labels = static_cast<int64_t>(sums.size() / image.layers.size());
   bool any_small = false;
-  for (Piece& piece : found_) any_small |= piece.is_small = 2 * piece.size * labels < pixels;
+  for (Piece& piece : found_) {
+    piece.is_small = piece.label >= 0 && 2 * piece.size * labels < pixels;
+    any_small |= piece.is_small;
+  }
   if (any_small && found_.size() > 1) {
-    sum_colours(image, sums);
+    sum_colours(image, sums, labels);
     find_contacts();
-    join_small_pieces(image, labels);
+    join_small_pieces(image, pixels, labels);
   }
 
   int32_t count = 0;
   for (size_t i = 0; i < found_.size(); ++i) {
     // Consecutive numbers in the order of first pixels; what joined another came after it.
     Piece& piece = found_[i];
+    if (piece.label < 0) continue;
     piece.label = piece.parent == static_cast<int32_t>(i) ? count++ : found_[piece.parent].label;
   }
   constexpr int64_t kWide = 8;
@@ -79,7 +85,7 @@ void ConnectedPieces::find_runs(const TiledImage& image) {
   begins_.reserve(most + kTileColumns * 2);
   labels_.reserve(most + kTileColumns * 2);
   rows_.assign(1, 0);
-  std::vector<int32_t> padded(image.tiles_across * kTileColumns + 1, -1);
+  std::vector<int32_t> padded(image.tiles_across * kTileColumns + 1, -2);  // no label
   for (int64_t y = 0; y < image.height; ++y) {
     int32_t* row = padded.data() + 1;
     for (int64_t x = 0; x < image.width; x += kTileColumns) {
@@ -141,38 +147,53 @@ void ConnectedPieces::number_pieces() {
 }
 
 // Adds up the pixels of all pieces but the largest of each label, which has what they leave.
-void ConnectedPieces::sum_colours(const TiledImage& image, const std::vector<SegmentSums>& sums) {
-  std::vector<int32_t> largest(sums.size(), -1);
+void ConnectedPieces::sum_colours(const TiledImage& image, const std::vector<SegmentSums>& sums,
+                                  int64_t labels) {
+  const size_t layers = image.layers.size();
+  std::vector<int32_t> largest(labels, -1);
   for (size_t i = 0; i < found_.size(); ++i) {
+    if (found_[i].label < 0) continue;
     int32_t& piece = largest[found_[i].label];
     if (piece < 0 || found_[i].size > found_[piece].size) piece = static_cast<int32_t>(i);
   }
+  colours_.assign(found_.size() * layers, {});
   for (int64_t y = 0; y < image.height; ++y) {
     for (int64_t run = rows_[y]; run + 1 < rows_[y + 1]; ++run) {
-      Piece& piece = found_[pieces_.get()[run]];
-      if (&piece == &found_[largest[piece.label]]) continue;
+      const int32_t piece = pieces_.get()[run], label = found_[piece].label;
+      if (label < 0 || piece == largest[label]) continue;
       for (int64_t x = begins_.get()[run]; x < begins_.get()[run + 1]; ++x) {
         const int64_t pixel = image.index(y, x);
-        const int32_t pair = image.light_and_a.get()[pixel];
-        piece.lightness += static_cast<int16_t>(pair);
-        piece.a += pair >> 16;
-        piece.b += image.b.get()[pixel];
+        for (size_t layer = 0; layer < layers; ++layer) {
+          Colour& colour = colours_[piece * layers + layer];
+          const int32_t pair = image.layers[layer].light_and_a.get()[pixel];
+          colour.lightness += static_cast<int16_t>(pair);
+          colour.a += pair >> 16;
+          colour.b += image.layers[layer].b.get()[pixel];
+        }
       }
     }
   }
-  for (size_t label = 0; label < sums.size(); ++label) {
+  for (int64_t label = 0; label < labels; ++label) {
     if (largest[label] < 0) continue;
-    Piece& piece = found_[largest[label]];
-    piece.lightness += sums[label].lightness;
-    piece.a += sums[label].a;
-    piece.b += sums[label].b;
+    for (size_t layer = 0; layer < layers; ++layer) {
+      Colour& colour = colours_[largest[label] * layers + layer];
+      const SegmentSums& sum = sums[layer * labels + label];
+      colour.lightness += sum.lightness;
+      colour.a += sum.a;
+      colour.b += sum.b;
+    }
   }
-  for (const Piece& piece : found_) {
-    Piece& rest = found_[largest[piece.label]];
-    if (&piece == &rest) continue;
-    rest.lightness -= piece.lightness;
-    rest.a -= piece.a;
-    rest.b -= piece.b;
+  for (size_t i = 0; i < found_.size(); ++i) {
+    if (found_[i].label < 0) continue;
+    const auto rest = static_cast<size_t>(largest[found_[i].label]);
+    if (i == rest) continue;
+    for (size_t layer = 0; layer < layers; ++layer) {
+      Colour& left = colours_[rest * layers + layer];
+      const Colour& colour = colours_[i * layers + layer];
+      left.lightness -= colour.lightness;
+      left.a -= colour.a;
+      left.b -= colour.b;
+    }
   }
 }
 
@@ -180,7 +201,8 @@ void ConnectedPieces::find_contacts() {
   contacts_.clear();
   const int32_t *begins = begins_.get(), *pieces = pieces_.get();
   const auto touch = [&](int32_t one, int32_t other) {
-    if (one != other && (found_[one].is_small || found_[other].is_small)) {
+    if (one != other && (found_[one].is_small || found_[other].is_small) &&
+        found_[one].label >= 0 && found_[other].label >= 0) {
       contacts_.push_back({one, other});
     }
   };
@@ -203,8 +225,8 @@ void ConnectedPieces::find_contacts() {
   }
 }
 
-void ConnectedPieces::join_small_pieces(const TiledImage& image, int64_t labels) {
-  const int64_t pixels = image.height * image.width;
+void ConnectedPieces::join_small_pieces(const TiledImage& image, int64_t pixels, int64_t labels) {
+  const size_t layers = image.layers.size();
   std::vector<int32_t> roots(found_.size());
   for (size_t i = 0; i < found_.size(); ++i) roots[i] = static_cast<int32_t>(i);
   while (!contacts_.empty()) {
@@ -213,13 +235,17 @@ void ConnectedPieces::join_small_pieces(const TiledImage& image, int64_t labels)
       const auto mean = [&](int64_t sum) {
         return slic::rounded_mean(sum >> image.colour_bits, piece.size);
       };
-      piece.mean[0] = mean(piece.lightness), piece.mean[1] = mean(piece.a);
-      piece.mean[2] = mean(piece.b);
-      piece.offer = std::numeric_limits<uint64_t>::max();
+      for (size_t layer = 0; layer < layers; ++layer) {
+        Colour& colour = colours_[i * layers + layer];
+        colour.mean[0] = mean(colour.lightness), colour.mean[1] = mean(colour.a);
+        colour.mean[2] = mean(colour.b);
+      }
+      piece.offer = kNoOffer;
     }
-    for (const Contact contact : contacts_) offer_each_other(contact);
+    for (const Contact contact : contacts_) offer_each_other(contact, layers);
     for (const int32_t i : roots) {
-      if (!found_[i].is_small) continue;
+      // One that touches no other stays.
+      if (!found_[i].is_small || found_[i].offer == kNoOffer) continue;
       const int32_t one = root_of(i), other = root_of(static_cast<int32_t>(found_[i].offer));
       found_[std::max(one, other)].parent = std::min(one, other);
     }
@@ -228,13 +254,19 @@ void ConnectedPieces::join_small_pieces(const TiledImage& image, int64_t labels)
       // The piece it went to came before it, so that one's parent is a root already.
       const int32_t into = piece.parent = found_[piece.parent].parent;
       if (into == i) return false;
-      found_[into].lightness += piece.lightness;
-      found_[into].a += piece.a;
-      found_[into].b += piece.b;
+      for (size_t layer = 0; layer < layers; ++layer) {
+        Colour& sum = colours_[into * layers + layer];
+        const Colour& colour = colours_[i * layers + layer];
+        sum.lightness += colour.lightness;
+        sum.a += colour.a;
+        sum.b += colour.b;
+      }
       found_[into].size += piece.size;
       return true;
     });
-    for (const int32_t i : roots) found_[i].is_small = 2 * found_[i].size * labels < pixels;
+    for (const int32_t i : roots) {
+      found_[i].is_small = found_[i].label >= 0 && 2 * found_[i].size * labels < pixels;
+    }
     std::erase_if(contacts_, [&](Contact& contact) {
       contact = {found_[contact.one].parent, found_[contact.other].parent};
       return contact.one == contact.other ||
@@ -244,12 +276,16 @@ void ConnectedPieces::join_small_pieces(const TiledImage& image, int64_t labels)
 }
 
 // Offers both of two pieces the other. Those of equal contrast stand in the order of their numbers.
-void ConnectedPieces::offer_each_other(Contact contact) {
+void ConnectedPieces::offer_each_other(Contact contact, size_t layers) {
   Piece &one = found_[contact.one], &other = found_[contact.other];
   uint64_t contrast = 0;
-  for (int i = 0; i < 3; ++i) {
-    const int32_t difference = one.mean[i] - other.mean[i];
-    contrast += static_cast<uint32_t>(difference * difference);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const int32_t* mean = colours_[contact.one * layers + layer].mean;
+    const int32_t* other_mean = colours_[contact.other * layers + layer].mean;
+    for (int i = 0; i < slic::kLayer; ++i) {
+      const int32_t difference = mean[i] - other_mean[i];
+      contrast += static_cast<uint32_t>(difference * difference);
+    }
   }
   one.offer = std::min(one.offer, contrast << 32 | static_cast<uint32_t>(contact.other));
   other.offer = std::min(other.offer, contrast << 32 | static_cast<uint32_t>(contact.one));

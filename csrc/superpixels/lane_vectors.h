@@ -84,6 +84,16 @@ struct Lanes {
 #endif
   }
 
+  // The differences of both, lanes as above.
+  static Aligned pair_differences(Aligned one, Aligned other) {
+    return (Aligned)((Pairs)one - (Pairs)other);
+  }
+
+  // Each lane in float32, times the factor, towards zero.
+  static Aligned scaled(Aligned value, float factor) {
+    return __builtin_convertvector(__builtin_convertvector(value, Floats) * factor, Aligned);
+  }
+
   // A bit for each lane that is negative.
   static uint32_t sign_bits(Aligned value) {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -19,48 +19,78 @@ constexpr int kMostIndexBits = 3;
 constexpr int kGroup = 1 << kMostIndexBits;
 
 struct Candidate {
-  int32_t light_and_a, b;  // -2 times the colour's
+  int32_t light_and_a, b;  // the first layer's colour, times -2 but in SLICO
   int32_t base;            // what does not depend on the pixel
+  float factor;            // of SLICO
   const int32_t* across;   // place terms of the tile's rows
   const int32_t* along;    // and columns
+  const int32_t* more;     // of each layer after the first, light_and_a and b
 };
 
 struct Tile {
-  const int32_t* light_and_a;
-  const int16_t* b;
+  const TiledImage* image;
+  int64_t pixel;  // the first, in the image's layers
   int32_t* labels;
   int64_t y, x;      // of its first pixel
   int64_t rows;      // of them in the image
   uint32_t columns;  // a bit for each in the image
+  int64_t segments;  // how many there are
   const Candidate* candidates;
   const int32_t* numbers;  // of the candidates; 16 can be read from each
   int64_t count;
+
+  const int32_t* light_and_a(size_t layer = 0) const {
+    return image->layers[layer].light_and_a.get() + pixel;
+  }
+  const int16_t* b(size_t layer = 0) const { return image->layers[layer].b.get() + pixel; }
 };
 
-inline void add_pixel(SegmentSums& sum, int64_t sign, const Tile& tile, int64_t pixel) {
-  const int32_t pair = tile.light_and_a[pixel];
+inline void add_colour(SegmentSums& sum, int64_t sign, const Layer& layer, int64_t pixel) {
+  const int32_t pair = layer.light_and_a.get()[pixel];
   sum.lightness += sign * static_cast<int16_t>(pair);
   sum.a += sign * (pair >> 16);
-  sum.b += sign * tile.b[pixel];
-  sum.y += sign * (tile.y + pixel / kTileColumns);
-  sum.x += sign * (tile.x + pixel % kTileColumns);
-  sum.pixels += sign;
+  sum.b += sign * layer.b.get()[pixel];
 }
 
-template <int kBytes, int kIndexBits>
+inline void add_pixel(SegmentSums* sums, int64_t sign, const Tile& tile, int64_t pixel) {
+  add_colour(*sums, sign, tile.image->layers[0], tile.pixel + pixel);
+  sums->y += sign * (tile.y + pixel / kTileColumns);
+  sums->x += sign * (tile.x + pixel % kTileColumns);
+  sums->pixels += sign;
+  for (size_t layer = 1; layer < tile.image->layers.size(); ++layer) {
+    add_colour(sums[layer * tile.segments], sign, tile.image->layers[layer], tile.pixel + pixel);
+  }
+}
+
+// How distances are compared; the first as many at a time as fit into bits.
+enum class By { kGroups, kScores, kFactors };
+
+template <int kBytes, By kBy, bool kMore>
 inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes) {
   using V = Lanes<kBytes>;
   using Ints = typename V::Aligned;
   constexpr int64_t kRows = 2;  // at a time: what they read of a candidate is read once
   constexpr int kAcross = kTileColumns / V::kCount, kVectors = kRows * kAcross;
+  constexpr int kIndexBits = kBy == By::kGroups ? kMostIndexBits : 0;
   constexpr int64_t kStep = 1 << kIndexBits;
+  // What a layer adds to the score of a vector of pixels.
+  const auto of_colour = [](Ints light_and_a, Ints b, Ints of_light_and_a, Ints of_b) {
+    if constexpr (kBy == By::kFactors) {
+      const Ints one = V::pair_differences(light_and_a, of_light_and_a), other = b - of_b;
+      return V::pair_products(one, one) + other * other;
+    } else {
+      return V::pair_products(light_and_a, of_light_and_a) + V::pair_products(b, of_b);
+    }
+  };
+  const int32_t* tile_light_and_a = tile.light_and_a();
+  const int16_t* tile_b = tile.b();
   bool changed = false;
   for (int64_t row = 0; row < tile.rows; row += kRows) {
     const int64_t first = row * kTileColumns;
     Ints light_and_a[kVectors], b[kVectors], best[kVectors], label[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      light_and_a[v] = V::load(tile.light_and_a + first + v * V::kCount);
-      b[v] = V::load(tile.b + first + v * V::kCount);
+      light_and_a[v] = V::load(tile_light_and_a + first + v * V::kCount);
+      b[v] = V::load(tile_b + first + v * V::kCount);
       label[v] = V::load(tile.labels + first + v * V::kCount);
       best[v] = V::all(furthest);
     }
@@ -70,17 +100,24 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
       for (int v = 0; v < kVectors; ++v) least[v] = V::all(std::numeric_limits<int32_t>::max());
       for (int64_t j = group; j < end; ++j) {
         const Candidate& candidate = tile.candidates[j];
-        const Ints light_and_a_weight = V::all(candidate.light_and_a),
-                   b_weight = V::all(candidate.b);
+        const Ints of_light_and_a = V::all(candidate.light_and_a), of_b = V::all(candidate.b);
         Ints constant[kRows];
         for (int64_t r = 0; r < kRows; ++r) {
           constant[r] = V::all(candidate.base + candidate.across[row + r]);
         }
         for (int v = 0; v < kVectors; ++v) {
+          Ints colour = of_colour(light_and_a[v], b[v], of_light_and_a, of_b);
+          if constexpr (kMore) {
+            const int64_t pixel = first + v * V::kCount;
+            for (size_t layer = 1; layer < tile.image->layers.size(); ++layer) {
+              const int32_t* more = candidate.more + 2 * (layer - 1);
+              colour += of_colour(V::load(tile.light_and_a(layer) + pixel),
+                                  V::load(tile.b(layer) + pixel), V::all(more[0]), V::all(more[1]));
+            }
+          }
+          if constexpr (kBy == By::kFactors) colour = V::scaled(colour, candidate.factor);
           const Ints score =
-              V::pair_products(light_and_a[v], light_and_a_weight) +
-              V::pair_products(b[v], b_weight) +
-              (V::load(candidate.along + v % kAcross * V::kCount) + constant[v / kAcross]);
+              colour + (V::load(candidate.along + v % kAcross * V::kCount) + constant[v / kAcross]);
           least[v] = score < least[v] ? score : least[v];
         }
       }
@@ -100,14 +137,15 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
     }
     differ &= tile.columns | (row + 1 < tile.rows ? tile.columns << kTileColumns : 0);
     if (differ == 0) continue;
-    changed = true;
     int32_t fresh[kRows * kTileColumns];
     for (int v = 0; v < kVectors; ++v) V::store(fresh + v * V::kCount, label[v]);
     for (; differ != 0; differ &= differ - 1) {
       const int lane = std::countr_zero(differ);
       int32_t& old = tile.labels[first + lane];
-      add_pixel(changes[old], -1, tile, first + lane);
-      add_pixel(changes[fresh[lane]], 1, tile, first + lane);
+      if (old < 0) continue;  // outside of the mask
+      changed = true;
+      add_pixel(changes + old, -1, tile, first + lane);
+      add_pixel(changes + fresh[lane], 1, tile, first + lane);
       old = fresh[lane];
     }
   }
@@ -142,32 +180,49 @@ void PlaceTerms::fill(int64_t reach, int64_t margin, int64_t weight, int64_t bey
   }
 }
 
-NearestCentres::NearestCentres(const Slic& args) : reach_y_(args.reach_y), reach_x_(args.reach_x) {
+NearestCentres::NearestCentres(const slic::Scale& scale, bool adapts)
+    : reach_y_(scale.reach_y), reach_x_(scale.reach_x), adapts_(adapts) {
   const auto most = [&](int64_t reach) {
-    return int64_t{slic::place_term((2 * reach + 1) * slic::kPlaceUnit / 2, args.weight)};
+    return int64_t{slic::place_term((2 * reach + 1) * slic::kPlaceUnit / 2, scale.weight)};
   };
   const int64_t place = most(reach_y_) + most(reach_x_);
-  // Scores start at -kColourSquare, stay below 3 * kColourSquare + place in a window, and with one
-  // or two terms of 4 * kColourSquare + place do not.
+  // Scores start at -kColourSquare, or 0 in SLICO, stay below 3 * kColourSquare + place in a
+  // window, and with one or two terms of 4 * kColourSquare + place do not.
   const int64_t beyond = 4 * kColourSquare + place;
-  index_bits_ =
-      12 * kColourSquare + 3 * place <= int64_t{1} << (32 - kMostIndexBits) ? kMostIndexBits : 0;
+  const bool fits = 12 * kColourSquare + 3 * place <= int64_t{1} << (32 - kMostIndexBits);
+  index_bits_ = fits && !adapts ? kMostIndexBits : 0;
   const int64_t lowest = -(int64_t{1} << (31 - index_bits_));
   furthest_ = static_cast<int32_t>(lowest + 4 * kColourSquare + place);
-  across_.fill(reach_y_, kTileRows - 1, args.weight, beyond, index_bits_);
-  along_.fill(reach_x_, kTileColumns - 1, args.weight, beyond, index_bits_);
+  across_.fill(reach_y_, kTileRows - 1, scale.weight, beyond, index_bits_);
+  along_.fill(reach_x_, kTileColumns - 1, scale.weight, beyond, index_bits_);
 }
 
-void NearestCentres::prepare(const TiledImage& image, const std::vector<Centre>& centres) {
-  const int64_t lowest = -(int64_t{1} << 31) + (kColourSquare << index_bits_);
-  seen_.resize(centres.size());
-  for (size_t i = 0; i < centres.size(); ++i) {
-    const auto [lightness, a, b] = centres[i].colour;
-    const int64_t square = int64_t{lightness} * lightness + a * a + b * b;
+void NearestCentres::prepare(const TiledImage& image, const std::vector<Centre>& centres,
+                             const std::vector<int32_t>& contrasts, int64_t least_contrast) {
+  const int64_t lowest = -(int64_t{1} << 31);
+  const size_t layers = image.layers.size(), labels = centres.size() / layers;
+  const int32_t times = adapts_ ? 1 : -2;
+  const auto pairs_of = [&](const slic::Colour& colour) {
+    return Pairs{pair_of(times * colour.lightness, times * colour.a),
+                 adapts_ ? colour.b : pair_of(times * colour.b, 0)};
+  };
+  seen_.resize(labels);
+  more_.resize(labels * (layers - 1));
+  for (size_t i = 0; i < labels; ++i) {
+    int64_t square = 0;
+    for (size_t layer = 0; layer < layers; ++layer) {
+      const slic::Colour& colour = centres[layer * labels + i].colour;
+      square +=
+          int64_t{colour.lightness} * colour.lightness + colour.a * colour.a + colour.b * colour.b;
+      if (layer > 0) more_[i * (layers - 1) + layer - 1] = pairs_of(colour);
+    }
+    const Pairs pairs = pairs_of(centres[i].colour);
+    const int64_t base = adapts_ ? lowest : lowest + ((kColourSquare + square) << index_bits_);
     const Window columns = window_of(centres[i].x, reach_x_, image.width);
-    seen_[i] = {pair_of(-2 * lightness, -2 * a),
-                pair_of(-2 * b, 0),
-                static_cast<int32_t>(lowest + (square << index_bits_)),
+    seen_[i] = {pairs.light_and_a,
+                pairs.b,
+                static_cast<int32_t>(base),
+                adapts_ ? static_cast<float>(least_contrast) / static_cast<float>(contrasts[i]) : 1,
                 static_cast<int32_t>(columns.begin / kTileColumns),
                 static_cast<int32_t>((columns.end - 1) / kTileColumns),
                 across_.start_of(centres[i].y),
@@ -175,7 +230,8 @@ void NearestCentres::prepare(const TiledImage& image, const std::vector<Centre>&
   }
   strip_starts_.assign(image.strips + 1, 0);
   const auto for_strips = [&](auto&& visit) {
-    for (size_t number = 0; number < centres.size(); ++number) {
+    for (size_t number = 0; number < labels; ++number) {
+      if (centres[number].y == slic::kNowhere) continue;
       const Window rows = window_of(centres[number].y, reach_y_, image.height);
       for (int64_t s = rows.begin / kTileRows; s <= (rows.end - 1) / kTileRows; ++s) {
         visit(s, static_cast<int32_t>(number));
@@ -200,6 +256,7 @@ bool NearestCentres::assign(int64_t begin, int64_t end, TiledImage& image,
   std::vector<std::vector<int32_t>> numbers(image.tiles_across);
   std::vector<std::vector<Candidate>> candidates(image.tiles_across);
   const size_t index_mask = (size_t{1} << index_bits_) - 1;
+  const size_t more = image.layers.size() - 1;
   bool changed = false;
   for (int64_t strip = begin; strip < end; ++strip) {
     const int64_t y = strip * kTileRows;
@@ -207,12 +264,13 @@ bool NearestCentres::assign(int64_t begin, int64_t end, TiledImage& image,
     for (auto& list : candidates) list.clear();
     for (int64_t i = strip_starts_[strip]; i < strip_starts_[strip + 1]; ++i) {
       const Seen& seen = seen_[strip_centres_[i]];
+      const Pairs* pairs = more_.data() + strip_centres_[i] * more;
       for (int32_t t = seen.first_tile; t <= seen.last_tile; ++t) {
         const int32_t index = static_cast<int32_t>(numbers[t].size() & index_mask);
         numbers[t].push_back(strip_centres_[i]);
-        candidates[t].push_back({seen.light_and_a, seen.b, seen.base + index,
+        candidates[t].push_back({seen.light_and_a, seen.b, seen.base + index, seen.factor,
                                  across_.at(seen.across + y),
-                                 along_.at(seen.along + t * kTileColumns)});
+                                 along_.at(seen.along + t * kTileColumns), &pairs->light_and_a});
       }
     }
     for (int64_t t = 0; t < image.tiles_across; ++t) {
@@ -220,23 +278,51 @@ bool NearestCentres::assign(int64_t begin, int64_t end, TiledImage& image,
       numbers[t].resize(count + 2 * kGroup);  // look_up reads whole vectors
       const int64_t pixel = (strip * image.tiles_across + t) * kTilePixels;
       const int64_t columns = std::min(kTileColumns, image.width - x);
-      const Tile tile{image.light_and_a.get() + pixel,
-                      image.b.get() + pixel,
+      const Tile tile{&image,
+                      pixel,
                       image.labels.get() + pixel,
                       y,
                       x,
                       std::min(kTileRows, image.height - y),
                       (uint32_t{1} << columns) - 1,
+                      static_cast<int64_t>(seen_.size()),
                       candidates[t].data(),
                       numbers[t].data(),
                       count};
       with_vectors([&]<int kBytes>() {
-        changed |= index_bits_ == 0 ? assign_tile<kBytes, 0>(tile, furthest_, changes)
-                                    : assign_tile<kBytes, kMostIndexBits>(tile, furthest_, changes);
+        const auto assign = [&]<By kBy>() {
+          return more == 0 ? assign_tile<kBytes, kBy, false>(tile, furthest_, changes)
+                           : assign_tile<kBytes, kBy, true>(tile, furthest_, changes);
+        };
+        changed |= adapts_            ? assign.template operator()<By::kFactors>()
+                   : index_bits_ == 0 ? assign.template operator()<By::kScores>()
+                                      : assign.template operator()<By::kGroups>();
       });
     }
   }
   return changed;
+}
+
+void NearestCentres::find_contrasts(int64_t begin, int64_t end, const TiledImage& image,
+                                    const std::vector<Centre>& centres, int32_t* contrasts) const {
+  const size_t labels = seen_.size();
+  for (int64_t y = begin * kTileRows; y < std::min(end * kTileRows, image.height); ++y) {
+    for (int64_t x = 0; x < image.width; ++x) {
+      const int64_t pixel = image.index(y, x);
+      const int32_t label = image.labels.get()[pixel];
+      if (label < 0) continue;
+      int32_t contrast = 0;
+      for (size_t layer = 0; layer < image.layers.size(); ++layer) {
+        const slic::Colour& colour = centres[layer * labels + label].colour;
+        const int32_t pair = image.layers[layer].light_and_a.get()[pixel];
+        const int32_t lightness = static_cast<int16_t>(pair) - colour.lightness;
+        const int32_t a = (pair >> 16) - colour.a;
+        const int32_t b = image.layers[layer].b.get()[pixel] - colour.b;
+        contrast += lightness * lightness + a * a + b * b;
+      }
+      contrasts[label] = std::max(contrasts[label], contrast);
+    }
+  }
 }
 
 }  // namespace wsol::cpu

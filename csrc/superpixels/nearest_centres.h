@@ -3,7 +3,7 @@
 // Distances of one pixel to its candidates are compared without the term they share: with p and c
 // as colours, c^2 - 2 p c + place. Eight candidates at a time, their order in the lowest three
 // bits, one minimum finds the first of the nearest; where place weighs too much for the bits,
-// candidates are compared one by one.
+// candidates are compared one by one. So they are in SLICO, by (p - c)^2 times the centre's factor.
 #pragma once
 
 #include <cstdint>
@@ -39,30 +39,41 @@ class PlaceTerms {
 
 class NearestCentres {
  public:
-  explicit NearestCentres(const Slic& args);
+  // `adapts` is SLICO.
+  NearestCentres(const slic::Scale& scale, bool adapts);
 
   // Bits that TiledImage's colours are to be scaled by.
   int colour_bits() const { return index_bits_; }
-  // Takes the centres of a round.
-  void prepare(const TiledImage& image, const std::vector<Centre>& centres);
+  // Takes the centres (layers, labels) of a round; in SLICO, with the largest contrast of each.
+  void prepare(const TiledImage& image, const std::vector<Centre>& centres,
+               const std::vector<int32_t>& contrasts, int64_t least_contrast);
   // Gives the pixels of the strips [begin, end) their labels, and adds what that changes to
-  // `changes`. Returns whether it changed any.
+  // `changes` (layers, labels). Returns whether it changed any.
   bool assign(int64_t begin, int64_t end, TiledImage& image, SegmentSums* changes) const;
+  // Raises contrasts to those of the pixels of the strips [begin, end) to their centres.
+  void find_contrasts(int64_t begin, int64_t end, const TiledImage& image,
+                      const std::vector<Centre>& centres, int32_t* contrasts) const;
 
  private:
   // A centre as tiles see it.
   struct Seen {
-    int32_t light_and_a, b;         // -2 times the colour's
+    int32_t light_and_a, b;         // the first layer's colour, times -2 but in SLICO
     int32_t base;                   // what does not depend on the pixel
+    float factor;                   // of SLICO
     int32_t first_tile, last_tile;  // of those that its window meets in a strip
     int64_t across, along;  // where its place terms are, of the image's first row and column
   };
+  struct Pairs {
+    int32_t light_and_a, b;
+  };
 
   int64_t reach_y_, reach_x_;
+  bool adapts_;
   int index_bits_;
   int32_t furthest_;  // what the best candidate has to stay below
   PlaceTerms across_, along_;
   std::vector<Seen> seen_;
+  std::vector<Pairs> more_;             // (labels, layers - 1): the colours of the other layers
   std::vector<int64_t> strip_starts_;   // into strip_centres_, one more than strips
   std::vector<int32_t> strip_centres_;  // ascending within a strip
 };

@@ -32,18 +32,24 @@ class Segmentation {
         threads_(threads),
         image_(workspace.image),
         pieces_(workspace.pieces),
-        nearest_(args),
-        centres_(args.rows * args.columns) {
-    image_.resize(args.labels.size(1), args.labels.size(2));
-    image_.colour_bits = nearest_.colour_bits();
+        nearest_(slic::scale_of(args, 0), args.least_contrast > 0),
+        labels_(args.rows * args.columns),
+        layers_(slic::layers_of(args)) {
+    image_.resize(args.labels.size(1), args.labels.size(2), layers_);
     // A few parts a thread, but each keeps sums of its own.
     const int64_t parts = threads == 1 ? 1 : 2 * static_cast<int64_t>(threads);
     parts_.resize(std::min(parts, image_.strips));
-    for (Part& part : parts_) part.changes.resize(centres_.size());
+    for (Part& part : parts_) part.changes.resize(layers_ * labels_);
   }
 
   void run(int64_t number) {
-    sums_.assign(centres_.size(), {});
+    const slic::Scale scale = slic::scale_of(args_, number);
+    const bool adapts = args_.least_contrast > 0;
+    if (args_.scales.data != nullptr) nearest_ = NearestCentres(scale, adapts);
+    image_.colour_bits = nearest_.colour_bits();
+    sums_.assign(layers_ * labels_, {});
+    centres_.assign(layers_ * labels_, {slic::kNowhere, slic::kNowhere, {}});
+    contrasts_.assign(adapts ? labels_ : 0, static_cast<int32_t>(args_.least_contrast));
     in_parts([&](int64_t begin, int64_t end, Part& part) {
       read_strips(args_, number, begin, end, image_, part.changes.data());
       part.changed = true;
@@ -51,14 +57,15 @@ class Segmentation {
     bool changed = true;
     for (int64_t round = 0; changed && round < args_.max_num_iter; ++round) {
       move_centres();
-      nearest_.prepare(image_, centres_);
+      if (adapts && round > 0) find_contrasts();
+      nearest_.prepare(image_, centres_, contrasts_, args_.least_contrast);
       changed = in_parts([&](int64_t begin, int64_t end, Part& part) {
         part.changed = nearest_.assign(begin, end, image_, part.changes.data());
       });
     }
     int32_t* segments = args_.labels.as<int32_t>() + number * image_.height * image_.width;
     if (args_.connect) {
-      pieces_.write(image_, sums_, segments);
+      pieces_.write(image_, scale.pixels, sums_, segments);
     } else {
       write_labels(segments);
     }
@@ -67,18 +74,25 @@ class Segmentation {
  private:
   struct Part {
     std::vector<SegmentSums> changes;  // zeros between steps
+    std::vector<int32_t> contrasts;
     bool changed;
   };
 
-  // Runs `step(begin, end, part)` over the strips and adds up the parts' changes; whether any.
+  // Runs `step(begin, end, part)` over the strips of each part.
   template <typename Step>
-  bool in_parts(const Step& step) {
+  void for_parts(const Step& step) {
     const int64_t count = static_cast<int64_t>(parts_.size());
     parallel_for(count, 1, threads_, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         step(i * image_.strips / count, (i + 1) * image_.strips / count, parts_[i]);
       }
     });
+  }
+
+  // The same, and adds up the parts' changes; whether any.
+  template <typename Step>
+  bool in_parts(const Step& step) {
+    for_parts(step);
     bool changed = false;
     for (Part& part : parts_) {
       if (!part.changed) continue;
@@ -97,32 +111,49 @@ class Segmentation {
   }
 
   void move_centres() {
-    for (size_t i = 0; i < centres_.size(); ++i) {
-      const SegmentSums& sum = sums_[i];
-      if (sum.pixels == 0) continue;  // it stays where it was
+    for (int64_t i = 0; i < layers_ * labels_; ++i) {
+      const SegmentSums &sum = sums_[i], &of_places = sums_[i % labels_];
+      const int64_t pixels = of_places.pixels;
+      if (pixels == 0) continue;  // it stays where it was
       const auto place = [&](int64_t total) {
-        return slic::rounded_mean(total * slic::kPlaceUnit, sum.pixels);
+        return slic::rounded_mean(total * slic::kPlaceUnit, pixels);
       };
       const auto colour = [&](int64_t total) {
-        return slic::rounded_mean(total >> image_.colour_bits, sum.pixels);
+        return slic::rounded_mean(total >> image_.colour_bits, pixels);
       };
-      centres_[i] = {
-          place(sum.y), place(sum.x), {colour(sum.lightness), colour(sum.a), colour(sum.b)}};
+      centres_[i] = {place(of_places.y),
+                     place(of_places.x),
+                     {colour(sum.lightness), colour(sum.a), colour(sum.b)}};
+    }
+  }
+
+  // The largest contrasts of pixels to their centres, of which each centre keeps the largest.
+  void find_contrasts() {
+    for_parts([&](int64_t begin, int64_t end, Part& part) {
+      part.contrasts.assign(labels_, 0);
+      nearest_.find_contrasts(begin, end, image_, centres_, part.contrasts.data());
+    });
+    for (const Part& part : parts_) {
+      for (int64_t i = 0; i < labels_; ++i) {
+        contrasts_[i] = std::max(contrasts_[i], part.contrasts[i]);
+      }
     }
   }
 
   // The labels, numbered consecutively in the order of centres.
   void write_labels(int32_t* segments) const {
-    std::vector<int32_t> numbers(sums_.size());
+    std::vector<int32_t> numbers(labels_);
     int32_t count = 0;
-    for (size_t i = 0; i < sums_.size(); ++i) {
+    for (int64_t i = 0; i < labels_; ++i) {
       if (sums_[i].pixels > 0) numbers[i] = count++;
     }
     for (int64_t y = 0; y < image_.height; ++y) {
       for (int64_t x = 0; x < image_.width; x += kTileColumns) {
         const int32_t* labels = image_.labels.get() + image_.index(y, x);
         const int64_t columns = std::min(kTileColumns, image_.width - x);
-        for (int64_t i = 0; i < columns; ++i) *segments++ = numbers[labels[i]];
+        for (int64_t i = 0; i < columns; ++i) {
+          *segments++ = labels[i] < 0 ? -1 : numbers[labels[i]];
+        }
       }
     }
   }
@@ -132,8 +163,10 @@ class Segmentation {
   TiledImage& image_;
   ConnectedPieces& pieces_;
   NearestCentres nearest_;
-  std::vector<Centre> centres_;
-  std::vector<SegmentSums> sums_;  // of the labels' pixels
+  int64_t labels_, layers_;
+  std::vector<Centre> centres_;    // (layers, labels)
+  std::vector<SegmentSums> sums_;  // likewise, of the labels' pixels
+  std::vector<int32_t> contrasts_;
   std::vector<Part> parts_;
 };
 
@@ -141,7 +174,7 @@ class Segmentation {
 
 void slic(const Slic& args, int threads) {
   const int64_t images = args.images.size(0);
-  if (args.rows * args.columns == 1) {
+  if (args.rows * args.columns == 1 && args.start.data == nullptr) {
     std::fill_n(args.labels.as<int32_t>(), images * args.labels.size(1) * args.labels.size(2), 0);
     return;
   }

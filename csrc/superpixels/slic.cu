@@ -36,6 +36,7 @@ struct Elements {
   __device__ void for_each(const Visit& visit) const {
     const unsigned warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
     const unsigned first = static_cast<unsigned>(chunk) * kChunk + warp * (kChunk / kWarps) + lane;
+#pragma unroll 4  // more would take registers
     for (unsigned i = 0; i < kChunk / kWarps; i += kWarpSize) visit(first + i);
   }
 };
@@ -58,13 +59,18 @@ __global__ void __launch_bounds__(kThreads) number_kernel(SlicWork work) {
     before += work.chunk_counts[elements.image * elements.chunks + i];
   }
   int next = block_sum(before, of_warps);
-  int own = 0;
-  elements.for_each([&](unsigned element) { own += elements.is_label(work, element); });
+  unsigned found = 0;  // a bit for each of the thread's elements
+  elements.for_each([&](unsigned element) {
+    found = found << 1 | static_cast<unsigned>(elements.is_label(work, element));
+  });
+  const int own = __popc(found);
+  found <<= 32 - kChunk / kThreads;
   block_sum(own, of_warps);
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   for (int i = 0; i < warp; ++i) next += of_warps[i];
   elements.for_each([&](unsigned element) {
-    const bool is_label = elements.is_label(work, element);
+    const bool is_label = found >> 31 != 0;
+    found <<= 1;
     const unsigned labels = __ballot_sync(kFullWarp, is_label);
     if (is_label) {
       work.words[elements.image * work.pixels + element] =
@@ -79,11 +85,9 @@ __global__ void __launch_bounds__(kThreads) label_kernel(SlicWork work) {
   const int64_t pixel = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (pixel >= work.batch * work.pixels) return;
   const int64_t first = pixel / work.pixels * work.pixels;  // of the image
-  int element = work.labels[pixel];
-  if constexpr (kConnect) {
-    element = find_root(work.roots + first, static_cast<int>(pixel - first));
-  }
-  work.labels[pixel] = static_cast<int>(work.words[first + element]);
+  int element = kConnect ? work.roots[pixel] : work.labels[pixel];
+  if (kConnect && element >= 0) element = find_root(work.roots + first, element);
+  work.labels[pixel] = element < 0 ? -1 : static_cast<int>(work.words[first + element]);
 }
 
 template <bool kConnect>
@@ -102,19 +106,24 @@ void make_consecutive(const SlicWork& work, Stream stream) {
 
 namespace wsol::cuda {
 
-int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres) {
-  return superpixels::SlicWork({}, batch, height, width, centres).bytes;
+int64_t slic_scratch_bytes(int64_t batch, int64_t height, int64_t width, int64_t centres,
+                           int64_t layers) {
+  return superpixels::SlicWork({}, batch, height, width, centres, layers).bytes;
 }
 
 void slic(const Slic& args, Stream stream) {
   superpixels::SlicWork work(args.scratch, args.images.size(0), args.images.size(2),
-                             args.images.size(3), args.rows * args.columns);
+                             args.images.size(3), args.rows * args.columns, slic::layers_of(args));
   work.labels = args.labels.as<int>();
   work.rows = static_cast<int>(args.rows);
   work.columns = static_cast<int>(args.columns);
   work.reach_y = static_cast<int>(args.reach_y);
   work.reach_x = static_cast<int>(args.reach_x);
   work.weight = args.weight;
+  work.channels = static_cast<int>(args.images.size(1));
+  work.least_contrast = static_cast<int>(args.least_contrast);
+  work.start = args.start.as<int>();
+  work.scales = args.scales.as<int64_t>();
   check(superpixels::kName,
         cudaMemsetAsync(work.zeroed, 0, work.zeroed_bytes, reinterpret_cast<cudaStream_t>(stream)));
   superpixels::cluster(args, work, stream);

@@ -25,33 +25,43 @@ struct alignas(16) Centre {
 constexpr int kFields = 6;        // sums of a cluster: y, x, lightness, a, b, number of pixels
 constexpr int kColourFields = 3;  // sums of a piece: lightness, a, b
 
-// Sizes, and the scratch memory cut up: for a pixel 36 bytes, for a centre 64.
+// Sizes, and the scratch memory cut up: for a pixel 8 bytes and 32 a layer, for a centre 4 and 64 a
+// layer.
 struct SlicWork {
   int64_t batch;
+  int layers, channels;
   int height, width, pixels;
   int rows, columns, centres;  // of the grid
   int groups;                  // of 32 centres that follow each other
   int chunks;                  // of pixels
   int reach_y, reach_x;
   int64_t weight;
+  int least_contrast;     // of SLICO, else 0
+  const int* start;       // (B, pixels): labels to start with, -1 outside of the mask; or none
+  const int64_t* scales;  // (B, 3), with `start`: each image's reach, weight, pixels
 
-  int* labels;  // (B, pixels): by the end the result; sizes of pieces in between
-  Word* words;  // (B, pixels): colours; then each piece's choice; then new labels
+  int* labels;  // (B, pixels): by the end the result
+  Word* words;  // (layers, B, pixels): colours; the first layer's: then each piece's choice; then
+                // new labels
   // For the clusters.
-  Centre* centre;  // (B, centres)
+  Centre* centre;  // (layers, B, centres)
   int4* boxes;     // (B, groups): least and largest y, least and largest x of the centres' pixels
-  Word* sums;      // (B, centres, kFields), negative ones in two's complement
+  Word* sums;      // (layers, B, centres, kFields), negative ones in two's complement
+  int* contrasts;  // (B, centres): of SLICO, the largest squared difference of colours so far
   int* changed;    // (B,): the last iteration that changed a label
   // For the pieces.
-  int* roots;             // (B, pixels): union-find
-  Word* colour_sums;      // (B, pixels, kColourFields), by root
-  int* joined;            // (B,): the last round that found a small piece
+  int* roots;             // (B, pixels): union-find; -1 outside of the mask
+  int* sizes;             // (B, pixels): pixels of a root's piece; else 0
+  Word* colour_sums;      // (layers, B, pixels, kColourFields), by root
+  int* joined;            // (B,): the last round that found a small piece that touches another
   int* chunk_counts;      // (B, chunks)
   unsigned char* zeroed;  // where sums, changed and joined lie: they start as 0
   int64_t zeroed_bytes, bytes;
 
-  SlicWork(const TensorView& memory, int64_t images, int64_t h, int64_t w, int64_t centre_count)
+  SlicWork(const TensorView& memory, int64_t images, int64_t h, int64_t w, int64_t centre_count,
+           int64_t layer_count)
       : batch(images),
+        layers(static_cast<int>(layer_count)),
         height(static_cast<int>(h)),
         width(static_cast<int>(w)),
         pixels(static_cast<int>(h * w)),
@@ -59,27 +69,43 @@ struct SlicWork {
         groups(static_cast<int>((centre_count + kWarpSize - 1) / kWarpSize)),
         chunks(static_cast<int>((h * w + kChunk - 1) / kChunk)) {
     ScratchParts parts(memory);
-    parts.take(sums, batch * kFields * centres);
+    // Those of pixels first, so that they begin with a sector.
+    parts.take(words, layers * batch * pixels);
+    parts.take(colour_sums, layers * batch * kColourFields * pixels);
+    parts.take(roots, batch * pixels);
+    parts.take(sizes, batch * pixels);
+    parts.take(centre, layers * batch * centres);
+    parts.take(boxes, batch * groups);
+    parts.take(contrasts, batch * centres);
+    parts.take(chunk_counts, batch * chunks);
+    const int64_t before = parts.bytes();
+    parts.take(sums, layers * batch * kFields * centres);
+    zeroed = reinterpret_cast<unsigned char*>(sums);
     parts.take(changed, batch);
     parts.take(joined, batch);
-    zeroed = memory.as<unsigned char>();
-    zeroed_bytes = parts.bytes();
-    parts.take(centre, batch * centres);
-    parts.take(boxes, batch * groups);
-    parts.take(words, batch * pixels);
-    parts.take(colour_sums, batch * kColourFields * pixels);
-    parts.take(roots, batch * pixels);
-    parts.take(chunk_counts, batch * chunks);
+    zeroed_bytes = parts.bytes() - before;
     bytes = parts.bytes();
   }
 };
 
 // slic_clusters.cu: labels become those of the nearest centres.
 void cluster(const Slic& args, const SlicWork& work, Stream stream);
-// connected_pieces.cu: roots become those of the pieces, joined; labels are lost.
+// connected_pieces.cu: roots become those of the pieces, joined.
 void join_pieces(const SlicWork& work, Stream stream);
 
 #if defined(__CUDACC__) || defined(WSOL_EMULATOR)
+
+struct DeviceScale {
+  int reach_y, reach_x;
+  int64_t weight, pixels;
+};
+
+__device__ inline DeviceScale scale_of(const SlicWork& work, int64_t image) {
+  if (work.scales == nullptr) return {work.reach_y, work.reach_x, work.weight, work.pixels};
+  const int64_t* own = work.scales + 3 * image;
+  const auto reach = static_cast<int>(own[0]);
+  return {reach, reach, own[1], own[2]};
+}
 
 __device__ inline Word packed(const slic::Colour& colour) {
   const auto bits = [](int value) { return static_cast<Word>(static_cast<uint16_t>(value)); };

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from ops.cases.superpixels import scenes
+from ops.cases.superpixels import regions, scenes
 from ops.contract import sweep, threads
 from skimage.color import rgb2lab
+from skimage.segmentation import slic as scikit_image_slic
 from torch import Tensor
+from torch.nn import functional
 
 from wsol_ext.ops import slic
+from wsol_ext.ops.superpixels import _cells as cells_of
 from wsol_ext.ops.superpixels import lab_reference, slic_reference
 
 
@@ -154,3 +157,131 @@ def test_image_does_not_depend_on_its_batch(backend):
         with threads(count):
             alone = torch.cat([slic(image[None], 20) for image in images])
             assert torch.equal(slic(images, 20), alone)
+
+
+# --- channels, masks, given centres, SLICO
+
+
+def test_one_channel_is_stretched_to_its_range(backend):
+    grey = scenes(1, 30, 40)[:, :1].to(backend.device)
+    labels = slic(grey, 20, 0.1)
+    assert torch.equal(slic(grey.short() * 100 - 9000, 20, 0.1), labels)
+    assert torch.equal(slic(grey.double() / 4096 + 3, 20, 0.1), labels)
+
+
+def test_channels_without_contrast_are_the_grid(backend):
+    images = torch.full((1, 5, 20, 30), -3.5, device=backend.device)
+    assert torch.equal(slic(images, 6).cpu(), slic_reference(torch.zeros(1, 3, 20, 30), 6))
+
+
+def test_values_outside_of_the_mask_do_not_matter(backend):
+    images, mask = scenes(2, 30, 40).float() / 255, regions(2, 30, 40)
+    outside = torch.where(mask[:, None], images, torch.nan).to(backend.device)
+    images, mask = images.to(backend.device), mask.to(backend.device)
+    for other in ({}, {"convert2lab": False, "compactness": 0.1}):
+        labels = slic(images, 10, mask=mask, **other)
+        assert torch.equal(slic(outside, 10, mask=mask, **other), labels)
+        assert torch.equal(labels >= 0, mask)
+
+
+def test_mask_of_every_pixel_is_segmented_wholly(backend):
+    images = scenes(1, 36, 48).to(backend.device)
+    labels = slic(images, 12, mask=torch.ones(36, 48, device=backend.device), start_label=1)
+    assert labels.unique().tolist() == list(range(1, int(labels.max()) + 1))
+    assert 6 <= int(labels.max()) <= 24  # none is smaller than half the mean
+
+
+@pytest.mark.parametrize("n_segments", [1, 7, 40, 10**6])
+def test_cells_of_a_mask_have_equal_size(n_segments):
+    mask = regions(2, 50, 60)
+    area = mask.flatten(1).sum(dim=1)
+    cells = cells_of(mask, area, n_segments)
+    assert torch.equal(cells >= 0, mask)
+    for each, pixels in zip(cells, area.tolist(), strict=True):
+        sizes = each[each >= 0].bincount()
+        count = min(n_segments, pixels)
+        spacing = (pixels / count) ** 0.5
+        assert len(sizes) == count
+        assert (sizes - pixels / count).abs().max() <= spacing + 1  # a column of a band
+
+
+def test_pixels_start_with_the_nearest_of_given_centres(backend):
+    images = torch.zeros(1, 1, 12, 18, device=backend.device)
+    centres = torch.tensor([[2.0, 3.0], [9.5, 3.0], [2.0, 12.0], [9.0, 14.0]])
+    labels = slic(
+        images,
+        compactness=10.0,
+        max_num_iter=1,
+        enforce_connectivity=False,
+        centres=centres.to(backend.device),
+    ).cpu()
+    y, x = torch.arange(12.0)[:, None, None], torch.arange(18.0)[None, :, None]
+    nearest = ((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2).argmin(dim=2)
+    assert (labels[0] == nearest).double().mean() > 0.9  # then they have moved once
+
+
+def test_equal_centres_are_one_segment(backend):
+    images = scenes(1, 20, 20).to(backend.device)
+    centres = torch.full((3, 2), 7, device=backend.device)
+    assert torch.equal(slic(images, centres=centres).cpu(), torch.zeros(1, 20, 20).int())
+
+
+def drawn_regions(channels: int) -> tuple[Tensor, Tensor]:
+    """An image (1, C, 64, 64) of smooth regions with noise, and which of them a pixel is of."""
+    generator = torch.Generator().manual_seed(4)
+    fields = torch.randn(1, 6, 4, 4, generator=generator)
+    truth = functional.interpolate(fields, (64, 64), mode="bicubic").argmax(dim=1)
+    levels = torch.rand(channels, 6, generator=generator)
+    noise = 0.03 * torch.randn(1, channels, 64, 64, generator=generator)
+    return levels[:, truth].transpose(0, 1) + noise, truth
+
+
+@pytest.mark.parametrize("slic_zero", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_segments_keep_to_regions_as_well_as_those_of_scikit_image(channels, masked, slic_zero):
+    images, truth = drawn_regions(channels)
+    images = images.clamp(0, 1)
+    mask = None
+    if masked:
+        mask = (
+            torch.linspace(-1, 1, 64).square() + torch.linspace(-1, 1, 64)[:, None].square() < 0.8
+        )[None]
+    compactness = 10.0 if channels == 3 else 0.1
+    ours = slic(images, 40, compactness, mask=mask, slic_zero=slic_zero, start_label=1)
+    theirs = scikit_image_slic(
+        images[0].permute(1, 2, 0).numpy(),
+        40,
+        compactness,
+        mask=None if mask is None else mask[0].numpy(),
+        slic_zero=slic_zero,
+        channel_axis=-1,
+    )
+
+    def quality(labels: Tensor) -> tuple[int, float]:
+        """How many segments there are, and the share of pixels in their segment's commonest region."""
+        inside = labels > 0
+        table = torch.zeros(int(labels.max()) + 1, 6).index_put_(
+            (labels[inside], truth[0][inside]), torch.ones(()), accumulate=True
+        )
+        return len(labels[inside].unique()), float(table.amax(dim=1).sum() / inside.sum())
+
+    count, kept = quality(ours[0].long())
+    their_count, their_kept = quality(torch.from_numpy(theirs))
+    assert torch.equal(ours[0] > 0, torch.from_numpy(theirs) > 0)
+    assert 0.6 * their_count <= count <= 1.4 * their_count + 2
+    assert kept >= their_kept - 0.01
+
+
+def test_slico_makes_segments_of_even_shape_where_contrasts_differ(backend):
+    """A half of strong texture: there SLIC's segments follow it, SLICO's stay as compact as in the other half."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.full((1, 1, 40, 80), 0.5)
+    images[..., 40:] = torch.rand(1, 1, 40, 40, generator=generator)
+    images = images.to(backend.device)
+    grid = slic(torch.zeros_like(images), 32, enforce_connectivity=False)
+    strays = [
+        float((slic(images, 32, 0.1, 5, False, slic_zero=zero) != grid).double().mean())
+        for zero in (False, True)
+    ]
+    assert strays[1] < 0.7 * strays[0]

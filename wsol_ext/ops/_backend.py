@@ -246,6 +246,7 @@ _operators: dict[str, Operator] = {}
 _PLAIN_TENSORS = frozenset({Tensor, Parameter})
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {  # of the dispatcher's types
     "Tensor": (Tensor, Parameter),
+    "Optional[Tensor]": (Tensor, Parameter, type(None)),
     "float": (float, int),
     "Optional[float]": (float, int, type(None)),
     "int": (int,),

@@ -18,7 +18,13 @@ from ops.cases.components import COMPONENT_SUMS, LABEL_COMPONENTS
 from ops.cases.diffusion import SPATIAL_DIFFUSION, SPATIAL_DIFFUSION_BY_A_NUMBER
 from ops.cases.graphs import NORMALIZED_CUT
 from ops.cases.reattention import MASKED_REATTENTION
-from ops.cases.superpixels import SEGMENT_MEAN, SEGMENT_MODE, SEGMENT_MODE_OF_FLAT_IMAGES, SLIC
+from ops.cases.superpixels import (
+    SEGMENT_MEAN,
+    SEGMENT_MODE,
+    SEGMENT_MODE_OF_FLAT_IMAGES,
+    SLIC,
+    SLIC_OF_CHANNELS,
+)
 from ops.cases.token_masks import ADAPTIVE_TOKEN_MASK, MASKED_SOFTMAX
 
 CASES = (
@@ -33,6 +39,7 @@ CASES = (
     SPATIAL_DIFFUSION_BY_A_NUMBER,
     NORMALIZED_CUT,
     SLIC,
+    SLIC_OF_CHANNELS,
     SEGMENT_MEAN,
     SEGMENT_MODE,
     SEGMENT_MODE_OF_FLAT_IMAGES,

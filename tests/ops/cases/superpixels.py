@@ -63,8 +63,9 @@ SLIC = OperatorCase(
     empty={(0, 5, 6): (0, 5, 6), (2, 0, 6): (2, 0, 6), (2, 5, 0): (2, 5, 0)},
     bad=(
         bad_dtype(f"uint8, {ANY_FLOAT}", images=zeros(1, 3, 4, 4, dtype=I32)),
-        bad_shape("be (B, 3, h, w)", images=zeros(1, 4, 4, 4)),
-        bad_shape("be (B, 3, h, w)", images=zeros(3, 4, 4)),
+        bad_shape("be (B, 3, h, w)", images=zeros(1, 4, 4, 4), convert2lab=True),
+        bad_shape("be (B, C, h, w)", images=zeros(3, 4, 4)),
+        Bad(ValueError, {"images": zeros(1, 0, 4, 4)}, "images have no channel"),
         bad_value("be at least 1", n_segments=0),
         *(bad_value("be finite and at least 0", compactness=bad) for bad in (-1.0, NAN, INF)),
         bad_value("be at least 1", max_num_iter=0),
@@ -88,6 +89,82 @@ SLIC = OperatorCase(
         ),
     ),
     raw=lambda a: [("slic", (a["images"], 4, 10.0, 3, True))],
+)
+
+
+def regions(batch: int, height: int, width: int) -> Tensor:
+    """Masks of two discs, the smaller one's pixels far from all others, and of scattered pixels."""
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    large = (y - height / 3) ** 2 + (x - width / 3) ** 2 < (height * width) / 12
+    small = (y - 0.85 * height) ** 2 + (x - 0.85 * width) ** 2 < (height * width) / 60
+    mask = large | small | (torch.arange(height * width).view(height, width) % 97 == 5)
+    return torch.stack([mask, mask.flip(1)])[torch.arange(batch) % 2]
+
+
+def channel_arguments(size: Size, dtype: torch.dtype) -> Arguments:
+    """All that is not of plain sRGB at once: centres given, in a mask."""
+    batch, channels, height, width = size
+    images, mask = zeros(*size), zeros(batch, height, width, dtype=torch.bool)
+    if min(size) > 0:
+        coarse = uniform(1, batch, channels, height // 6 + 1, width // 6 + 1)
+        smooth = functional.interpolate(coarse, (height, width), mode="bilinear")
+        images, mask = 90 * smooth + normal(2, *size), regions(batch, height, width)
+    place = torch.tensor([height, width])
+    return {
+        "images": images.to(dtype),
+        "compactness": 0.1,
+        "max_num_iter": 4,
+        "mask": mask,
+        "centres": uniform(3, 11, 2) * place,
+        "slic_zero": True,
+    }
+
+
+CHANNELS = zeros(1, 1, 6, 7)
+SLIC_OF_CHANNELS = replace(
+    SLIC,
+    name="slic-of channels",
+    make=channel_arguments,
+    sizes=((2, 1, 9, 13), (1, 2, 31, 29), (2, 4, 20, 33), (1, 7, 17, 16)),
+    dtypes=(torch.float32, torch.uint8, torch.int16, torch.int64, torch.float64, torch.bfloat16),
+    small=((1, 1, 9, 12), (1, 4, 12, 15)),
+    layouts=((2, 2, 15, 20),),
+    threads=((3, 5, 41, 53),),
+    empty={(0, 2, 5, 6): (0, 5, 6), (2, 1, 0, 6): (2, 0, 6)},
+    options=(
+        {"slic_zero": False},
+        {"centres": None},
+        {"centres": None, "n_segments": 1000},
+        {"mask": None},
+        {"mask": None, "centres": None},
+        {"mask": zeros(12, 15, dtype=torch.bool)},
+        {"compactness": 1e9},
+        {"compactness": 0.0, "enforce_connectivity": False},
+        {"start_label": 1},
+        {"images": scenes(1, 12, 15), "compactness": 10.0},
+        {"images": scenes(1, 12, 15), "convert2lab": False},
+    ),
+    bad=(
+        bad_dtype(
+            "uint8, int8, uint16, int16, int32, int64, " + ANY_FLOAT,
+            images=CHANNELS.to(torch.cfloat),
+        ),
+        bad_shape("be (1, 9, 12)", mask=zeros(2, 9, 12)),
+        bad_shape("be (9, 12)", mask=zeros(12, 9)),
+        Bad(ValueError, {"mask": zeros(9, 12) + 0.5}, "mask has values other than 0 and 1"),
+        bad_shape("be (K, 2)", centres=zeros(3, 3)),
+        bad_shape("be (1, K, 2)", centres=zeros(2, 4, 2)),
+        Bad(ValueError, {"centres": zeros(0, 2)}, "centres are none"),
+        Bad(ValueError, {"centres": zeros(1, 2) + INF}, "centres has NaN or infinite"),
+        bad_value("be 0 or 1", start_label=2),
+        *(
+            Bad(ValueError, {"images": zeros(1, 1, 9, 12) + value}, "images has values ... NaN")
+            for value in (NAN, INF)
+        ),
+    ),
+    raw=lambda a: [
+        ("slic", (a["images"], 4, 0.1, 3, True, True, a["mask"], a["centres"], True, False))
+    ],
 )
 
 
