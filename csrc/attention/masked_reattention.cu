@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kThreads)
     const int own = place.first + step + static_cast<int>(threadIdx.x) / lanes.group;
     const bool present = own < end;
     const int token = present ? own : end - 1;
-    const int64_t row = head.first_row + token;
+    const int64_t row = head.row_index(token);
     const int top_token = top[row];
     const bool is_kept = head.keep[token], has_top = top_token >= 0;
     A delta = 0, own_logit = 0, own_grad = 0, top_logit = 0, mean_grad = 0;
@@ -233,11 +233,11 @@ __global__ void __launch_bounds__(kThreads)
   using Piece = Vector<T, kVector>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (index >= rows) return;  // a whole warp at a time, here and below
-  const Head<T> head(in, index / in.tokens);
-  const int position = static_cast<int>(index - head.first_row);
-  if (position < head.kept) return;
+  const Head<T> head(in, static_cast<int>(index / in.tokens));
+  const int position = static_cast<int>(index % in.tokens);
+  if (position < head.kept()) return;
   const int token = head.order[position];
-  const int64_t own_row = head.first_row + token;
+  const int64_t own_row = head.row_index(token);
   const bool with_eps = in.log_eps > -INFINITY;  // else no row has a top
   const int begin = with_eps && token > 0 ? top_rows.ends[own_row - 1] : 0;
   const int end = with_eps ? top_rows.ends[own_row] : 0;
@@ -257,8 +257,8 @@ __global__ void __launch_bounds__(kThreads)
       if (lanes.row == 0) add_query(terms.self_grad[own_row], token);
 #pragma unroll 2
       for (int i = begin + lanes.row; i < end; i += lanes.rows) {
-        const int row = top_rows.rows[head.first_row + i];
-        add_query(terms.top_grad[head.first_row + row], row);
+        const int row = top_rows.rows[head.row_index(i)];
+        add_query(terms.top_grad[head.row_index(row)], row);
       }
     }
     for (int offset = kWarpSize / 2; offset >= lanes.group; offset /= 2) {
