@@ -35,22 +35,34 @@ struct Columns {
   float log_sum[kTile], delta[kTile], top_grad[kTile];
 };
 
+// Where what is read of a head's columns begins, in shared memory: registers are few.
+template <typename T>
+struct alignas(16) Sources {
+  const T *first, *second;  // keys and values, or queries and the gradients of their outputs
+};
+
 // Of shared memory: what a block has once, and what each of its warps has.
 template <typename T, int kWidth>
 constexpr size_t forward_shared_bytes(int warps) {
   return (2 * kForwardTile<kWidth> * kPitch<kWidth> + warps * kWarpSpan<kWidth>)*sizeof(T) +
-         kWidth * sizeof(float);
+         kWidth * sizeof(float) + sizeof(Sources<T>);
+}
+
+template <typename T, int kWidth>
+constexpr size_t gradient_shared_bytes(int warps) {
+  return (4 * kBackwardTile<kWidth> * kPitch<kWidth> + 2 * warps * kWarpSpan<kWidth>)*sizeof(T) +
+         sizeof(Sources<T>);
 }
 
 template <typename T, int kWidth>
 constexpr size_t grad_query_shared_bytes(int warps) {
-  return (4 * kBackwardTile<kWidth> * kPitch<kWidth> + 2 * warps * kWarpSpan<kWidth>)*sizeof(T);
+  return gradient_shared_bytes<T, kWidth>(warps) + warps * kRowsPerWarp * sizeof(float2);
 }
 
 template <typename T, int kWidth>
 constexpr size_t grad_key_value_shared_bytes(int warps) {
-  return grad_query_shared_bytes<T, kWidth>(warps) + 2 * sizeof(Columns<kBackwardTile<kWidth>>) +
-         kWidth * sizeof(float);
+  return gradient_shared_bytes<T, kWidth>(warps) + 2 * sizeof(Columns<kBackwardTile<kWidth>>) +
+         4 * sizeof(const int*) + kWidth * sizeof(float);
 }
 
 // Shows the logits of a tile that begins at `first` in the order of tokens to the tops of this
@@ -143,8 +155,9 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
   T* const key = reinterpret_cast<T*>(dynamic_shared());
   T* const value = key + kTile * kPitch<kWidth>;
   float* const mean_value = reinterpret_cast<float*>(value + kTile * kPitch<kWidth>);
+  auto* const sources = reinterpret_cast<Sources<T>*>(mean_value + kWidth);
   // The warp's queries, then its rows' own values, then what it makes of them.
-  T* const rows = reinterpret_cast<T*>(mean_value + kWidth) + warp_of_block() * kWarpSpan<kWidth>;
+  T* const rows = reinterpret_cast<T*>(sources + 1) + warp_of_block() * kWarpSpan<kWidth>;
   const Place place(in.tokens, rows_of_block());
   const Head<T> head(in, place.head);
   const int kept = head.kept();
@@ -153,6 +166,9 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
   copy_rows<kWidth>(rows, head.query, in.width,
                     Tokens{nullptr, first_row_of_warp(place.first), in.tokens});
   copy_mean(mean_value, head.mean_value, in.width);
+  if (threadIdx.x == 0) *sources = {head.key.data, head.value.data};
+  const auto key_rows = [&] { return Rows<const T>(sources->first, in.key.row_stride); };
+  const auto value_rows = [&] { return Rows<const T>(sources->second, in.value.row_stride); };
   // A tile of kept tokens; after those, for the largest logit of all, of the others.
   const int end = with_eps ? in.tokens : kept;
   const auto tile_at = [&](int first) {
@@ -168,13 +184,13 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
   for (int first = 0; first < kept; first += kTile) {
     wait_for_copies();
     __syncthreads();  // the keys have come, and nobody reads values any more
-    next.copy(value, head.value, in.width);
+    next.copy(value, value_rows(), in.width);
     next = tile_at(min(first + kTile, kept));
     Sums<kTile> weights;
     multiply<kWidth, kTile>(weights, query_rows, key);
     wait_for_copies();
     __syncthreads();  // the values have come, and nobody reads keys any more
-    next.copy(key, head.key, in.width);
+    next.copy(key, key_rows(), in.width);
     finish_logits<kTile>(weights, scale, kept - first);
     if (with_eps) take_logits<kTile>(best, weights, first);
 #pragma unroll
@@ -208,7 +224,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
   for (int first = kept; first < end; first += kTile) {
     wait_for_copies();
     __syncthreads();  // the keys have come, and nobody reads those before any more
-    next.copy(there, head.key, in.width);
+    next.copy(there, key_rows(), in.width);
     next = tile_at(first + 2 * kTile);
     Sums<kTile> logits;
     multiply<kWidth, kTile>(logits, query_rows, here);
@@ -280,7 +296,13 @@ __global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGrad
   constexpr int kTile = kBackwardTile<kWidth>, kTileSize = kTile * kPitch<kWidth>;
   T* const keys = reinterpret_cast<T*>(dynamic_shared());  // two tiles
   T* const values = keys + 2 * kTileSize;                  // two tiles
-  T* const query = values + 2 * kTileSize + warp_of_block() * 2 * kWarpSpan<kWidth>;
+  auto* const sources = reinterpret_cast<Sources<T>*>(values + 2 * kTileSize);
+  // Of each of the warp's rows, in base 2, log_sum; delta.
+  auto* const row_numbers =
+      reinterpret_cast<float2*>(sources + 1) + warp_of_block() * kRowsPerWarp;
+  T* const query = reinterpret_cast<T*>(sources + 1) +
+                   rows_of_block() * (sizeof(float2) / sizeof(T)) +
+                   warp_of_block() * 2 * kWarpSpan<kWidth>;
   T* const grad_out = query + kWarpSpan<kWidth>;
   const Place place(in.tokens, rows_of_block());
   const Head<T> head(in, place.head);
@@ -295,13 +317,11 @@ __global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGrad
   next.copy(keys, head.key, in.width);
   next.copy(values, head.value, in.width);
   next = tile_at(kTile);
+  if (threadIdx.x == 0) *sources = {head.key.data, head.value.data};
   const float scale = kLog2E * in.scale;
-  float row_log_sum[2], delta[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t row = head.row_index(min(own_tokens.first + row_of(2 * half), in.tokens - 1));
-    row_log_sum[half] = kLog2E * log_sum[row];
-    delta[half] = terms.delta[row];
+  if (lane_of_warp() < kRowsPerWarp) {
+    const int64_t row = head.row_index(min(own_tokens.first + lane_of_warp(), in.tokens - 1));
+    row_numbers[lane_of_warp()] = make_float2(kLog2E * log_sum[row], terms.delta[row]);
   }
   wait_for_copies();
   __syncwarp();
@@ -311,19 +331,22 @@ __global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGrad
   for (int first = 0, stage = 0; first < kept; first += kTile, stage ^= 1) {
     wait_for_copies();
     __syncthreads();  // the tiles have come, and nobody reads those before any more
-    next.copy(keys + (stage ^ 1) * kTileSize, head.key, in.width);
-    next.copy(values + (stage ^ 1) * kTileSize, head.value, in.width);
+    next.copy(keys + (stage ^ 1) * kTileSize,
+              Rows<const T>(sources->first, in.key.row_stride), in.width);
+    next.copy(values + (stage ^ 1) * kTileSize,
+              Rows<const T>(sources->second, in.value.row_stride), in.width);
     next = tile_at(first + 2 * kTile);
     const T *key = keys + stage * kTileSize, *value = values + stage * kTileSize;
     Sums<kTile> weights, grad_weights;
     multiply<kWidth, kTile>(weights, query_rows, key);
     multiply<kWidth, kTile>(grad_weights, grad_rows, value);
+    const float2 numbers[2] = {row_numbers[row_of(0)], row_numbers[row_of(2)]};
 #pragma unroll
     for (int n = 0; n < kTile / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        weights[n][i] = fast_exp2(weights[n][i] * scale - row_log_sum[i / 2]) *
-                        (grad_weights[n][i] - delta[i / 2]);
+        weights[n][i] = fast_exp2(weights[n][i] * scale - numbers[i / 2].x) *
+                        (grad_weights[n][i] - numbers[i / 2].y);
       }
     }
     set_absent<kTile>(weights, kept - first, 0);
@@ -342,7 +365,9 @@ __global__ void __launch_bounds__(kGradKeyValueWarps<kWidth>* kWarpSize, 2)
   T* const queries = reinterpret_cast<T*>(dynamic_shared());                           // two tiles
   T* const grads_out = queries + 2 * kTileSize;                                        // two tiles
   auto* const columns = reinterpret_cast<Columns<kTile>*>(grads_out + 2 * kTileSize);  // of both
-  float* const mean = reinterpret_cast<float*>(columns + 2);
+  auto* const sources = reinterpret_cast<Sources<T>*>(columns + 2);
+  auto* const numbers = reinterpret_cast<const int**>(sources + 1);  // Columns' four members
+  float* const mean = reinterpret_cast<float*>(numbers + 4);
   T* const key = reinterpret_cast<T*>(mean + kWidth) + warp_of_block() * 2 * kWarpSpan<kWidth>;
   T* const value = key + kWarpSpan<kWidth>;
   const Place place(in.tokens, rows_of_block());
@@ -359,23 +384,27 @@ __global__ void __launch_bounds__(kGradKeyValueWarps<kWidth>* kWarpSize, 2)
   copy_mean(mean, grad_mean + static_cast<int64_t>(place.head) * in.width, in.width);
   // Of the four arrays of columns, a thread copies one element.
   static_assert(4 * kTile <= kLeastWarps * kWarpSize);
-  const int column = threadIdx.x % kTile, part = threadIdx.x / kTile;
-  const int* const column_part = (part == 0   ? top
-                                  : part == 1 ? reinterpret_cast<const int*>(log_sum)
-                                  : part == 2 ? reinterpret_cast<const int*>(terms.delta)
-                                              : reinterpret_cast<const int*>(terms.top_grad)) +
-                                 head.row_index(min(column, in.tokens - 1));
   const auto copy_columns = [&](int first, int stage) {
     const Pieces<kWidth, kTile, T> pieces(Tokens{nullptr, first, in.tokens});
-    pieces.copy(queries + stage * kTileSize, head.query, in.width);
-    pieces.copy(grads_out + stage * kTileSize, head.rows(grad_out_rows), in.width);
-    if (part < 4) {
-      const bool present = first + column < in.tokens;
+    pieces.copy(queries + stage * kTileSize,
+                Rows<const T>(sources->first, in.query.row_stride), in.width);
+    pieces.copy(grads_out + stage * kTileSize,
+                Rows<const T>(sources->second, grad_out_rows.row_stride), in.width);
+    if (threadIdx.x < 4 * kTile) {
+      const int column = first + static_cast<int>(threadIdx.x % kTile);
       copy_async<4>(reinterpret_cast<int*>(columns + stage) + threadIdx.x,
-                    column_part + (present ? first : 0), present);
+                    numbers[threadIdx.x / kTile] + min(column, in.tokens - 1), column < in.tokens);
     }
   };
   const bool is_idle = first_row >= kept;  // of the warp
+  if (threadIdx.x == 0) {
+    *sources = {head.query.data, head.rows(grad_out_rows).data};
+    numbers[0] = top + head.row_index(0);
+    numbers[1] = reinterpret_cast<const int*>(log_sum + head.row_index(0));
+    numbers[2] = reinterpret_cast<const int*>(terms.delta + head.row_index(0));
+    numbers[3] = reinterpret_cast<const int*>(terms.top_grad + head.row_index(0));
+  }
+  __syncthreads();
   copy_columns(0, 0);
   wait_for_copies();
   __syncwarp();
