@@ -19,13 +19,13 @@ constexpr int kBackwardTile = kWidth <= 64 ? 32 : 16;
 template <int kWidth>
 constexpr bool kHoldsRows = kWidth <= 64;
 
-// Warps of a block at most: as many as registers, or shared memory, allow one block of; for the
-// keys' gradients two.
+// Warps of a block at most: as many as registers, or shared memory, allow; of grad_key_value as
+// many as half of 197 tokens take.
 constexpr int kForwardWarps = 16;
 template <int kWidth>
 constexpr int kGradQueryWarps = kWidth <= 64 ? 16 : 8;
 template <int kWidth>
-constexpr int kGradKeyValueWarps = kWidth <= 64 ? 6 : 4;
+constexpr int kGradKeyValueWarps = kWidth <= 64 ? 7 : 4;
 
 // What grad_key_value knows of the queries that are its columns. Of those past the end all is zero,
 // and so are their rows: they add nothing.
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
   const Place place(in.tokens, rows_of_block());
   const Head<T> head(in, place.head);
   const int kept = head.kept();
-  const bool with_eps = in.log_eps > -INFINITY;
+  const auto with_eps = [&] { return in.log_eps > -INFINITY; };
   const float scale = kLog2E * in.scale;
   copy_rows<kWidth>(rows, head.query, in.width,
                     Tokens{nullptr, first_row_of_warp(place.first), in.tokens});
@@ -170,9 +170,9 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
   const auto key_rows = [&] { return Rows<const T>(sources->first, in.key.row_stride); };
   const auto value_rows = [&] { return Rows<const T>(sources->second, in.value.row_stride); };
   // A tile of kept tokens; after those, for the largest logit of all, of the others.
-  const int end = with_eps ? in.tokens : kept;
+  const auto end = [&] { return with_eps() ? in.tokens : kept; };
   const auto tile_at = [&](int first) {
-    return Pieces<kWidth, kTile, T>(Tokens{head.order, first, first < kept ? kept : end});
+    return Pieces<kWidth, kTile, T>(Tokens{head.order, first, first < kept ? kept : end()});
   };
   auto next = tile_at(0);  // whose rows are to be copied next
   next.copy(key, head.key, in.width);
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
     __syncthreads();  // the values have come, and nobody reads keys any more
     next.copy(key, key_rows(), in.width);
     finish_logits<kTile>(weights, scale, kept - first);
-    if (with_eps) take_logits<kTile>(best, weights, first);
+    if (with_eps()) take_logits<kTile>(best, weights, first);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float here = largest[half];
@@ -221,14 +221,14 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
   Top<float> best_dropped[2];
   T *here = key, *there = value;
   next = tile_at(kept + kTile);
-  for (int first = kept; first < end; first += kTile) {
+  for (int first = kept; first < end(); first += kTile) {
     wait_for_copies();
     __syncthreads();  // the keys have come, and nobody reads those before any more
     next.copy(there, key_rows(), in.width);
     next = tile_at(first + 2 * kTile);
     Sums<kTile> logits;
     multiply<kWidth, kTile>(logits, query_rows, here);
-    finish_logits<kTile>(logits, scale, end - first);
+    finish_logits<kTile>(logits, scale, end() - first);
     take_logits<kTile>(best_dropped, logits, first);
     T* const free = here;
     here = there;
@@ -357,7 +357,7 @@ __global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGrad
 
 // Rows of the tile are kept tokens, as keys and values; columns are all tokens, as queries.
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kGradKeyValueWarps<kWidth>* kWarpSize, 2)
+__global__ void __launch_bounds__(kGradKeyValueWarps<kWidth>* kWarpSize)
     grad_key_value_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, const float* log_sum,
                           const int* top, RowTerms<float> terms, const float* grad_mean,
                           HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows) {

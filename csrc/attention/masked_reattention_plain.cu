@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kForwardWarps<kHeld>* kWarpSize, kForwardBlock
   const auto query = tile.template hold<0>(head.query, in.width, in.in_pieces);
 
   const bool is_first_lane = threadIdx.x % kLanesPerRow == 0;
-  A* const largest = tile.largest + Tile::first_row();
-  A* const weight_sum = tile.weight_sum + Tile::first_row();  // the first lane's
+  A* const largest = tile.row_numbers + Tile::first_row();
+  A* const weight_sum = tile.more_row_numbers + Tile::first_row();
   A sum[kR][Tile::kColumns] = {};
   if (is_first_lane) {
     for (int r = 0; r < kR; ++r) {
@@ -170,14 +170,13 @@ __global__ void __launch_bounds__(kGradQueryWarps<kHeld>* kWarpSize, kGradQueryB
   const auto query = tile.template hold<0>(head.query, in.width, in.in_pieces);
   const auto grad_out =
       tile.template hold<1>(head.rows(grad_out_rows), in.width, in.in_pieces);
-  A row_log_sum[kR], delta[kR];
-#pragma unroll
-  for (int r = 0; r < kR; ++r) {
-    const int row = min(place.first + Tile::first_row() + r, in.tokens - 1);
-    row_log_sum[r] = log_sum[head.row_index(row)];
-    delta[r] = terms.delta[head.row_index(row)];
+  for (int i = threadIdx.x; i < Tile::rows_of_block(); i += blockDim.x) {
+    const int64_t row = head.row_index(min(place.first + i, in.tokens - 1));
+    tile.row_numbers[i] = log_sum[row];
+    tile.more_row_numbers[i] = terms.delta[row];
   }
-
+  A* const row_log_sum = tile.row_numbers + Tile::first_row();
+  A* const delta = tile.more_row_numbers + Tile::first_row();
   A sum[kR][Tile::kColumns] = {};
   for (int first = 0; first < kept; first += kTile) {
     __syncthreads();  // nobody reads the tile before any more
@@ -192,10 +191,10 @@ __global__ void __launch_bounds__(kGradQueryWarps<kHeld>* kWarpSize, kGradQueryB
     tile.arrive();
     tile.multiply(weights, query, key, in.width);
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const bool present = first + first_column() + c < kept;
+    for (int r = 0; r < kR; ++r) {
 #pragma unroll
-      for (int r = 0; r < kR; ++r) {
+      for (int c = 0; c < 4; ++c) {
+        const bool present = first + first_column() + c < kept;
         const A weight = exp(weights[r][c] * in.scale - row_log_sum[r]);
         weights[r][c] = present ? weight * (grad_weights[r][c] - delta[r]) : A{0};
       }
@@ -203,15 +202,22 @@ __global__ void __launch_bounds__(kGradQueryWarps<kHeld>* kWarpSize, kGradQueryB
     tile.accumulate(sum, weights, key, in.width, kept - first);
   }
   wait_for_copies();
+  __syncthreads();  // nobody reads the rows' numbers any more
 
+  for (int i = threadIdx.x; i < Tile::rows_of_block(); i += blockDim.x) {
+    const int64_t row = head.row_index(min(place.first + i, in.tokens - 1));
+    tile.row_numbers[i] = terms.self_grad[row];
+    tile.more_row_numbers[i] = terms.top_grad[row];
+    tile.rows[i] = top[row];
+  }
+  __syncthreads();
   const Rows<T> grad_query = head.rows(grad_query_rows);
 #pragma unroll
   for (int r = 0; r < kR; ++r) {
-    const int row = place.first + Tile::first_row() + r;
+    const int i = Tile::first_row() + r, row = place.first + i;
     if (row >= in.tokens) continue;
-    const A self_grad = terms.self_grad[head.row_index(row)];
-    const A top_grad = terms.top_grad[head.row_index(row)];
-    const int top_token = top[head.row_index(row)];
+    const A self_grad = tile.row_numbers[i], top_grad = tile.more_row_numbers[i];
+    const int top_token = tile.rows[i];
 #pragma unroll
     for (int c = 0; c < Tile::kColumns; c += 4) {
       const int d = Tile::place(c);
@@ -250,26 +256,38 @@ __global__ void __launch_bounds__(kGradKeyValueWarps<kHeld>* kWarpSize)
   const auto key = tile.template hold<0>(head.key, in.width, in.in_pieces);
   const auto value = tile.template hold<1>(head.value, in.width, in.in_pieces);
 
+  const bool is_idle = tile.rows[Tile::first_row() / Tile::kRowsPerWarp * Tile::kRowsPerWarp] < 0;
   A key_sum[kR][Tile::kColumns] = {}, value_sum[kR][Tile::kColumns] = {};
   for (int first = 0; first < in.tokens; first += kTile) {
     __syncthreads();  // nobody reads the tile before any more
     list(tile.columns, kTile, Tokens{nullptr, first, in.tokens});
+    for (int i = threadIdx.x; i < kTile; i += blockDim.x) {
+      const int64_t row = head.row_index(min(first + i, in.tokens - 1));
+      auto& of = tile.queries->of;
+      of.log_sum[i] = log_sum[row];
+      of.delta[i] = terms.delta[row];
+      of.top_grad[i] = terms.top_grad[row];
+      of.top[i] = top[row];
+    }
     __syncthreads();
     const auto query = tile.template load<0>(head.query, in.width, in.in_pieces, kTile);
     const auto grad_out =
         tile.template load<1>(head.rows(grad_out_rows), in.width, in.in_pieces, kTile);
     tile.arrive();
+    if constexpr (kHeld) {
+      if (is_idle) continue;  // a whole warp; tiles in slices are the block's
+    }
     A weights[kR][4], grad_logits[kR][4];
     tile.multiply(weights, key, query, in.width);
     tile.multiply(grad_logits, value, grad_out, in.width);
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const int column = first + first_column() + c;
-      const bool present = column < in.tokens;
-      const int64_t row = head.row_index(present ? column : 0);
-      const A query_log_sum = log_sum[row], delta = terms.delta[row],
-              top_grad = terms.top_grad[row];
-      const int query_top = top[row];
+      const int column = first_column() + c;
+      const bool present = first + column < in.tokens;
+      const auto& of = tile.queries->of;
+      const A query_log_sum = of.log_sum[column], delta = of.delta[column],
+              top_grad = of.top_grad[column];
+      const int query_top = of.top[column];
 #pragma unroll
       for (int r = 0; r < kR; ++r) {
         const A weight = present ? exp(weights[r][c] * in.scale - query_log_sum) : A{0};
@@ -282,14 +300,19 @@ __global__ void __launch_bounds__(kGradKeyValueWarps<kHeld>* kWarpSize)
     tile.accumulate(key_sum, grad_logits, query, in.width, in.tokens - first);
   }
 
+  wait_for_copies();
+  __syncthreads();  // nobody reads the queries' numbers any more
+  for (int d = threadIdx.x; d < in.width; d += blockDim.x) {
+    tile.queries->mean[d] = grad_mean[static_cast<int64_t>(place.head) * in.width + d];
+  }
+  __syncthreads();
   const Rows<T> grad_key = head.rows(grad_key_rows), grad_value = head.rows(grad_value_rows);
 #pragma unroll
   for (int c = 0; c < Tile::kColumns; c += 4) {
     const int d = Tile::place(c);
     if (d >= in.width) continue;
     A mean[4];
-    load_four(mean, grad_mean + static_cast<int64_t>(place.head) * in.width, d, in.width,
-              in.in_pieces);
+    load_four(mean, tile.queries->mean, d, in.width, in.in_pieces);
 #pragma unroll
     for (int r = 0; r < kR; ++r) {
       const int token = tile.rows[Tile::first_row() + r];

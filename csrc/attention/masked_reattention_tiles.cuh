@@ -38,23 +38,35 @@ __device__ inline void list(int* to, int count, const Tokens& tokens) {
   for (int i = threadIdx.x; i < count; i += blockDim.x) to[i] = tokens(i);
 }
 
+// What grad_key_value knows of a tile's columns, which are queries; in the end, of the head.
+template <typename A>
+union QueryNumbers {
+  struct {
+    A log_sum[kTile], delta[kTile], top_grad[kTile];
+    int top[kTile];
+  } of;
+  A mean[kLargestReattentionWidth];
+};
+
 // What all tiles have in shared memory, beside their operands.
 template <typename A, int kRowsPerThread>
 struct TileNumbers {
   static constexpr int kRowsPerWarp = kRowsPerThread * kWarpSize / kLanesPerRow;
 
-  // Of each row: the largest logit, and the sum of weights.
-  A *largest, *weight_sum;
-  int* rows;     // token of each row of the tile, -1 past the end
-  int* columns;  // of each column
+  QueryNumbers<A>* queries;
+  A *row_numbers, *more_row_numbers;  // of each row, what a kernel has no registers for
+  int* rows;                          // token of each row of the tile, -1 past the end
+  int* columns;                       // of each column
 
   static constexpr size_t bytes(int warps) {
-    return (2 * sizeof(A) + sizeof(int)) * warps * kRowsPerWarp + kTile * sizeof(int);
+    return sizeof(QueryNumbers<A>) + (2 * sizeof(A) + sizeof(int)) * warps * kRowsPerWarp +
+           kTile * sizeof(int);
   }
   __device__ explicit TileNumbers(void* memory) {
-    largest = static_cast<A*>(memory);
-    weight_sum = largest + rows_of_block();
-    rows = reinterpret_cast<int*>(weight_sum + rows_of_block());
+    queries = static_cast<QueryNumbers<A>*>(memory);
+    row_numbers = reinterpret_cast<A*>(queries + 1);
+    more_row_numbers = row_numbers + rows_of_block();
+    rows = reinterpret_cast<int*>(more_row_numbers + rows_of_block());
     columns = rows + rows_of_block();
   }
   __device__ static int first_row() { return threadIdx.x / kLanesPerRow * kRowsPerThread; }
