@@ -17,6 +17,8 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kLeastWarps = 4;  // of a block that owns a tile of rows
 
+constexpr float kLog2E = 1.44269504f, kLog2 = 0.693147181f;
+
 // What the backward needs of each row beside its log_sum and top: (B, H, N) each. Row i is one of
 // the softmax's; `self` is its own token where that is dropped.
 template <typename A>
@@ -68,6 +70,7 @@ struct Inputs {
   int heads, tokens, width;
   bool in_pieces;    // whether all rows can be read and written 16 bytes at a time
   A scale, log_eps;  // log_eps is -infinity where eps = 0
+  A base_2_scale;    // what makes a product a logit in base 2
 
   template <typename Args>
   explicit Inputs(const Args& args)
@@ -82,7 +85,8 @@ struct Inputs {
         width(static_cast<int>(args.query.size(3))),
         in_pieces(are_aligned(args.query, args.key, args.value, args.out)),
         scale(static_cast<A>(args.scale)),
-        log_eps(static_cast<A>(std::log(args.eps))) {}
+        log_eps(static_cast<A>(std::log(args.eps))),
+        base_2_scale(static_cast<A>(kLog2E) * scale) {}
 
   template <typename... Views>
   static bool are_aligned(const Views&... rows) {

@@ -97,7 +97,6 @@ __device__ void write_forward(const Inputs<T>& in, const Sums<kWidth>& sum,
   const Place place(in.tokens, rows_of_block(), block_index_again());
   const Head<T> head(in, place.head);
   const int first_row = first_row_of_warp(place.first);
-  const float scale = kLog2E * in.scale;
   Parts<float> parts[2];
   int dropped_token[2];
 #pragma unroll
@@ -110,14 +109,15 @@ __device__ void write_forward(const Inputs<T>& in, const Sums<kWidth>& sum,
     const int lane = lane_of_warp() % 4;
     constexpr int kPiece = 16 / sizeof(T);
     const float own =
-        scale * group_sum<4>(is_kept ? 0.0f
-                                     : partial_dot<kPiece>(rows + row * kPitch<kWidth>,
-                                                           head.key[token], in.width, lane, 4));
+        in.base_2_scale *
+        group_sum<4>(is_kept ? 0.0f
+                             : partial_dot<kPiece>(rows + row * kPitch<kWidth>, head.key[token],
+                                                   in.width, lane, 4));
     Top<float> largest_of_all = best[half];
     largest_of_all.take_later(best_dropped[half].logit, -1);
-    parts[half] = join(natural(largest[half]), group_sum<4>(weight_sum[half]),
-                       is_kept ? -INFINITY : natural(own), natural(largest_of_all.logit),
-                       in.log_eps);
+    parts[half] =
+        join(natural(largest[half]), group_sum<4>(weight_sum[half]),
+             is_kept ? -INFINITY : natural(own), natural(largest_of_all.logit), in.log_eps);
     if (present && lane == 0) {
       log_sum[head.row_index(token)] = parts[half].log_sum;
       top[head.row_index(token)] = token_of_larger(best[half], best_dropped[half], head.order);
@@ -144,8 +144,7 @@ __device__ void write_forward(const Inputs<T>& in, const Sums<kWidth>& sum,
     }
   }
   __syncwarp();
-  store_rows<kWidth>(head.rows(out_rows), rows, in.width,
-                     Tokens{nullptr, first_row, in.tokens});
+  store_rows<kWidth>(head.rows(out_rows), rows, in.width, Tokens{nullptr, first_row, in.tokens});
 }
 
 template <typename T, int kWidth>
@@ -162,7 +161,6 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
   const Head<T> head(in, place.head);
   const int kept = head.kept();
   const auto with_eps = [&] { return in.log_eps > -INFINITY; };
-  const float scale = kLog2E * in.scale;
   copy_rows<kWidth>(rows, head.query, in.width,
                     Tokens{nullptr, first_row_of_warp(place.first), in.tokens});
   copy_mean(mean_value, head.mean_value, in.width);
@@ -191,7 +189,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
     wait_for_copies();
     __syncthreads();  // the values have come, and nobody reads keys any more
     next.copy(key, key_rows(), in.width);
-    finish_logits<kTile>(weights, scale, kept - first);
+    finish_logits<kTile>(weights, in.base_2_scale, kept - first);
     if (with_eps()) take_logits<kTile>(best, weights, first);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -228,7 +226,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarpSize)
     next = tile_at(first + 2 * kTile);
     Sums<kTile> logits;
     multiply<kWidth, kTile>(logits, query_rows, here);
-    finish_logits<kTile>(logits, scale, end() - first);
+    finish_logits<kTile>(logits, in.base_2_scale, end() - first);
     take_logits<kTile>(best_dropped, logits, first);
     T* const free = here;
     here = there;
@@ -298,8 +296,7 @@ __global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGrad
   T* const values = keys + 2 * kTileSize;                  // two tiles
   auto* const sources = reinterpret_cast<Sources<T>*>(values + 2 * kTileSize);
   // Of each of the warp's rows, in base 2, log_sum; delta.
-  auto* const row_numbers =
-      reinterpret_cast<float2*>(sources + 1) + warp_of_block() * kRowsPerWarp;
+  auto* const row_numbers = reinterpret_cast<float2*>(sources + 1) + warp_of_block() * kRowsPerWarp;
   T* const query = reinterpret_cast<T*>(sources + 1) +
                    rows_of_block() * (sizeof(float2) / sizeof(T)) +
                    warp_of_block() * 2 * kWarpSpan<kWidth>;
@@ -318,7 +315,6 @@ __global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGrad
   next.copy(values, head.value, in.width);
   next = tile_at(kTile);
   if (threadIdx.x == 0) *sources = {head.key.data, head.value.data};
-  const float scale = kLog2E * in.scale;
   if (lane_of_warp() < kRowsPerWarp) {
     const int64_t row = head.row_index(min(own_tokens.first + lane_of_warp(), in.tokens - 1));
     row_numbers[lane_of_warp()] = make_float2(kLog2E * log_sum[row], terms.delta[row]);
@@ -331,10 +327,10 @@ __global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGrad
   for (int first = 0, stage = 0; first < kept; first += kTile, stage ^= 1) {
     wait_for_copies();
     __syncthreads();  // the tiles have come, and nobody reads those before any more
-    next.copy(keys + (stage ^ 1) * kTileSize,
-              Rows<const T>(sources->first, in.key.row_stride), in.width);
-    next.copy(values + (stage ^ 1) * kTileSize,
-              Rows<const T>(sources->second, in.value.row_stride), in.width);
+    next.copy(keys + (stage ^ 1) * kTileSize, Rows<const T>(sources->first, in.key.row_stride),
+              in.width);
+    next.copy(values + (stage ^ 1) * kTileSize, Rows<const T>(sources->second, in.value.row_stride),
+              in.width);
     next = tile_at(first + 2 * kTile);
     const T *key = keys + stage * kTileSize, *value = values + stage * kTileSize;
     Sums<kTile> weights, grad_weights;
@@ -345,7 +341,7 @@ __global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGrad
     for (int n = 0; n < kTile / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        weights[n][i] = fast_exp2(weights[n][i] * scale - numbers[i / 2].x) *
+        weights[n][i] = fast_exp2(weights[n][i] * in.base_2_scale - numbers[i / 2].x) *
                         (grad_weights[n][i] - numbers[i / 2].y);
       }
     }
@@ -374,7 +370,6 @@ __global__ void __launch_bounds__(kGradKeyValueWarps<kWidth>* kWarpSize)
   const Head<T> head(in, place.head);
   const int kept = head.kept();
   if (place.first >= kept) return;
-  const float scale = kLog2E * in.scale;
   const int first_row = first_row_of_warp(place.first);
   const Tokens kept_tokens{head.order, first_row, kept};
   const int row_token[2] = {kept_tokens(row_of(0)), kept_tokens(row_of(2))};
@@ -386,8 +381,8 @@ __global__ void __launch_bounds__(kGradKeyValueWarps<kWidth>* kWarpSize)
   static_assert(4 * kTile <= kLeastWarps * kWarpSize);
   const auto copy_columns = [&](int first, int stage) {
     const Pieces<kWidth, kTile, T> pieces(Tokens{nullptr, first, in.tokens});
-    pieces.copy(queries + stage * kTileSize,
-                Rows<const T>(sources->first, in.query.row_stride), in.width);
+    pieces.copy(queries + stage * kTileSize, Rows<const T>(sources->first, in.query.row_stride),
+                in.width);
     pieces.copy(grads_out + stage * kTileSize,
                 Rows<const T>(sources->second, grad_out_rows.row_stride), in.width);
     if (threadIdx.x < 4 * kTile) {
@@ -426,7 +421,8 @@ __global__ void __launch_bounds__(kGradKeyValueWarps<kWidth>* kWarpSize)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int column = column_of(n, i);
-        const float weight = fast_exp2(weights[n][i] * scale - kLog2E * of.log_sum[column]);
+        const float weight =
+            fast_exp2(weights[n][i] * in.base_2_scale - kLog2E * of.log_sum[column]);
         const float top_grad = of.top[column] == row_token[i / 2] ? of.top_grad[column] : 0.0f;
         weights[n][i] = weight;
         grad_logits[n][i] = weight * (grad_logits[n][i] - of.delta[column]) + top_grad;

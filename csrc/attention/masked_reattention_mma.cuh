@@ -25,10 +25,8 @@ constexpr int kPitch = kWidth + 8;
 template <int kWidth>
 constexpr int kWarpSpan = kRowsPerWarp * kPitch<kWidth>;
 
-// Logits are in base 2 until they leave a tile: a weight is one power of two.
-constexpr float kLog2E = 1.44269504f, kLog2 = 0.693147181f;
-
-// Rounded by itself, so that equal logits stay equal.
+// Logits are in base 2 until they leave a tile: a weight is one power of two. Rounded by itself, so
+// that equal logits stay equal.
 __device__ inline float natural(float base_2) { return __fmul_rn(base_2, kLog2); }
 
 // A warp's (16, kColumns) part of a product: [n][i] is at row_of(i), column_of(n, i).
@@ -70,8 +68,7 @@ template <int kWidth, typename T, typename TokenOf>
 __device__ void copy_rows(T* to, Rows<const T> from, int width, const TokenOf& token_of) {
   for_pieces_of_rows<kWidth>([&](int row, int d) {
     const int token = token_of(row);
-    copy_async<16>(to + row * kPitch<kWidth> + d, from[max(token, 0)] + d,
-                   token >= 0 && d < width);
+    copy_async<16>(to + row * kPitch<kWidth> + d, from[max(token, 0)] + d, token >= 0 && d < width);
   });
 }
 

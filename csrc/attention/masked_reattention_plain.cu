@@ -25,7 +25,9 @@ constexpr int kGradKeyValueWarps = kHeld ? 6 : kLeastWarps;
 
 // Blocks that a multiprocessor is to hold, by its registers.
 template <typename T, bool kHeld>
-constexpr int kForwardBlocks = kHeld ? 1 : sizeof(T) == sizeof(double) ? 3 : 4;
+constexpr int kForwardBlocks = kHeld                         ? 1
+                               : sizeof(T) == sizeof(double) ? 3
+                                                             : 4;
 template <bool kHeld>
 constexpr int kGradQueryBlocks = kHeld ? 1 : 3;
 
@@ -117,9 +119,8 @@ __global__ void __launch_bounds__(kForwardWarps<kHeld>* kWarpSize, kForwardBlock
     const A own =
         in.scale *
         group_sum<kLanesPerRow>(is_kept ? A{0}
-                                        : partial_dot<1>(tile.row(query, r, token),
-                                                         head.key[token], in.width, lane,
-                                                         kLanesPerRow));
+                                        : partial_dot<1>(tile.row(query, r, token), head.key[token],
+                                                         in.width, lane, kLanesPerRow));
     parts[r] = join(largest[r], weight_sum[r], is_kept ? -static_cast<A>(INFINITY) : own,
                     best[r].logit, in.log_eps);
     if (row < in.tokens && is_first_lane) {
@@ -168,8 +169,7 @@ __global__ void __launch_bounds__(kGradQueryWarps<kHeld>* kWarpSize, kGradQueryB
   list(tile.rows, Tile::rows_of_block(), Tokens{nullptr, place.first, in.tokens});
   __syncthreads();
   const auto query = tile.template hold<0>(head.query, in.width, in.in_pieces);
-  const auto grad_out =
-      tile.template hold<1>(head.rows(grad_out_rows), in.width, in.in_pieces);
+  const auto grad_out = tile.template hold<1>(head.rows(grad_out_rows), in.width, in.in_pieces);
   for (int i = threadIdx.x; i < Tile::rows_of_block(); i += blockDim.x) {
     const int64_t row = head.row_index(min(place.first + i, in.tokens - 1));
     tile.row_numbers[i] = log_sum[row];

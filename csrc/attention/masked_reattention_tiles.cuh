@@ -31,7 +31,9 @@ __device__ inline int row_groups() { return blockDim.x / kLanesPerRow; }
 
 // What a column lies at, of a tile's or a slice's: the columns of neighbouring lanes beside each
 // other, so that they lie in different banks.
-__device__ inline int spread(int column, int count) { return column % 4 * (count / 4) + column / 4; }
+__device__ inline int spread(int column, int count) {
+  return column % 4 * (count / 4) + column / 4;
+}
 
 // Tokens of a tile's rows or columns, -1 past the end, which the block lists in shared memory.
 __device__ inline void list(int* to, int count, const Tokens& tokens) {
@@ -85,8 +87,7 @@ struct HeldTile : TileNumbers<float, 8> {
   }
 
   __device__ HeldTile(int row_operands, int column_operands)
-      : TileNumbers(reinterpret_cast<float*>(dynamic_shared()) +
-                    column_operands * kTile * kPitch +
+      : TileNumbers(reinterpret_cast<float*>(dynamic_shared()) + column_operands * kTile * kPitch +
                     blockDim.x / kWarpSize * (row_operands * kRowsPerWarp * kPitch + kWeights)) {
     const int warp = threadIdx.x / kWarpSize;
     column_values_ = reinterpret_cast<float*>(dynamic_shared());
@@ -102,9 +103,8 @@ struct HeldTile : TileNumbers<float, 8> {
   __device__ const float* hold(const Rows<const float>& from, int width, bool in_pieces) const {
     float* const to = row_values_ + kOperand * kRowsPerWarp * kPitch;
     const int* const tokens = rows + threadIdx.x / kWarpSize * kRowsPerWarp;
-    copy<kRowsPerWarp>(from, width, in_pieces, threadIdx.x % kWarpSize, kWarpSize, [&](int row) {
-      return Copied{tokens[row], to + row * kPitch};
-    });
+    copy<kRowsPerWarp>(from, width, in_pieces, threadIdx.x % kWarpSize, kWarpSize,
+                       [&](int row) { return Copied{tokens[row], to + row * kPitch}; });
     return to + first_row() % kRowsPerWarp * kPitch;
   }
 
@@ -176,7 +176,7 @@ struct HeldTile : TileNumbers<float, 8> {
         }
       }
       __syncwarp();
-#pragma unroll 4
+#pragma unroll 2
       for (int j = 0; j < kSlice; ++j) {
         float w[kRowsPerThread], y[4];
         load_values(w, own_weights + spread(j, kSlice) * kWeightsPitch);

@@ -347,9 +347,9 @@ SECTION = """## What the kernels ask of memory
 Counted on the emulator (`tests/emulator/counts.py`), at the sizes of `tests/emulator/counted_calls.py`; bounds of each
 line are in `tests/emulator/test_counts.py`. Sectors are 32 bytes of global memory, caches are not modelled. Of
 compulsory: sectors that requests ask for, by the distinct ones of the launch. Of blocks' own: by the distinct ones of
-each block. Kernels that pass over a head's rows in tiles, those of masked_reattention, read all of the other side once
-a tile of 16 to 64 rows, which is what tiling costs and the second cache serves: their first figure is about the number
-of tiles, and the second one says what they read more often than that. Of coalesced: by the fewest that would hold each
+each block. Blocks of masked_reattention own many of a head's rows, as few blocks as keep all multiprocessors busy, and
+read all of the other side: the first figure is of a batch that does, the second one says what a block reads more often
+than once. Of coalesced: by the fewest that would hold each
 request's bytes. Wavefronts a request: of shared memory, by those without bank conflicts. Lanes: of a warp's
 32 in each request.
 
