@@ -99,7 +99,8 @@ template <typename T>
 struct Head {
   using A = typename Element<T>::Accumulator;
 
-  int image, head, heads, tokens;
+  int image, head;
+  int heads, tokens;  // of all images
   Rows<const T> query, key, value;
   const bool* keep;
   const int* order;
@@ -258,6 +259,7 @@ struct Tiling {
   Tiling(const char* name, const TensorView& query, int rows_per_warp, int most_warps) {
     const int64_t heads = query.size(0) * query.size(1);
     const int64_t row_groups = blocks_for(query.size(2), rows_per_warp);
+    if (row_groups == 0) return;
     const int64_t multiprocessors = multiprocessors_of_device(name);
     const auto ceil_divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     int64_t least = std::numeric_limits<int64_t>::max();

@@ -29,7 +29,7 @@ constexpr int kLanesPerRow = 16;
 __device__ inline int first_column() { return threadIdx.x % kLanesPerRow * 4; }
 __device__ inline int row_groups() { return blockDim.x / kLanesPerRow; }
 
-// What a column lies at, of a tile's or a slice's: the columns of neighbouring lanes beside each
+// Where a column of a tile or a slice lies: the columns of neighbouring lanes beside each
 // other, so that they lie in different banks.
 __device__ inline int spread(int column, int count) {
   return column % 4 * (count / 4) + column / 4;
@@ -79,7 +79,7 @@ struct TileNumbers {
 struct HeldTile : TileNumbers<float, 8> {
   static constexpr int kRowsPerThread = 8, kColumns = 4, kWidth = 64;
 
-  // kOperands of the rows, and of the columns as many as kernels have at once.
+  // For so many operands of the rows, and of the columns at once.
   static constexpr size_t shared_bytes(int warps, int row_operands, int column_operands) {
     return sizeof(float) * (column_operands * kTile * kPitch +
                             warps * (row_operands * kRowsPerWarp * kPitch + kWeights)) +
