@@ -29,6 +29,7 @@ namespace {
 
 constexpr int kListWarps = 8, kMeanWarps = 16;  // a block's loads in flight hide their latency
 constexpr int kTermRows = 64;                   // of a block of row_terms
+constexpr int kDroppedWarps = 8;                // of grad_dropped, which share a head's mean
 constexpr int kTopTokens = 2048;  // whose rows are listed at once: leaves room for many blocks
 
 // A block owns an image: it lists the kept tokens, then the others, each in their order.
@@ -39,15 +40,19 @@ __global__ void list_tokens_kernel(const bool* keep, int tokens, int* order) {
   keep += static_cast<int64_t>(blockIdx.x) * tokens;
   int* const kept = order + static_cast<int64_t>(blockIdx.x) * (tokens + 1);
   order = kept + 1;
+  // Whether this thread's tokens are kept: of the first 32 of them, which it reads once.
+  unsigned kept_turns = 0;
   int count = 0;
-  for (int first = 0; first < tokens; first += kCount) {
-    const int token = first + static_cast<int>(threadIdx.x);
-    count += __syncthreads_count(token < tokens && keep[token]);
-  }
-  int place = 0;  // of the next kept token
-  for (int first = 0; first < tokens; first += kCount) {
+  for (int first = 0, turn = 0; first < tokens; first += kCount, ++turn) {
     const int token = first + static_cast<int>(threadIdx.x);
     const bool is_kept = token < tokens && keep[token];
+    if (turn < 32) kept_turns |= static_cast<unsigned>(is_kept) << turn;
+    count += __syncthreads_count(is_kept);
+  }
+  int place = 0;  // of the next kept token
+  for (int first = 0, turn = 0; first < tokens; first += kCount, ++turn) {
+    const int token = first + static_cast<int>(threadIdx.x);
+    const bool is_kept = turn < 32 ? kept_turns >> turn & 1 : token < tokens && keep[token];
     const unsigned kept_lanes = __ballot_sync(kFullWarp, is_kept);
     if (lane == 0) warp_kept[warp] = __popc(kept_lanes);
     __syncthreads();
@@ -142,6 +147,38 @@ __device__ A dot(const Vector<T, kVector>& a, const Vector<T, kVector>& b) {
   return sum;
 }
 
+// A head's mean in shared memory, as lanes read it that have kVector elements of it each: 16 bytes
+// of each lane beside those of the next, (kVector / kQuad, pieces, kQuad).
+template <int kVector, typename A>
+class SharedMean {
+ public:
+  __device__ SharedMean(A* memory, int width) : mean_(memory), pieces_(width / kVector) {}
+
+  // By all threads of a block, which then pass a barrier.
+  __device__ void copy(const A* from) {
+    for (int d = threadIdx.x; d < pieces_ * kVector; d += blockDim.x) {
+      mean_[(d % kVector / kQuad * pieces_ + d / kVector) * kQuad + d % kQuad] = from[d];
+    }
+  }
+  // Calls `each(i, value)` for the elements of a piece.
+  template <typename Each>
+  __device__ void for_piece(int piece, const Each& each) const {
+#pragma unroll
+    for (int i = 0; i < kVector; i += kQuad) {
+      A values[kQuad];
+      load_values(values, mean_ + (i / kQuad * pieces_ + piece) * kQuad);
+#pragma unroll
+      for (int k = 0; k < kQuad; ++k) each(i + k, values[k]);
+    }
+  }
+
+ private:
+  static constexpr int kMost = 16 / sizeof(A), kQuad = kVector < kMost ? kVector : kMost;
+
+  A* mean_;
+  int pieces_;
+};
+
 // The first `list_blocks` blocks list the top rows of a head each, the others own kTermRows rows of
 // a head.
 template <typename T, int kVector>
@@ -159,15 +196,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   const Place place(in.tokens, kTermRows, blockIdx.x - list_blocks);
   const Head<T> head(in, place.head);
-  // The mean value in shared memory, 16 bytes of each lane beside those of the next: (kVector /
-  // kQuad, pieces, kQuad).
-  constexpr int kMost = 16 / sizeof(A), kQuad = kVector < kMost ? kVector : kMost;
   const int pieces = in.width / kVector;
-  A* const mean_value = reinterpret_cast<A*>(dynamic_shared());
-  for (int d = threadIdx.x; d < in.width; d += kThreads) {
-    mean_value[(d % kVector / kQuad * pieces + d / kVector) * kQuad + d % kQuad] =
-        head.mean_value[d];
-  }
+  SharedMean<kVector, A> mean_value(reinterpret_cast<A*>(dynamic_shared()), in.width);
+  mean_value.copy(head.mean_value);
   __syncthreads();
 
   const auto piece_of = [](const Rows<const T>& rows, int token, int piece) {
@@ -179,7 +210,7 @@ __global__ void __launch_bounds__(kThreads)
     const int own = place.first + step + static_cast<int>(threadIdx.x) / lanes.group;
     const bool present = own < end;
     const int token = present ? own : end - 1;
-    const int64_t row = head.first_row + token;
+    const int64_t row = head.row_index(token);
     const int top_token = top[row];
     const bool is_kept = head.keep[token], has_top = top_token >= 0;
     A delta = 0, own_logit = 0, own_grad = 0, top_logit = 0, mean_grad = 0;
@@ -194,15 +225,9 @@ __global__ void __launch_bounds__(kThreads)
       }
       if (has_top) {
         top_logit += dot<kVector, T, A>(query, piece_of(head.key, top_token, piece));
-#pragma unroll
-        for (int i = 0; i < kVector; i += kQuad) {
-          A mean[kQuad];
-          load_values(mean, mean_value + (i / kQuad * pieces + piece) * kQuad);
-#pragma unroll
-          for (int k = 0; k < kQuad; ++k) {
-            mean_grad += Element<T>::load(grad_out.values[i + k]) * mean[k];
-          }
-        }
+        mean_value.for_piece(piece, [&](int i, A mean) {
+          mean_grad += Element<T>::load(grad_out.values[i]) * mean;
+        });
       }
     }
 #pragma unroll 1
@@ -224,23 +249,33 @@ __global__ void __launch_bounds__(kThreads)
 
 // A warp's groups of lanes share the rows that know its token.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kDroppedWarps* kWarpSize)
     grad_dropped_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows,
                         RowTerms<typename Element<T>::Accumulator> terms, TopRows top_rows,
                         const typename Element<T>::Accumulator* grad_mean,
-                        HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows, int64_t rows) {
+                        HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows) {
   using A = typename Element<T>::Accumulator;
   using Piece = Vector<T, kVector>;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
-  if (index >= rows) return;  // a whole warp at a time, here and below
-  const Head<T> head(in, index / in.tokens);
-  const int position = static_cast<int>(index - head.first_row);
-  if (position < head.kept) return;
+  const Place place(in.tokens, kDroppedWarps);
+  const Head<T> head(in, place.head);
+  int* const shared_kept = reinterpret_cast<int*>(dynamic_shared());
+  SharedMean<kVector, A> mean(reinterpret_cast<A*>(shared_kept + 4), in.width);
+  if (threadIdx.x == 0) *shared_kept = head.kept();
+  __syncthreads();
+  const int kept = *shared_kept;
+  if (place.first + kDroppedWarps <= kept) return;
+  mean.copy(grad_mean + static_cast<int64_t>(place.head) * in.width);
+  __syncthreads();
+  const int position = place.first + static_cast<int>(threadIdx.x) / kWarpSize;
+  if (position < kept || position >= in.tokens) return;  // a whole warp at a time
   const int token = head.order[position];
-  const int64_t own_row = head.first_row + token;
+  const int64_t own_row = head.row_index(token);
   const bool with_eps = in.log_eps > -INFINITY;  // else no row has a top
-  const int begin = with_eps && token > 0 ? top_rows.ends[own_row - 1] : 0;
-  const int end = with_eps ? top_rows.ends[own_row] : 0;
+  // Where its rows begin, and where they end: the first two lanes' reads are one.
+  const int lane = threadIdx.x % kWarpSize;
+  const int bound =
+      with_eps && lane < 2 && token + lane > 0 ? top_rows.ends[own_row - 1 + lane] : 0;
+  const int begin = __shfl_sync(kFullWarp, bound, 0), end = __shfl_sync(kFullWarp, bound, 1);
 
   const int pieces = in.width / kVector;
   const RowLanes lanes(pieces);
@@ -257,8 +292,8 @@ __global__ void __launch_bounds__(kThreads)
       if (lanes.row == 0) add_query(terms.self_grad[own_row], token);
 #pragma unroll 2
       for (int i = begin + lanes.row; i < end; i += lanes.rows) {
-        const int row = top_rows.rows[head.first_row + i];
-        add_query(terms.top_grad[head.first_row + row], row);
+        const int row = top_rows.rows[head.row_index(i)];
+        add_query(terms.top_grad[head.row_index(row)], row);
       }
     }
     for (int offset = kWarpSize / 2; offset >= lanes.group; offset /= 2) {
@@ -266,18 +301,15 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < kVector; ++i) sums[i] += __shfl_xor_sync(kFullWarp, sums[i], offset);
     }
     if (piece >= pieces || lanes.row != 0) continue;
-    A mean[kVector];
-    load_values(mean, grad_mean + index / in.tokens * in.width + piece * kVector);
     const A self_weight = terms.self_weight[own_row];
     const T* grad_out_row = head.rows(grad_out_rows)[token];
     const Piece grad_out = reinterpret_cast<const Piece*>(grad_out_row)[piece];
     Piece grad_key, grad_value;
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) {
+    mean.for_piece(piece, [&](int i, A of_all) {
       grad_key.values[i] = Element<T>::store(in.scale * sums[i]);
       grad_value.values[i] =
-          Element<T>::store(self_weight * Element<T>::load(grad_out.values[i]) + mean[i]);
-    }
+          Element<T>::store(self_weight * Element<T>::load(grad_out.values[i]) + of_all);
+    });
     reinterpret_cast<Piece*>(head.rows(grad_key_rows)[token])[piece] = grad_key;
     reinterpret_cast<Piece*>(head.rows(grad_value_rows)[token])[piece] = grad_value;
   }
@@ -350,7 +382,6 @@ void masked_reattention_backward(const MaskedReattentionBackward& args, Stream s
     in.in_pieces = in.in_pieces && Inputs<T>::are_aligned(args.grad_out, args.grad_query,
                                                           args.grad_key, args.grad_value);
     const auto heads = static_cast<unsigned>(args.query.size(0) * in.heads);
-    const int64_t rows = static_cast<int64_t>(heads) * in.tokens;
     const HeadRows<const T> grad_out(args.grad_out);
     const unsigned list_blocks = args.eps > 0 ? heads : 0;
     const size_t shared_bytes =
@@ -365,9 +396,10 @@ void masked_reattention_backward(const MaskedReattentionBackward& args, Stream s
                    stream);
     launch_backward<T>(kName, in, args, scratch, stream);
     with_vector<T>(in.in_pieces, [&]<int kVector>(std::integral_constant<int, kVector>) {
-      launch(kName, grad_dropped_kernel<T, kVector>, blocks_for(rows, kWarps), kThreads, 0, stream,
-             in, grad_out, scratch.terms, scratch.top_rows, scratch.grad_mean,
-             HeadRows<T>(args.grad_key), HeadRows<T>(args.grad_value), rows);
+      launch(kName, grad_dropped_kernel<T, kVector>, tiles_of(args.query, kDroppedWarps),
+             kDroppedWarps * kWarpSize, 4 * sizeof(int) + in.width * sizeof(A), stream, in,
+             grad_out, scratch.terms, scratch.top_rows, scratch.grad_mean,
+             HeadRows<T>(args.grad_key), HeadRows<T>(args.grad_value));
     });
   });
 }

@@ -1,7 +1,10 @@
 // What the kernels of masked_reattention share: what they read, and how a row's parts are joined.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "attention/masked_reattention.h"
 #include "attention/row_lanes.cuh"
@@ -12,6 +15,9 @@ namespace wsol::cuda::reattention {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kLeastWarps = 4;  // of a block that owns a tile of rows
+
+constexpr float kLog2E = 1.44269504f, kLog2 = 0.693147181f;
 
 // What the backward needs of each row beside its log_sum and top: (B, H, N) each. Row i is one of
 // the softmax's; `self` is its own token where that is dropped.
@@ -64,6 +70,7 @@ struct Inputs {
   int heads, tokens, width;
   bool in_pieces;    // whether all rows can be read and written 16 bytes at a time
   A scale, log_eps;  // log_eps is -infinity where eps = 0
+  A base_2_scale;    // what makes a product a logit in base 2
 
   template <typename Args>
   explicit Inputs(const Args& args)
@@ -78,7 +85,8 @@ struct Inputs {
         width(static_cast<int>(args.query.size(3))),
         in_pieces(are_aligned(args.query, args.key, args.value, args.out)),
         scale(static_cast<A>(args.scale)),
-        log_eps(static_cast<A>(std::log(args.eps))) {}
+        log_eps(static_cast<A>(std::log(args.eps))),
+        base_2_scale(static_cast<A>(kLog2E) * scale) {}
 
   template <typename... Views>
   static bool are_aligned(const Views&... rows) {
@@ -91,25 +99,32 @@ template <typename T>
 struct Head {
   using A = typename Element<T>::Accumulator;
 
-  int64_t image, head;
-  int64_t first_row;  // of its rows in a (B, H, N) tensor
+  int image, head;
+  int heads, tokens;  // of all images
   Rows<const T> query, key, value;
   const bool* keep;
   const int* order;
-  int kept;
   const A* mean_value;
 
-  __device__ Head(const Inputs<T>& in, int64_t index)
+  __device__ Head(const Inputs<T>& in, int index)
       : image(index / in.heads),
         head(index % in.heads),
-        first_row(index * in.tokens),
+        heads(in.heads),
+        tokens(in.tokens),
         query(in.query.of(image, head)),
         key(in.key.of(image, head)),
         value(in.value.of(image, head)),
-        keep(in.keep + image * in.tokens),
-        order(in.order + image * (in.tokens + 1) + 1),
-        kept(order[-1]),
-        mean_value(in.mean_value + index * in.width) {}
+        keep(in.keep + static_cast<int64_t>(image) * in.tokens),
+        order(in.order + static_cast<int64_t>(image) * (in.tokens + 1) + 1),
+        mean_value(in.mean_value + static_cast<int64_t>(index) * in.width) {}
+
+  // How many tokens are.
+  __device__ int kept() const { return order[-1]; }
+
+  // Of a row in a (B, H, N) tensor. Computed where it is asked for: registers are few.
+  __device__ int64_t row_index(int row) const {
+    return (static_cast<int64_t>(image) * heads + head) * tokens + row;
+  }
 
   template <typename U>
   __device__ Rows<U> rows(const HeadRows<U>& tensor) const {
@@ -137,13 +152,12 @@ __device__ A group_max(A value) {
 
 // Which (image, head) and which tile of its rows a block owns: that of its index.
 struct Place {
-  int64_t head;
-  int first;
+  int head, first;
 
   __device__ Place(int tokens, int rows) : Place(tokens, rows, blockIdx.x) {}
   __device__ Place(int tokens, int rows, unsigned index) {
     const int tiles = (tokens + rows - 1) / rows;
-    head = index / tiles;
+    head = static_cast<int>(index / tiles);
     first = static_cast<int>(index % tiles) * rows;
   }
 };
@@ -154,7 +168,7 @@ struct Tokens {
   const int* order;
   int first, end;
 
-  __device__ int operator[](int i) const {
+  __device__ int operator()(int i) const {
     const int position = first + i;
     return position >= end ? -1 : order ? __ldg(order + position) : position;
   }
@@ -234,18 +248,47 @@ inline unsigned tiles_of(const TensorView& query, int rows) {
   return static_cast<unsigned>(query.size(0) * query.size(1)) * blocks_for(query.size(2), rows);
 }
 
+// The grid of a kernel whose blocks own tiles of a head's rows, `rows_per_warp` of them a warp, and
+// read all of the head's other side. So the larger they are, the less is read. But no
+// multiprocessor, which has four warps compute at once, is to be busier for that: of a few heads,
+// the rows lie in as many blocks as keep all of them busy.
+struct Tiling {
+  int warps = 0;  // a block, kLeastWarps or more
+  unsigned blocks = 0;
+
+  Tiling(const char* name, const TensorView& query, int rows_per_warp, int most_warps) {
+    const int64_t heads = query.size(0) * query.size(1);
+    const int64_t row_groups = blocks_for(query.size(2), rows_per_warp);
+    if (row_groups == 0) return;
+    const int64_t multiprocessors = multiprocessors_of_device(name);
+    const auto ceil_divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    int64_t least = std::numeric_limits<int64_t>::max();
+    for (int most = most_warps; most >= kLeastWarps; --most) {
+      const int64_t tiles = ceil_divide(row_groups, most);
+      const int64_t each = std::max<int64_t>(ceil_divide(row_groups, tiles), kLeastWarps);
+      const int64_t turns = ceil_divide(ceil_divide(heads * tiles, multiprocessors) * each, 4);
+      if (turns >= least) continue;
+      least = turns;
+      warps = static_cast<int>(each);
+      blocks = static_cast<unsigned>(heads * tiles);
+    }
+  }
+  unsigned threads() const { return warps * kWarpSize; }
+};
+
 template <typename QueryKernel, typename KeyValueKernel, typename T, typename A>
-void launch_gradients(const char* name, QueryKernel query_kernel, KeyValueKernel key_value_kernel,
-                      unsigned tiles, size_t shared_bytes, const Inputs<T>& in,
+void launch_gradients(const char* name, QueryKernel query_kernel, const Tiling& queries,
+                      size_t query_bytes, KeyValueKernel key_value_kernel, const Tiling& keys,
+                      size_t key_value_bytes, const Inputs<T>& in,
                       const MaskedReattentionBackward& args, const Scratch<A>& scratch,
                       Stream stream) {
   const HeadRows<const T> grad_out(args.grad_out);
   const A* log_sum = args.log_sum.as<A>();
   const int* top = args.top.as<int>();
-  launch(name, query_kernel, tiles, kThreads, shared_bytes, stream, in, grad_out, log_sum, top,
-         scratch.terms, HeadRows<T>(args.grad_query));
-  launch(name, key_value_kernel, tiles, kThreads, shared_bytes, stream, in, grad_out, log_sum, top,
-         scratch.terms, scratch.grad_mean, HeadRows<T>(args.grad_key),
+  launch(name, query_kernel, queries.blocks, queries.threads(), query_bytes, stream, in, grad_out,
+         log_sum, top, scratch.terms, HeadRows<T>(args.grad_query));
+  launch(name, key_value_kernel, keys.blocks, keys.threads(), key_value_bytes, stream, in, grad_out,
+         log_sum, top, scratch.terms, scratch.grad_mean, HeadRows<T>(args.grad_key),
          HeadRows<T>(args.grad_value));
 }
 

@@ -1,173 +1,68 @@
 // The kernels of masked_reattention for half types on tensor cores, widths up to 128 in whole
 // 16-byte pieces.
 //
-// A block owns a tile of 64 rows of one (image, head), a warp 16 of them: queries, or, for the
-// keys' gradients, kept keys. It passes over the other side in tiles of kTile columns. Operands lie
-// in shared memory, rows 16 bytes longer than they are wide, so that the eight rows of a matrix
-// that ldmatrix reads lie in different banks; past the width they are zero. Logits, weights and
-// sums stay in registers: a product's result is the next one's operand as it lies. While one tile
-// is computed with, the next one is on its way.
-#include <type_traits>
-
-#include "attention/masked_reattention.cuh"
-#include "core/mma.cuh"
+// A block owns 16 rows of one (image, head) for each of its warps: queries, or, for the keys'
+// gradients, kept keys. It passes over the other side in tiles of kTile columns, which all its
+// warps read from shared memory. While one tile is computed with, the next one is on its way.
+#include "attention/masked_reattention_mma.cuh"
 
 namespace wsol::cuda::reattention {
 namespace {
 
-constexpr int kRowsPerWarp = 16;
-constexpr int kRows = kWarps * kRowsPerWarp;
-
+// Columns of a tile: fewer where the width takes the registers, and where two products' sums lie
+// beside each other and two tiles in shared memory.
 template <int kWidth>
-constexpr int kPitch = kWidth + 8;
+constexpr int kForwardTile = kWidth <= 64 ? 64 : 32;
+template <int kWidth>
+constexpr int kBackwardTile = kWidth <= 64 ? 32 : 16;
+// Whether the backward has registers left for its rows; the forward has its tops there.
+template <int kWidth>
+constexpr bool kHoldsRows = kWidth <= 64;
 
-// Logits are in base 2 until they leave a tile: a weight is one power of two.
-constexpr float kLog2E = 1.44269504f, kLog2 = 0.693147181f;
+// Warps of a block at most: as many as registers, or shared memory, allow; of grad_key_value as
+// many as half of 197 tokens take.
+constexpr int kForwardWarps = 16;
+template <int kWidth>
+constexpr int kGradQueryWarps = kWidth <= 64 ? 16 : 8;
+template <int kWidth>
+constexpr int kGradKeyValueWarps = kWidth <= 64 ? 7 : 4;
 
-// Rounded by itself, so that equal logits stay equal.
-__device__ inline float natural(float base_2) { return __fmul_rn(base_2, kLog2); }
-
-// A warp's (16, kColumns) part of a product: [n][i] is at row_of(i), column_of(n, i).
-template <int kColumns>
-using Sums = float[kColumns / 8][4];
-
-__device__ inline int lane_of_warp() { return threadIdx.x % kWarpSize; }
-__device__ inline int first_row_of_warp() { return threadIdx.x / kWarpSize * kRowsPerWarp; }
-__device__ inline int row_of(int i) { return first_row_of_warp() + lane_of_warp() / 4 + i / 2 * 8; }
-__device__ inline int column_of(int n, int i) { return n * 8 + lane_of_warp() % 4 * 2 + i % 2; }
-
-// Where this lane's row begins of the four 8 x 8 matrices at (row, column) of a tile. Matrices are
-// counted down the rows first, or along the columns.
-template <int kWidth, bool kDownFirst, typename T>
-__device__ const T* matrix_row(const T* tile, int row, int column) {
-  const int lane = lane_of_warp(), second = lane / 8 % 2, last = lane / 16;
-  const int down = kDownFirst ? second : last, along = kDownFirst ? last : second;
-  return tile + (row + down * 8 + lane % 8) * kPitch<kWidth> + column + along * 8;
-}
-
-// A thread's pieces of a tile of kCount tokens' rows: of the same columns of every
-// kRowsAtOnce-th row. The tokens are looked up long before their rows are copied.
-template <int kWidth, int kCount, typename T>
-class Pieces {
- public:
-  __device__ explicit Pieces(const Tokens& tokens) {
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) tokens_[i] = tokens[row() + i * kRowsAtOnce];
-  }
-
-  // Begins to copy them, zeros for those past the end, as `copy_async` does.
-  __device__ void copy(T* to, Rows<const T> from, int width) const {
-    const int d = static_cast<int>(threadIdx.x % kPieces) * kPiece;
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const bool present = tokens_[i] >= 0 && d < width;
-      copy_async<16>(to + (row() + i * kRowsAtOnce) * kPitch<kWidth> + d,
-                     present ? from[tokens_[i]] + d : from.data, present);
-    }
-  }
-
- private:
-  static constexpr int kPiece = 16 / sizeof(T), kPieces = kWidth / kPiece;
-  static constexpr int kRowsAtOnce = kThreads / kPieces, kSteps = kCount / kRowsAtOnce;
-  static_assert(kSteps * kRowsAtOnce == kCount);
-
-  __device__ static int row() { return threadIdx.x / kPieces; }
-
-  int tokens_[kSteps];
+// What grad_key_value knows of the queries that are its columns. Of those past the end all is zero,
+// and so are their rows: they add nothing.
+template <int kTile>
+struct Columns {
+  int top[kTile];
+  float log_sum[kTile], delta[kTile], top_grad[kTile];
 };
 
-// The warp's rows of a tile as `multiply` takes them: held in registers, or loaded each time.
-template <int kWidth, bool kHeld, typename T>
-class RowsOperand {
- public:
-  __device__ explicit RowsOperand(const T* tile) : tile_(tile) {
-    if constexpr (kHeld) {
-      __syncwarp();  // ldmatrix and mma want the warp together
-#pragma unroll
-      for (int step = 0; step < kWidth / 16; ++step) load(held_[step], step);
-    }
-  }
-  // Columns 16 step to 16 step + 15.
-  __device__ void get(uint32_t (&rows)[4], int step) const {
-    if constexpr (kHeld) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) rows[i] = held_[step][i];
-    } else {
-      load(rows, step);
-    }
-  }
-
- private:
-  __device__ void load(uint32_t (&rows)[4], int step) const {
-    load_matrices<false>(rows, matrix_row<kWidth, true>(tile_, first_row_of_warp(), 16 * step));
-  }
-
-  const T* tile_;
-  uint32_t held_[kHeld ? kWidth / 16 : 1][4];
+// Where what is read of a head's columns begins, in shared memory: registers are few.
+template <typename T>
+struct alignas(16) Sources {
+  const T *first, *second;  // keys and values, or queries and the gradients of their outputs
 };
 
-// out = the warp's rows `a` times all rows of tile `b`, transposed.
-template <int kWidth, int kTile, bool kHeld, typename T>
-__device__ void multiply(Sums<kTile>& out, const RowsOperand<kWidth, kHeld, T>& a, const T* b) {
-  __syncwarp();  // ldmatrix and mma want the warp together
-#pragma unroll
-  for (auto& sum : out) {
-    for (float& value : sum) value = 0;
-  }
-#pragma unroll
-  for (int d = 0; d < kWidth; d += 16) {
-    uint32_t rows[4];
-    a.get(rows, d / 16);
-#pragma unroll
-    for (int n = 0; n < kTile / 8; n += 2) {
-      uint32_t columns[4];
-      load_matrices<false>(columns, matrix_row<kWidth, false>(b, n * 8, d));
-      mma<T>(out[n], rows, columns[0], columns[1]);
-      mma<T>(out[n + 1], rows, columns[2], columns[3]);
-    }
-  }
+// Of shared memory: what a block has once, and what each of its warps has.
+template <typename T, int kWidth>
+constexpr size_t forward_shared_bytes(int warps) {
+  return (2 * kForwardTile<kWidth> * kPitch<kWidth> + warps * kWarpSpan<kWidth>)*sizeof(T) +
+         kWidth * sizeof(float) + sizeof(Sources<T>);
 }
 
-// sum += weights, one column for each row of tile `x`, times `x`.
-template <int kWidth, int kTile, typename T>
-__device__ void accumulate(Sums<kWidth>& sum, const Sums<kTile>& weights, const T* x) {
-  __syncwarp();
-#pragma unroll
-  for (int n = 0; n < kTile / 8; n += 2) {
-    const uint32_t rows[4] = {pack<T>(weights[n][0], weights[n][1]),
-                              pack<T>(weights[n][2], weights[n][3]),
-                              pack<T>(weights[n + 1][0], weights[n + 1][1]),
-                              pack<T>(weights[n + 1][2], weights[n + 1][3])};
-#pragma unroll
-    for (int d = 0; d < kWidth / 8; d += 2) {
-      uint32_t columns[4];
-      load_matrices<true>(columns, matrix_row<kWidth, true>(x, n * 8, d * 8));
-      mma<T>(sum[d], rows, columns[0], columns[1]);
-      mma<T>(sum[d + 1], rows, columns[2], columns[3]);
-    }
-  }
+template <typename T, int kWidth>
+constexpr size_t gradient_shared_bytes(int warps) {
+  return (4 * kBackwardTile<kWidth> * kPitch<kWidth> + 2 * warps * kWarpSpan<kWidth>)*sizeof(T) +
+         sizeof(Sources<T>);
 }
 
-// Sets a tile's columns from `present` on.
-template <int kTile>
-__device__ void set_absent(Sums<kTile>& tile, int present, float value) {
-  if (present >= kTile) return;
-#pragma unroll
-  for (int n = 0; n < kTile / 8; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) tile[n][i] = column_of(n, i) < present ? tile[n][i] : value;
-  }
+template <typename T, int kWidth>
+constexpr size_t grad_query_shared_bytes(int warps) {
+  return gradient_shared_bytes<T, kWidth>(warps) + warps * kRowsPerWarp * sizeof(float2);
 }
 
-// Makes a product of rows and columns logits, those of columns from `present` on -infinity.
-template <int kTile>
-__device__ void finish_logits(Sums<kTile>& logits, float scale, int present) {
-#pragma unroll
-  for (auto& part : logits) {
-#pragma unroll
-    for (float& logit : part) logit *= scale;
-  }
-  set_absent<kTile>(logits, present, -INFINITY);
+template <typename T, int kWidth>
+constexpr size_t grad_key_value_shared_bytes(int warps) {
+  return gradient_shared_bytes<T, kWidth>(warps) + 2 * sizeof(Columns<kBackwardTile<kWidth>>) +
+         4 * sizeof(const int*) + kWidth * sizeof(float);
 }
 
 // Shows the logits of a tile that begins at `first` in the order of tokens to the tops of this
@@ -182,83 +77,120 @@ __device__ void take_logits(Top<float> (&best)[2], const Sums<kTile>& logits, in
   }
 }
 
-template <typename T>
-__device__ float2 load_pair(const T* from) {
-  const auto pair = *reinterpret_cast<const Vector<T, 2>*>(from);
-  return make_float2(Element<T>::load(pair.values[0]), Element<T>::load(pair.values[1]));
+// The token of the larger of two tops, which name places in `order`.
+__device__ inline int token_of_larger(Top<float> kept, const Top<float>& dropped,
+                                      const int* order) {
+  if (kept.logit == dropped.logit && kept.token >= 0) {
+    return min(order[kept.token], order[dropped.token]);
+  }
+  kept.take_later(dropped.logit, dropped.token);
+  return kept.token < 0 ? -1 : order[kept.token];
 }
 
-template <typename T>
-__device__ void store_pair(T* to, float first, float second) {
-  *reinterpret_cast<uint32_t*>(to) = pack<T>(first, second);
+// Joins the parts of the warp's rows, whose queries lie in `rows`, and writes them.
+template <typename T, int kWidth>
+__device__ void write_forward(const Inputs<T>& in, const Sums<kWidth>& sum,
+                              const float (&largest)[2], const float (&weight_sum)[2],
+                              Top<float> (&best)[2], Top<float> (&best_dropped)[2], T* rows,
+                              const float* mean_value, const HeadRows<T>& out_rows, float* log_sum,
+                              int* top) {
+  const Place place(in.tokens, rows_of_block(), block_index_again());
+  const Head<T> head(in, place.head);
+  const int first_row = first_row_of_warp(place.first);
+  Parts<float> parts[2];
+  int dropped_token[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    best[half].template take_from_group<4>();
+    best_dropped[half].template take_from_group<4>();
+    const int row = row_of(2 * half), token = min(first_row + row, in.tokens - 1);
+    const bool present = first_row + row < in.tokens, is_kept = head.keep[token];
+    dropped_token[half] = present && !is_kept ? token : -1;
+    const int lane = lane_of_warp() % 4;
+    constexpr int kPiece = 16 / sizeof(T);
+    const float own =
+        in.base_2_scale *
+        group_sum<4>(is_kept ? 0.0f
+                             : partial_dot<kPiece>(rows + row * kPitch<kWidth>, head.key[token],
+                                                   in.width, lane, 4));
+    Top<float> largest_of_all = best[half];
+    largest_of_all.take_later(best_dropped[half].logit, -1);
+    parts[half] =
+        join(natural(largest[half]), group_sum<4>(weight_sum[half]),
+             is_kept ? -INFINITY : natural(own), natural(largest_of_all.logit), in.log_eps);
+    if (present && lane == 0) {
+      log_sum[head.row_index(token)] = parts[half].log_sum;
+      top[head.row_index(token)] = token_of_larger(best[half], best_dropped[half], head.order);
+    }
+  }
+  __syncwarp();  // nobody reads queries any more
+  copy_rows<kWidth>(rows, head.value, in.width,
+                    [&](int row) { return of_row(dropped_token, row); });
+  wait_for_copies();
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int n = 0; n < kWidth / 8; ++n) {
+      T* const pair = pair_at<kWidth>(rows, half, n);
+      const float2 own_value = load_pair(pair);
+      const float* mean = mean_value + column_of(n, 0);
+      const auto joined = [&](float of_kept, float of_own, float of_all) {
+        return parts[half].kept * of_kept + parts[half].self * of_own +
+               parts[half].uniform * of_all;
+      };
+      store_pair(pair, joined(sum[n][2 * half], own_value.x, mean[0]),
+                 joined(sum[n][2 * half + 1], own_value.y, mean[1]));
+    }
+  }
+  __syncwarp();
+  store_rows<kWidth>(head.rows(out_rows), rows, in.width, Tokens{nullptr, first_row, in.tokens});
 }
-
-// Columns of a tile: fewer where the width takes the registers, and where two products' sums lie
-// beside each other and two tiles in shared memory.
-template <int kWidth>
-constexpr int kForwardTile = kWidth <= 64 ? 64 : 32;
-template <int kWidth>
-constexpr int kBackwardTile = kWidth <= 64 ? 32 : 16;
-// Whether the backward has registers left for its rows; the forward has its tops there.
-template <int kWidth>
-constexpr bool kHoldsRows = kWidth <= 64;
-
-// What grad_key_value knows of the queries that are its columns. Of those past the end all is zero,
-// and so are their rows: they add nothing.
-template <int kTile>
-struct Columns {
-  int top[kTile];
-  float log_sum[kTile], delta[kTile], top_grad[kTile];
-};
 
 template <typename T, int kWidth>
-constexpr size_t forward_shared_bytes() {
-  return (kRows + 2 * kForwardTile<kWidth>)*kPitch<kWidth> * sizeof(T);
-}
-
-template <typename T, int kWidth>
-constexpr size_t backward_shared_bytes() {
-  return 2 * (kRows + 2 * kBackwardTile<kWidth>)*kPitch<kWidth> * sizeof(T) +
-         2 * sizeof(Columns<kBackwardTile<kWidth>>);
-}
-
-template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kForwardWarps* kWarpSize)
     forward_kernel(Inputs<T> in, HeadRows<T> out_rows, float* log_sum, int* top) {
   constexpr int kTile = kForwardTile<kWidth>;
-  T* const query = reinterpret_cast<T*>(dynamic_shared());
-  T* const key = query + kRows * kPitch<kWidth>;
+  T* const key = reinterpret_cast<T*>(dynamic_shared());
   T* const value = key + kTile * kPitch<kWidth>;
-  const Place place(in.tokens, kRows);
+  float* const mean_value = reinterpret_cast<float*>(value + kTile * kPitch<kWidth>);
+  auto* const sources = reinterpret_cast<Sources<T>*>(mean_value + kWidth);
+  // The warp's queries, then its rows' own values, then what it makes of them.
+  T* const rows = reinterpret_cast<T*>(sources + 1) + warp_of_block() * kWarpSpan<kWidth>;
+  const Place place(in.tokens, rows_of_block());
   const Head<T> head(in, place.head);
-  const bool with_eps = in.log_eps > -INFINITY;
-  const float scale = kLog2E * in.scale;
-  Pieces<kWidth, kRows, T>(Tokens{nullptr, place.first, in.tokens})
-      .copy(query, head.query, in.width);
+  const int kept = head.kept();
+  const auto with_eps = [&] { return in.log_eps > -INFINITY; };
+  copy_rows<kWidth>(rows, head.query, in.width,
+                    Tokens{nullptr, first_row_of_warp(place.first), in.tokens});
+  copy_mean(mean_value, head.mean_value, in.width);
+  if (threadIdx.x == 0) *sources = {head.key.data, head.value.data};
+  const auto key_rows = [&] { return Rows<const T>(sources->first, in.key.row_stride); };
+  const auto value_rows = [&] { return Rows<const T>(sources->second, in.value.row_stride); };
   // A tile of kept tokens; after those, for the largest logit of all, of the others.
-  const int end = with_eps ? in.tokens : head.kept;
+  const auto end = [&] { return with_eps() ? in.tokens : kept; };
   const auto tile_at = [&](int first) {
-    return Pieces<kWidth, kTile, T>(Tokens{head.order, first, first < head.kept ? head.kept : end});
+    return Pieces<kWidth, kTile, T>(Tokens{head.order, first, first < kept ? kept : end()});
   };
   auto next = tile_at(0);  // whose rows are to be copied next
   next.copy(key, head.key, in.width);
-  const RowsOperand<kWidth, false, T> query_rows(query);
+  const RowsOperand<kWidth, false, T> query_rows(rows);
 
   Sums<kWidth> sum = {};
   float largest[2] = {-INFINITY, -INFINITY}, weight_sum[2] = {};
   Top<float> best[2];
-  for (int first = 0; first < head.kept; first += kTile) {
+  for (int first = 0; first < kept; first += kTile) {
     wait_for_copies();
     __syncthreads();  // the keys have come, and nobody reads values any more
-    next.copy(value, head.value, in.width);
-    next = tile_at(min(first + kTile, head.kept));
+    next.copy(value, value_rows(), in.width);
+    next = tile_at(min(first + kTile, kept));
     Sums<kTile> weights;
     multiply<kWidth, kTile>(weights, query_rows, key);
     wait_for_copies();
     __syncthreads();  // the values have come, and nobody reads keys any more
-    next.copy(key, head.key, in.width);
-    finish_logits<kTile>(weights, scale, head.kept - first);
-    if (with_eps) take_logits<kTile>(best, weights, first);
+    next.copy(key, key_rows(), in.width);
+    finish_logits<kTile>(weights, in.base_2_scale, kept - first);
+    if (with_eps()) take_logits<kTile>(best, weights, first);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float here = largest[half];
@@ -286,201 +218,211 @@ __global__ void __launch_bounds__(kThreads)
   }
   Top<float> best_dropped[2];
   T *here = key, *there = value;
-  next = tile_at(head.kept + kTile);
-  for (int first = head.kept; first < end; first += kTile) {
+  next = tile_at(kept + kTile);
+  for (int first = kept; first < end(); first += kTile) {
     wait_for_copies();
     __syncthreads();  // the keys have come, and nobody reads those before any more
-    next.copy(there, head.key, in.width);
+    next.copy(there, key_rows(), in.width);
     next = tile_at(first + 2 * kTile);
     Sums<kTile> logits;
     multiply<kWidth, kTile>(logits, query_rows, here);
-    finish_logits<kTile>(logits, scale, end - first);
+    finish_logits<kTile>(logits, in.base_2_scale, end() - first);
     take_logits<kTile>(best_dropped, logits, first);
     T* const free = here;
     here = there;
     there = free;
   }
   wait_for_copies();
+  __syncthreads();  // the mean value has come, if there were no tiles
 
-  const Rows<T> out = head.rows(out_rows);
-  const int lane = lane_of_warp() % 4;
+  write_forward<T, kWidth>(in, sum, largest, weight_sum, best, best_dropped, rows, mean_value,
+                           out_rows, log_sum, top);
+}
+
+// Adds to the warp's sums what goes through its rows' own logits and through the largest ones, and
+// writes them. `rows` are twice as many as the warp has, which nobody else reads.
+template <typename T, int kWidth>
+__device__ void write_grad_query(const Inputs<T>& in, const Sums<kWidth>& sum, T* rows,
+                                 const int* top, const RowTerms<float>& terms,
+                                 const HeadRows<T>& grad_query_rows) {
+  const Place place(in.tokens, rows_of_block(), block_index_again());
+  const Head<T> head(in, place.head);
+  const int first_row = first_row_of_warp(place.first);
+  __syncwarp();  // the warp has read its rows
+  // The keys of logits that have a gradient: another dropped key may be anything.
+  float self_grad[2], top_grad[2];
+  int self_token[2], top_token[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    for (Top<float>* top : {&best[half], &best_dropped[half]}) {
-      if (top->token >= 0) top->token = head.order[top->token];
-    }
-    best[half].take(best_dropped[half].logit, best_dropped[half].token);
-    best[half].template take_from_group<4>();
-    const int row = min(place.first + row_of(2 * half), in.tokens - 1);
-    constexpr int kPiece = 16 / sizeof(T);
-    const bool is_kept = head.keep[row];
-    const float own =
-        scale * group_sum<4>(is_kept ? 0.0f
-                                     : partial_dot<kPiece>(head.query[row], head.key[row], in.width,
-                                                           lane, 4));
-    const Parts<float> parts =
-        join(natural(largest[half]), group_sum<4>(weight_sum[half]),
-             is_kept ? -INFINITY : natural(own), natural(best[half].logit), in.log_eps);
-    if (place.first + row_of(2 * half) >= in.tokens) continue;
+    const int token = first_row + row_of(2 * half);
+    const bool present = token < in.tokens;
+    const int64_t row = head.row_index(token);
+    self_grad[half] = present ? terms.self_grad[row] : 0;
+    top_grad[half] = present ? terms.top_grad[row] : 0;
+    self_token[half] = self_grad[half] != 0 ? token : -1;
+    top_token[half] = top_grad[half] != 0 ? top[row] : -1;
+  }
+  T *const own_key = rows, *const largest_key = rows + kWarpSpan<kWidth>;
+  copy_rows<kWidth>(own_key, head.key, in.width, [&](int row) { return of_row(self_token, row); });
+  copy_rows<kWidth>(largest_key, head.key, in.width,
+                    [&](int row) { return of_row(top_token, row); });
+  wait_for_copies();
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
 #pragma unroll
     for (int n = 0; n < kWidth / 8; ++n) {
-      const int d = column_of(n, 0);
-      if (d < in.width) {
-        const float2 own_value = load_pair(head.value[row] + d);
-        const float* mean = head.mean_value + d;
-        store_pair(
-            out[row] + d,
-            parts.kept * sum[n][2 * half] + parts.self * own_value.x + parts.uniform * mean[0],
-            parts.kept * sum[n][2 * half + 1] + parts.self * own_value.y + parts.uniform * mean[1]);
-      }
-    }
-    if (lane == 0) {
-      log_sum[head.first_row + row] = parts.log_sum;
-      top[head.first_row + row] = best[half].token;
+      T* const pair = pair_at<kWidth>(own_key, half, n);
+      const float2 own = load_pair(pair);
+      const float2 largest = load_pair(pair_at<kWidth>(largest_key, half, n));
+      const auto gradient = [&](float of_kept, float own, float largest) {
+        return in.scale * (of_kept + self_grad[half] * own + top_grad[half] * largest);
+      };
+      store_pair(pair, gradient(sum[n][2 * half], own.x, largest.x),
+                 gradient(sum[n][2 * half + 1], own.y, largest.y));
     }
   }
+  __syncwarp();
+  store_rows<kWidth>(head.rows(grad_query_rows), own_key, in.width,
+                     Tokens{nullptr, first_row, in.tokens});
 }
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kGradQueryWarps<kWidth>* kWarpSize, 16 / kGradQueryWarps<kWidth>)
     grad_query_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, const float* log_sum,
                       const int* top, RowTerms<float> terms, HeadRows<T> grad_query_rows) {
   constexpr int kTile = kBackwardTile<kWidth>, kTileSize = kTile * kPitch<kWidth>;
-  T* const query = reinterpret_cast<T*>(dynamic_shared());
-  T* const grad_out = query + kRows * kPitch<kWidth>;
-  T* const keys = grad_out + kRows * kPitch<kWidth>;  // two tiles
-  T* const values = keys + 2 * kTileSize;             // two tiles
-  const Place place(in.tokens, kRows);
+  T* const keys = reinterpret_cast<T*>(dynamic_shared());  // two tiles
+  T* const values = keys + 2 * kTileSize;                  // two tiles
+  auto* const sources = reinterpret_cast<Sources<T>*>(values + 2 * kTileSize);
+  // Of each of the warp's rows, in base 2, log_sum; delta.
+  auto* const row_numbers = reinterpret_cast<float2*>(sources + 1) + warp_of_block() * kRowsPerWarp;
+  T* const query = reinterpret_cast<T*>(sources + 1) +
+                   rows_of_block() * (sizeof(float2) / sizeof(T)) +
+                   warp_of_block() * 2 * kWarpSpan<kWidth>;
+  T* const grad_out = query + kWarpSpan<kWidth>;
+  const Place place(in.tokens, rows_of_block());
   const Head<T> head(in, place.head);
-  const Pieces<kWidth, kRows, T> rows(Tokens{nullptr, place.first, in.tokens});
-  rows.copy(query, head.query, in.width);
-  rows.copy(grad_out, head.rows(grad_out_rows), in.width);
+  const int kept = head.kept();
+  const Tokens own_tokens{nullptr, first_row_of_warp(place.first), in.tokens};
+  copy_rows<kWidth>(query, head.query, in.width, own_tokens);
+  copy_rows<kWidth>(grad_out, head.rows(grad_out_rows), in.width, own_tokens);
   const auto tile_at = [&](int first) {
-    return Pieces<kWidth, kTile, T>(Tokens{head.order, first, head.kept});
+    return Pieces<kWidth, kTile, T>(Tokens{head.order, first, kept});
   };
   auto next = tile_at(0);
   next.copy(keys, head.key, in.width);
   next.copy(values, head.value, in.width);
   next = tile_at(kTile);
-  const float scale = kLog2E * in.scale;
-  float row_log_sum[2], delta[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = min(place.first + row_of(2 * half), in.tokens - 1);
-    row_log_sum[half] = kLog2E * log_sum[head.first_row + row];
-    delta[half] = terms.delta[head.first_row + row];
+  if (threadIdx.x == 0) *sources = {head.key.data, head.value.data};
+  if (lane_of_warp() < kRowsPerWarp) {
+    const int64_t row = head.row_index(min(own_tokens.first + lane_of_warp(), in.tokens - 1));
+    row_numbers[lane_of_warp()] = make_float2(kLog2E * log_sum[row], terms.delta[row]);
   }
   wait_for_copies();
-  __syncthreads();
-  const RowsOperand<kWidth, kHoldsRows<kWidth>, T> held_query(query), held_grad_out(grad_out);
+  __syncwarp();
+  const RowsOperand<kWidth, kHoldsRows<kWidth>, T> query_rows(query), grad_rows(grad_out);
 
   Sums<kWidth> sum = {};
-  for (int first = 0, stage = 0; first < head.kept; first += kTile, stage ^= 1) {
+  for (int first = 0, stage = 0; first < kept; first += kTile, stage ^= 1) {
     wait_for_copies();
     __syncthreads();  // the tiles have come, and nobody reads those before any more
-    next.copy(keys + (stage ^ 1) * kTileSize, head.key, in.width);
-    next.copy(values + (stage ^ 1) * kTileSize, head.value, in.width);
+    next.copy(keys + (stage ^ 1) * kTileSize, Rows<const T>(sources->first, in.key.row_stride),
+              in.width);
+    next.copy(values + (stage ^ 1) * kTileSize, Rows<const T>(sources->second, in.value.row_stride),
+              in.width);
     next = tile_at(first + 2 * kTile);
     const T *key = keys + stage * kTileSize, *value = values + stage * kTileSize;
     Sums<kTile> weights, grad_weights;
-    multiply<kWidth, kTile>(weights, held_query, key);
-    multiply<kWidth, kTile>(grad_weights, held_grad_out, value);
+    multiply<kWidth, kTile>(weights, query_rows, key);
+    multiply<kWidth, kTile>(grad_weights, grad_rows, value);
+    const float2 numbers[2] = {row_numbers[row_of(0)], row_numbers[row_of(2)]};
 #pragma unroll
     for (int n = 0; n < kTile / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        weights[n][i] = fast_exp2(weights[n][i] * scale - row_log_sum[i / 2]) *
-                        (grad_weights[n][i] - delta[i / 2]);
+        weights[n][i] = fast_exp2(weights[n][i] * in.base_2_scale - numbers[i / 2].x) *
+                        (grad_weights[n][i] - numbers[i / 2].y);
       }
     }
-    set_absent<kTile>(weights, head.kept - first, 0);
+    set_absent<kTile>(weights, kept - first, 0);
     accumulate<kWidth, kTile>(sum, weights, key);
   }
-  wait_for_copies();
-
-  const Rows<T> grad_query = head.rows(grad_query_rows);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = place.first + row_of(2 * half);
-    if (row >= in.tokens) continue;
-    const float self_grad = terms.self_grad[head.first_row + row];
-    const float top_grad = terms.top_grad[head.first_row + row];
-    // Without eps nothing has a gradient there, and a dropped key may be anything.
-    const int top_token = top[head.first_row + row] >= 0 ? top[head.first_row + row] : row;
-#pragma unroll
-    for (int n = 0; n < kWidth / 8; ++n) {
-      const int d = column_of(n, 0);
-      if (d < in.width) {
-        const float2 own = load_pair(head.key[row] + d);
-        const float2 largest = load_pair(head.key[top_token] + d);
-        store_pair(grad_query[row] + d,
-                   in.scale * (sum[n][2 * half] + self_grad * own.x + top_grad * largest.x),
-                   in.scale * (sum[n][2 * half + 1] + self_grad * own.y + top_grad * largest.y));
-      }
-    }
-  }
+  write_grad_query<T, kWidth>(in, sum, query, top, terms, grad_query_rows);
 }
 
 // Rows of the tile are kept tokens, as keys and values; columns are all tokens, as queries.
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kGradKeyValueWarps<kWidth>* kWarpSize)
     grad_key_value_kernel(Inputs<T> in, HeadRows<const T> grad_out_rows, const float* log_sum,
                           const int* top, RowTerms<float> terms, const float* grad_mean,
                           HeadRows<T> grad_key_rows, HeadRows<T> grad_value_rows) {
   constexpr int kTile = kBackwardTile<kWidth>, kTileSize = kTile * kPitch<kWidth>;
-  T* const key = reinterpret_cast<T*>(dynamic_shared());
-  T* const value = key + kRows * kPitch<kWidth>;
-  T* const queries = value + kRows * kPitch<kWidth>;                                   // two tiles
+  T* const queries = reinterpret_cast<T*>(dynamic_shared());                           // two tiles
   T* const grads_out = queries + 2 * kTileSize;                                        // two tiles
   auto* const columns = reinterpret_cast<Columns<kTile>*>(grads_out + 2 * kTileSize);  // of both
-  const Place place(in.tokens, kRows);
+  auto* const sources = reinterpret_cast<Sources<T>*>(columns + 2);
+  auto* const numbers = reinterpret_cast<const int**>(sources + 1);  // Columns' four members
+  float* const mean = reinterpret_cast<float*>(numbers + 4);
+  T* const key = reinterpret_cast<T*>(mean + kWidth) + warp_of_block() * 2 * kWarpSpan<kWidth>;
+  T* const value = key + kWarpSpan<kWidth>;
+  const Place place(in.tokens, rows_of_block());
   const Head<T> head(in, place.head);
-  if (place.first >= head.kept) return;
-  const float scale = kLog2E * in.scale;
-  const Tokens rows{head.order, place.first, head.kept};
-  const Pieces<kWidth, kRows, T> row_pieces(rows);
-  row_pieces.copy(key, head.key, in.width);
-  row_pieces.copy(value, head.value, in.width);
-  const int row_token[2] = {rows[row_of(0)], rows[row_of(2)]};
+  const int kept = head.kept();
+  if (place.first >= kept) return;
+  const int first_row = first_row_of_warp(place.first);
+  const Tokens kept_tokens{head.order, first_row, kept};
+  const int row_token[2] = {kept_tokens(row_of(0)), kept_tokens(row_of(2))};
+  const auto token_of = [&](int row) { return of_row(row_token, row); };
+  copy_rows<kWidth>(key, head.key, in.width, token_of);
+  copy_rows<kWidth>(value, head.value, in.width, token_of);
+  copy_mean(mean, grad_mean + static_cast<int64_t>(place.head) * in.width, in.width);
   // Of the four arrays of columns, a thread copies one element.
-  static_assert(4 * kTile <= kThreads);
-  const int column = threadIdx.x % kTile, part = threadIdx.x / kTile;
-  const int* const column_part = (part == 0   ? top
-                                  : part == 1 ? reinterpret_cast<const int*>(log_sum)
-                                  : part == 2 ? reinterpret_cast<const int*>(terms.delta)
-                                              : reinterpret_cast<const int*>(terms.top_grad)) +
-                                 head.first_row + min(column, in.tokens - 1);
-  const auto copy_tile = [&](int first, int stage) {
+  static_assert(4 * kTile <= kLeastWarps * kWarpSize);
+  const auto copy_columns = [&](int first, int stage) {
     const Pieces<kWidth, kTile, T> pieces(Tokens{nullptr, first, in.tokens});
-    pieces.copy(queries + stage * kTileSize, head.query, in.width);
-    pieces.copy(grads_out + stage * kTileSize, head.rows(grad_out_rows), in.width);
-    if (part < 4) {
-      const bool present = first + column < in.tokens;
+    pieces.copy(queries + stage * kTileSize, Rows<const T>(sources->first, in.query.row_stride),
+                in.width);
+    pieces.copy(grads_out + stage * kTileSize,
+                Rows<const T>(sources->second, grad_out_rows.row_stride), in.width);
+    if (threadIdx.x < 4 * kTile) {
+      const int column = first + static_cast<int>(threadIdx.x % kTile);
       copy_async<4>(reinterpret_cast<int*>(columns + stage) + threadIdx.x,
-                    column_part + (present ? first : 0), present);
+                    numbers[threadIdx.x / kTile] + min(column, in.tokens - 1), column < in.tokens);
     }
   };
-  copy_tile(0, 0);
-  wait_for_copies();
+  const bool is_idle = first_row >= kept;  // of the warp
+  if (threadIdx.x == 0) {
+    *sources = {head.query.data, head.rows(grad_out_rows).data};
+    numbers[0] = top + head.row_index(0);
+    numbers[1] = reinterpret_cast<const int*>(log_sum + head.row_index(0));
+    numbers[2] = reinterpret_cast<const int*>(terms.delta + head.row_index(0));
+    numbers[3] = reinterpret_cast<const int*>(terms.top_grad + head.row_index(0));
+  }
   __syncthreads();
-  const RowsOperand<kWidth, kHoldsRows<kWidth>, T> held_key(key), held_value(value);
+  copy_columns(0, 0);
+  wait_for_copies();
+  __syncwarp();
+  const RowsOperand<kWidth, kHoldsRows<kWidth>, T> key_rows(key), value_rows(value);
 
   Sums<kWidth> key_sum = {}, value_sum = {};
   for (int first = 0, stage = 0; first < in.tokens; first += kTile, stage ^= 1) {
     wait_for_copies();
     __syncthreads();  // the tiles have come, and nobody reads those before any more
-    copy_tile(first + kTile, stage ^ 1);
+    copy_columns(first + kTile, stage ^ 1);
+    if (is_idle) continue;
     const T *query = queries + stage * kTileSize, *grad_out = grads_out + stage * kTileSize;
     const Columns<kTile>& of = columns[stage];
     Sums<kTile> weights, grad_logits;
-    multiply<kWidth, kTile>(weights, held_key, query);
-    multiply<kWidth, kTile>(grad_logits, held_value, grad_out);
+    multiply<kWidth, kTile>(weights, key_rows, query);
+    multiply<kWidth, kTile>(grad_logits, value_rows, grad_out);
 #pragma unroll
     for (int n = 0; n < kTile / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int column = column_of(n, i);
-        const float weight = fast_exp2(weights[n][i] * scale - kLog2E * of.log_sum[column]);
+        const float weight =
+            fast_exp2(weights[n][i] * in.base_2_scale - kLog2E * of.log_sum[column]);
         const float top_grad = of.top[column] == row_token[i / 2] ? of.top_grad[column] : 0.0f;
         weights[n][i] = weight;
         grad_logits[n][i] = weight * (grad_logits[n][i] - of.delta[column]) + top_grad;
@@ -490,24 +432,24 @@ __global__ void __launch_bounds__(kThreads)
     accumulate<kWidth, kTile>(key_sum, grad_logits, query);
   }
   wait_for_copies();
+  __syncwarp();  // nobody reads the warp's rows any more
 
-  const Rows<T> grad_key = head.rows(grad_key_rows), grad_value = head.rows(grad_value_rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int token = row_token[half];
-    if (token < 0) continue;
 #pragma unroll
     for (int n = 0; n < kWidth / 8; ++n) {
-      const int d = column_of(n, 0);
-      if (d < in.width) {
-        const float* mean = grad_mean + place.head * in.width + d;
-        store_pair(grad_key[token] + d, in.scale * key_sum[n][2 * half],
-                   in.scale * key_sum[n][2 * half + 1]);
-        store_pair(grad_value[token] + d, value_sum[n][2 * half] + mean[0],
-                   value_sum[n][2 * half + 1] + mean[1]);
-      }
+      const float *key_pair = &key_sum[n][2 * half], *value_pair = &value_sum[n][2 * half];
+      const float* mean_pair = mean + column_of(n, 0);
+      store_pair(pair_at<kWidth>(key, half, n), in.scale * key_pair[0], in.scale * key_pair[1]);
+      store_pair(pair_at<kWidth>(value, half, n), value_pair[0] + mean_pair[0],
+                 value_pair[1] + mean_pair[1]);
     }
   }
+  __syncwarp();
+  const int index = Place(in.tokens, rows_of_block(), block_index_again()).head;
+  const int image = index / in.heads, head_of_image = index % in.heads;
+  store_rows<kWidth>(grad_key_rows.of(image, head_of_image), key, in.width, token_of);
+  store_rows<kWidth>(grad_value_rows.of(image, head_of_image), value, in.width, token_of);
 }
 
 // Calls `run(std::integral_constant<int, kWidth>{})` with the width of a tile for rows of `width`.
@@ -523,8 +465,9 @@ template <typename T>
 void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattentionForward& args,
                     Stream stream) {
   with_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
-    launch(name, forward_kernel<T, kWidth>, tiles_of(args.query, kRows), kThreads,
-           forward_shared_bytes<T, kWidth>(), stream, in, HeadRows<T>(args.out),
+    const Tiling tiling(name, args.query, kRowsPerWarp, kForwardWarps);
+    launch(name, forward_kernel<T, kWidth>, tiling.blocks, tiling.threads(),
+           forward_shared_bytes<T, kWidth>(tiling.warps), stream, in, HeadRows<T>(args.out),
            args.log_sum.as<float>(), args.top.as<int>());
   });
 }
@@ -533,9 +476,12 @@ template <typename T>
 void launch_backward(const char* name, const Inputs<T>& in, const MaskedReattentionBackward& args,
                      const Scratch<typename Element<T>::Accumulator>& scratch, Stream stream) {
   with_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
-    launch_gradients(name, grad_query_kernel<T, kWidth>, grad_key_value_kernel<T, kWidth>,
-                     tiles_of(args.query, kRows), backward_shared_bytes<T, kWidth>(), in, args,
-                     scratch, stream);
+    const Tiling queries(name, args.query, kRowsPerWarp, kGradQueryWarps<kWidth>);
+    const Tiling keys(name, args.query, kRowsPerWarp, kGradKeyValueWarps<kWidth>);
+    launch_gradients(name, grad_query_kernel<T, kWidth>, queries,
+                     grad_query_shared_bytes<T, kWidth>(queries.warps),
+                     grad_key_value_kernel<T, kWidth>, keys,
+                     grad_key_value_shared_bytes<T, kWidth>(keys.warps), in, args, scratch, stream);
   });
 }
 

@@ -14,6 +14,19 @@ __device__ inline int64_t row_of_warp() {
   return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
 }
 
+// Calls `each(j)` for this lane's columns of a row, the warp's together. Its requests begin where
+// sectors do, which the row need not.
+template <typename A, typename Each>
+__device__ void for_columns(const A* row, int64_t count, const Each& each) {
+  constexpr uintptr_t kSectorBytes = 32;
+  const auto before = static_cast<int>(reinterpret_cast<uintptr_t>(row) % kSectorBytes / sizeof(A));
+  for (int64_t first = -before; first < count; first += kWarpSize) {
+    const int64_t j = first + threadIdx.x % kWarpSize;
+    if (j >= 0 && j < count) each(j);
+    __syncwarp();
+  }
+}
+
 // Bytes of shared memory for a row of each warp, 0 where that is more than all kernels have.
 template <typename A>
 size_t staged_bytes(int64_t count) {
@@ -35,33 +48,31 @@ __global__ void forward_kernel(const T* all_logits, int64_t logits_stride, const
   using A = typename Element<T>::Accumulator;
   const int64_t row = row_of_warp();
   if (row >= rows) return;  // a whole warp at a time
-  const int lane = threadIdx.x % kWarpSize;
   const T* logits = all_logits + row * logits_stride;
   const bool* keep = all_keep + row * keep_stride;
   A* out = all_out + row * count;
   A* staged = out;
   if constexpr (kStaged) staged = staged_row<A>(count);
   A largest = log_eps;
-  for (int64_t j = lane; j < count; j += kWarpSize) {
+  for_columns(out, count, [&](int64_t j) {
     const A logit = Element<T>::load(logits[j]);
     largest = max(largest, keep[j] ? logit : log_eps);
     staged[j] = logit;
-  }
+  });
   largest = warp_max(largest);
   A sum = 0;
-  for (int64_t j = lane; j < count; j += kWarpSize) {
+  for_columns(out, count, [&](int64_t j) {
     A weight = -1;
     if (keep[j]) {
       weight = exp(staged[j] - largest);
       sum += weight;
     }
     staged[j] = weight;
-  }
+  });
   const A factor = 1 / (warp_sum(sum) + exp(log_eps - largest));
   // Not kept is 0 also where the sum is NaN.
-  for (int64_t j = lane; j < count; j += kWarpSize) {
-    out[j] = staged[j] < 0 ? A(0) : staged[j] * factor;
-  }
+  for_columns(out, count,
+              [&](int64_t j) { out[j] = staged[j] < 0 ? A(0) : staged[j] * factor; });
 }
 
 template <typename T, bool kStaged>
@@ -71,20 +82,19 @@ __global__ void backward_kernel(const typename Element<T>::Accumulator* all_grad
   using A = typename Element<T>::Accumulator;
   const int64_t row = row_of_warp();
   if (row >= rows) return;
-  const int lane = threadIdx.x % kWarpSize;
   const A* grad_out = all_grad_out + row * count;
   const A* out = all_out + row * count;
   A expected = 0;  // sum_j out_j dL/dout_j
-  for (int64_t j = lane; j < count; j += kWarpSize) {
+  for_columns(out, count, [&](int64_t j) {
     const A grad = grad_out[j];
     expected += out[j] * grad;
     if constexpr (kStaged) staged_row<A>(count)[j] = grad;
-  }
+  });
   expected = warp_sum(expected);
   if constexpr (kStaged) grad_out = staged_row<A>(count);
-  for (int64_t j = lane; j < count; j += kWarpSize) {
+  for_columns(out, count, [&](int64_t j) {
     all_grad_logits[row * count + j] = Element<T>::store(out[j] * (grad_out[j] - expected));
-  }
+  });
 }
 
 }  // namespace

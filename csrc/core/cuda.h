@@ -118,6 +118,18 @@ __device__ inline unsigned char* dynamic_shared() {
 #endif
 }
 
+// blockIdx.x, read anew: what is computed of it, after a loop that wants all registers, need not
+// wait in some of them since before.
+__device__ inline unsigned block_index_again() {
+#if defined(WSOL_EMULATOR)
+  return blockIdx.x;
+#else
+  unsigned index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
+#endif
+}
+
 template <typename T>
 __device__ inline T warp_sum(T value) {
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {

@@ -40,7 +40,8 @@ def spatial_gate(dtype: torch.dtype) -> None:
 
 
 def masked_reattention(dtype: torch.dtype) -> None:
-    rows = [normal(i, 1, 1, TOKENS, WIDTH, dtype=dtype) for i in range(3)]
+    """A head for each multiprocessor that the emulator says to have: of fewer, blocks own smaller tiles."""
+    rows = [normal(i, 1, 2, TOKENS, WIDTH, dtype=dtype) for i in range(3)]
     keep = normal(3, 1, TOKENS) < 0
     forward_and_backward(ops.masked_reattention, *rows, keep=keep)
 

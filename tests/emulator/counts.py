@@ -348,11 +348,11 @@ Counted on the emulator (`tests/emulator/counts.py`), at the sizes of `tests/emu
 line are in `tests/emulator/test_counts.py`. Sectors are 32 bytes of global memory, caches are not modelled. Of
 compulsory: sectors that requests ask for, by the distinct ones of the launch. Of blocks' own: by the distinct ones of
 each block. Blocks that read the same count in the first figure as often as they are, and the second says what they
-read more often than that: kernels of masked_reattention pass over all rows of a head once a tile of 16 to 64 of the
-other side, which is what tiling costs, and pair_kernel over a map once a cut; the second cache serves both. What is
-left of few bytes is a line of little weight: rest_kernel's four blocks find in one sector that no pair is left. Of
-coalesced: by the fewest that would hold each request's bytes. Wavefronts a request: of shared memory, by those without
-bank conflicts. Lanes: of a warp's 32 in each request.
+read more often than that: blocks of masked_reattention own many of a head's rows, as few blocks as keep all
+multiprocessors busy, and read all of the other side; those of pair_kernel read a map once a cut; the second cache
+serves both. What is left of few bytes is a line of little weight: rest_kernel's four blocks find in one sector that no
+pair is left. Of coalesced: by the fewest that would hold each request's bytes. Wavefronts a request: of shared memory,
+by those without bank conflicts. Lanes: of a warp's 32 in each request.
 
 {table}
 """

@@ -189,37 +189,45 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "query_key.cuh:dot_gradients_kernel": Bound(1.24, 1.04, 1, 30.7, 1),
     },
     "masked_reattention, bfloat16": {
-        "masked_reattention.cu:list_tokens_kernel": Bound(1.63, 1.16, 1, 27.1, 3),
+        "masked_reattention.cu:list_tokens_kernel": Bound(1.41, 1.19, 1, 27, 3),
         # Of 16 bytes a lane: 8 lanes of a warp write its sum.
-        "masked_reattention.cu:mean_kernel": Bound(1.05, 1.03, 1, 18.6, 2),
-        "masked_reattention_mma.cu:forward_kernel": Bound(3.43, 1.26, 1, 30.7, 6, repeats=1.6),
+        "masked_reattention.cu:mean_kernel": Bound(1.05, 1.04, 1, 18.6, 2),
+        # A block owns all of a head's rows; where one is dropped, its key is read again. Lanes are fewer, and two rows'
+        # queries in the same banks, as only dropped rows read theirs; a barrier more, for the mean value.
+        "masked_reattention_mma.cu:forward_kernel": Bound(1.23, 1.08, 1.01, 29.7, 7, repeats=1.23),
         # Of 16 bytes a lane: one of 8 lanes writes a row's terms. Atomics count rows by their tops, in shared memory.
-        "masked_reattention.cu:row_terms_kernel": Bound(1.4, 1.05, 1.12, 19, 2, 197),
-        "masked_reattention_mma.cu:grad_query_kernel": Bound(2.73, 1.34, 1, 30.9, 5, repeats=1.57),
+        "masked_reattention.cu:row_terms_kernel": Bound(1.42, 1.07, 1.11, 19, 2, 394),
+        "masked_reattention_mma.cu:grad_query_kernel": Bound(1.27, 1.04, 1, 30.5, 4, repeats=1.26),
         "masked_reattention_mma.cu:grad_key_value_kernel": Bound(
-            1.87, 1.19, 1, 31.3, 4, repeats=1.24
+            1.04, 1.03, 1, 31.1, 4, repeats=1.03
         ),
-        # Of 16 bytes a lane: 8 lanes write a token's row, and read 32 bytes each of the mean value's.
-        "masked_reattention.cu:grad_dropped_kernel": Bound(2.33, 1.27, 1, 17, 0),
+        # Of 16 bytes a lane: 8 lanes write a token's row, two read where its rows begin and end. Barriers and shared
+        # memory, as a block's warps share the mean: 1.38 in place of 2.28.
+        "masked_reattention.cu:grad_dropped_kernel": Bound(1.41, 1.05, 1.08, 13.7, 2),
     },
     "masked_reattention, float32": {
-        "masked_reattention.cu:list_tokens_kernel": Bound(1.63, 1.16, 1, 27.1, 3),
+        "masked_reattention.cu:list_tokens_kernel": Bound(1.41, 1.19, 1, 27, 3),
         "masked_reattention.cu:mean_kernel": Bound(1.05, 1.03, 1, 27.4, 2),
+        # Operands lie in shared memory, in place of passing through it in slices: barriers 50 -> 19. Lanes are fewer,
+        # as four of a row write a slice's weights.
         "masked_reattention_plain.cu:forward_kernel": Bound(
-            3.52, 1.04, 1.01, 31.2, 50, repeats=1.64
+            1.23, 1.05, 1.01, 28.6, 19, repeats=1.23
         ),
-        "masked_reattention.cu:row_terms_kernel": Bound(1.47, 1.03, 1.11, 18.6, 2, 197),
+        "masked_reattention.cu:row_terms_kernel": Bound(1.47, 1.04, 1.1, 18.6, 2, 394),
+        # Two operands of 112 rows are what finds room, so kept keys and values are read twice.
         "masked_reattention_plain.cu:grad_query_kernel": Bound(
-            3.11, 1.05, 1, 31.6, 48, repeats=1.78
+            1.48, 1.03, 1, 30.3, 13, repeats=1.18
         ),
+        # Likewise of 80 kept tokens, so queries are read twice: 1.504.
         "masked_reattention_plain.cu:grad_key_value_kernel": Bound(
-            3.83, 1.14, 1, 31.4, 62, repeats=2.56
+            1.51, 1.03, 1.01, 29.9, 10, repeats=1.03
         ),
-        "masked_reattention.cu:grad_dropped_kernel": Bound(1.55, 1.03, 1, 22.9, 0),
+        "masked_reattention.cu:grad_dropped_kernel": Bound(1.28, 1.03, 1, 19.3, 2),
     },
     "masked_softmax": {
-        "masked_softmax.cu:forward_kernel": Bound(1.57, 1.36, 1, 26.7, 0),
-        "masked_softmax.cu:backward_kernel": Bound(1.69, 1.25, 1, 27.8, 0),
+        # Requests begin where sectors do, so a row's first one has fewer lanes.
+        "masked_softmax.cu:forward_kernel": Bound(1.35, 1.15, 1, 26, 0),
+        "masked_softmax.cu:backward_kernel": Bound(1.41, 1.02, 1, 27.8, 0),
     },
     "adaptive_token_mask": {
         # The row's few sectors: 2.7 KiB of 4 rows, which do not begin where a sector does.
