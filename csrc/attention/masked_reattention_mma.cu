@@ -19,9 +19,10 @@ constexpr int kBackwardTile = kWidth <= 64 ? 32 : 16;
 template <int kWidth>
 constexpr bool kHoldsRows = kWidth <= 64;
 
-// Warps of a block at most: as many as registers, or shared memory, allow; of grad_key_value as
-// many as half of 197 tokens take.
-constexpr int kForwardWarps = 16;
+// Warps of a block at most: as many as registers, or shared memory, allow, of a wide forward two
+// blocks; of grad_key_value as many as half of 197 tokens take.
+template <int kWidth>
+constexpr int kForwardWarps = kWidth <= 64 ? 16 : 6;
 template <int kWidth>
 constexpr int kGradQueryWarps = kWidth <= 64 ? 16 : 8;
 template <int kWidth>
@@ -148,7 +149,7 @@ __device__ void write_forward(const Inputs<T>& in, const Sums<kWidth>& sum,
 }
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kForwardWarps* kWarpSize)
+__global__ void __launch_bounds__(kForwardWarps<kWidth>* kWarpSize, kWidth <= 64 ? 1 : 2)
     forward_kernel(Inputs<T> in, HeadRows<T> out_rows, float* log_sum, int* top) {
   constexpr int kTile = kForwardTile<kWidth>;
   T* const key = reinterpret_cast<T*>(dynamic_shared());
@@ -465,7 +466,7 @@ template <typename T>
 void launch_forward(const char* name, const Inputs<T>& in, const MaskedReattentionForward& args,
                     Stream stream) {
   with_width(in.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
-    const Tiling tiling(name, args.query, kRowsPerWarp, kForwardWarps);
+    const Tiling tiling(name, args.query, kRowsPerWarp, kForwardWarps<kWidth>);
     launch(name, forward_kernel<T, kWidth>, tiling.blocks, tiling.threads(),
            forward_shared_bytes<T, kWidth>(tiling.warps), stream, in, HeadRows<T>(args.out),
            args.log_sum.as<float>(), args.top.as<int>());

@@ -71,8 +71,7 @@ __global__ void forward_kernel(const T* all_logits, int64_t logits_stride, const
   });
   const A factor = 1 / (warp_sum(sum) + exp(log_eps - largest));
   // Not kept is 0 also where the sum is NaN.
-  for_columns(out, count,
-              [&](int64_t j) { out[j] = staged[j] < 0 ? A(0) : staged[j] * factor; });
+  for_columns(out, count, [&](int64_t j) { out[j] = staged[j] < 0 ? A(0) : staged[j] * factor; });
 }
 
 template <typename T, bool kStaged>
