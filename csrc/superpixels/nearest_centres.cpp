@@ -77,9 +77,13 @@ template <int kBytes, bool kDots, By kBy, bool kMore>
 inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes) {
   using V = Lanes<kBytes>;
   using Ints = typename V::Aligned;
-  // At a time: what they read of a candidate is read once, and AVX-512 has registers for more.
-  constexpr int64_t kRows = kBytes == 64 ? 4 : 2;
+  // At a time: what they read of a candidate is read once, and the end of its loop, which is hard to
+  // foresee, is met once. AVX-512 has registers for all.
+  constexpr int64_t kRows = kBytes == 64 ? kTileRows : 2;
   constexpr int kAcross = kTileColumns / V::kCount, kVectors = kRows * kAcross;
+  // Whether labels differ is a bit a pixel, in words of some rows.
+  constexpr int64_t kWordRows = std::min<int64_t>(kRows, 64 / kTileColumns);
+  constexpr int kWords = kRows / kWordRows;
   constexpr int kIndexBits = kBy == By::kGroups ? kMostIndexBits : 0;
   constexpr int64_t kStep = 1 << kIndexBits;
   // Adds what a layer adds to the score of a vector of pixels.
@@ -147,17 +151,21 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
         best[v] = distance < best[v] ? distance : best[v];
       }
     }
-    uint64_t differ = 0;
+    uint64_t differ[kWords] = {};
     for (int v = 0; v < kVectors; ++v) {
       const Ints same = label[v] == V::load(labels + first + v * V::kCount);
-      differ |= uint64_t{V::sign_bits(~same)} << (v * V::kCount);
+      const int at = v * V::kCount;
+      differ[at / 64] |= uint64_t{V::sign_bits(~same)} << (at % 64);
     }
-    differ &= tile.columns * 0x0001000100010001;
-    if (rows - row < kRows) differ &= (uint64_t{1} << ((rows - row) * kTileColumns)) - 1;
-    if (differ == 0) continue;
-    int32_t fresh[kRows * kTileColumns];
-    for (int v = 0; v < kVectors; ++v) V::store(fresh + v * V::kCount, label[v]);
-    changed |= move_pixels(tile, first, differ, fresh, changes);
+    for (int word = 0; word < kWords; ++word) {
+      const int64_t left = rows - row - word * kWordRows;
+      differ[word] &= tile.columns * 0x0001000100010001;
+      if (left < kWordRows) differ[word] &= (uint64_t{1} << (std::max<int64_t>(left, 0) * kTileColumns)) - 1;
+      if (differ[word] == 0) continue;
+      int32_t fresh[kWordRows * kTileColumns];
+      for (int v = 0; v < kVectors / kWords; ++v) V::store(fresh + v * V::kCount, label[word * kVectors / kWords + v]);
+      changed |= move_pixels(tile, first + word * 64, differ[word], fresh, changes);
+    }
   }
   return changed;
 }
