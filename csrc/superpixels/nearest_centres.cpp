@@ -36,21 +36,16 @@ struct Tile {
   const Pairs* colours;  // (segments, more): as a candidate's
 };
 
-inline void add_colour(SegmentSums& sum, int64_t sign, const Layer& layer, int64_t pixel) {
+inline SegmentSums colour_of(const Layer& layer, int64_t pixel) {
   const int32_t pair = layer.light_and_a.get()[pixel];
-  sum.lightness += sign * static_cast<int16_t>(pair);
-  sum.a += sign * (pair >> 16);
-  sum.b += sign * layer.b.get()[pixel];
+  return {static_cast<int16_t>(pair), pair >> 16, layer.b.get()[pixel], 0, 0, 0};
 }
 
-inline void add_pixel(SegmentSums* sums, int64_t sign, const Tile& tile, int64_t pixel) {
-  add_colour(*sums, sign, tile.layers[0], tile.pixel + pixel);
-  sums->y += sign * (tile.y + pixel / kTileColumns);
-  sums->x += sign * (tile.x + pixel % kTileColumns);
-  sums->pixels += sign;
-  for (int64_t layer = 1; layer <= tile.more; ++layer) {
-    add_colour(sums[layer * tile.segments], sign, tile.layers[layer], tile.pixel + pixel);
-  }
+inline void move(const SegmentSums& what, SegmentSums& from, SegmentSums& to) {
+  from.lightness -= what.lightness, from.a -= what.a, from.b -= what.b;
+  from.y -= what.y, from.x -= what.x, from.pixels -= what.pixels;
+  to.lightness += what.lightness, to.a += what.a, to.b += what.b;
+  to.y += what.y, to.x += what.x, to.pixels += what.pixels;
 }
 
 // Gives the pixels from `first` on whose bit is set their fresh labels. Not inlined: few pixels
@@ -63,8 +58,17 @@ inline void add_pixel(SegmentSums* sums, int64_t sign, const Tile& tile, int64_t
     int32_t& old = tile.labels[first + lane];
     if (old < 0) continue;  // outside of the mask
     changed = true;
-    add_pixel(changes + old, -1, tile, first + lane);
-    add_pixel(changes + fresh[lane], 1, tile, first + lane);
+    const int64_t pixel = first + lane;
+    SegmentSums *from = changes + old, *to = changes + fresh[lane];
+    SegmentSums what = colour_of(tile.layers[0], tile.pixel + pixel);
+    what.y = tile.y + pixel / kTileColumns;
+    what.x = tile.x + pixel % kTileColumns;
+    what.pixels = 1;
+    move(what, *from, *to);
+    for (int64_t layer = 1; layer <= tile.more; ++layer) {
+      from += tile.segments, to += tile.segments;
+      move(colour_of(tile.layers[layer], tile.pixel + pixel), *from, *to);
+    }
     old = fresh[lane];
   }
   return changed;
