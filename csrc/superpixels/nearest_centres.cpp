@@ -13,13 +13,14 @@
 namespace wsol::cpu {
 namespace {
 
-using Candidate = NearestCentres::Candidate;
+using Seen = NearestCentres::Seen;
 using Pairs = NearestCentres::Pairs;
 
 // In CIELAB's 1/32, a colour of sRGB has p^2 below 2^25, and two are less than 3 * 2^25 apart.
 constexpr int64_t kColourSquare = int64_t{1} << 25;
 constexpr int kMostIndexBits = 3;
 constexpr int kGroup = 1 << kMostIndexBits;
+constexpr int32_t kIndices[kGroup] = {0, 1, 2, 3, 4, 5, 6, 7};
 
 struct Tile {
   const Layer* layers;
@@ -30,8 +31,9 @@ struct Tile {
   int64_t rows;      // of them in the image
   uint64_t columns;  // a bit for each in the image
   int64_t segments;  // how many there are
-  const Candidate* candidates;
-  const int32_t* numbers;  // of the candidates
+  const Seen* seen;               // of all centres
+  const int32_t *across, *along;  // place terms of the image's first row and column
+  const int32_t* numbers;         // of the candidates; 16 can be read from each
   int64_t count;
   const Pairs* colours;  // (segments, more): as a candidate's
 };
@@ -104,7 +106,9 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
   const int32_t* tile_light_and_a = tile.layers[0].light_and_a.get() + tile.pixel;
   const int16_t* tile_b = tile.layers[0].b.get() + tile.pixel;
   int32_t* labels = tile.labels;
-  const Candidate* candidates = tile.candidates;
+  const Seen* seen = tile.seen;
+  const int32_t *numbers = tile.numbers, *all_across = tile.across, *all_along = tile.along;
+  const int64_t y = tile.y, x = tile.x;
   const int64_t count = tile.count, rows = tile.rows;
   bool changed = false;
   for (int64_t row = 0; row < rows; row += kRows) {
@@ -121,20 +125,22 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
       Ints least[kVectors];
       for (int v = 0; v < kVectors; ++v) least[v] = V::all(std::numeric_limits<int32_t>::max());
       for (int64_t j = group; j < end; ++j) {
-        const Candidate& candidate = candidates[j];
+        const Seen& candidate = seen[numbers[j]];
+        const int32_t* across = all_across + (candidate.across + y + row);
+        const int32_t* along = all_along + (candidate.along + x);
         const Ints of_light_and_a = V::all(candidate.light_and_a), of_b = V::all(candidate.b);
         Ints constant[kAcross];
         for (int i = 0; i < kAcross; ++i) {
-          constant[i] = V::load(candidate.along + i * V::kCount) + V::all(candidate.base);
+          constant[i] = V::load(along + i * V::kCount) + V::all(candidate.base);
+          if constexpr (kIndexBits > 0) constant[i] += V::all(kIndices[j - group]);
         }
-        const int32_t* across = candidate.across + row;
         for (int v = 0; v < kVectors; ++v) {
           const Ints place = constant[v % kAcross] + V::all(across[v / kAcross]);
           Ints score = kBy == By::kFactors ? Ints{} : place;
           score = plus_colour(score, light_and_a[v], b[v], of_light_and_a, of_b);
           if constexpr (kMore) {
             const int64_t pixel = tile.pixel + first + v * V::kCount;
-            const Pairs* colours = tile.colours + tile.numbers[j] * tile.more;
+            const Pairs* colours = tile.colours + numbers[j] * tile.more;
             for (int64_t layer = 0; layer < tile.more; ++layer) {
               const Layer& pixels = tile.layers[layer + 1];
               score = plus_colour(score, V::load(pixels.light_and_a.get() + pixel),
@@ -149,8 +155,8 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
       for (int v = 0; v < kVectors; ++v) {
         const Ints distance = least[v] >> kIndexBits;
         const Ints number = kIndexBits == 0
-                                ? V::all(tile.numbers[group])
-                                : V::look_up(tile.numbers + group, least[v] & (int32_t)(kStep - 1));
+                                ? V::all(numbers[group])
+                                : V::look_up(numbers + group, least[v] & (int32_t)(kStep - 1));
         label[v] = distance < best[v] ? number : label[v];
         best[v] = distance < best[v] ? distance : best[v];
       }
@@ -289,22 +295,12 @@ void NearestCentres::list_candidates(int64_t strip, Candidates& list) const {
     total += count;
   }
   list.starts[tiles] = total;
-  Candidate* candidates = list.seen.reserve(total);
   int32_t* numbers = list.numbers.reserve(total + 2 * kGroup);  // look_up reads whole vectors
   std::fill_n(numbers + total, 2 * kGroup, 0);
-  const int64_t index_mask = (int64_t{1} << index_bits_) - 1;
   for (int64_t i = first; i < last; ++i) {
     const int32_t number = strip_centres_[i];
     const Seen& seen = seen_[number];
-    const int32_t* across = across_.at(seen.across + strip * kTileRows);
-    const int32_t* along = along_.at(seen.along);
-    for (int32_t t = seen.first_tile; t <= seen.last_tile; ++t) {
-      const int64_t at = list.ends[t]++;
-      const auto index = static_cast<int32_t>((at - list.starts[t]) & index_mask);
-      candidates[at] = {seen.light_and_a,  seen.b, seen.base + index,
-                        seen.factor, across, along + t * kTileColumns};
-      numbers[at] = number;
-    }
+    for (int32_t t = seen.first_tile; t <= seen.last_tile; ++t) numbers[list.ends[t]++] = number;
   }
 }
 
@@ -330,7 +326,9 @@ bool NearestCentres::assign(int64_t begin, int64_t end, TiledImage& image,
                         std::min(kTileRows, image.height - y),
                         (uint64_t{1} << std::min(kTileColumns, image.width - x)) - 1,
                         static_cast<int64_t>(seen_.size()),
-                        list.seen.get() + list.starts[t],
+                        seen_.data(),
+                        across_.at(0),
+                        along_.at(0),
                         list.numbers.get() + list.starts[t],
                         list.starts[t + 1] - list.starts[t],
                         more_.data()};
