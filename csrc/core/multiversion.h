@@ -40,8 +40,8 @@ void with_vectors(const Work& work) {
 // instructions that add products of pairs to a sum (AVX-512 VNNI).
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 template <typename Work>
-__attribute__((target("arch=x86-64-v4,avx512vnni"), flatten)) void with_avx512_vnni(
-    const Work& work) {
+__attribute__((target("arch=x86-64-v4,avx512vnni"),
+               flatten)) void with_avx512_vnni(const Work& work) {
   work.template operator()<64, true>();
 }
 #endif

@@ -40,8 +40,7 @@ inline int64_t runs_of(const int32_t* row, int64_t width, int32_t* begins, int32
 }  // namespace
 
 void ConnectedPieces::write(const TiledImage& image, int64_t pixels,
-                            const std::vector<SegmentSums>& sums, int32_t* segments,
-                            int threads) {
+                            const std::vector<SegmentSums>& sums, int32_t* segments, int threads) {
   find_runs(image, threads);
   join_runs();
   number_pieces();

@@ -27,10 +27,10 @@ struct Tile {
   int64_t more;   // layers after the first
   int64_t pixel;  // the first, in the image's layers
   int32_t* labels;
-  int64_t y, x;      // of its first pixel
-  int64_t rows;      // of them in the image
-  uint64_t columns;  // a bit for each in the image
-  int64_t segments;  // how many there are
+  int64_t y, x;                   // of its first pixel
+  int64_t rows;                   // of them in the image
+  uint64_t columns;               // a bit for each in the image
+  int64_t segments;               // how many there are
   const Seen* seen;               // of all centres
   const int32_t *across, *along;  // place terms of the image's first row and column
   const int32_t* numbers;         // of the candidates; 16 can be read from each
@@ -83,8 +83,8 @@ template <int kBytes, bool kDots, By kBy, bool kMore>
 inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes) {
   using V = Lanes<kBytes>;
   using Ints = typename V::Aligned;
-  // At a time: what they read of a candidate is read once, and the end of its loop, which is hard to
-  // foresee, is met once. AVX-512 has registers for all.
+  // At a time: what they read of a candidate is read once, and the end of its loop, which is hard
+  // to foresee, is met once. AVX-512 has registers for all.
   constexpr int64_t kRows = kBytes == 64 ? kTileRows : 2;
   constexpr int kAcross = kTileColumns / V::kCount, kVectors = kRows * kAcross;
   // Whether labels differ is a bit a pixel, in words of some rows.
@@ -170,10 +170,12 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
     for (int word = 0; word < kWords; ++word) {
       const int64_t left = rows - row - word * kWordRows;
       differ[word] &= tile.columns * 0x0001000100010001;
-      if (left < kWordRows) differ[word] &= (uint64_t{1} << (std::max<int64_t>(left, 0) * kTileColumns)) - 1;
+      if (left < kWordRows)
+        differ[word] &= (uint64_t{1} << (std::max<int64_t>(left, 0) * kTileColumns)) - 1;
       if (differ[word] == 0) continue;
       int32_t fresh[kWordRows * kTileColumns];
-      for (int v = 0; v < kVectors / kWords; ++v) V::store(fresh + v * V::kCount, label[word * kVectors / kWords + v]);
+      for (int v = 0; v < kVectors / kWords; ++v)
+        V::store(fresh + v * V::kCount, label[word * kVectors / kWords + v]);
       changed |= move_pixels(tile, first + word * 64, differ[word], fresh, changes);
     }
   }

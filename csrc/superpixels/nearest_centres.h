@@ -70,7 +70,7 @@ class NearestCentres {
   // A strip's candidates, tile after tile.
   struct Candidates {
     std::vector<int64_t> starts, ends;  // of the tiles; one more start
-    Buffer<int32_t> numbers;  // 16 can be read from each
+    Buffer<int32_t> numbers;            // 16 can be read from each
   };
 
   void list_candidates(int64_t strip, Candidates& list) const;
