@@ -36,8 +36,8 @@ void with_vectors(const Work& work) {
   work.template operator()<16>();
 }
 
-// with_dot_products(work) calls `work.operator()<kBytes, kHas>()`: the same, and whether there are
-// instructions that add products of pairs to a sum (AVX-512 VNNI).
+// with_dot_products(work) calls `work.operator()<kBytes, kDots>()`: as with_vectors, and kDots says
+// whether one instruction adds the products of pairs to a sum (VNNI, of AVX-512).
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 template <typename Work>
 __attribute__((target("arch=x86-64-v4,avx512vnni"),

@@ -1,5 +1,6 @@
-// Runs of equal labels in a row take the place of pixels: few enough that one thread an image does.
-// The rounds see only pieces that touch a small one. Limited by branches that depend on the labels.
+// Runs of equal labels in a row take the place of pixels. All threads find them, and write
+// segments; in between there are few enough that one does. The rounds see only pieces that touch a
+// small one. Limited by branches that depend on the labels.
 #include "superpixels/connected_pieces.h"
 
 #include <algorithm>
@@ -12,7 +13,7 @@
 namespace wsol::cpu {
 namespace {
 
-constexpr int64_t kLeastPixels = 1 << 14;  // of a thread: fewer are done before another is awake
+constexpr int64_t kLeastPixels = 1 << 14;  // of a thread: fewer are done before it is awake
 constexpr uint64_t kNoOffer = std::numeric_limits<uint64_t>::max();
 
 // Writes the runs of a row of labels, which has one more before it; returns their number.
@@ -89,7 +90,7 @@ void ConnectedPieces::write_rows(int64_t begin, int64_t end, int64_t width,
 }
 
 void ConnectedPieces::find_runs(const TiledImage& image, int threads) {
-  // Parts of the rows have room for as many runs as there may be; then they are moved together.
+  // Each part of the rows has room for as many runs as there may be; then they move together.
   const int64_t height = image.height, room = image.tiles_across * kTileColumns + 1;
   const int64_t parts = std::clamp<int64_t>(height * room / kLeastPixels, 1, threads);
   const auto first_row = [&](int64_t part) { return part * height / parts; };

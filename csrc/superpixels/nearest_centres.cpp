@@ -20,7 +20,7 @@ using Pairs = NearestCentres::Pairs;
 constexpr int64_t kColourSquare = int64_t{1} << 25;
 constexpr int kMostIndexBits = 3;
 constexpr int kGroup = 1 << kMostIndexBits;
-constexpr int32_t kIndices[kGroup] = {0, 1, 2, 3, 4, 5, 6, 7};
+constexpr int32_t kIndices[kGroup] = {0, 1, 2, 3, 4, 5, 6, 7};  // read into all lanes
 
 struct Tile {
   const Layer* layers;
@@ -87,9 +87,9 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
   // to foresee, is met once. AVX-512 has registers for all.
   constexpr int64_t kRows = kBytes == 64 ? kTileRows : 2;
   constexpr int kAcross = kTileColumns / V::kCount, kVectors = kRows * kAcross;
-  // Whether labels differ is a bit a pixel, in words of some rows.
+  // Whether labels differ is a bit a pixel, in words of up to four rows.
   constexpr int64_t kWordRows = std::min<int64_t>(kRows, 64 / kTileColumns);
-  constexpr int kWords = kRows / kWordRows;
+  constexpr int kWords = kRows / kWordRows, kWordVectors = kVectors / kWords;
   constexpr int kIndexBits = kBy == By::kGroups ? kMostIndexBits : 0;
   constexpr int64_t kStep = 1 << kIndexBits;
   // Adds what a layer adds to the score of a vector of pixels.
@@ -161,22 +161,21 @@ inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes
         best[v] = distance < best[v] ? distance : best[v];
       }
     }
-    uint64_t differ[kWords] = {};
-    for (int v = 0; v < kVectors; ++v) {
-      const Ints same = label[v] == V::load(labels + first + v * V::kCount);
-      const int at = v * V::kCount;
-      differ[at / 64] |= uint64_t{V::sign_bits(~same)} << (at % 64);
-    }
     for (int word = 0; word < kWords; ++word) {
-      const int64_t left = rows - row - word * kWordRows;
-      differ[word] &= tile.columns * 0x0001000100010001;
-      if (left < kWordRows)
-        differ[word] &= (uint64_t{1} << (std::max<int64_t>(left, 0) * kTileColumns)) - 1;
-      if (differ[word] == 0) continue;
+      const int64_t start = first + word * kWordRows * kTileColumns;
+      const Ints* word_labels = label + word * kWordVectors;
+      uint64_t differ = 0;
+      for (int v = 0; v < kWordVectors; ++v) {
+        const Ints same = word_labels[v] == V::load(labels + start + v * V::kCount);
+        differ |= uint64_t{V::sign_bits(~same)} << (v * V::kCount);
+      }
+      differ &= tile.columns * 0x0001000100010001;  // in each of four rows
+      const int64_t left = std::max<int64_t>(rows - start / kTileColumns, 0);
+      if (left < kWordRows) differ &= (uint64_t{1} << (left * kTileColumns)) - 1;
+      if (differ == 0) continue;
       int32_t fresh[kWordRows * kTileColumns];
-      for (int v = 0; v < kVectors / kWords; ++v)
-        V::store(fresh + v * V::kCount, label[word * kVectors / kWords + v]);
-      changed |= move_pixels(tile, first + word * 64, differ[word], fresh, changes);
+      for (int v = 0; v < kWordVectors; ++v) V::store(fresh + v * V::kCount, word_labels[v]);
+      changed |= move_pixels(tile, start, differ, fresh, changes);
     }
   }
   return changed;
