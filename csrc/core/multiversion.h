@@ -36,4 +36,25 @@ void with_vectors(const Work& work) {
   work.template operator()<16>();
 }
 
+// with_dot_products(work) calls `work.operator()<kBytes, kDots>()`: as with_vectors, and kDots says
+// whether one instruction adds the products of pairs to a sum (VNNI, of AVX-512).
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+template <typename Work>
+__attribute__((target("arch=x86-64-v4,avx512vnni"),
+               flatten)) void with_avx512_vnni(const Work& work) {
+  work.template operator()<64, true>();
+}
+#endif
+
+template <typename Work>
+void with_dot_products(const Work& work) {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw")) {
+    return with_avx512_vnni(work);
+  }
+#endif
+  with_vectors([&]<int kBytes>() { work.template operator()<kBytes, false>(); });
+}
+
 }  // namespace wsol::cpu

@@ -1,16 +1,19 @@
-// Runs of equal labels in a row take the place of pixels: few enough that one thread an image does.
-// The rounds see only pieces that touch a small one. Limited by branches that depend on the labels.
+// Runs of equal labels in a row take the place of pixels. All threads find them, and write
+// segments; in between there are few enough that one does. The rounds see only pieces that touch a
+// small one. Limited by branches that depend on the labels.
 #include "superpixels/connected_pieces.h"
 
 #include <algorithm>
 #include <bit>
 #include <limits>
 
+#include "core/parallel_for.h"
 #include "superpixels/lane_vectors.h"
 
 namespace wsol::cpu {
 namespace {
 
+constexpr int64_t kLeastPixels = 1 << 14;  // of a thread: fewer are done before it is awake
 constexpr uint64_t kNoOffer = std::numeric_limits<uint64_t>::max();
 
 // Writes the runs of a row of labels, which has one more before it; returns their number.
@@ -38,8 +41,8 @@ inline int64_t runs_of(const int32_t* row, int64_t width, int32_t* begins, int32
 }  // namespace
 
 void ConnectedPieces::write(const TiledImage& image, int64_t pixels,
-                            const std::vector<SegmentSums>& sums, int32_t* segments) {
-  find_runs(image);
+                            const std::vector<SegmentSums>& sums, int32_t* segments, int threads) {
+  find_runs(image, threads);
   join_runs();
   number_pieces();
   const auto labels = static_cast<int64_t>(sums.size() / image.layers.size());
@@ -61,42 +64,66 @@ void ConnectedPieces::write(const TiledImage& image, int64_t pixels,
     if (piece.label < 0) continue;
     piece.label = piece.parent == static_cast<int32_t>(i) ? count++ : found_[piece.parent].label;
   }
+  parallel_for(image.height, kLeastPixels / image.width + 1, threads,
+               [&](int64_t begin, int64_t end) { write_rows(begin, end, image.width, segments); });
+}
+
+void ConnectedPieces::write_rows(int64_t begin, int64_t end, int64_t width,
+                                 int32_t* segments) const {
   constexpr int64_t kWide = 8;
   const int32_t* begins = begins_.get();
-  for (int64_t y = 0; y < image.height; ++y) {
-    int32_t* row = segments + y * image.width;
-    const bool is_last = y + 1 == image.height;
+  for (int64_t y = begin; y < end; ++y) {
+    int32_t* row = segments + y * width;
+    const bool is_last = y + 1 == end;
     for (int64_t i = rows_[y]; i + 1 < rows_[y + 1]; ++i) {
       const int32_t segment = found_[pieces_.get()[i]].label;
       int64_t x = begins[i];
-      const int64_t end = begins[i + 1];
+      const int64_t stop = begins[i + 1];
       // What is written too far, into the next row at most, is written again.
-      for (; x < end && (!is_last || x + kWide <= end); x += kWide) {
-        if (x + kWide > image.width && image.width < kWide) break;
+      for (; x < stop && (!is_last || x + kWide <= stop); x += kWide) {
+        if (x + kWide > width && width < kWide) break;
         std::fill_n(row + x, kWide, segment);
       }
-      for (; x < end; ++x) row[x] = segment;
+      for (; x < stop; ++x) row[x] = segment;
     }
   }
 }
 
-void ConnectedPieces::find_runs(const TiledImage& image) {
-  const int64_t most = image.height * (image.width + 1);
-  begins_.reserve(most + kTileColumns * 2);
-  labels_.reserve(most + kTileColumns * 2);
-  rows_.assign(1, 0);
-  std::vector<int32_t> padded(image.tiles_across * kTileColumns + 1, -2);  // no label
-  for (int64_t y = 0; y < image.height; ++y) {
+void ConnectedPieces::find_runs(const TiledImage& image, int threads) {
+  // Each part of the rows has room for as many runs as there may be; then they move together.
+  const int64_t height = image.height, room = image.tiles_across * kTileColumns + 1;
+  const int64_t parts = std::clamp<int64_t>(height * room / kLeastPixels, 1, threads);
+  const auto first_row = [&](int64_t part) { return part * height / parts; };
+  int32_t* begins = begins_.reserve(height * room);
+  int32_t* labels = labels_.reserve(height * room);
+  rows_.resize(height + 1);
+  std::vector<int64_t> ends(parts);
+  parallel_for(parts, 1, threads, [&](int64_t first, int64_t last) {
+    std::vector<int32_t> padded(room, -2);  // no label
     int32_t* row = padded.data() + 1;
-    for (int64_t x = 0; x < image.width; x += kTileColumns) {
-      std::copy_n(image.labels.get() + image.index(y, x), kTileColumns, row + x);
+    for (int64_t part = first; part < last; ++part) {
+      int64_t run = first_row(part) * room;
+      for (int64_t y = first_row(part); y < first_row(part + 1); ++y) {
+        for (int64_t x = 0; x < image.width; x += kTileColumns) {
+          std::copy_n(image.labels.get() + image.index(y, x), kTileColumns, row + x);
+        }
+        rows_[y] = run;
+        with_vectors([&]<int kBytes>() {
+          run += runs_of<kBytes>(row, image.width, begins + run, labels + run);
+        });
+      }
+      ends[part] = run;
     }
-    int64_t count = 0;
-    with_vectors([&]<int kBytes>() {
-      count = runs_of<kBytes>(row, image.width, begins_.get() + rows_[y], labels_.get() + rows_[y]);
-    });
-    rows_.push_back(rows_[y] + count);
+  });
+  int64_t total = ends[0];
+  for (int64_t part = 1; part < parts; ++part) {
+    const int64_t from = first_row(part) * room, runs = ends[part] - from;
+    std::copy_n(begins + from, runs, begins + total);
+    std::copy_n(labels + from, runs, labels + total);
+    for (int64_t y = first_row(part); y < first_row(part + 1); ++y) rows_[y] -= from - total;
+    total += runs;
   }
+  rows_[height] = total;
 }
 
 void ConnectedPieces::join_runs() {

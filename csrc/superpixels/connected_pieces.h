@@ -13,7 +13,7 @@ class ConnectedPieces {
   // Writes the segments of an image to `segments` (h, w). `sums` (layers, labels) are those of its
   // labels; a piece is small where 2 * size * labels < pixels, which are those inside of the mask.
   void write(const TiledImage& image, int64_t pixels, const std::vector<SegmentSums>& sums,
-             int32_t* segments);
+             int32_t* segments, int threads);
   int64_t bytes() const {
     return begins_.bytes() + labels_.bytes() + above_.bytes() + pieces_.bytes();
   }
@@ -34,13 +34,14 @@ class ConnectedPieces {
     int32_t one, other;  // pieces
   };
 
-  void find_runs(const TiledImage& image);
+  void find_runs(const TiledImage& image, int threads);
   void join_runs();
   void number_pieces();
   void sum_colours(const TiledImage& image, const std::vector<SegmentSums>& sums, int64_t labels);
   void find_contacts();
   void join_small_pieces(const TiledImage& image, int64_t pixels, int64_t labels);
   void offer_each_other(Contact contact, size_t layers);
+  void write_rows(int64_t begin, int64_t end, int64_t width, int32_t* segments) const;
   int32_t root_of(int32_t piece);
 
   // Runs of equal labels in raster order. Each row ends with a sentinel of label -1 that begins at

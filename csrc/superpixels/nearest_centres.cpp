@@ -13,140 +13,169 @@
 namespace wsol::cpu {
 namespace {
 
+using Seen = NearestCentres::Seen;
+using Pairs = NearestCentres::Pairs;
+
 // In CIELAB's 1/32, a colour of sRGB has p^2 below 2^25, and two are less than 3 * 2^25 apart.
 constexpr int64_t kColourSquare = int64_t{1} << 25;
 constexpr int kMostIndexBits = 3;
 constexpr int kGroup = 1 << kMostIndexBits;
-
-struct Candidate {
-  int32_t light_and_a, b;  // the first layer's colour, times -2 but in SLICO
-  int32_t base;            // what does not depend on the pixel
-  float factor;            // of SLICO
-  const int32_t* across;   // place terms of the tile's rows
-  const int32_t* along;    // and columns
-  const int32_t* more;     // of each layer after the first, light_and_a and b
-};
+constexpr int32_t kIndices[kGroup] = {0, 1, 2, 3, 4, 5, 6, 7};  // read into all lanes
 
 struct Tile {
-  const TiledImage* image;
+  const Layer* layers;
+  int64_t more;   // layers after the first
   int64_t pixel;  // the first, in the image's layers
   int32_t* labels;
-  int64_t y, x;      // of its first pixel
-  int64_t rows;      // of them in the image
-  uint32_t columns;  // a bit for each in the image
-  int64_t segments;  // how many there are
-  const Candidate* candidates;
-  const int32_t* numbers;  // of the candidates; 16 can be read from each
+  int64_t y, x;                   // of its first pixel
+  int64_t rows;                   // of them in the image
+  uint64_t columns;               // a bit for each in the image
+  int64_t segments;               // how many there are
+  const Seen* seen;               // of all centres
+  const int32_t *across, *along;  // place terms of the image's first row and column
+  const int32_t* numbers;         // of the candidates; 16 can be read from each
   int64_t count;
-
-  const int32_t* light_and_a(size_t layer = 0) const {
-    return image->layers[layer].light_and_a.get() + pixel;
-  }
-  const int16_t* b(size_t layer = 0) const { return image->layers[layer].b.get() + pixel; }
+  const Pairs* colours;  // (segments, more): as a candidate's
 };
 
-inline void add_colour(SegmentSums& sum, int64_t sign, const Layer& layer, int64_t pixel) {
+inline SegmentSums colour_of(const Layer& layer, int64_t pixel) {
   const int32_t pair = layer.light_and_a.get()[pixel];
-  sum.lightness += sign * static_cast<int16_t>(pair);
-  sum.a += sign * (pair >> 16);
-  sum.b += sign * layer.b.get()[pixel];
+  return {static_cast<int16_t>(pair), pair >> 16, layer.b.get()[pixel], 0, 0, 0};
 }
 
-inline void add_pixel(SegmentSums* sums, int64_t sign, const Tile& tile, int64_t pixel) {
-  add_colour(*sums, sign, tile.image->layers[0], tile.pixel + pixel);
-  sums->y += sign * (tile.y + pixel / kTileColumns);
-  sums->x += sign * (tile.x + pixel % kTileColumns);
-  sums->pixels += sign;
-  for (size_t layer = 1; layer < tile.image->layers.size(); ++layer) {
-    add_colour(sums[layer * tile.segments], sign, tile.image->layers[layer], tile.pixel + pixel);
+inline void move(const SegmentSums& what, SegmentSums& from, SegmentSums& to) {
+  from.lightness -= what.lightness, from.a -= what.a, from.b -= what.b;
+  from.y -= what.y, from.x -= what.x, from.pixels -= what.pixels;
+  to.lightness += what.lightness, to.a += what.a, to.b += what.b;
+  to.y += what.y, to.x += what.x, to.pixels += what.pixels;
+}
+
+// Gives the pixels from `first` on whose bit is set their fresh labels. Not inlined: few pixels
+// move, and what it needs of registers would be taken from the loop over candidates.
+[[gnu::noinline]] bool move_pixels(const Tile& tile, int64_t first, uint64_t differ,
+                                   const int32_t* fresh, SegmentSums* changes) {
+  bool changed = false;
+  for (; differ != 0; differ &= differ - 1) {
+    const int lane = std::countr_zero(differ);
+    int32_t& old = tile.labels[first + lane];
+    if (old < 0) continue;  // outside of the mask
+    changed = true;
+    const int64_t pixel = first + lane;
+    SegmentSums *from = changes + old, *to = changes + fresh[lane];
+    SegmentSums what = colour_of(tile.layers[0], tile.pixel + pixel);
+    what.y = tile.y + pixel / kTileColumns;
+    what.x = tile.x + pixel % kTileColumns;
+    what.pixels = 1;
+    move(what, *from, *to);
+    for (int64_t layer = 1; layer <= tile.more; ++layer) {
+      from += tile.segments, to += tile.segments;
+      move(colour_of(tile.layers[layer], tile.pixel + pixel), *from, *to);
+    }
+    old = fresh[lane];
   }
+  return changed;
 }
 
 // How distances are compared; the first as many at a time as fit into bits.
 enum class By { kGroups, kScores, kFactors };
 
-template <int kBytes, By kBy, bool kMore>
+template <int kBytes, bool kDots, By kBy, bool kMore>
 inline bool assign_tile(const Tile& tile, int32_t furthest, SegmentSums* changes) {
   using V = Lanes<kBytes>;
   using Ints = typename V::Aligned;
-  constexpr int64_t kRows = 2;  // at a time: what they read of a candidate is read once
+  // At a time: what they read of a candidate is read once, and the end of its loop, which is hard
+  // to foresee, is met once. AVX-512 has registers for all.
+  constexpr int64_t kRows = kBytes == 64 ? kTileRows : 2;
   constexpr int kAcross = kTileColumns / V::kCount, kVectors = kRows * kAcross;
+  // Whether labels differ is a bit a pixel, in words of up to four rows.
+  constexpr int64_t kWordRows = std::min<int64_t>(kRows, 64 / kTileColumns);
+  constexpr int kWords = kRows / kWordRows, kWordVectors = kVectors / kWords;
   constexpr int kIndexBits = kBy == By::kGroups ? kMostIndexBits : 0;
   constexpr int64_t kStep = 1 << kIndexBits;
-  // What a layer adds to the score of a vector of pixels.
-  const auto of_colour = [](Ints light_and_a, Ints b, Ints of_light_and_a, Ints of_b) {
+  // Adds what a layer adds to the score of a vector of pixels.
+  const auto plus_colour = [](Ints score, Ints light_and_a, Ints b, Ints of_light_and_a,
+                              Ints of_b) {
     if constexpr (kBy == By::kFactors) {
       const Ints one = V::pair_differences(light_and_a, of_light_and_a), other = b - of_b;
-      return V::pair_products(one, one) + other * other;
+      return score + V::pair_products(one, one) + other * other;
     } else {
-      return V::pair_products(light_and_a, of_light_and_a) + V::pair_products(b, of_b);
+      score = V::template plus_pair_products<kDots>(score, light_and_a, of_light_and_a);
+      return V::template plus_pair_products<kDots>(score, b, of_b);
     }
   };
-  const int32_t* tile_light_and_a = tile.light_and_a();
-  const int16_t* tile_b = tile.b();
+  const int32_t* tile_light_and_a = tile.layers[0].light_and_a.get() + tile.pixel;
+  const int16_t* tile_b = tile.layers[0].b.get() + tile.pixel;
+  int32_t* labels = tile.labels;
+  const Seen* seen = tile.seen;
+  const int32_t *numbers = tile.numbers, *all_across = tile.across, *all_along = tile.along;
+  const int64_t y = tile.y, x = tile.x;
+  const int64_t count = tile.count, rows = tile.rows;
   bool changed = false;
-  for (int64_t row = 0; row < tile.rows; row += kRows) {
+  for (int64_t row = 0; row < rows; row += kRows) {
     const int64_t first = row * kTileColumns;
     Ints light_and_a[kVectors], b[kVectors], best[kVectors], label[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       light_and_a[v] = V::load(tile_light_and_a + first + v * V::kCount);
       b[v] = V::load(tile_b + first + v * V::kCount);
-      label[v] = V::load(tile.labels + first + v * V::kCount);
+      label[v] = V::load(labels + first + v * V::kCount);
       best[v] = V::all(furthest);
     }
-    for (int64_t group = 0; group < tile.count; group += kStep) {
-      const int64_t end = std::min(group + kStep, tile.count);
+    for (int64_t group = 0; group < count; group += kStep) {
+      const int64_t end = std::min(group + kStep, count);
       Ints least[kVectors];
       for (int v = 0; v < kVectors; ++v) least[v] = V::all(std::numeric_limits<int32_t>::max());
       for (int64_t j = group; j < end; ++j) {
-        const Candidate& candidate = tile.candidates[j];
+        const Seen& candidate = seen[numbers[j]];
+        const int32_t* across = all_across + (candidate.across + y + row);
+        const int32_t* along = all_along + (candidate.along + x);
         const Ints of_light_and_a = V::all(candidate.light_and_a), of_b = V::all(candidate.b);
-        Ints constant[kRows];
-        for (int64_t r = 0; r < kRows; ++r) {
-          constant[r] = V::all(candidate.base + candidate.across[row + r]);
+        Ints constant[kAcross];
+        for (int i = 0; i < kAcross; ++i) {
+          constant[i] = V::load(along + i * V::kCount) + V::all(candidate.base);
+          if constexpr (kIndexBits > 0) constant[i] += V::all(kIndices[j - group]);
         }
         for (int v = 0; v < kVectors; ++v) {
-          Ints colour = of_colour(light_and_a[v], b[v], of_light_and_a, of_b);
+          const Ints place = constant[v % kAcross] + V::all(across[v / kAcross]);
+          Ints score = kBy == By::kFactors ? Ints{} : place;
+          score = plus_colour(score, light_and_a[v], b[v], of_light_and_a, of_b);
           if constexpr (kMore) {
-            const int64_t pixel = first + v * V::kCount;
-            for (size_t layer = 1; layer < tile.image->layers.size(); ++layer) {
-              const int32_t* more = candidate.more + 2 * (layer - 1);
-              colour += of_colour(V::load(tile.light_and_a(layer) + pixel),
-                                  V::load(tile.b(layer) + pixel), V::all(more[0]), V::all(more[1]));
+            const int64_t pixel = tile.pixel + first + v * V::kCount;
+            const Pairs* colours = tile.colours + numbers[j] * tile.more;
+            for (int64_t layer = 0; layer < tile.more; ++layer) {
+              const Layer& pixels = tile.layers[layer + 1];
+              score = plus_colour(score, V::load(pixels.light_and_a.get() + pixel),
+                                  V::load(pixels.b.get() + pixel),
+                                  V::all(colours[layer].light_and_a), V::all(colours[layer].b));
             }
           }
-          if constexpr (kBy == By::kFactors) colour = V::scaled(colour, candidate.factor);
-          const Ints score =
-              colour + (V::load(candidate.along + v % kAcross * V::kCount) + constant[v / kAcross]);
+          if constexpr (kBy == By::kFactors) score = V::scaled(score, candidate.factor) + place;
           least[v] = score < least[v] ? score : least[v];
         }
       }
       for (int v = 0; v < kVectors; ++v) {
         const Ints distance = least[v] >> kIndexBits;
         const Ints number = kIndexBits == 0
-                                ? V::all(tile.numbers[group])
-                                : V::look_up(tile.numbers + group, least[v] & (int32_t)(kStep - 1));
+                                ? V::all(numbers[group])
+                                : V::look_up(numbers + group, least[v] & (int32_t)(kStep - 1));
         label[v] = distance < best[v] ? number : label[v];
         best[v] = distance < best[v] ? distance : best[v];
       }
     }
-    uint32_t differ = 0;
-    for (int v = 0; v < kVectors; ++v) {
-      const Ints same = label[v] == V::load(tile.labels + first + v * V::kCount);
-      differ |= V::sign_bits(~same) << (v * V::kCount);
-    }
-    differ &= tile.columns | (row + 1 < tile.rows ? tile.columns << kTileColumns : 0);
-    if (differ == 0) continue;
-    int32_t fresh[kRows * kTileColumns];
-    for (int v = 0; v < kVectors; ++v) V::store(fresh + v * V::kCount, label[v]);
-    for (; differ != 0; differ &= differ - 1) {
-      const int lane = std::countr_zero(differ);
-      int32_t& old = tile.labels[first + lane];
-      if (old < 0) continue;  // outside of the mask
-      changed = true;
-      add_pixel(changes + old, -1, tile, first + lane);
-      add_pixel(changes + fresh[lane], 1, tile, first + lane);
-      old = fresh[lane];
+    for (int word = 0; word < kWords; ++word) {
+      const int64_t start = first + word * kWordRows * kTileColumns;
+      const Ints* word_labels = label + word * kWordVectors;
+      uint64_t differ = 0;
+      for (int v = 0; v < kWordVectors; ++v) {
+        const Ints same = word_labels[v] == V::load(labels + start + v * V::kCount);
+        differ |= uint64_t{V::sign_bits(~same)} << (v * V::kCount);
+      }
+      differ &= tile.columns * 0x0001000100010001;  // in each of four rows
+      const int64_t left = std::max<int64_t>(rows - start / kTileColumns, 0);
+      if (left < kWordRows) differ &= (uint64_t{1} << (left * kTileColumns)) - 1;
+      if (differ == 0) continue;
+      int32_t fresh[kWordRows * kTileColumns];
+      for (int v = 0; v < kWordVectors; ++v) V::store(fresh + v * V::kCount, word_labels[v]);
+      changed |= move_pixels(tile, start, differ, fresh, changes);
     }
   }
   return changed;
@@ -216,11 +245,11 @@ void NearestCentres::prepare(const TiledImage& image, const std::vector<Centre>&
           int64_t{colour.lightness} * colour.lightness + colour.a * colour.a + colour.b * colour.b;
       if (layer > 0) more_[i * (layers - 1) + layer - 1] = pairs_of(colour);
     }
-    const Pairs pairs = pairs_of(centres[i].colour);
+    const Pairs own = pairs_of(centres[i].colour);
     const int64_t base = adapts_ ? lowest : lowest + ((kColourSquare + square) << index_bits_);
     const Window columns = window_of(centres[i].x, reach_x_, image.width);
-    seen_[i] = {pairs.light_and_a,
-                pairs.b,
+    seen_[i] = {own.light_and_a,
+                own.b,
                 static_cast<int32_t>(base),
                 adapts_ ? static_cast<float>(least_contrast) / static_cast<float>(contrasts[i]) : 1,
                 static_cast<int32_t>(columns.begin / kTileColumns),
@@ -250,55 +279,79 @@ void NearestCentres::prepare(const TiledImage& image, const std::vector<Centre>&
   strip_starts_[0] = 0;
 }
 
+void NearestCentres::list_candidates(int64_t strip, Candidates& list) const {
+  const int64_t first = strip_starts_[strip], last = strip_starts_[strip + 1];
+  const int64_t tiles = static_cast<int64_t>(list.starts.size()) - 1;
+  // How many more a tile has than the one before it, then where its list starts.
+  std::fill(list.starts.begin(), list.starts.end(), 0);
+  for (int64_t i = first; i < last; ++i) {
+    const Seen& seen = seen_[strip_centres_[i]];
+    ++list.starts[seen.first_tile];
+    --list.starts[seen.last_tile + 1];
+  }
+  int64_t count = 0, total = 0;
+  for (int64_t t = 0; t < tiles; ++t) {
+    count += list.starts[t];
+    list.starts[t] = list.ends[t] = total;
+    total += count;
+  }
+  list.starts[tiles] = total;
+  int32_t* numbers = list.numbers.reserve(total + 2 * kGroup);  // look_up reads whole vectors
+  std::fill_n(numbers + total, 2 * kGroup, 0);
+  for (int64_t i = first; i < last; ++i) {
+    const int32_t number = strip_centres_[i];
+    const Seen& seen = seen_[number];
+    for (int32_t t = seen.first_tile; t <= seen.last_tile; ++t) numbers[list.ends[t]++] = number;
+  }
+}
+
 bool NearestCentres::assign(int64_t begin, int64_t end, TiledImage& image,
                             SegmentSums* changes) const {
-  // Of each tile of a strip: the centres that meet it, and what they are to it.
-  std::vector<std::vector<int32_t>> numbers(image.tiles_across);
-  std::vector<std::vector<Candidate>> candidates(image.tiles_across);
-  const size_t index_mask = (size_t{1} << index_bits_) - 1;
-  const size_t more = image.layers.size() - 1;
-  bool changed = false;
-  for (int64_t strip = begin; strip < end; ++strip) {
-    const int64_t y = strip * kTileRows;
-    for (auto& list : numbers) list.clear();
-    for (auto& list : candidates) list.clear();
-    for (int64_t i = strip_starts_[strip]; i < strip_starts_[strip + 1]; ++i) {
-      const Seen& seen = seen_[strip_centres_[i]];
-      const Pairs* pairs = more_.data() + strip_centres_[i] * more;
-      for (int32_t t = seen.first_tile; t <= seen.last_tile; ++t) {
-        const int32_t index = static_cast<int32_t>(numbers[t].size() & index_mask);
-        numbers[t].push_back(strip_centres_[i]);
-        candidates[t].push_back({seen.light_and_a, seen.b, seen.base + index, seen.factor,
-                                 across_.at(seen.across + y),
-                                 along_.at(seen.along + t * kTileColumns), &pairs->light_and_a});
+  const auto more = static_cast<int64_t>(image.layers.size()) - 1;
+  Candidates list;
+  list.starts.resize(image.tiles_across + 1);
+  list.ends.resize(image.tiles_across);
+  // Each way is compiled apart.
+  const auto assign_strip = [&]<By kBy, bool kMore>(int64_t strip) {
+    bool changed = false;
+    with_dot_products([&]<int kBytes, bool kDots>() {
+      for (int64_t t = 0; t < image.tiles_across; ++t) {
+        const int64_t pixel = (strip * image.tiles_across + t) * kTilePixels;
+        const int64_t y = strip * kTileRows, x = t * kTileColumns;
+        const Tile tile{image.layers.data(),
+                        more,
+                        pixel,
+                        image.labels.get() + pixel,
+                        y,
+                        x,
+                        std::min(kTileRows, image.height - y),
+                        (uint64_t{1} << std::min(kTileColumns, image.width - x)) - 1,
+                        static_cast<int64_t>(seen_.size()),
+                        seen_.data(),
+                        across_.at(0),
+                        along_.at(0),
+                        list.numbers.get() + list.starts[t],
+                        list.starts[t + 1] - list.starts[t],
+                        more_.data()};
+        changed |= assign_tile<kBytes, kDots, kBy, kMore>(tile, furthest_, changes);
       }
+    });
+    return changed;
+  };
+  bool changed = false;
+  const auto assign_strips = [&]<By kBy>() {
+    for (int64_t strip = begin; strip < end; ++strip) {
+      list_candidates(strip, list);
+      changed |= more == 0 ? assign_strip.template operator()<kBy, false>(strip)
+                           : assign_strip.template operator()<kBy, true>(strip);
     }
-    for (int64_t t = 0; t < image.tiles_across; ++t) {
-      const int64_t count = static_cast<int64_t>(numbers[t].size()), x = t * kTileColumns;
-      numbers[t].resize(count + 2 * kGroup);  // look_up reads whole vectors
-      const int64_t pixel = (strip * image.tiles_across + t) * kTilePixels;
-      const int64_t columns = std::min(kTileColumns, image.width - x);
-      const Tile tile{&image,
-                      pixel,
-                      image.labels.get() + pixel,
-                      y,
-                      x,
-                      std::min(kTileRows, image.height - y),
-                      (uint32_t{1} << columns) - 1,
-                      static_cast<int64_t>(seen_.size()),
-                      candidates[t].data(),
-                      numbers[t].data(),
-                      count};
-      with_vectors([&]<int kBytes>() {
-        const auto assign = [&]<By kBy>() {
-          return more == 0 ? assign_tile<kBytes, kBy, false>(tile, furthest_, changes)
-                           : assign_tile<kBytes, kBy, true>(tile, furthest_, changes);
-        };
-        changed |= adapts_            ? assign.template operator()<By::kFactors>()
-                   : index_bits_ == 0 ? assign.template operator()<By::kScores>()
-                                      : assign.template operator()<By::kGroups>();
-      });
-    }
+  };
+  if (adapts_) {
+    assign_strips.template operator()<By::kFactors>();
+  } else if (index_bits_ == 0) {
+    assign_strips.template operator()<By::kScores>();
+  } else {
+    assign_strips.template operator()<By::kGroups>();
   }
   return changed;
 }

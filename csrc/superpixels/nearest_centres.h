@@ -39,6 +39,18 @@ class PlaceTerms {
 
 class NearestCentres {
  public:
+  // A centre as tiles see it.
+  struct Seen {
+    int32_t light_and_a, b;         // the first layer's colour, times -2 but in SLICO
+    int32_t base;                   // what does not depend on the pixel
+    float factor;                   // of SLICO
+    int32_t first_tile, last_tile;  // of those that its window meets in a strip
+    int64_t across, along;  // where its place terms are, of the image's first row and column
+  };
+  struct Pairs {
+    int32_t light_and_a, b;  // as theirs
+  };
+
   // `adapts` is SLICO.
   NearestCentres(const slic::Scale& scale, bool adapts);
 
@@ -55,17 +67,13 @@ class NearestCentres {
                       const std::vector<Centre>& centres, int32_t* contrasts) const;
 
  private:
-  // A centre as tiles see it.
-  struct Seen {
-    int32_t light_and_a, b;         // the first layer's colour, times -2 but in SLICO
-    int32_t base;                   // what does not depend on the pixel
-    float factor;                   // of SLICO
-    int32_t first_tile, last_tile;  // of those that its window meets in a strip
-    int64_t across, along;  // where its place terms are, of the image's first row and column
+  // A strip's candidates, tile after tile.
+  struct Candidates {
+    std::vector<int64_t> starts, ends;  // of the tiles; one more start
+    Buffer<int32_t> numbers;            // 16 can be read from each
   };
-  struct Pairs {
-    int32_t light_and_a, b;
-  };
+
+  void list_candidates(int64_t strip, Candidates& list) const;
 
   int64_t reach_y_, reach_x_;
   bool adapts_;

@@ -65,7 +65,7 @@ class Segmentation {
     }
     int32_t* segments = args_.labels.as<int32_t>() + number * image_.height * image_.width;
     if (args_.connect) {
-      pieces_.write(image_, scale.pixels, sums_, segments);
+      pieces_.write(image_, scale.pixels, sums_, segments, threads_);
     } else {
       write_labels(segments);
     }

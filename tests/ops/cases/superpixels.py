@@ -59,7 +59,7 @@ SLIC = OperatorCase(
     dtypes=(torch.uint8, *FLOATING),
     small=((2, 9, 12), (1, 12, 15)),
     layouts=((3, 15, 20),),
-    threads=((5, 41, 53),),
+    threads=((5, 41, 53), (1, 180, 190)),
     empty={(0, 5, 6): (0, 5, 6), (2, 0, 6): (2, 0, 6), (2, 5, 0): (2, 5, 0)},
     bad=(
         bad_dtype(f"uint8, {ANY_FLOAT}", images=zeros(1, 3, 4, 4, dtype=I32)),
