@@ -231,6 +231,11 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, runner.interrupted)
     complete = True
     try:
+        if settings.device == "emulated":
+            from emulator import build as kernels
+
+            # Before anything has a limit: the first time takes minutes.
+            kernels.build(kernels.checked_variant())
         facts, problem = facts_of(settings)
         if not problem and names != ["build"]:
             problem = "" if "build" in names else build.stale(settings.site)
