@@ -20,6 +20,7 @@ from gpu_check.runner import PACKAGE, ROOT, START_S, Command, Runner, Settings, 
 from gpu_check.worker import DEVICES
 
 RESERVE_S = 5  # of --within, for the end
+BUILD_S = 1800  # of the emulated kernels, once, on a busy machine
 MOST_FAILURES = 20  # of a chunk of tests
 CONTRACT = "tests/ops/test_contract.py"
 # Benchmarks that time whole calls beside older ways, those of most interest on a GPU first.
@@ -231,11 +232,6 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, runner.interrupted)
     complete = True
     try:
-        if settings.device == "emulated":
-            from emulator import build as kernels
-
-            # Before anything has a limit: the first time takes minutes.
-            kernels.build(kernels.checked_variant())
         facts, problem = facts_of(settings)
         if not problem and names != ["build"]:
             problem = "" if "build" in names else build.stale(settings.site)
@@ -319,7 +315,8 @@ def facts_of(settings: Settings) -> tuple[Record, str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=START_S,
+            # The first worker compiles the emulated kernels, for minutes.
+            timeout=BUILD_S if settings.device == "emulated" else START_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {}, str(error)
