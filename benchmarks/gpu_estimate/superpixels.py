@@ -18,7 +18,7 @@ CANDIDATE_OPERATIONS = 24  # a dozen instructions, each of which may be a multip
 
 @formula
 def slic(call: Any) -> list[Launch]:
-    """Of plain sRGB."""
+    """Of sRGB on a grid, without a mask or channels."""
     images, out = call.images, call.made
     batch, _, height, width = images.shape
     grid = slic_grid(height, width, call.n_segments, call.compactness)
@@ -26,10 +26,14 @@ def slic(call: Any) -> list[Launch]:
     pixels, centres = out.numel(), batch * of_image
     checks = ["aminmax", "stack", "item"] * (call.check_values and images.is_floating_point())
     sums = 2 * 48 * centres
+    again = call.max_num_iter - 1
     tables = 2 * (256 if images.dtype == torch.uint8 else constants["slic_levels"])  # of colours
     clusters = [
         launch("slic_clusters.cu:start_kernel", size(images), tables, 12 * pixels, sums),
         launch("slic_clusters.cu:centres_kernel", sums, 16 * centres, times=call.max_num_iter),
+        # Of SLICO, before all assignments but the first.
+        *[launch("slic_clusters.cu:contrasts_kernel", 12 * pixels, (16 + 8) * centres, times=again)]
+        * (call.slic_zero and again > 0),
         launch(
             "slic_clusters.cu:assign_kernel",
             *(12 * pixels, 16 * centres, sums),
@@ -44,13 +48,20 @@ def slic(call: Any) -> list[Launch]:
     ]
     start = [*by_pytorch(*checks, "memset"), *clusters]
     if not call.enforce_connectivity:
-        numbers = [launch(f"slic.cu:{name}_kernel", 8 * centres) for name in ("count", "number")]
+        # Of each centre's sums one number, whose sector is another than that of the next.
+        numbers = [
+            launch("slic.cu:count_kernel", 32 * centres),
+            launch("slic.cu:number_kernel", (32 + 8) * centres),
+        ]
         return [*start, *numbers, numbering[2]]
     smallest = height * width / (2 * of_image)
     rounds = max(0, math.ceil(math.log2(smallest)))
+    # Of tiles, pixels at their first rows and columns and those before them; of a column each has its sector.
+    rows, columns = (batch * (math.ceil(n / 32) - 1) for n in (height, width))
+    edges = 2 * (4 * rows * width + 32 * columns * height)
     pieces = [
         launch("connected_pieces.cu:start_kernel", 12 * pixels),
-        launch("connected_pieces.cu:unite_tiles_kernel", pixels),
+        launch("connected_pieces.cu:unite_tiles_kernel", edges),
         launch("connected_pieces.cu:measure_kernel", 28 * pixels),
         *_of_rounds("choose_kernel", 4 * pixels, rounds),
         *_of_rounds("unite_pieces_kernel", 4 * pixels, rounds),

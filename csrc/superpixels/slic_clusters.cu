@@ -360,6 +360,16 @@ __global__ void __launch_bounds__(kThreads, kPlain ? 5 : 3)
   }
 }
 
+// At once: number by number, each would ask for all lanes' sectors.
+__device__ void store(Centre& to, const Centre& centre) {
+  static_assert(sizeof(Centre) == sizeof(int4));
+  const auto pair = [](int16_t low, int16_t high) {
+    return static_cast<int>(static_cast<uint16_t>(low)) | static_cast<int>(high) << 16;
+  };
+  reinterpret_cast<int4&>(to) = make_int4(centre.y, centre.x, pair(centre.lightness, centre.a),
+                                          pair(centre.b, centre.unused));
+}
+
 constexpr int kPitch = kFields + 1;  // of 8 bytes: odd, so that lanes meet in no bank
 struct CentresShared {
   Word sums[kWarps][kWarpSize * kPitch];
@@ -396,11 +406,11 @@ __global__ void __launch_bounds__(kThreads) centres_kernel(SlicWork work, int it
     int y = slic::kNowhere, x = slic::kNowhere;
     if (pixels > 0) {
       y = mean(0), x = mean(1);
-      centre = {y, x, short_mean(2), short_mean(3), short_mean(4), 0};
+      store(centre, {y, x, short_mean(2), short_mean(3), short_mean(4), 0});
     } else if (iteration > 0) {
       y = centre.y, x = centre.x;
     } else {
-      centre = {y, x, 0, 0, 0, 0};
+      store(centre, {y, x, 0, 0, 0, 0});
     }
     if (y != slic::kNowhere) {
       box = make_int4(slic::pixel_of(y), slic::pixel_of(y), slic::pixel_of(x), slic::pixel_of(x));

@@ -20,6 +20,7 @@ from gpu_check.runner import PACKAGE, ROOT, START_S, Command, Runner, Settings, 
 from gpu_check.worker import DEVICES
 
 RESERVE_S = 5  # of --within, for the end
+BUILD_S = 1800  # of the emulated kernels, once, on a busy machine
 MOST_FAILURES = 20  # of a chunk of tests
 CONTRACT = "tests/ops/test_contract.py"
 # Benchmarks that time whole calls beside older ways, those of most interest on a GPU first.
@@ -314,7 +315,8 @@ def facts_of(settings: Settings) -> tuple[Record, str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=START_S,
+            # The first worker compiles the emulated kernels, for minutes.
+            timeout=BUILD_S if settings.device == "emulated" else START_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {}, str(error)

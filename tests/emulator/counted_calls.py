@@ -101,8 +101,8 @@ def label_components(family: str, connectivity: int, values: Tensor | None = Non
     ops.label_components(torch.tensor(scores > 0.5)[None], connectivity, values)
 
 
-def slic() -> None:
-    ops.slic(scenes(1, 64, 64), n_segments=30, max_num_iter=3)
+def slic(**options: bool) -> None:
+    ops.slic(scenes(1, 64, 64), n_segments=30, max_num_iter=3, **options)
 
 
 def segments() -> Tensor:
@@ -145,6 +145,7 @@ CALLS: dict[str, Callable[[], None]] = {
     "label_components, smooth": lambda: label_components("smooth", 8, normal(0, 1, 160, 224)),
     "label_components, noise": lambda: label_components("noise", 4),
     "slic": slic,
+    "slic, SLICO, in pieces": lambda: slic(slic_zero=True, enforce_connectivity=False),
     "segment_mean": segment_mean,
     "segment_mode": segment_mode,
 }

@@ -196,7 +196,7 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         # queries in the same banks, as only dropped rows read theirs; a barrier more, for the mean value.
         "masked_reattention_mma.cu:forward_kernel": Bound(1.23, 1.08, 1.01, 29.7, 7, repeats=1.23),
         # Of 16 bytes a lane: one of 8 lanes writes a row's terms. Atomics count rows by their tops, in shared memory.
-        "masked_reattention.cu:row_terms_kernel": Bound(1.42, 1.07, 1.11, 19, 2, 394),
+        "masked_reattention.cu:row_terms_kernel": Bound(1.42, 1.07, 1.1, 19, 2, 394),
         "masked_reattention_mma.cu:grad_query_kernel": Bound(1.27, 1.04, 1, 30.5, 4, repeats=1.26),
         "masked_reattention_mma.cu:grad_key_value_kernel": Bound(
             1.04, 1.03, 1, 31.1, 4, repeats=1.03
@@ -237,17 +237,20 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         # Tiles of features pass through shared memory: barriers, in place of each value thrice.
         "feature_tiles.cuh:dots_kernel": Bound(1.35, 1.06, 1, 29.4, 3),
         "chebyshev_series.cuh:series_kernel": Bound(1.5, 1, 1, 27.1, 22),
-        "chebyshev_series.cuh:series_backward_kernel": Bound(1.52, 1.03, 1, 27, 21),
+        "chebyshev_series.cuh:series_backward_kernel": Bound(1.5, 1.03, 1, 27, 21),
         "feature_tiles.cuh:features_gradient_kernel": Bound(1.37, 1.06, 1, 30.6, 3),
     },
     "normalized_cut": {
+        # A token is read twice: for its length, and to be divided by it.
         "similarity_tiles.cuh:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
-        "similarity_tiles.cuh:similarity_kernel": Bound(5.3, 1, 1.09, 29.5, 10),
+        # A block owns a pair of tiles, so each tile is read once a pair that it is in; of the diagonal's, both are one.
+        "similarity_tiles.cuh:similarity_kernel": Bound(5.3, 1, 1.09, 29.5, 10, repeats=1.47),
+        # Each product reads the graph again, and the vectors: an image's lie in the second cache.
         "eigenvector_block.cuh:second_eigenvector_kernel": Bound(18.1, 1.06, 1.01, 26.9, 324),
     },
     "normalized_cut, weighted": {
         "similarity_tiles.cuh:normalize_kernel": Bound(1.57, 1, 1, 27.5, 0),
-        "similarity_tiles.cuh:similarity_kernel": Bound(2.18, 1.1, 1.09, 31.3, 10),
+        "similarity_tiles.cuh:similarity_kernel": Bound(2.18, 1.1, 1.09, 31.3, 10, repeats=1.22),
         "eigenvector_block.cuh:second_eigenvector_kernel": Bound(20.8, 1.19, 1, 27.6, 342),
     },
     # Each cut of a map is a block of its own, which reads all of it: of two cuts, 2 by compulsory bytes.
@@ -293,9 +296,10 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "extract_boxes.cu:ious_kernel": Bound(1.54, 1.54, 1, 8, 0),
     },
     "box_iou": {
-        "box_iou.cu:box_iou_kernel": Bound(1.88, 1.1, 1, 29.1, 0),
+        "box_iou.cu:box_iou_kernel": Bound(1.88, 1.1, 1, 29.1, 0, repeats=1.26),
     },
     "label_components, smooth": {
+        # Roots in shared memory lie anywhere.
         "label_components.cu:chunk_kernel": Bound(1.01, 1.14, 1.17, 21.8, 2, 510),
         "label_components.cu:join_kernel": Bound(1.87, 2.05, 1, 5.2, 0, 5),
         "label_components.cu:roots_kernel": Bound(1.08, 1.01, 1, 26, 2),
@@ -307,7 +311,6 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "measure_components.cu:finish_kernel": Bound(1.34, 1.15, 1, 6, 0),
     },
     "label_components, noise": {
-        # Roots in shared memory lie anywhere.
         "label_components.cu:chunk_kernel": Bound(1.01, 1.08, 1.66, 20.9, 2, 6775),
         # Chains of roots, of 14 KiB in all.
         "label_components.cu:join_kernel": Bound(4.17, 3.41, 1, 4.9, 0, 84),
@@ -315,25 +318,39 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "label_components.cu:number_kernel": Bound(1.01, 1, 1, 29.2, 4),
         "label_components.cu:label_kernel": Bound(1.33, 1.14, 1.09, 19.2, 3),
         "measure_components.cu:start_kernel": Bound(1, 1, 1, 31.7, 0),
-        # An atomic for each end of a box, which lie in one sector.
+        # An atomic for each end of a box, which lie in one sector. Roots' places in shared memory lie anywhere.
         "measure_components.cu:measure_kernel": Bound(3.59, 1.92, 1.15, 9, 5, 58015),
     },
     "slic": {
         # Light of bytes is looked up in shared memory, where lanes meet in banks.
         "slic_clusters.cu:start_kernel": Bound(1.82, 1.54, 1.54, 28.5, 1, 882),
-        "slic_clusters.cu:centres_kernel": Bound(1.75, 1.75, 1.51, 28.3, 0),
+        # Sums are laid out anew in shared memory, so that lanes read theirs without conflicts: some are written with.
+        "slic_clusters.cu:centres_kernel": Bound(1.04, 1.04, 1.51, 28.1, 0),
         "slic_clusters.cu:assign_kernel": Bound(1.55, 1.18, 1, 28, 3, 4180),
         # Roots of a tile are found in shared memory.
         "connected_pieces.cu:start_kernel": Bound(1.29, 1.37, 1.19, 19.4, 2, 877),
         "connected_pieces.cu:unite_tiles_kernel": Bound(1.16, 4.18, 1, 11.6, 0, 33),
         "connected_pieces.cu:measure_kernel": Bound(1.83, 1.27, 1, 8.1, 0, 3754),
-        # Most atomics are of shared memory: whether a block has met a pair of pieces.
+        # Most atomics are of shared memory: whether a block has met a pair of pieces. A piece's root, size and colours
+        # are looked up where it begins.
         "connected_pieces.cu:choose_kernel": Bound(2.97, 1.68, 1.18, 7.6, 1, 6560),
         "connected_pieces.cu:unite_pieces_kernel": Bound(1.6, 1.17, 1, 20.9, 0, 268),
         "connected_pieces.cu:gather_kernel": Bound(1.73, 1.32, 1, 14.2, 0, 1069),
         "slic.cu:count_kernel": Bound(1.03, 1.03, 1, 29.6, 2),
         "slic.cu:number_kernel": Bound(1.04, 1.04, 1, 27.5, 4),
+        # So are a pixel's root and the root's number.
         "slic.cu:label_kernel": Bound(2.09, 1.63, 1, 30.9, 0),
+    },
+    "slic, SLICO, in pieces": {
+        # Why these miss an aim stands above.
+        "slic_clusters.cu:start_kernel": Bound(1.82, 1.54, 1.54, 28.5, 1, 882),
+        "slic_clusters.cu:centres_kernel": Bound(1.04, 1.04, 1.51, 28.1, 0),
+        "slic_clusters.cu:assign_kernel": Bound(1.53, 1.18, 1, 28.6, 3, 3556),
+        "slic_clusters.cu:contrasts_kernel": Bound(1.69, 1.21, 1, 24.2, 0, 416),
+        # Of each centre's sums one number, and they are 48 bytes apart.
+        "slic.cu:count_kernel": Bound(1.04, 3.55, 1, 27.3, 2),
+        "slic.cu:number_kernel": Bound(1.04, 2.46, 1, 28.2, 4),
+        "slic.cu:label_kernel": Bound(1.29, 1.12, 1, 30.9, 0),
     },
     "segment_mean": {
         "segment_mean.cu:narrow_kernel": Bound(1.04, 1, 1, 30.9, 0),
@@ -384,6 +401,7 @@ LOOSE = {
     "label_components.cu:join_kernel": 4,
     "slic_clusters.cu:assign_kernel": 1.4,
     "connected_pieces.cu:start_kernel": 1.4,
+    "connected_pieces.cu:unite_tiles_kernel": 1.6,
     "connected_pieces.cu:measure_kernel": 1.4,
     "connected_pieces.cu:choose_kernel": 8,
     "connected_pieces.cu:unite_pieces_kernel": 5,
