@@ -61,7 +61,7 @@ def kept(path, count):
                 folder.mark_drawn(index)
             assert folder.complete()
             counts = write_coco(folder.path, NAMES, Records(folder))
-            assert counts == (count, 0, 4 * count, 0, 0)
+            assert counts == (count, 0, 4 * count, 0, 0, 0)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

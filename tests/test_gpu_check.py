@@ -467,7 +467,7 @@ def test_a_wrong_operator_does_not_pass(measured, monkeypatch):
 def test_rows_and_their_table(measured):
     rows = measured(
         "bench",
-        "ceiling|(box|bfloat16|mask,|mean|mode|slic|diffusion|cut).*forward; (?!Flex|.*compiled)|sorted, c",
+        "ceiling|(box|bfloat16|mask,|mean|mode|slic|diffusion|cut|components).*forward; (?!Flex|.*compiled)|sorted, c",
     )
     of = {record["item"]: record for record in rows}
     assert {r["row"]["case"].partition(",")[0] for r in rows if "row" in r} >= set(

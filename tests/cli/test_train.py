@@ -407,7 +407,7 @@ def test_mistaken_option_leaves_no_folder_in_the_way(tmp_path, fails):
         (["--label-smoothing", "1"], ["--label-smoothing is 1.0", "at least 0 and below 1"]),
         (["--keep-classifier"], ["--keep-classifier is True", "--pretrained is false"]),
         (["--boxes", "boxes.csv"], ["--boxes is for --data folder"]),
-        (["--image-root", "images"], ["--image-root is for --data wsol"]),
+        (["--image-root", "images"], ["--image-root is for --data coco or wsol"]),
     ],
 )
 def test_mistake_is_one_line_and_leaves_nothing(tmp_path, fails, flags, words):

@@ -72,7 +72,7 @@ def test_a_coco_data_set_of_people_has_no_warning(root, found):
         ),
         (
             lambda d: d["annotations"][2].update(bbox=[1, 2, "x", 4]),
-            "should be four finite numbers",
+            "should be x, y, width and height, finite numbers",
         ),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, -3, 4]), "should not be negative"),
         (

@@ -142,6 +142,7 @@ class OperatorCase:
         near: how outputs are compared.
         near_gradient: how gradients are compared.
         in_order: puts the outputs into the reference's order.
+        registered: the operator of `torch.ops.wsol`, where it has another name.
     """
 
     name: str
@@ -171,6 +172,7 @@ class OperatorCase:
     near: Callable[[Tensor, Tensor, float], None] = near
     near_gradient: Callable[[Tensor, Tensor, float], None] = near
     in_order: Callable[[Any], Any] = lambda outputs: outputs
+    registered: str = ""
 
     @property
     def operator(self) -> str:

@@ -10,6 +10,8 @@ ASK_THE_DEVICE_OR_KEEP_TABLES = {
     "extract_boxes",
     "extract_all_boxes",
     "best_box_iou",
+    "label_components",
+    "label_and_sum_components",
     "slic",
     "spatial_diffusion",
     "spatial_diffusion_backward",

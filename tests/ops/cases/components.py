@@ -92,6 +92,7 @@ def sums_by_opencv(values: Tensor, masks: Tensor, connectivity: int) -> Tensor:
 
 COMPONENT_SUMS = OperatorCase(
     name="label_components-sums",
+    registered="label_and_sum_components",
     function=sums_alone,
     reference=sums_by_opencv,
     make=value_arguments,
