@@ -141,8 +141,8 @@ def is_crowd(annotation: Mapping[str, Any]) -> bool:
     Raises:
         ValueError: iscrowd is neither 0 nor 1.
     """
-    value = annotation.get("iscrowd", 0)
-    if not isinstance(value, int) or value not in (0, 1):
+    value = annotation.get("iscrowd")
+    if value not in (None, 0, 1):
         raise ValueError(f"iscrowd is {value!r}, it should be 0 or 1")
     return bool(value)
 
