@@ -66,6 +66,7 @@ def test_a_coco_data_set_of_people_has_no_warning(root, found):
     ("change", "message"),
     [
         (lambda d: d.pop("images"), "is no COCO data set"),
+        (lambda d: d["annotations"][0].update(image_id=[1]), "is no COCO data set"),
         (
             lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),
             r"annotations\[1\]: bbox is \[1, 2, 3\]",

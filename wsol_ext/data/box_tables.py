@@ -95,9 +95,9 @@ def _read_coco(path: Path) -> dict[str, Any]:
     try:
         dataset = json.loads(path.read_text(encoding="utf-8-sig"))
         for one in dataset["annotations"]:
-            one["image_id"], one["bbox"]
+            hash(one["image_id"]), one["bbox"]
         for image in dataset["images"]:
-            image["id"], image["file_name"]
+            hash(image["id"]), image["file_name"]
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise AnnotationError(
             f"{path}: is no COCO data set of images and annotations, such as the dataset.json of wsol ({error!r})"
