@@ -8,6 +8,7 @@ import pytest
 from discovery.drawings import (
     ARCHITECTURE,
     OPTIONS,
+    PATCH,
     SIDE,
     THRESHOLD,
     blind_backbone,
@@ -152,6 +153,20 @@ def test_mistakes_are_said_together(tmp_path, album, capsys):
         assert f"wsol: error: {text}" in said
     assert main(["discover", pictures, "--img-size", "450", "--out", str(tmp_path)]) == 2
     assert "--img-size is 450, it should be a multiple of the patch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("patches_a_side", "said"), [(1, "1 patch"), (129, "16,641 patches")])
+def test_a_size_of_too_few_or_too_many_patches_is_refused_at_once(
+    album, tmp_path, capsys, weights, patches_a_side, said
+):
+    backbone = ["--backbone", ARCHITECTURE, "--backbone-options", json.dumps(OPTIONS)]
+    size = ["--img-size", str(patches_a_side * PATCH), "--backbone-weights", str(weights)]
+    out = tmp_path / "found"
+    given = [str(album / "pictures"), *backbone, *size, "--device", "cpu", "--out", str(out)]
+    assert main(["discover", *given]) == 2
+    error = capsys.readouterr().err
+    assert f"--img-size is {patches_a_side * PATCH}, of {said} of {PATCH} x {PATCH}:" in error
+    assert not out.exists()
 
 
 def test_weights_that_cannot_be_had_are_asked_for(album, tmp_path, monkeypatch, capsys):

@@ -66,6 +66,7 @@ def test_a_coco_data_set_of_people_has_no_warning(root, found):
     ("change", "message"),
     [
         (lambda d: d.pop("images"), "is no COCO data set"),
+        (lambda d: d["annotations"][0].update(image_id=[1]), "is no COCO data set"),
         (
             lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),
             r"annotations\[1\]: bbox is \[1, 2, 3\]",
@@ -79,6 +80,7 @@ def test_a_coco_data_set_of_people_has_no_warning(root, found):
             lambda d: d["annotations"][0].update(image_id=77),
             r"annotations\[0\]: there is no image 77",
         ),
+        (lambda d: d["annotations"][1].update(iscrowd="no"), r"annotations\[1\]: iscrowd is 'no'"),
         (lambda d: d["images"][0].update(file_name="x.png"), "there is no image 'x.png' below"),
     ],
 )
@@ -88,6 +90,17 @@ def test_mistakes_are_named_by_their_place(root, found, change, message):
     (found / "dataset.json").write_text(json.dumps(dataset))
     with pytest.raises(AnnotationError, match=message):
         FolderDataset(root, found / "dataset.json", unboxed="drop")
+
+
+def test_crowds_are_no_objects(root, found):
+    dataset = json.loads((found / "dataset.json").read_text())
+    for one, crowd in zip(dataset["annotations"], (0, 1, 1), strict=True):
+        one["iscrowd"] = crowd
+    (found / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.warns(UserWarning, match="has no box for 2 of 3 images"):
+        boxed = FolderDataset(root, found / "dataset.json", unboxed="drop")
+    assert boxed.image_names == ["cats/a.png"]
+    assert boxed[0]["boxes"].tolist() == [[1, 2, 4, 6]]
 
 
 def test_a_line_of_found_boxes_is_named_too(root, found):

@@ -398,6 +398,10 @@ def test_classes_that_voc_does_not_have_are_those_of_all_annotations(tree):
             {"annotations": [{"image_id": 9, "category_id": 17, "bbox": [1, 2, -3, 4]}]},
             "its width and height should not be negative",
         ),
+        (
+            {"annotations": [{"image_id": 9, "category_id": 17, "iscrowd": "no"}]},
+            r"annotations\[0\]\.iscrowd is 'no', it should be 0 or 1",
+        ),
     ],
 )
 def test_coco_json_that_makes_no_sense_is_named(tree, change, message):

@@ -113,6 +113,14 @@ def test_components_of_an_image_are_a_slice(backend):
 # --- sums
 
 
+@pytest.mark.parametrize("argument", ["masks", "values"])
+def test_an_array_is_refused_by_the_name_that_was_called(argument):
+    given = {"masks": torch.ones(1, 2, 2, dtype=torch.bool), "values": torch.ones(1, 2, 2)}
+    given[argument] = given[argument].numpy()
+    with pytest.raises(TypeError, match=f"^label_components: {argument} is numpy.ndarray"):
+        label_components(**given)
+
+
 def test_values_that_are_not_finite_stay_in_their_components(backend):
     masks = torch.zeros(1, 6, 40, dtype=torch.bool)
     masks[:, ::2] = True  # three lines

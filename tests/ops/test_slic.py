@@ -50,6 +50,12 @@ def test_any_weight_of_place(backend, compactness, connect):
     assert_defined(backend, scenes(1, 33, 44), 20, float(compactness), 5, connect)
 
 
+def test_largest_compactness():
+    images, mask = noise(1, 12, 15), torch.ones(12, 15, dtype=torch.bool)
+    for other in ({}, {"mask": mask}, {"slic_zero": True}):
+        assert torch.equal(slic(images, 6, 1e300, **other), slic(images, 6, 1e100, **other))
+
+
 @pytest.mark.parametrize("compactness", [0.1, 10, 1000])
 def test_noise_of_many_small_pieces(backend, compactness):
     assert_defined(backend, noise(1, 40, 35), 12, compactness)

@@ -137,7 +137,11 @@ def _check_backbone(options: Any, problems: Problems) -> None:
         check_model(None, options.backbone, options.img_size, options.backbone_options, {})
     except ValueError as error:
         for line in str(error).splitlines():
-            problems.add(f"--img-size{line[8:]}" if line.startswith("img_size is ") else line)
+            problems.add(_of_option(line))
+
+
+def _of_option(line: str) -> str:
+    return f"--img-size{line[8:]}" if line.startswith("img_size is ") else line
 
 
 def _load(options: Any) -> "tuple[TokenBackbone, str | None]":
@@ -167,6 +171,7 @@ def run(options: Any) -> int:
     process, processes = of_torchrun()
     device = own_device(check_device(options.device, problems))
     from wsol_ext.discovery import OBJECT
+    from wsol_ext.discovery.pictures import check_patches
     from wsol_ext.pictures import find_paths
 
     paths = loaded = None
@@ -181,6 +186,11 @@ def run(options: Any) -> int:
     assert loaded is not None
     backbone, digest = loaded
     settings = DiscoverySettings(**{n: options[n] for n in DiscoverySettings.__dataclass_fields__})
+    try:
+        check_patches(backbone, settings)
+    except ValueError as error:
+        problems.add(_of_option(str(error)))
+    problems.raise_any()
     root = common_folder(paths)
     request = {
         "backbone": options.backbone,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from wsol_ext.data.tables import AnnotationError, Box, finite_numbers, noted, read_csv
+from wsol_ext.data.tables import AnnotationError, Box, finite_numbers, is_crowd, noted, read_csv
 
 __all__ = ["BoxRow", "BoxTable", "read_box_table"]
 
@@ -95,9 +95,9 @@ def _read_coco(path: Path) -> dict[str, Any]:
     try:
         dataset = json.loads(path.read_text(encoding="utf-8-sig"))
         for one in dataset["annotations"]:
-            one["image_id"], one["bbox"]
+            hash(one["image_id"]), one["bbox"]
         for image in dataset["images"]:
-            image["id"], image["file_name"]
+            hash(image["id"]), image["file_name"]
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise AnnotationError(
             f"{path}: is no COCO data set of images and annotations, such as the dataset.json of wsol ({error!r})"
@@ -112,15 +112,23 @@ def _of_coco(path: Path, dataset: dict[str, Any]) -> Iterator[BoxRow]:
     for number, image in enumerate(dataset["images"]):
         name = PurePosixPath(str(image["file_name"])).as_posix()
         found = by_image.pop(image["id"], [])
-        if not found:
-            yield BoxRow(name, None, _Place(path, f"images[{number}]"))
+        crowds = 0
         for place, one in found:
             where = _Place(path, f"annotations[{place}]")
             row = None
             with noted("box"):
-                row = BoxRow(name, _corners(one["bbox"], where), where)
+                try:
+                    crowd = is_crowd(one)
+                except ValueError as error:
+                    raise where(str(error)) from None
+                if crowd:
+                    crowds += 1
+                else:
+                    row = BoxRow(name, _corners(one["bbox"], where), where)
             if row is not None:
                 yield row
+        if crowds == len(found):
+            yield BoxRow(name, None, _Place(path, f"images[{number}]"))
     for unknown in by_image.values():
         for place, one in unknown:
             with noted():

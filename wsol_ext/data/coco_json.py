@@ -11,7 +11,7 @@ from wsol_ext._names import some
 from wsol_ext.data.base import Transform
 from wsol_ext.data.listed import Listed, ListedDataset, NamedBox, boxes_of_main_class
 from wsol_ext.data.splits import split_folders
-from wsol_ext.data.tables import AnnotationError, Box, check_pixels, finite_numbers, noted
+from wsol_ext.data.tables import AnnotationError, Box, check_pixels, finite_numbers, is_crowd, noted
 
 __all__ = ["CocoDataset"]
 
@@ -88,7 +88,11 @@ class CocoDataset(ListedDataset):
                     raise AnnotationError(
                         f"{place}.category_id is {category}, which no category has"
                     )
-                if not found.get("iscrowd"):
+                try:
+                    crowd = is_crowd(found)
+                except ValueError as error:
+                    raise AnnotationError(f"{place}.{error}") from None
+                if not crowd:
                     objects[image].append(NamedBox(str(category), _box(place, found)))
         check_pixels(path, (one.box for boxes in objects.values() for one in boxes))
         pictures = []

@@ -135,6 +135,18 @@ def check_box(place: str, box: Box) -> Box:
     return box
 
 
+def is_crowd(annotation: Mapping[str, Any]) -> bool:
+    """Whether a COCO annotation is of a crowd, which is no object.
+
+    Raises:
+        ValueError: iscrowd is neither 0 nor 1.
+    """
+    value = annotation.get("iscrowd")
+    if value not in (None, 0, 1):
+        raise ValueError(f"iscrowd is {value!r}, it should be 0 or 1")
+    return bool(value)
+
+
 def finite_numbers(value: Any, count: int) -> list[float] | None:
     """A list of so many finite numbers, as JSON has them; None of what is none.
 

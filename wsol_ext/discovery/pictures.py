@@ -1,5 +1,6 @@
 """From pictures to boxes of their objects, without any label."""
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from wsol_ext.discovery.features import patch_features
 from wsol_ext.discovery.settings import DiscoverySettings
 from wsol_ext.localize import ImageResult, Localization, failed, results_of
 from wsol_ext.models import TokenBackbone
+from wsol_ext.ops.graphs import MOST_TOKENS
 from wsol_ext.pictures import Decoding, Picture, Pictures, as_pictures, check_decoding
 
 __all__ = ["OBJECT", "discover_images"]
@@ -67,12 +69,24 @@ def discover_images(
             f"backbone is of type {type(backbone).__name__}, it should be a TokenBackbone, as "
             "wsol_ext.models.any_backbone makes it"
         )
+    settings = settings or DiscoverySettings()
+    check_patches(backbone, settings)
     check_decoding(decoding)
     dataset = Pictures(as_pictures(inputs), backbone.img_size, decoding=decoding)
-    finder = _Finder(
-        backbone.eval().to(torch_device(device)), settings or DiscoverySettings(), dataset
-    )
+    finder = _Finder(backbone.eval().to(torch_device(device)), settings, dataset)
     return results_of(dataset, finder, batch_size, workers, skip)
+
+
+def check_patches(backbone: TokenBackbone, settings: DiscoverySettings) -> None:
+    """Raise ValueError where a picture has fewer or more patches than can be cut in two."""
+    patch = backbone.patch_size
+    patches = math.prod(backbone.usual_grid)
+    if settings.method != "lost" and not 2 <= patches <= MOST_TOKENS:
+        number = "1 patch" if patches == 1 else f"{patches:,} patches"
+        raise ValueError(
+            f"img_size is {backbone.img_size[0]}, of {number} of {patch[0]} x {patch[1]}: {settings.method} takes "
+            f"2 to {MOST_TOKENS:,}"
+        )
 
 
 @dataclass(frozen=True)

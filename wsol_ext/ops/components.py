@@ -77,9 +77,9 @@ def label_components(
         (masks,) = backend.constant(_NAME, masks=masks)
         labels, counts, offsets, areas, boxes = _label_components(masks, connectivity)
         return Components(labels, counts, offsets, areas, boxes, None)
-    for argument, given in (("masks", masks), ("values", values)):
-        if not isinstance(given, Tensor):  # else the message names the operator of two tensors
-            raise backend.not_a_tensor(_NAME, argument, given)
+    for argument, tensor in (("masks", masks), ("values", values)):
+        if not isinstance(tensor, Tensor):  # said here by the name that was called
+            raise backend.not_a_tensor(_NAME, argument, tensor)
     masks, values = backend.constant(_NAME, masks=masks, values=values)
     return Components(*_label_and_sum_components(masks, values, connectivity))
 

@@ -10,7 +10,7 @@ from wsol_ext.ops import _backend as backend
 
 __all__ = ["NormalizedCut", "normalized_cut", "normalized_cut_reference"]
 
-_MOST_TOKENS = backend.constants["most_cut_tokens"]
+MOST_TOKENS = backend.constants["most_cut_tokens"]
 _ROUNDING, _LARGEST_ANGLE = 1e-14, 1e-3  # csrc/graphs/second_eigenvector.h says what they are
 
 
@@ -112,9 +112,9 @@ def _check(features: Tensor, threshold: float, eps: float, weighted: bool) -> No
     name = "normalized_cut"
     backend.check_tensor(name, "features", features, ("B", "N", "C"), backend.FLOATING)
     _, tokens, channels = features.shape
-    if not 2 <= tokens <= _MOST_TOKENS or channels == 0:
+    if not 2 <= tokens <= MOST_TOKENS or channels == 0:
         raise ValueError(
-            f"{name}: features has shape {tuple(features.shape)}, it should have 2 to {_MOST_TOKENS} tokens and at "
+            f"{name}: features has shape {tuple(features.shape)}, it should have 2 to {MOST_TOKENS} tokens and at "
             "least one channel"
         )
     backend.check_number(name, "threshold", threshold)

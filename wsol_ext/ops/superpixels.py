@@ -209,7 +209,7 @@ def slic_grid(
     along_long = min(max(1, round(count / along_short)), long)
     rows, columns = (along_short, along_long) if height <= width else (along_long, along_short)
     reach_y, reach_x = math.ceil(height / rows), math.ceil(width / columns)
-    per_pixel = compactness**2 * n_segments / (height * width)
+    per_pixel = compactness * compactness * n_segments / (height * width)
     weight = per_pixel * (unit / _PLACE_UNIT) ** 2 * 2**_WEIGHT_BITS
     # Each axis adds less than 2^29, and colours less than 2^27: int32 holds distances.
     furthest = _PLACE_UNIT * (max(reach_y, reach_x) + 1)
@@ -273,7 +273,7 @@ def _begin(
         images = _stretched(images, mask, unit, check_values)
     least_contrast = 0
     if slic_zero:
-        least_contrast = max(1, round(min((compactness * unit) ** 2, 4 * _COLOUR_SQUARE)))
+        least_contrast = max(1, round(min(compactness * compactness * unit**2, 4 * _COLOUR_SQUARE)))
     if mask is None and centres is None:
         grid = slic_grid(height, width, n_segments, compactness, unit)
         return _Beginning(images, unit, grid.rows * grid.columns, grid, None, None, least_contrast)
@@ -374,7 +374,7 @@ def _scales(area: Tensor, n_segments: int, compactness: float, unit: int, longes
     pixels = area.clamp(min=1)
     spacing = (pixels / pixels.clamp(max=n_segments)).sqrt()
     reach = (_REACH * spacing).ceil().long().clamp(max=longest)
-    per_pixel = compactness**2 * n_segments / pixels.double()
+    per_pixel = compactness * compactness * n_segments / pixels.double()
     weight = per_pixel * ((unit / _PLACE_UNIT) ** 2 * 2**_WEIGHT_BITS)
     limit = 2 ** (29 + _WEIGHT_BITS) // (_PLACE_UNIT * (reach + 1)).square()
     return torch.stack([reach, weight.minimum(limit.double()).round().long(), area], dim=1)
