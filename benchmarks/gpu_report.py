@@ -7,6 +7,7 @@ from typing import Any
 
 import bench_boxes
 import bench_class_attention
+import bench_components
 import bench_masked_reattention
 import bench_normalized_cut
 import bench_segments
@@ -63,6 +64,10 @@ def calls() -> Iterator[Call]:
         features = bench_normalized_cut.scene(28, "cpu", images)
         yield f"normalized_cut, {images} x 784 x 384", None, partial(ops.normalized_cut, features)
     yield from box_calls()
+    for images, height, width in ((1, 1080, 1920), (64, 224, 224)):
+        masks = bench_components.drawn_masks("smooth", images, height, width)
+        name = f"label_components, {images} x {height} x {width}"
+        yield name, None, partial(ops.label_components, masks)
     for images in (1, 16):
         labels = bench_segments.superpixels(images, 224, 200, "cpu")
         values, classes = torch.rand(images, 3, 224, 224), bench_segments.classes_of(labels)

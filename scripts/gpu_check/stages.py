@@ -34,9 +34,19 @@ BENCHMARKS = (
     "attention_rows",
     "slic",
     "boxes",
+    "components",
+    "normalized_cut",
     "deep_clustering",
 )
-RACES = ("masked_reattention", "segment_mean", "slic", "extract_boxes", "spatial_diffusion")
+RACES = (
+    "masked_reattention",
+    "segment_mean",
+    "slic",
+    "extract_boxes",
+    "spatial_diffusion",
+    "label_components",
+    "normalized_cut",
+)
 
 
 def operators() -> list[str]:

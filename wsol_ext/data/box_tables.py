@@ -68,7 +68,10 @@ def read_box_table(path: str | Path) -> BoxTable:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; it should be a CSV file of boxes")
+        there = "is no file" if path.exists() else "no such file"
+        raise FileNotFoundError(
+            f"{path}: {there}; it should be a file of boxes, CSV or COCO's JSON"
+        )
     if path.suffix.lower() == ".json":
         dataset = _read_coco(path)
         scored = any("score" in one for one in dataset["annotations"])
