@@ -178,7 +178,7 @@ CUTS = {  # of each stage: the items chosen, where it is cut, how many are done 
         + ["tests/contract", "tests/boxes"],
     ),
     "bench": (
-        "one|two|bench_(slic|segments)",
+        "/(one|two)|bench_(slic|segments)",
         "bench_slic",
         2,
         [f"bench/{n}" for n in ("one", "two", "bench_segments.py", "bench_slic.py")],
