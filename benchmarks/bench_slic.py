@@ -108,7 +108,7 @@ def compare(versus, baseline, name, batch, device, threads, rounds=15):
 @SIDES
 def test_one_image_beside_scikit_image(versus, side, device, threads):
     batch = pictures(side, 1)
-    compare(versus, by_scikit_image, "scikit-image", batch, device, threads, rounds=5)
+    compare(versus, by_scikit_image, "scikit-image", batch, device, threads)
 
 
 @SIDES
