@@ -20,6 +20,7 @@ __all__ = [
     "check_complete",
     "check_pixels",
     "finite_numbers",
+    "is_crowd",
     "mistakes_noted",
     "noted",
     "read_csv",

@@ -17,7 +17,11 @@ from wsol_ext.models import TokenBackbone
 from wsol_ext.ops.graphs import MOST_TOKENS
 from wsol_ext.pictures import Decoding, Picture, Pictures, as_pictures, check_decoding
 
-__all__ = ["OBJECT", "discover_images"]
+__all__ = [
+    "OBJECT",
+    "check_patches",
+    "discover_images",
+]
 
 OBJECT = "object"
 """The name of the one class that everything found is of."""

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from wsol_ext.ops import _backend as backend
 
-__all__ = ["NormalizedCut", "normalized_cut", "normalized_cut_reference"]
+__all__ = [
+    "MOST_TOKENS",
+    "NormalizedCut",
+    "normalized_cut",
+    "normalized_cut_reference",
+]
 
 MOST_TOKENS = backend.constants["most_cut_tokens"]
 _ROUNDING, _LARGEST_ANGLE = 1e-14, 1e-3  # csrc/graphs/second_eigenvector.h says what they are
