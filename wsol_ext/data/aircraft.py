@@ -6,6 +6,7 @@ from typing import Literal
 from wsol_ext.data.base import Transform
 from wsol_ext.data.class_names import read_class_names
 from wsol_ext.data.listed import Listed, ListedDataset
+from wsol_ext.data.splits import check_split
 from wsol_ext.data.tables import Box, Row, check_complete, noted, read_rows
 
 __all__ = ["AircraftDataset"]
@@ -52,10 +53,7 @@ class AircraftDataset(ListedDataset):
             raise ValueError(
                 f"AircraftDataset: level is {level!r}, it should be one of {', '.join(_FILES)}"
             )
-        if split not in ("train", "val", "trainval", "test"):
-            raise ValueError(
-                f"AircraftDataset: split is {split!r}, it should be train, val, trainval or test"
-            )
+        check_split("AircraftDataset", split, ("train", "val", "trainval", "test"))
         listed = "trainval" if split == "train" and with_val else split
         folder = Path(root) / "data" if (Path(root) / "data").is_dir() else Path(root)
         class_names = read_class_names(folder / f"{_FILES[level]}.txt")

@@ -5,6 +5,7 @@ from typing import Literal
 
 from wsol_ext.data.base import Transform
 from wsol_ext.data.listed import Listed, ListedDataset
+from wsol_ext.data.splits import check_split
 from wsol_ext.data.tables import AnnotationError, Row, noted, read_rows
 from wsol_ext.data.voc import read_voc_xml
 
@@ -47,8 +48,7 @@ class ClsLocDataset(ListedDataset):
         split: Literal["train", "val"] = "train",
         transform: Transform | None = None,
     ) -> None:
-        if split not in ("train", "val"):
-            raise ValueError(f"ClsLocDataset: split is {split!r}, it should be 'train' or 'val'")
+        check_split("ClsLocDataset", split, ("train", "val"))
         self.root = Path(root)
         classes = self._classes()
         label_of = {synset: label for label, synset in enumerate(classes)}

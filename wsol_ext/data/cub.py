@@ -10,6 +10,7 @@ from torch import Tensor
 from wsol_ext._names import some
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.class_names import without_number
+from wsol_ext.data.splits import check_split
 from wsol_ext.data.tables import (
     AnnotationError,
     Box,
@@ -73,8 +74,7 @@ class CubDataset(LocalizationDataset):
             raise ValueError(
                 f"CubDataset: first_classes is {first_classes}, it should be at least 1"
             )
-        if split not in _SPLITS:
-            raise ValueError(f"CubDataset: split is {split!r}, it should be 'train' or 'test'")
+        check_split("CubDataset", split, _SPLITS)
         self.root = Path(root)
         images = self._by_id("images.txt", "image id, path")
         _check_paths(images)

@@ -1,14 +1,33 @@
 """Which folders are splits of a data set, by their names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from wsol_ext._files import is_results_folder
 
-__all__ = ["split_folders", "split_of"]
+__all__ = ["check_split", "split_folders", "split_of"]
 
 _SPELLINGS = {"train": "train(ing)?", "val": "val(id(ation)?)?", "test": "test(ing)?"}
+
+
+def check_split(dataset: str, split: str, splits: Collection[str]) -> None:
+    """Refuse a split that a data set does not have.
+
+    Raises:
+        ValueError: it is none of `splits`.
+
+    Example:
+        >>> check_split("CubDataset", "val", ("train", "test"))
+        Traceback (most recent call last):
+            ...
+        ValueError: CubDataset: split is 'val', it should be 'train' or 'test'
+    """
+    if split not in splits:
+        *others, last = map(repr, splits)
+        raise ValueError(
+            f"{dataset}: split is {split!r}, it should be {', '.join(others)} or {last}"
+        )
 
 
 def split_of(name: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from wsol_ext.data.base import Transform
 from wsol_ext.data.listed import Listed, ListedDataset
 from wsol_ext.data.matlab import read_mat, whole_number
+from wsol_ext.data.splits import check_split
 from wsol_ext.data.tables import AnnotationError, Box, check_box, noted
 from wsol_ext.data.voc import read_voc_xml
 
@@ -45,8 +46,7 @@ class DogsDataset(ListedDataset):
         split: Literal["train", "test"] = "train",
         transform: Transform | None = None,
     ) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"DogsDataset: split is {split!r}, it should be 'train' or 'test'")
+        check_split("DogsDataset", split, ("train", "test"))
         root = Path(root)
         names: dict[int, str] = {}
         pictures: list[Listed] = []
@@ -121,8 +121,7 @@ class CarsDataset(ListedDataset):
         split: Literal["train", "test"] = "train",
         transform: Transform | None = None,
     ) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"CarsDataset: split is {split!r}, it should be 'train' or 'test'")
+        check_split("CarsDataset", split, ("train", "test"))
         root = Path(root)
         class_names = [str(n) for n in read_mat(root / "devkit" / "cars_meta.mat", "class_names")]
         file = "cars_train_annos.mat" if split == "train" else "cars_test_annos_withlabels.mat"

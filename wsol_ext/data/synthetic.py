@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wsol_ext.data import _drawing as drawing
 from wsol_ext.data.base import LocalizationDataset, Transform
+from wsol_ext.data.splits import check_split
 
 __all__ = ["SPECIES", "SyntheticDataset"]
 
@@ -77,10 +78,7 @@ class SyntheticDataset(LocalizationDataset):
             )
         if seed < 0:
             raise ValueError(f"SyntheticDataset: seed is {seed}, it should not be negative")
-        if split not in _SPLITS:
-            raise ValueError(
-                f"SyntheticDataset: split is {split!r}, it should be 'train', 'val' or 'test'"
-            )
+        check_split("SyntheticDataset", split, _SPLITS)
         colours = list(SPECIES.values())[:num_classes]
         labels = [index % num_classes for index in range(length)]
         self._pixels = np.empty((length, img_size, img_size, 3), np.uint8)
