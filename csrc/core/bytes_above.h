@@ -5,11 +5,6 @@
 
 #include "core/multiversion.h"
 
-#if defined(__GNUC__)
-// How vectors are passed matters to no one: with_vectors inlines every call.
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 namespace wsol::cpu {
 
 // Which of 64 bytes are larger than `cut`, the first in the lowest bit. Not by comparing GCC's

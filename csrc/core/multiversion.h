@@ -3,6 +3,11 @@
 // each version. (A macro: attributes cannot be named any other way.)
 #pragma once
 
+#if defined(__GNUC__)
+// How vectors are passed matters to no one: with_vectors inlines every call.
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define WSOL_MULTIVERSION \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), flatten))

@@ -5,11 +5,6 @@
 
 #include "core/multiversion.h"
 
-#if defined(__GNUC__)
-// How vectors are passed matters to no one: with_vectors inlines every call.
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 namespace wsol::cpu {
 namespace {
 

@@ -14,11 +14,6 @@
 #include "core/tensor_view.h"
 #include "graphs/graph.h"
 
-#if defined(__GNUC__)
-// How vectors are passed matters to no one: with_vectors inlines every call.
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 namespace wsol::cpu {
 
 // An image's features, a row a token.

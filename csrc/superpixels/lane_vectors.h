@@ -6,11 +6,6 @@
 
 #include "core/multiversion.h"
 
-#if defined(__GNUC__)
-// How vectors are passed matters to no one: with_vectors inlines every call.
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 namespace wsol::cpu {
 
 // GCC loses a vector_size that depends on a template's argument, so each size is written out.
