@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from wsol_ext.data.tables import AnnotationError, Box, finite_numbers, is_crowd, noted, read_csv
+from wsol_ext.data.tables import AnnotationError, Box, box_of_coco, noted, read_csv
 
 __all__ = ["BoxRow", "BoxTable", "read_box_table"]
 
@@ -121,13 +121,13 @@ def _of_coco(path: Path, dataset: dict[str, Any]) -> Iterator[BoxRow]:
             row = None
             with noted("box"):
                 try:
-                    crowd = is_crowd(one)
+                    box = box_of_coco(one)
                 except ValueError as error:
                     raise where(str(error)) from None
-                if crowd:
+                if box is None:
                     crowds += 1
                 else:
-                    row = BoxRow(name, _corners(one["bbox"], where), where)
+                    row = BoxRow(name, box, where)
             if row is not None:
                 yield row
         if crowds == len(found):
@@ -149,14 +149,3 @@ class _Place:
 
     def __call__(self, message: str) -> AnnotationError:
         return AnnotationError(f"{self.path}: {self.place}: {message}")
-
-
-def _corners(box: Any, error: _Place) -> Box:
-    """x0, y0, x1, y1 of x, y, width and height."""
-    numbers = finite_numbers(box, 4)
-    if numbers is None:
-        raise error(f"bbox is {box!r}, it should be x, y, width and height, finite numbers")
-    x, y, width, height = numbers
-    if width < 0 or height < 0:
-        raise error(f"bbox is {box!r}, its width and height should not be negative")
-    return x, y, x + width, y + height

@@ -11,7 +11,7 @@ from wsol_ext._names import some
 from wsol_ext.data.base import Transform
 from wsol_ext.data.listed import Listed, ListedDataset, NamedBox, boxes_of_main_class
 from wsol_ext.data.splits import split_folders
-from wsol_ext.data.tables import AnnotationError, Box, check_pixels, finite_numbers, is_crowd, noted
+from wsol_ext.data.tables import AnnotationError, box_of_coco, check_pixels, noted
 
 __all__ = ["CocoDataset"]
 
@@ -89,11 +89,11 @@ class CocoDataset(ListedDataset):
                         f"{place}.category_id is {category}, which no category has"
                     )
                 try:
-                    crowd = is_crowd(found)
+                    box = box_of_coco(found)
                 except ValueError as error:
                     raise AnnotationError(f"{place}.{error}") from None
-                if not crowd:
-                    objects[image].append(NamedBox(str(category), _box(place, found)))
+                if box is not None:
+                    objects[image].append(NamedBox(str(category), box))
         check_pixels(path, (one.box for boxes in objects.values() for one in boxes))
         pictures = []
         for number, found in images.items():
@@ -178,21 +178,6 @@ def _text(place: str, found: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise AnnotationError(f"{place}.{key} is {value!r}, it should be a text")
     return value
-
-
-def _box(place: str, found: Mapping[str, Any]) -> Box:
-    box = found.get("bbox")
-    numbers = finite_numbers(box, 4)
-    if numbers is None:
-        raise AnnotationError(
-            f"{place}.bbox is {box!r}, it should be x, y, width and height in pixels"
-        )
-    x, y, width, height = numbers
-    if width < 0 or height < 0:
-        raise AnnotationError(
-            f"{place}.bbox is {box!r}, its width and height should not be negative"
-        )
-    return x, y, x + width, y + height
 
 
 def _size(found: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -16,11 +16,11 @@ __all__ = [
     "Mistake",
     "MistakeKind",
     "Row",
+    "box_of_coco",
     "check_box",
     "check_complete",
     "check_pixels",
     "finite_numbers",
-    "is_crowd",
     "mistakes_noted",
     "noted",
     "read_csv",
@@ -136,16 +136,30 @@ def check_box(place: str, box: Box) -> Box:
     return box
 
 
-def is_crowd(annotation: Mapping[str, Any]) -> bool:
-    """Whether a COCO annotation is of a crowd, which is no object.
+def box_of_coco(annotation: Mapping[str, Any]) -> Box | None:
+    """The box of a COCO annotation; None of a crowd, which is no object.
 
     Raises:
-        ValueError: iscrowd is neither 0 nor 1.
+        ValueError: iscrowd is neither 0 nor 1, or bbox no x, y, width and height; the message starts with the name.
+
+    Example:
+        >>> box_of_coco({"bbox": [10, 20, 5, 8]})
+        (10.0, 20.0, 15.0, 28.0)
     """
-    value = annotation.get("iscrowd")
-    if value not in (None, 0, 1):
-        raise ValueError(f"iscrowd is {value!r}, it should be 0 or 1")
-    return bool(value)
+    crowd, box = annotation.get("iscrowd"), annotation.get("bbox")
+    if crowd not in (None, 0, 1):
+        raise ValueError(f"iscrowd is {crowd!r}, it should be 0 or 1")
+    if crowd:
+        return None
+    numbers = finite_numbers(box, 4)
+    if numbers is None:
+        raise ValueError(
+            f"bbox is {box!r}, it should be x, y, width and height, finite numbers of pixels"
+        )
+    x, y, width, height = numbers
+    if width < 0 or height < 0:
+        raise ValueError(f"bbox is {box!r}, its width and height should not be negative")
+    return x, y, x + width, y + height
 
 
 def finite_numbers(value: Any, count: int) -> list[float] | None:
