@@ -6,8 +6,7 @@ python scripts/picture_discovery.py runs/dinov2_small.safetensors docs/discover.
 import argparse
 from pathlib import Path
 
-from picture_photographs import GAP, SIDE, photographs
-from PIL import Image
+from picture_photographs import photographs, save_sheet
 
 from wsol_ext.discovery import DiscoverySettings, discover_images
 from wsol_ext.models import any_backbone
@@ -24,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     backbone = any_backbone(options.backbone, img_size=448, weights=read_backbone(options.weights))
     images = photographs()
-    sheet = Image.new("RGB", (len(images) * (SIDE + GAP) - GAP, 2 * SIDE + GAP), "white")
+    columns = []
     for result in discover_images(backbone, images, DiscoverySettings(objects=3), batch_size=2):
         boxed = heat = images[result.index]
         for place, found in enumerate(result.objects):
@@ -33,11 +32,8 @@ def main() -> None:
             print(f"{result.index}: {found.score:.0%} {[round(v) for v in found.box.tolist()]}")
         if result.objects:
             heat = drawing.overlay(heat, result.objects[0].score_map)
-        for row, picture in enumerate((boxed, heat)):
-            place = (result.index * (SIDE + GAP), row * (SIDE + GAP))
-            sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(options.out, quality=88)
+        columns.append((boxed, heat))
+    save_sheet(columns, options.out)
 
 
 if __name__ == "__main__":

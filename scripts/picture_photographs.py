@@ -32,6 +32,18 @@ def photographs() -> list[Image.Image]:
     return [ImageOps.fit(Image.fromarray(array).convert("RGB"), (448, 448)) for array in arrays]
 
 
+def save_sheet(columns: list[tuple[Image.Image, ...]], out: Path) -> None:
+    """Write pictures of equal columns side by side, each as a square."""
+    width, height = (count * (SIDE + GAP) - GAP for count in (len(columns), len(columns[0])))
+    sheet = Image.new("RGB", (width, height), "white")
+    for column, pictures in enumerate(columns):
+        for row, picture in enumerate(pictures):
+            place = (column * (SIDE + GAP), row * (SIDE + GAP))
+            sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out, quality=88)
+
+
 def main() -> None:
     """Draw each photograph with its box, and below it its map."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -41,15 +53,12 @@ def main() -> None:
     model, stored = load_model(options.run), stored_threshold(options.run)
     images = photographs()
     threshold = None if stored is None else stored.threshold
-    sheet = Image.new("RGB", (len(images) * (SIDE + GAP) - GAP, 2 * SIDE + GAP), "white")
+    columns = []
     for result in localize_images(model, images, threshold=threshold):
         image, found = images[result.index], result.objects[0]
         boxed = drawing.draw_boxes(image, found.box[None], drawing.RED)
-        for row, picture in enumerate((boxed, drawing.overlay(image, found.score_map))):
-            place = (result.index * (SIDE + GAP), row * (SIDE + GAP))
-            sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(options.out, quality=88)
+        columns.append((boxed, drawing.overlay(image, found.score_map)))
+    save_sheet(columns, options.out)
 
 
 if __name__ == "__main__":
