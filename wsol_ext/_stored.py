@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,6 +13,8 @@ def read_stored(
     path: Path, kind: type, rules: Mapping[str, tuple[str, Callable[[Any], bool]]], by: str
 ) -> dict[str, Any]:
     """The values of a file by the fields of a dataclass; others, of a later version, are passed over.
+
+    A field that has a default may be missing, as it is where an earlier version wrote the file.
 
     Args:
         path: the file, JSON.
@@ -67,6 +69,8 @@ def _checked(
     values = {}
     for field in fields(kind):
         wanted, suits = rules.get(field.name, ("a line of text", is_text))
+        if field.name not in found and field.default is not MISSING:
+            continue
         if field.name not in found:
             raise ValueError(f"{field.name} is missing, it should be {wanted}")
         value = found[field.name]

@@ -1,4 +1,4 @@
-"""The best threshold of a run: `wsol evaluate` stores it beside the model, and `wsol localize` cuts there."""
+"""Where a run's maps are cut: `wsol evaluate` stores the threshold beside the model, and `wsol localize` cuts there."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from wsol_ext._files import sha256_of, write_json
 from wsol_ext._names import unknown
-from wsol_ext._stored import is_number, is_whole, read_stored
+from wsol_ext._stored import is_number, is_text, is_whole, read_stored
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation import Evaluation, ProtocolResult
@@ -22,6 +22,7 @@ __all__ = [
     "asked_threshold",
     "best_threshold",
     "choose_threshold",
+    "find_evaluation",
     "run_folder",
     "store_threshold",
     "stored_threshold",
@@ -37,6 +38,7 @@ WAYS = ("best", "auto", *OF_EACH_MAP)
 """What may be asked for in place of a number: see `choose_threshold`."""
 
 _NAME = "threshold.json"
+_RESULTS = "evaluation.json"
 _IOU = 0.5
 _BEST = f"best threshold, IoU {_IOU:g}"
 # By protocol, best first, which contours its boxes are of, and its accuracy at that IoU. `wsol localize` draws the
@@ -49,7 +51,7 @@ _PROTOCOLS: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class StoredThreshold:
-    """The best threshold of a model, and what it was chosen by.
+    """The threshold of a model, and what it was chosen by.
 
     Attributes:
         threshold: a share of each map's maximum, in [0, 1).
@@ -63,6 +65,8 @@ class StoredThreshold:
         images: how many pictures it was chosen on.
         checkpoint: the SHA-256 of the model's file.
         version: that of `wsol_ext`.
+        source: by what of other pictures than the measured ones it was chosen, as `wsol evaluate --threshold-from` was
+            told; "" where it is the best of those that were measured.
     """
 
     threshold: float
@@ -76,13 +80,19 @@ class StoredThreshold:
     images: int
     checkpoint: str
     version: str
+    source: str = ""
 
     def __str__(self) -> str:
         """What a sentence says of where it comes from."""
-        return (
+        best = (
             f"the best of {self.images} pictures ({self.data}, {self.split}) by {self.protocol}, "
             f"{100 * self.accuracy:.1f}% right at IoU {self.iou:g}"
         )
+        return f"{best}, from {self.source}" if self.source else best
+
+    def outranks(self, other: "StoredThreshold") -> bool:
+        """Whether it is to stay where the other one, of the same model, was found: it alone is of other pictures."""
+        return bool(self.source) and not other.source and self.checkpoint == other.checkpoint
 
 
 def run_folder(checkpoint: str | Path) -> Path | None:
@@ -98,6 +108,25 @@ def run_folder(checkpoint: str | Path) -> Path | None:
     is_model = path.is_dir() or path.name == "model.safetensors"
     described = any((folder / name).is_file() for name in ("config.yaml", "config.json"))
     return folder if is_model and described else None
+
+
+def find_evaluation(place: str | Path, name: str = "place") -> Path:
+    """The file of results that `wsol evaluate` wrote.
+
+    Args:
+        place: a run's folder, a folder of results, or the file.
+        name: what `place` is called, as messages start.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(place).expanduser()
+    for file in (path, path / _RESULTS, path / "evaluation" / _RESULTS):
+        if file.is_file():
+            return file
+    raise FileNotFoundError(
+        f"{name} is {place}, which has no {_RESULTS}: `wsol evaluate RUN` writes it, with --threshold best for toploc"
+    )
 
 
 def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredThreshold | None:
@@ -267,4 +296,5 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "interval": ("a number between 0 and 1", lambda value: is_number(value) and 0 < value < 1),
     "accuracy": ("a number in [0, 1]", lambda value: is_number(value) and 0 <= value <= 1),
     "images": ("a whole number of at least 1", is_whole),
+    "source": ("a line of text or none", lambda value: value == "" or is_text(value)),
 }

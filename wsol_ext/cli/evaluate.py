@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import missing_paths, read_yaml
+from wsol_ext._kept_epoch import kept_epoch
 from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
@@ -26,7 +27,7 @@ from wsol_ext.cli.options import (
     load_weights,
     set_clusters,
 )
-from wsol_ext.data.entries import DATASETS
+from wsol_ext.data.entries import DATASETS, DatasetEntry
 from wsol_ext.data.factory import (
     FLAGS,
     ChosenDataset,
@@ -38,8 +39,10 @@ from wsol_ext.data.factory import (
 from wsol_ext.evaluation.settings import mistaken_settings
 from wsol_ext.thresholds import (
     best_threshold,
+    find_evaluation,
     run_folder,
     store_threshold,
+    stored_threshold,
     threshold_of_best_box,
 )
 
@@ -65,6 +68,7 @@ DESCRIPTION = (
 _CHECKPOINT = (
     "a model.safetensors, the run folder of `wsol train`, or what a method's authors released"
 )
+_USUAL_THRESHOLD = 0.1
 _OF_MODEL = ("clusters", "cluster_cache", "backbone_weights", "published_heads")
 
 
@@ -88,8 +92,26 @@ def add_options(parser: Parser) -> None:
     group.add_argument(
         "--threshold",
         type=float | str,
-        default=0.1,
+        default=_USUAL_THRESHOLD,
         help="where maps are cut by protocols of one threshold; 'best' chooses on these images, and the report says so",
+    )
+    group.add_argument(
+        "--threshold-from",
+        type=str | None,
+        default=None,
+        metavar="SPLIT|RUN|pseudo",
+        help="choose every threshold on other pictures and use it here unchanged, the best of these pictures beside it: "
+        "the boxes of another split; what was chosen for another run, or in a folder of results; pseudo: the training "
+        "pictures by --pseudo-boxes",
+    )
+    group.add_argument(
+        "--threshold-boxes",
+        "--pseudo-boxes",
+        type=str | None,
+        default=None,
+        metavar="FILE",
+        help="boxes of the pictures that thresholds are chosen on, CSV or COCO: true ones of a split, or with pseudo "
+        "what `wsol discover` or `wsol localize` found",
     )
     group.add_argument(
         "--interval", type=float, default=0.001, help="between thresholds, of protocols of many"
@@ -169,6 +191,7 @@ def check(options: Any, problems: Problems) -> None:
             check_split_name(options.split, options.root)
     for missing in missing_data(values):
         problems.add(missing)
+    _check_threshold_from(options, values, problems)
     if (
         there or options.out or _in_place(options)
     ) and of_torchrun().rank == 0:  # the one that writes
@@ -219,6 +242,7 @@ def run(options: Any) -> int:
     assert model is not None  # else there was a problem
     assert dataset is not None
     _warn_of_training_images(chosen, config)
+    epoch = _epoch(checkpoint, config, chosen)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
     with _processes(device) as rank:
@@ -236,7 +260,7 @@ def run(options: Any) -> int:
         )
     if rank == 0:
         about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
-        evaluation.about = about
+        evaluation.about = {**about, **epoch, **evaluation.about}
         write_results(evaluation, dataset, out, folder, config, options.command_line)
         keep_threshold(evaluation, checkpoint)
     return 0
@@ -272,6 +296,56 @@ def _check_source(options: Any, problems: Problems) -> None:
     paths = {flag_of(name): options[name] for name in ("maps", "predictions", "found")}
     for missing in missing_paths(paths):
         problems.add(missing)
+
+
+def _check_threshold_from(options: Any, values: dict[str, Any], problems: Problems) -> None:
+    """Collect what is wrong with `--threshold-from`; leave the split that it names, or the file of results."""
+    asked, boxes = options.threshold_from, options.threshold_boxes
+    options.other, options.other_results = None, None
+    if asked is None:
+        if boxes is not None:
+            problems.add("--threshold-boxes is for --threshold-from, which is not given")
+        return
+    if options.found is not None:
+        problems.add("--threshold-from is for what is cut, --found is boxes")
+    if options.threshold != _USUAL_THRESHOLD:
+        problems.add(f"--threshold is {options.threshold}, and --threshold-from chooses it")
+    for missing in missing_paths({"--threshold-boxes": boxes}):
+        problems.add(missing)
+    split = "train" if asked == "pseudo" else asked
+    if asked == "pseudo" and boxes is None:
+        problems.add(
+            "--pseudo-boxes is missing, it should be what `wsol discover` or `wsol localize` found in the training "
+            "pictures"
+        )
+    name = values.get("data")
+    known = DATASETS[name].splits if name in DATASETS else ()
+    is_path = Path(asked).expanduser().exists() and asked not in (*known, *DatasetEntry.splits)
+    if is_path and asked != "pseudo" and not _is_split_folder(values, asked):
+        if boxes is not None:
+            problems.add(f"--threshold-boxes is for a split, --threshold-from is {asked}")
+        with problems.collected():
+            options.other_results = find_evaluation(asked, "--threshold-from")
+        return
+    if name not in DATASETS or problems.about("root", "split"):
+        return
+    own = dict.fromkeys(evaluation_flags(name))  # boxes that were given are of the measured pictures
+    with problems.collected():
+        other = chosen_dataset({**values, **own}, split, option="--threshold-from", asked=True)
+        if own and boxes is None:
+            problems.add(f"--threshold-boxes is missing, it should be the boxes of {split}")
+        chosen = options.chosen if "chosen" in options else None
+        if chosen is not None and asked != "pseudo" and chosen.has_images_of(split):
+            problems.add(
+                f"--threshold-from is {asked}, whose pictures are those that are measured: it should be of others"
+            )
+        options.other = other
+
+
+def _is_split_folder(values: dict[str, Any], name: str) -> bool:
+    """Whether it is called as a folder of the data set's."""
+    root = values.get("root")
+    return root is not None and Path(root, name).expanduser().is_dir()
 
 
 def _run_on_boxes(options: Any) -> int:
@@ -336,9 +410,12 @@ def _run_on_maps(options: Any) -> int:
 
 
 def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:
-    """Store the best threshold that was found beside the run's model, for `wsol localize`, and say so."""
-    best = best_threshold(evaluation, checkpoint)
-    if best is None:
+    """Store where the run's maps are to be cut beside its model, for `wsol localize`, and say so.
+
+    What other pictures chose is kept where a later evaluation only finds the best of its own.
+    """
+    found = best_threshold(evaluation, checkpoint)
+    if found is None:
         print(
             "no threshold is stored for `wsol localize`: maxboxacc or maxboxaccv2 finds one, where any box is right"
         )
@@ -346,19 +423,27 @@ def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:
     folder = run_folder(checkpoint)
     if folder is None:
         print(
-            f"threshold {best.threshold:g} is {best}; it is not stored, as {checkpoint} is no trained model in a run's "
-            f"folder: `wsol localize … --threshold {best.threshold:g}`"
+            f"threshold {found.threshold:g} is {found}; it is not stored, as {checkpoint} is no trained model in a "
+            f"run's folder: `wsol localize … --threshold {found.threshold:g}`"
+        )
+        return
+    stored = None
+    with suppress(ValueError, OSError):  # damaged, it is written anew
+        stored = stored_threshold(folder)
+    if stored is not None and stored.outranks(found):
+        print(
+            f"threshold {found.threshold:g} is {found}; `wsol localize` keeps to {stored.threshold:g}, {stored}"
         )
         return
     try:
-        path = store_threshold(folder, best)
+        path = store_threshold(folder, found)
     except OSError as error:
         warnings.warn(
-            f"{error.filename}: {error.strerror}: the best threshold, {best.threshold:g}, is not stored",
+            f"{error.filename}: {error.strerror}: the threshold, {found.threshold:g}, is not stored",
             stacklevel=2,
         )
         return
-    print(f"threshold {best.threshold:g} is {best}; `wsol localize` uses it: {path}")
+    print(f"threshold {found.threshold:g} is {found}; `wsol localize` uses it: {path}")
 
 
 def _folder(options: Any) -> Path:
@@ -394,6 +479,27 @@ def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> N
         )
 
 
+def _epoch(checkpoint: Path, config: dict[str, Any], chosen: ChosenDataset) -> dict[str, str]:
+    """Which epoch's weights a run's model has, by name, for reports; nothing of what is no run's model."""
+    folder = run_folder(checkpoint)
+    if folder is None or not config:
+        return {}
+    try:
+        kept = kept_epoch(folder)
+    except ValueError as error:
+        warnings.warn(f"{error}: which epoch was kept is not known", stacklevel=2)
+        return {}
+    if kept is None:
+        return {"epoch": "the last"}
+    if chosen.name == config.get("data") and chosen.has_images_of(kept.split):
+        warnings.warn(
+            f"the run's epoch was chosen on {kept.split}, which is measured here: what is chosen on pictures is better "
+            "on them than on others",
+            stacklevel=2,
+        )
+    return {"epoch": str(kept)}
+
+
 def _run_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").exists():
         return {}
@@ -406,7 +512,8 @@ def _data_values(options: Any, config: dict[str, Any]) -> dict[str, Any]:
     given = {name: options[name] for name in names if options[name] is not None}
     if given.get("data", config.get("data")) == config.get("data"):
         of_run = {name: config.get(name) for name in names}
-        if options.split != "test":  # its boxes name pictures below the test folder
+        # Its boxes name pictures below one split's folder.
+        if options.split != (config.get("select") or "test"):
             of_run |= dict.fromkeys(evaluation_flags(config.get("data")))
         given = {**of_run, **given}
     return given

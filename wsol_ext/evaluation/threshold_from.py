@@ -1,0 +1,182 @@
+"""Thresholds that are chosen on other pictures than those that are measured, and used there unchanged."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from wsol_ext._names import printable, some
+from wsol_ext._stored import is_number, is_text, is_whole
+from wsol_ext.data.base import LocalizationDataset
+from wsol_ext.data.box_tables import read_box_table
+from wsol_ext.data.tables import AnnotationError
+from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
+from wsol_ext.metrics import PROTOCOLS
+from wsol_ext.thresholds import find_evaluation
+
+__all__ = [
+    "ChosenThresholds",
+    "ThresholdsFrom",
+    "boxes_by_image",
+    "choosing",
+    "read_evaluation",
+    "with_boxes_of",
+]
+
+
+@dataclass(frozen=True)
+class ChosenThresholds:
+    """What an evaluation of other pictures found to be best.
+
+    Attributes:
+        evaluation: of those pictures.
+        source: by what of them it chose, as reports say it: "the boxes of val".
+    """
+
+    evaluation: Evaluation
+    source: str
+
+    def __str__(self) -> str:
+        """What a report says."""
+        about = self.evaluation.about
+        which = ", ".join(str(about[name]) for name in ("data", "split") if name in about)
+        return f"{self.source} ({', '.join(filter(None, [f'{self.evaluation.images} pictures', which]))})"
+
+    def of(self, protocol: str, method: str, source: str, interval: float) -> dict[str, float]:
+        """The thresholds of a source of maps, by what is reached at each; none of a protocol that cuts no maps.
+
+        Args:
+            protocol: its name.
+            method: the method that is measured, to which the one that chose corresponds.
+            source: the method, a part of it or the baseline. A part that the other evaluation lacks takes its method's.
+            interval: between the thresholds that are tried, where the protocol has an interval.
+
+        Raises:
+            ValueError: the other evaluation chose none by this protocol, or at another interval.
+        """
+        if not PROTOCOLS[protocol].chooses:
+            return {}
+        found = {result.name: result for result in self.evaluation.protocols}.get(protocol)
+        if found is None or not found.thresholds:
+            why = "was not measured" if found is None else "had a threshold that was given"
+            raise ValueError(
+                f"threshold_from is {self.source}, where {protocol} {why}: there is nothing to take from it"
+            )
+        there = found.settings.get("interval", interval)
+        if there != interval:
+            raise ValueError(
+                f"threshold_from is {self.source}, where the interval of {protocol} is {there:g}: it should be "
+                f"{interval:g}, as here"
+            )
+        other = self.evaluation.method
+        wanted = CENTER if source == CENTER else other + source.removeprefix(method)
+        return found.thresholds.get(wanted) or found.thresholds[other]
+
+
+ThresholdsFrom: TypeAlias = ChosenThresholds | Evaluation | LocalizationDataset | str | Path
+"""Where thresholds come from: an evaluation of other pictures, those pictures, or the place of stored results."""
+
+
+def choosing(protocols: Sequence[str]) -> list[str]:
+    """Those of the protocols that choose a threshold."""
+    return [name for name in protocols if PROTOCOLS[name].chooses]
+
+
+def chosen_by(source: ChosenThresholds | Evaluation | str | Path) -> ChosenThresholds:
+    """The thresholds of an evaluation, or of the file that one became.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
+    if isinstance(source, ChosenThresholds):
+        return source
+    if isinstance(source, Evaluation):
+        return ChosenThresholds(source, "another evaluation")
+    path = find_evaluation(source, "threshold_from")
+    return ChosenThresholds(read_evaluation(path), f"the results in {printable(path.parent)}")
+
+
+def read_evaluation(path: str | Path) -> Evaluation:
+    """An `evaluation.json` as the evaluation that it is of, as far as thresholds need it: without curves.
+
+    Raises:
+        ValueError: it is damaged, or of a version that stored no thresholds; the message names the file.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        method, images = found.pop("method"), found.pop("images")
+        if not is_text(method) or not is_whole(images):
+            raise ValueError(f"method is {method!r} and images {images!r}")
+        protocols = [
+            ProtocolResult(
+                each["protocol"],
+                dict(each["settings"]),
+                {source: dict(numbers) for source, numbers in each["metrics"].items()},
+                thresholds=_thresholds(each.get("thresholds", {})),
+            )
+            for each in found.pop("protocols")
+        ]
+        about = {name: str(found[name]) for name in ("data", "split") if name in found}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{printable(path)} is damaged: {error!r}; write it anew by wsol evaluate"
+        ) from error
+    return Evaluation(method, images, protocols, about)
+
+
+def _thresholds(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    thresholds = {source: dict(by_number) for source, by_number in found.items()}
+    for by_number in thresholds.values():
+        for value in by_number.values():
+            if not is_number(value) or not 0 <= value < 1:
+                raise ValueError(f"a threshold is {value!r}, it should be in [0, 1)")
+    return thresholds
+
+
+def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> LocalizationDataset:
+    """The pictures that a file has boxes of, true or found, with those boxes; the others are left out, with a warning.
+
+    Args:
+        dataset: all pictures, whose `image_names` the file has.
+        path: as `wsol_ext.data.box_tables.read_box_table` takes it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        AnnotationError: the file is malformed, or has a box of none of the pictures.
+    """
+    table = boxes_by_image(path)
+    boxed = [name for name in dataset.image_names if len(table.get(name, ()))]
+    if not boxed:
+        named = f", it names {some(list(table))}" if table else ""
+        raise AnnotationError(
+            f"{printable(path)}: has no box for any of {len(dataset)} images, such as {dataset.image_names[0]}{named}"
+        )
+    left = len(dataset) - len(boxed)
+    if left:
+        warnings.warn(
+            f"{printable(path)}: has no box for {left} of {len(dataset)} images, left out",
+            stacklevel=2,
+        )
+    return dataset.with_boxes(table)
+
+
+def boxes_by_image(path: str | Path) -> dict[str, Tensor]:
+    """The boxes (N, 4) of each image that a file names, float64; none of one in which nothing was found.
+
+    Raises:
+        FileNotFoundError, AnnotationError: as `read_box_table`.
+    """
+    table: dict[str, list[tuple[float, ...]]] = {}
+    for row in read_box_table(path):
+        table.setdefault(row.image, []).extend([] if row.box is None else [row.box])
+    return {
+        name: torch.tensor(boxes, dtype=torch.float64).view(-1, 4) for name, boxes in table.items()
+    }
