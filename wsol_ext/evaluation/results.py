@@ -13,12 +13,14 @@ from wsol_ext.metrics import PROTOCOLS, Curve
 if TYPE_CHECKING:
     from wsol_ext.evaluation.gallery import Example
 
-__all__ = ["CENTER", "Evaluation", "ProtocolResult"]
+__all__ = ["CENTER", "GAP", "ORACLE", "Evaluation", "ProtocolResult"]
 
 _T = TypeVar("_T")
 
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
+ORACLE, GAP = "oracle", "gap"
+"""The names of a method's numbers at the thresholds best on the evaluated images, and of what is lost at others."""
 
 
 @dataclass
@@ -31,22 +33,39 @@ class ProtocolResult:
         metrics: for the method, its parts where it has some, and `CENTER`, shares in [0, 1] by name; what a baseline
             without class predictions cannot have is absent.
         curves: by IoU threshold and source.
+        thresholds: by source and by what is reached at each, those that were chosen; none that was given.
+        oracle: `metrics` at the thresholds that are best on the evaluated images, where others chose those in use.
     """
 
     name: str
     settings: dict[str, Any]
     metrics: dict[str, dict[str, float]]
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+    oracle: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """The protocol with its settings: ``toploc (threshold 0.1, given)``."""
+        """The protocol with its settings: ``toploc (upsampling bilinear, threshold 0.1, chosen beforehand)``."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         return f"{self.name} ({settings})"
 
     def label(self, number: str) -> str:
         """A number's name for people."""
-        return PROTOCOLS[self.name].labels.get(number, number)
+        shown = number.removeprefix("best ") if self.oracle else number
+        return PROTOCOLS[self.name].labels.get(number, shown)
+
+    def beside(self, method: str) -> dict[str, dict[str, float]]:
+        """The columns of a table: a method's numbers, with others' thresholds the best and what is lost, the baseline's.
+
+        The loss, of shares alone, is a share too.
+        """
+        own = self.metrics[method]
+        columns = {method: own}
+        if best := self.oracle.get(method):
+            lost = {name: best[name] - own[name] for name in own if self.is_share(name)}
+            columns |= {ORACLE: best, GAP: lost}
+        return {**columns, CENTER: self.metrics[CENTER]}
 
     @staticmethod
     def is_share(name: str) -> bool:
@@ -123,10 +142,30 @@ class Evaluation:
                     found.append(f"by {by} points under {result.name}{label}")
         return f"{self.method} is below the {CENTER} {', '.join(found)}" if found else ""
 
+    def threshold_gap(self) -> str:
+        """A sentence about what the method loses at thresholds that others chose; "" where none did."""
+        found = []
+        for result in self.protocols:
+            gap = result.beside(self.method).get(GAP, {})
+            for number in PROTOCOLS[result.name].best_by if gap else ():
+                label = "" if number == result.name else f" ({result.label(number)})"
+                found.append(f"{100 * gap[number]:.1f} points under {result.name}{label}")
+        if not found:
+            return ""
+        source = self.about["thresholds from"]
+        return f"at thresholds from {source}, not the best here, {self.method} loses {', '.join(found)}"
+
     def as_dict(self) -> dict[str, Any]:
         """Everything but curves, examples and the time it took, as JSON has it: the same, however often it is found."""
         protocols = [
-            {"protocol": r.name, "settings": r.settings, "metrics": r.metrics}
+            {
+                "protocol": r.name,
+                "title": r.title,
+                "settings": r.settings,
+                "metrics": r.metrics,
+                "thresholds": r.thresholds,
+                **({"oracle": r.oracle} if r.oracle else {}),
+            }
             for r in self.protocols
         ]
         return {
@@ -142,7 +181,10 @@ class Evaluation:
         return [
             {"protocol": result.title, "source": source, "metric": name, "value": value}
             for result in self.protocols
-            for source, metrics in result.metrics.items()
+            for source, metrics in (
+                *result.metrics.items(),
+                *((f"{source}, {ORACLE}", metrics) for source, metrics in result.oracle.items()),
+            )
             for name, value in metrics.items()
         ]
 
