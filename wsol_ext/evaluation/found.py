@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from wsol_ext._names import printable, some
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler
 from wsol_ext.data.base import LocalizationDataset
-from wsol_ext.data.box_tables import read_box_table
 from wsol_ext.data.tables import AnnotationError
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation
+from wsol_ext.evaluation.threshold_from import boxes_by_image
 from wsol_ext.metrics import PROTOCOLS, Batch
 
 __all__ = ["evaluate_found"]
@@ -65,7 +64,7 @@ def evaluate_found(
             takers = ", ".join(each for each, kind in PROTOCOLS.items() if kind.takes_boxes)
             raise ValueError(f"protocol {name} looks at score maps, of boxes there is {takers}")
     found = Path(found).expanduser()
-    table = _read(found)
+    table = boxes_by_image(found)
     about: dict[str, Any] = {"found": printable(found)}
     missing = [name for name in dataset.image_names if name not in table]
     if missing:
@@ -108,12 +107,3 @@ def evaluate_found(
     seconds = time.perf_counter() - started
     return Evaluation(method, len(kept), measures.results(), about, seconds=seconds)
 
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The boxes (N, 4) of each image that a file names."""
-    table: dict[str, list[tuple[float, ...]]] = {}
-    for row in read_box_table(path):
-        table.setdefault(row.image, []).extend([] if row.box is None else [row.box])
-    return {
-        name: torch.tensor(boxes, dtype=torch.float64).view(-1, 4) for name, boxes in table.items()
-    }

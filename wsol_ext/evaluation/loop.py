@@ -16,6 +16,12 @@ from wsol_ext.evaluation.gallery import Gallery
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation
 from wsol_ext.evaluation.settings import mistaken_settings
+from wsol_ext.evaluation.threshold_from import (
+    ThresholdsFrom,
+    about_thresholds,
+    chosen_by,
+    shown_threshold,
+)
 from wsol_ext.evaluation.views import VIEWS, inputs_of
 from wsol_ext.metrics import Batch, View
 from wsol_ext.models.base import LocalizationModel, Localized, log_mean_probability
@@ -35,6 +41,7 @@ def evaluate(
     device: str | torch.device = "cpu",
     workers: int = 0,
     threshold: float | str = 0.1,
+    threshold_from: ThresholdsFrom | None = None,
     interval: float = 0.001,
     gallery: int = 0,
     progress: bool = True,
@@ -58,7 +65,11 @@ def evaluate(
         batch_size: images at a time.
         device: where to compute.
         workers: processes that read images; 0: none beside this one.
-        threshold: of `toploc`, in [0, 1); "best" chooses it on these images, and the result says so.
+        threshold: of `toploc` and `corloc`, in [0, 1); "best" chooses it on these images, and the result says so.
+        threshold_from: what chooses all thresholds in place of these images, `threshold` and the best of each protocol:
+            other pictures with boxes (such as `dataset.with_boxes(pseudo)`), an evaluation of some, by the same
+            protocols at the same interval, with the threshold "best", or the place of its results, as `wsol evaluate`
+            wrote them. `ProtocolResult.oracle` then has the numbers at the best of these images.
         interval: of the thresholds of `maxboxacc` and `maxboxaccv2`, and of the bins of `pxap`.
         gallery: how many examples of each outcome to keep: the best and the worst boxes, spread over the classes.
         progress: show a bar, or a line now and then where standard error is no terminal.
@@ -67,7 +78,8 @@ def evaluate(
     Raises:
         TypeError: protocols that are no names, or numbers or a device that are none.
         ValueError: an unknown protocol, one that this data lacks boxes, masks or a view for, or a
-            threshold, interval, gallery, batch_size or number of workers outside its range.
+            threshold, interval, gallery, batch_size or number of workers outside its range; or thresholds to be taken
+            from where none were chosen.
         ImageError: an image of the data set cannot be read.
     """
     if mistakes := list(mistaken_settings(threshold, interval, gallery)):
@@ -76,14 +88,29 @@ def evaluate(
     require_at_least("workers", workers, 0)
     protocols = protocol_names(protocols)
     check_protocols(protocols, lambda needed: getattr(dataset, f"has_{needed}"))
-    started = time.perf_counter()
     device = torch_device(device)
     method = method or _name(model)
-    measures = Measures(method, protocols, interval, threshold, getattr(model, "parts", []), device)
+
+    def best_of_others(others: LocalizationDataset, choosing: list[str]) -> Evaluation:
+        return evaluate(
+            model,
+            others,
+            choosing,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            threshold="best",
+            interval=interval,
+            progress=progress,
+            method=method,
+        )
+
+    chosen = chosen_by(threshold_from, protocols, best_of_others)
+    started = time.perf_counter()
+    parts = getattr(model, "parts", [])
+    measures = Measures(method, protocols, interval, threshold, parts, device, chosen)
     shows_examples = gallery > 0 and dataset.has_boxes and isinstance(model, nn.Module)
-    examples = Gallery(
-        gallery if shows_examples else 0, 0.1 if isinstance(threshold, str) else threshold
-    )
+    examples = Gallery(gallery if shows_examples else 0, shown_threshold(threshold, chosen))
     views = [v for v in VIEWS if v in measures.views or (v == "whole" and shows_examples)]
     loader = DataLoader(
         dataset,
@@ -104,9 +131,10 @@ def evaluate(
                 measures.update(view, whole, parts)
             if shows_examples:
                 examples.update(batches["whole"], raw)
-    results, chosen = measures.results(), examples.chosen()
+    results, shown = measures.results(), examples.chosen()
     seconds = time.perf_counter() - started
-    return Evaluation(method, len(dataset), results, examples=chosen, seconds=seconds)
+    about = about_thresholds(chosen)
+    return Evaluation(method, len(dataset), results, about, shown, seconds)
 
 
 def _name(model: nn.Module | MapFunction) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wsol_ext._names import unknown
 from wsol_ext.evaluation.results import CENTER, ProtocolResult
+from wsol_ext.evaluation.threshold_from import ChosenThresholds
 from wsol_ext.evaluation.views import VIEWS
 from wsol_ext.metrics import EVALUATED, PROTOCOLS, Batch, Protocol, View, center_map
 
@@ -66,6 +67,10 @@ class Measures:
         threshold: of the method and its parts; "best" chooses it.
         parts: the method's parts, which see whole pictures only.
         device: where the counts are kept.
+        chosen: thresholds of all sources that other pictures chose, in place of `threshold`.
+
+    Raises:
+        ValueError: the other pictures chose none for a protocol.
     """
 
     def __init__(
@@ -76,7 +81,10 @@ class Measures:
         threshold: float | str,
         parts: Sequence[str] = (),
         device: torch.device | None = None,
+        chosen: ChosenThresholds | None = None,
     ) -> None:
+        threshold = threshold if chosen is None else "best"
+
         def make(threshold: float | str, views: Sequence[View] = VIEWS) -> dict[str, Protocol]:
             chosen = [PROTOCOLS[name] for name in protocols if PROTOCOLS[name].view in views]
             return {each.name: each.make(interval=interval, threshold=threshold) for each in chosen}
@@ -90,6 +98,14 @@ class Measures:
         for by_protocol in self._sources.values():
             for protocol in by_protocol.values():
                 protocol.to(device or torch.device("cpu"))
+        if chosen is not None:
+            self._choose(chosen, interval)
+
+    def _choose(self, chosen: ChosenThresholds, interval: float) -> None:
+        for source, by_protocol in self._sources.items():
+            for name, protocol in by_protocol.items():
+                if thresholds := chosen.of(name, self.method, source, interval):
+                    protocol.choose(thresholds, f"by {chosen}")
 
     @property
     def views(self) -> set[View]:
@@ -137,11 +153,17 @@ class Measures:
                 if name not in by_name:
                     continue
                 result.metrics[source] = by_name[name].compute()
+                if thresholds := by_name[name].thresholds():
+                    result.thresholds[source] = thresholds
+                by_others = by_name[name].at is not None
+                if by_others:
+                    result.oracle[source] = by_name[name].oracle()
                 cut = by_name[name].settings().get("threshold")
                 if (source == CENTER and cut is not None) or cut != result.settings.get(
                     "threshold"
                 ):
-                    result.settings[f"{source}'s best threshold"] = cut
+                    title = "threshold" if by_others else "best threshold"
+                    result.settings[f"{source}'s {title}"] = cut
                 for title, curve in by_name[name].curves().items():
                     result.curves.setdefault(title, {})[source] = curve
             results.append(result)

@@ -47,7 +47,9 @@ class ProtocolResult:
     @property
     def title(self) -> str:
         """The protocol with its settings: ``toploc (upsampling bilinear, threshold 0.1, chosen beforehand)``."""
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        chosen = "chosen" if "threshold" in self.settings else "threshold chosen"
+        named = {chosen if name == "chosen" else name: v for name, v in self.settings.items()}
+        settings = ", ".join(f"{name} {value}" for name, value in named.items())
         return f"{self.name} ({settings})"
 
     def label(self, number: str) -> str:

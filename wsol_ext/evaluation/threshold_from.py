@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,9 +22,12 @@ from wsol_ext.thresholds import find_evaluation
 __all__ = [
     "ChosenThresholds",
     "ThresholdsFrom",
+    "about_thresholds",
     "boxes_by_image",
     "choosing",
+    "chosen_by",
     "read_evaluation",
+    "shown_threshold",
     "with_boxes_of",
 ]
 
@@ -59,7 +62,7 @@ class ChosenThresholds:
         Raises:
             ValueError: the other evaluation chose none by this protocol, or at another interval.
         """
-        if not PROTOCOLS[protocol].chooses:
+        if not PROTOCOLS[protocol].best_by:
             return {}
         found = {result.name: result for result in self.evaluation.protocols}.get(protocol)
         if found is None or not found.thresholds:
@@ -84,22 +87,51 @@ ThresholdsFrom: TypeAlias = ChosenThresholds | Evaluation | LocalizationDataset 
 
 def choosing(protocols: Sequence[str]) -> list[str]:
     """Those of the protocols that choose a threshold."""
-    return [name for name in protocols if PROTOCOLS[name].chooses]
+    return [name for name in protocols if PROTOCOLS[name].best_by]
 
 
-def chosen_by(source: ChosenThresholds | Evaluation | str | Path) -> ChosenThresholds:
-    """The thresholds of an evaluation, or of the file that one became.
+def chosen_by(
+    source: ThresholdsFrom | None,
+    protocols: Sequence[str],
+    evaluate: Callable[[LocalizationDataset, list[str]], Evaluation],
+) -> ChosenThresholds | None:
+    """The thresholds of an evaluation, of the file that one became, or of one of other pictures that is to be made.
+
+    Args:
+        source: where thresholds come from; None: from nowhere else.
+        protocols: that the thresholds are for.
+        evaluate: evaluates other pictures, at the best of all thresholds, by some of the protocols.
+
+    Returns:
+        None where there is no source, or nothing for it to choose.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged.
     """
-    if isinstance(source, ChosenThresholds):
+    if source is None or isinstance(source, ChosenThresholds):
         return source
+    if isinstance(source, LocalizationDataset):
+        names = choosing(protocols)
+        return ChosenThresholds(evaluate(source, names), "other pictures") if names else None
     if isinstance(source, Evaluation):
-        return ChosenThresholds(source, "another evaluation")
+        return ChosenThresholds(source, "an evaluation of others")
     path = find_evaluation(source, "threshold_from")
     return ChosenThresholds(read_evaluation(path), f"the results in {printable(path.parent)}")
+
+
+def about_thresholds(chosen: ChosenThresholds | None) -> dict[str, Any]:
+    """What the results say of thresholds that others chose."""
+    return {} if chosen is None else {"thresholds from": str(chosen)}
+
+
+def shown_threshold(threshold: float | str, chosen: ChosenThresholds | None) -> float:
+    """Where the maps of a report's examples are cut: as `toploc` cuts them, or where that is not known yet, at 0.1."""
+    if chosen is not None:
+        by_protocol = {result.name: result for result in chosen.evaluation.protocols}
+        found = by_protocol["toploc"].thresholds if "toploc" in by_protocol else {}
+        return found.get(chosen.evaluation.method, {}).get("threshold", 0.1)
+    return 0.1 if isinstance(threshold, str) else threshold
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
