@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsol_ext._files import write_json
-from wsol_ext._stored import is_number, is_text, is_whole, read_stored
+from wsol_ext._stored import is_number, is_whole, read_stored
 
 _NAME = "selection.json"
 
@@ -85,5 +85,8 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "images": _WHOLE,
     "interval": ("a number between 0 and 1", lambda value: _is_share(value) and 0 < value < 1),
     "value": ("a number in [0, 1]", _is_share),
-    "boxes": ("a line of text or none", lambda value: value == "" or is_text(value)),
+    "boxes": (
+        "a line of text or none",
+        lambda value: isinstance(value, str) and value.isprintable(),
+    ),
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from wsol_ext._files import sha256_of, write_json
 from wsol_ext._names import unknown
-from wsol_ext._stored import is_number, is_text, is_whole, read_stored
+from wsol_ext._stored import is_number, is_whole, read_stored
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation import Evaluation, ProtocolResult
@@ -130,11 +130,11 @@ def find_evaluation(place: str | Path, name: str = "place") -> Path:
 
 
 def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredThreshold | None:
-    """The threshold at which a model's one box is right most often, as an evaluation found it.
+    """Where a model's maps are to be cut, as an evaluation found it: where its one box is right most often.
 
     Args:
         evaluation: by `maxboxacc`, or else `maxboxaccv2`, whose boxes at IoU 0.5 are those of all contours; `about`
-            says of which `data` and `split`.
+            says of which `data` and `split`. Thresholds that other pictures chose are those of their evaluation.
         checkpoint: the file of the model that was evaluated.
 
     Returns:
@@ -142,23 +142,26 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
     """
     import wsol_ext
 
-    chosen = _choosing(evaluation)
-    if chosen is None:
+    measured = _choosing(evaluation)
+    if measured is None:
         return None
-    result, (contours, share) = chosen, _PROTOCOLS[chosen.name]
-    metrics = result.metrics[evaluation.method]
+    contours, share = _PROTOCOLS[measured.name]
+    others = evaluation.chosen
+    by = evaluation if others is None else others.evaluation
+    result = next(each for each in by.protocols if each.name == measured.name)
     return StoredThreshold(
-        threshold=metrics[_BEST],
+        threshold=measured.metrics[evaluation.method][_BEST],
         protocol=result.name,
         iou=_IOU,
         contours=contours,
         interval=result.settings["interval"],
-        accuracy=metrics[share],
-        data=evaluation.about["data"],
-        split=evaluation.about["split"],
-        images=evaluation.images,
+        accuracy=result.metrics[by.method][share],
+        data=by.about.get("data", "unnamed"),
+        split=by.about.get("split", "unnamed"),
+        images=by.images,
         checkpoint=sha256_of(checkpoint),
         version=wsol_ext.__version__,
+        source="" if others is None else others.source,
     )
 
 
@@ -296,5 +299,8 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "interval": ("a number between 0 and 1", lambda value: is_number(value) and 0 < value < 1),
     "accuracy": ("a number in [0, 1]", lambda value: is_number(value) and 0 <= value <= 1),
     "images": ("a whole number of at least 1", is_whole),
-    "source": ("a line of text or none", lambda value: value == "" or is_text(value)),
+    "source": (
+        "a line of text or none",
+        lambda value: isinstance(value, str) and value.isprintable(),
+    ),
 }

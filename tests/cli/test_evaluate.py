@@ -234,13 +234,14 @@ def test_threshold_chosen_on_the_test_images_says_so(model, dataset):
     assert settings["chosen"] == "on the evaluated images"
     given = evaluate(model, dataset, ("toploc",), threshold=settings["threshold"], progress=False)
     assert given.metric("toploc", "gt_known") == found.metric("toploc", "gt_known")
-    assert "chosen" not in given.protocols[0].settings
+    assert given.protocols[0].settings["chosen"] == "beforehand"
 
 
 def test_files_name_protocol_interval_and_threshold(results):
     found = json.loads((results / "evaluation.json").read_text())
     settings = {one["protocol"]: one["settings"] for one in found["protocols"]}
-    assert settings["maxboxacc"] == settings["maxboxaccv2"] == {"interval": 0.01}
+    best = {"upsampling": "bicubic", "interval": 0.01, "chosen": "on the evaluated images"}
+    assert settings["maxboxacc"] == settings["maxboxaccv2"] == best
     assert settings["toploc"]["threshold"] == 0.2
     center = settings["toploc"]["center baseline's best threshold"]
     sat, sat_center = (
@@ -251,9 +252,9 @@ def test_files_name_protocol_interval_and_threshold(results):
     with open(results / "evaluation.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["protocol"] for row in rows} == {
-        "maxboxacc (interval 0.01)",
-        "maxboxaccv2 (interval 0.01)",
-        f"toploc (threshold 0.2, center baseline's best threshold {center})",
+        "maxboxacc (upsampling bicubic, interval 0.01, threshold chosen on the evaluated images)",
+        "maxboxaccv2 (upsampling bicubic, interval 0.01, threshold chosen on the evaluated images)",
+        f"toploc (upsampling bilinear, threshold 0.2, chosen beforehand, center baseline's best threshold {center})",
         f"sat (threshold {sat}, chosen from 0.3, 0.35, 0.4, 0.45 on the evaluated images, "
         f"center baseline's best threshold {sat_center})",
     }

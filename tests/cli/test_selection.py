@@ -142,9 +142,7 @@ def test_the_epoch_that_was_kept_is_recorded_and_said_by_evaluate(tmp_path, meas
     measured([(0.2, 0.5), (0.625, 0.4), (0.1, 0.9)])
     run = tmp_path / "run"
     assert main(tiny_run(run, "--model", "trilite", *SELECT, epochs=3)) == 0
-    said = (
-        "2 of 3, the best of 64 pictures (val) by maxboxacc, interval 0.005: 62.5%, classifying weights of epoch 3"
-    )
+    said = "2 of 3, the best of 64 pictures (val) by maxboxacc, interval 0.005: 62.5%, classifying weights of epoch 3"
     assert f"kept: epoch {said}" in capsys.readouterr().err
     kept = json.loads((run / "selection.json").read_text())
     assert (kept["epoch"], kept["classifying_epoch"], kept["split"]) == (2, 3, "val")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import missing_paths, read_yaml
 from wsol_ext._kept_epoch import kept_epoch
-from wsol_ext._names import flag_of, registered_names, unknown
+from wsol_ext._names import flag_of, printable, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext.cli.arguments import Parser
@@ -47,7 +47,8 @@ from wsol_ext.thresholds import (
 )
 
 if TYPE_CHECKING:
-    from wsol_ext.evaluation import Evaluation
+    from wsol_ext.data import Transform
+    from wsol_ext.evaluation import Evaluation, ThresholdsFrom
 
 __all__ = [
     "DESCRIPTION",
@@ -100,8 +101,8 @@ def add_options(parser: Parser) -> None:
         type=str | None,
         default=None,
         metavar="SPLIT|RUN|pseudo",
-        help="choose every threshold on other pictures and use it here unchanged, the best of these pictures beside it: "
-        "the boxes of another split; what was chosen for another run, or in a folder of results; pseudo: the training "
+        help="choose every threshold on other pictures and use it here unchanged, the best of these beside it: the "
+        "boxes of another split; what was chosen for another run, or in a folder of results; pseudo: the training "
         "pictures by --pseudo-boxes",
     )
     group.add_argument(
@@ -224,7 +225,7 @@ def run(options: Any) -> int:
     device = check_device(options.device, problems)
     from wsol_ext.checkpoints import find_checkpoint, require_same_classes
     from wsol_ext.data.class_names import are_numbers
-    from wsol_ext.evaluation import evaluate, transform_for
+    from wsol_ext.evaluation import OtherPictures, evaluate, transform_for
     from wsol_ext.report.results import write_results
 
     model = dataset = None
@@ -233,11 +234,17 @@ def run(options: Any) -> int:
         model = load_weights(checkpoint, options)
         with problems.collected():
             set_clusters(model, options, out)
+    size = 224 if model is None else model.config["img_size"]
+    transform = transform_for(options.protocols, size)
     with problems.collected():
-        size = 224 if model is None else model.config["img_size"]
-        dataset = chosen.open(transform_for(options.protocols, size))
+        dataset = chosen.open(transform)
         if model is not None:
             require_same_classes(model, dataset.class_names, checkpoint)
+    threshold_from = None
+    with problems.collected():
+        threshold_from = _threshold_from(options, transform)
+        if model is not None and isinstance(threshold_from, OtherPictures):
+            require_same_classes(model, threshold_from.dataset.class_names, checkpoint)
     problems.raise_any()
     assert model is not None  # else there was a problem
     assert dataset is not None
@@ -254,6 +261,7 @@ def run(options: Any) -> int:
             device=device,
             workers=options.workers,
             threshold=options.threshold,
+            threshold_from=threshold_from,
             interval=options.interval,
             gallery=options.gallery,
             progress=options.progress,
@@ -329,7 +337,9 @@ def _check_threshold_from(options: Any, values: dict[str, Any], problems: Proble
         return
     if name not in DATASETS or problems.about("root", "split"):
         return
-    own = dict.fromkeys(evaluation_flags(name))  # boxes that were given are of the measured pictures
+    own = dict.fromkeys(
+        evaluation_flags(name)
+    )  # boxes that were given are of the measured pictures
     with problems.collected():
         other = chosen_dataset({**values, **own}, split, option="--threshold-from", asked=True)
         if own and boxes is None:
@@ -346,6 +356,40 @@ def _is_split_folder(values: dict[str, Any], name: str) -> bool:
     """Whether it is called as a folder of the data set's."""
     root = values.get("root")
     return root is not None and Path(root, name).expanduser().is_dir()
+
+
+def _threshold_from(options: Any, transform: "Transform") -> "ThresholdsFrom | None":
+    """What `--threshold-from` names: results, or the pictures of a split with their boxes."""
+    from wsol_ext.evaluation import (
+        ChosenThresholds,
+        OtherPictures,
+        read_evaluation,
+        with_boxes_of,
+    )
+
+    if options.other_results is not None:
+        found, chosen = read_evaluation(options.other_results), options.chosen
+        there = f"the results in {printable(options.other_results.parent)}"
+        if (found.about.get("data"), found.about.get("split")) == (chosen.name, chosen.split):
+            warnings.warn(
+                f"--threshold-from is {options.threshold_from}, whose thresholds were chosen on {chosen.split} of "
+                f"{chosen.name}, which is measured here: choose them on other pictures",
+                stacklevel=2,
+            )
+        return ChosenThresholds(found, there)
+    if options.other is None:
+        return None
+    other, boxes = options.other, options.threshold_boxes
+    dataset, source = other.open(transform), f"the boxes of {other.split}"
+    if boxes is not None:
+        dataset = with_boxes_of(dataset, boxes)
+        pseudo = "pseudo " if options.threshold_from == "pseudo" else ""
+        source = f"the {pseudo}boxes of {other.split} in {printable(boxes)}"
+    elif not dataset.has_boxes and not dataset.has_masks:
+        raise ValueError(
+            f"--threshold-from is {options.threshold_from}, of which no boxes are known: --threshold-boxes gives some"
+        )
+    return OtherPictures(dataset, source, {"data": other.name, "split": other.split})
 
 
 def _run_on_boxes(options: Any) -> int:
@@ -383,6 +427,9 @@ def _run_on_maps(options: Any) -> int:
         maps = ScoreMaps(options.maps)
     with problems.collected():
         dataset = chosen.open(eval_transform())  # of which pictures are read for the gallery alone
+    threshold_from = None
+    with problems.collected():
+        threshold_from = _threshold_from(options, eval_transform())
     problems.raise_any()
     assert maps is not None  # else there was a problem
     assert dataset is not None
@@ -396,6 +443,7 @@ def _run_on_maps(options: Any) -> int:
             batch_size=options.batch_size,
             workers=options.workers,
             threshold=options.threshold,
+            threshold_from=threshold_from,
             interval=options.interval,
             gallery=options.gallery,
             progress=options.progress,
@@ -405,7 +453,8 @@ def _run_on_maps(options: Any) -> int:
         write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
         best = threshold_of_best_box(evaluation)
         if best is not None:
-            print(f"best threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+            whose = "best" if evaluation.chosen is None else "chosen"
+            print(f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
     return 0
 
 

@@ -106,4 +106,3 @@ def evaluate_found(
         )
     seconds = time.perf_counter() - started
     return Evaluation(method, len(kept), measures.results(), about, seconds=seconds)
-

@@ -16,12 +16,7 @@ from wsol_ext.evaluation.gallery import Gallery
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation
 from wsol_ext.evaluation.settings import mistaken_settings
-from wsol_ext.evaluation.threshold_from import (
-    ThresholdsFrom,
-    about_thresholds,
-    chosen_by,
-    shown_threshold,
-)
+from wsol_ext.evaluation.threshold_from import ThresholdsFrom, chosen_by, shown_threshold
 from wsol_ext.evaluation.views import VIEWS, inputs_of
 from wsol_ext.metrics import Batch, View
 from wsol_ext.models.base import LocalizationModel, Localized, log_mean_probability
@@ -133,8 +128,7 @@ def evaluate(
                 examples.update(batches["whole"], raw)
     results, shown = measures.results(), examples.chosen()
     seconds = time.perf_counter() - started
-    about = about_thresholds(chosen)
-    return Evaluation(method, len(dataset), results, about, shown, seconds)
+    return Evaluation(method, len(dataset), results, examples=shown, seconds=seconds, chosen=chosen)
 
 
 def _name(model: nn.Module | MapFunction) -> str:

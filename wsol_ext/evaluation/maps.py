@@ -27,6 +27,13 @@ from wsol_ext.evaluation.gallery import Gallery
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation, ProtocolResult
 from wsol_ext.evaluation.settings import mistaken_settings
+from wsol_ext.evaluation.threshold_from import (
+    ChosenThresholds,
+    ThresholdsFrom,
+    chosen_by,
+    names_of_others,
+    shown_threshold,
+)
 from wsol_ext.metrics import PROTOCOLS, Batch
 
 __all__ = ["Array", "evaluate_map_files", "evaluate_maps"]
@@ -47,6 +54,7 @@ def evaluate_maps(
     logits: Array | None = None,
     labels: Any = None,
     threshold: float | str = 0.1,
+    threshold_from: ChosenThresholds | Evaluation | str | Path | None = None,
     interval: float = 0.001,
     method: str = "maps",
     batch_size: int = 64,
@@ -66,6 +74,8 @@ def evaluate_maps(
         logits: (n, C) class scores, with which `toploc` has Top-1 and Top-5, not GT-known alone.
         labels: (n,), each image's class, where there are logits.
         threshold: of `toploc`, in [0, 1); "best" chooses it on these images, and the result says so.
+        threshold_from: an evaluation of maps of other images, or the place of its results, whose thresholds are used:
+            as of `evaluate`.
         interval: of the thresholds of `maxboxacc` and `maxboxaccv2`, and of the bins of `pxap`.
         method: the name under which the maps stand in the results.
         batch_size: images at a time.
@@ -145,14 +155,17 @@ def evaluate_maps(
                 errors.append(_Wrong(index, error.kind, str(error)))
 
     started = time.perf_counter()
-    measures, usable = Measures(method, protocols, interval, threshold), samples()
+    chosen = chosen_by(threshold_from, protocols, _no_pictures)
+    measures = Measures(method, protocols, interval, threshold, chosen=chosen)
+    usable = samples()
     constant = _measure(measures, iter(lambda: list(islice(usable, batch_size)), []))
     _raise_for(errors, [f"maps[{index}]" for index in constant], count)
     if clipping:
         warnings.warn(clipping[0], stacklevel=2)
     about = {"constant maps": len(constant)} if constant else {}
     seconds = time.perf_counter() - started
-    return Evaluation(method, count, measures.results(), about=about, seconds=seconds)
+    results = measures.results()
+    return Evaluation(method, count, results, about=about, seconds=seconds, chosen=chosen)
 
 
 def evaluate_map_files(
@@ -165,10 +178,12 @@ def evaluate_map_files(
     batch_size: int = 64,
     workers: int = 0,
     threshold: float | str = 0.1,
+    threshold_from: ThresholdsFrom | None = None,
     interval: float = 0.001,
     gallery: int = 0,
     progress: bool = True,
     method: str = "maps",
+    beside: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate a folder of score maps on a data set, as `evaluate` does a model: protocols, baseline and results alike.
 
@@ -185,10 +200,12 @@ def evaluate_map_files(
         batch_size: images at a time.
         workers: processes that read maps; 0: none beside this one.
         threshold: as of `evaluate`.
+        threshold_from: likewise; of other pictures the same folder has maps.
         interval: likewise.
         gallery: how many examples of each outcome to keep, if predictions have scores of all classes.
         progress: show a bar, or a line now and then where standard error is no terminal.
         method: the name under which the maps stand in the results.
+        beside: names of other images, whose maps the folder may have too: other files are warned of.
 
     Returns:
         The results; `about` says which folder and predictions, and counts images left out and constant maps.
@@ -225,7 +242,7 @@ def evaluate_map_files(
         said.append(str(error))
     if len(missing) == len(set(names)):  # there is nothing more to say
         _raise_for([], [], 0, said)
-    unused = maps.unused(names)
+    unused = maps.unused([*names, *beside, *names_of_others(threshold_from)])
     if unused and is_first_process():
         shown = some([printable(path.relative_to(maps.folder).as_posix()) for path in unused])
         count = "1 score map is" if len(unused) == 1 else f"{len(unused)} score maps are"
@@ -236,11 +253,28 @@ def evaluate_map_files(
         about["predictions"] = printable(predictions)
         named = [names[index] for index in kept]
         predictions = read_predictions(predictions, named, dataset.class_names)
+
+    def best_of_others(others: LocalizationDataset, choosing: list[str]) -> Evaluation:
+        return evaluate_map_files(
+            maps,
+            others,
+            choosing,
+            skip_missing=skip_missing,
+            batch_size=batch_size,
+            workers=workers,
+            threshold="best",
+            interval=interval,
+            progress=progress,
+            method=method,
+            beside=names,
+        )
+
+    # Where maps are wanting, the others are only looked over.
+    chosen = None if said else chosen_by(threshold_from, protocols, best_of_others)
     started = time.perf_counter()
     shows = gallery > 0 and dataset.has_boxes and predictions is not None and predictions.complete
-    examples = Gallery(gallery if shows else 0, 0.1 if isinstance(threshold, str) else threshold)
-    # Where maps are wanting, the others are only looked over.
-    measures = None if said else Measures(method, protocols, interval, threshold)
+    examples = Gallery(gallery if shows else 0, shown_threshold(threshold, chosen))
+    measures = None if said else Measures(method, protocols, interval, threshold, chosen=chosen)
     files = _MapFiles(maps, dataset, kept, None if predictions is None else predictions.logits)
     loader = DataLoader(
         files,
@@ -266,11 +300,11 @@ def evaluate_map_files(
             warnings.warn(
                 f"{len(constant)} of {len(kept)} score maps are constant: {shown}", stacklevel=2
             )
-    results, chosen = measures.results(), examples.chosen()
+    results, picked = measures.results(), examples.chosen()
     if predictions is not None and not predictions.has_top5:
         _drop_top5(results)
     seconds = time.perf_counter() - started
-    return Evaluation(method, len(kept), results, about, chosen, seconds)
+    return Evaluation(method, len(kept), results, about, picked, seconds, chosen)
 
 
 class _Wrong(NamedTuple):
@@ -320,6 +354,12 @@ def _checked_protocols(
         if name in PROTOCOLS and PROTOCOLS[name].view != "whole":
             raise ValueError(f"protocol {name} looks at crops, score maps are of whole images")
     return names
+
+
+def _no_pictures(others: LocalizationDataset, choosing: list[str]) -> Evaluation:
+    raise TypeError(
+        "evaluate_maps: threshold_from is a data set, it should be an evaluation of other maps, or its results"
+    )
 
 
 @torch.inference_mode()
@@ -483,6 +523,6 @@ def _gathered(found: list[Any]) -> list[Any]:
 def _drop_top5(results: Iterable[ProtocolResult]) -> None:
     """Leave out what needs five classes of each image."""
     for result in results:
-        for numbers in result.metrics.values():
+        for numbers in (*result.metrics.values(), *result.oracle.values()):
             for name in _TOP5:
                 numbers.pop(name, None)

@@ -12,6 +12,7 @@ from wsol_ext.metrics import PROTOCOLS, Curve
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation.gallery import Example
+    from wsol_ext.evaluation.threshold_from import ChosenThresholds
 
 __all__ = ["CENTER", "GAP", "ORACLE", "Evaluation", "ProtocolResult"]
 
@@ -58,9 +59,9 @@ class ProtocolResult:
         return PROTOCOLS[self.name].labels.get(number, shown)
 
     def beside(self, method: str) -> dict[str, dict[str, float]]:
-        """The columns of a table: a method's numbers, with others' thresholds the best and what is lost, the baseline's.
+        """The columns of a table: a method's numbers, the baseline's, and between them, where others chose, the best.
 
-        The loss, of shares alone, is a share too.
+        The gap between chosen and best, of shares alone, is a share too.
         """
         own = self.metrics[method]
         columns = {method: own}
@@ -86,6 +87,7 @@ class Evaluation:
         about: checkpoint, data and whatever else a reader should know.
         examples: images with their maps and boxes, for a gallery.
         seconds: how long the pass over the images took.
+        chosen: the thresholds that other pictures chose, where they did.
     """
 
     method: str
@@ -94,6 +96,7 @@ class Evaluation:
     about: dict[str, Any] = field(default_factory=dict)
     examples: list["Example"] = field(default_factory=list)
     seconds: float = 0.0
+    chosen: "ChosenThresholds | None" = None
 
     def metric(self, protocol: str, name: str, source: str | None = None) -> float:
         """One number: `evaluation.metric("toploc", "gt_known")`; `source` is the method by default.
@@ -154,8 +157,7 @@ class Evaluation:
                 found.append(f"{100 * gap[number]:.1f} points under {result.name}{label}")
         if not found:
             return ""
-        source = self.about["thresholds from"]
-        return f"at thresholds from {source}, not the best here, {self.method} loses {', '.join(found)}"
+        return f"by thresholds from {self.chosen}, not the best here, {self.method} loses {', '.join(found)}"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but curves, examples and the time it took, as JSON has it: the same, however often it is found."""
@@ -172,6 +174,7 @@ class Evaluation:
         ]
         return {
             **self.about,
+            **({} if self.chosen is None else {"thresholds from": str(self.chosen)}),
             "method": self.method,
             "images": self.images,
             "versions": versions(),

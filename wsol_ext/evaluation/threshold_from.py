@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,11 +21,11 @@ from wsol_ext.thresholds import find_evaluation
 
 __all__ = [
     "ChosenThresholds",
+    "OtherPictures",
     "ThresholdsFrom",
-    "about_thresholds",
     "boxes_by_image",
-    "choosing",
     "chosen_by",
+    "names_of_others",
     "read_evaluation",
     "shown_threshold",
     "with_boxes_of",
@@ -81,13 +81,31 @@ class ChosenThresholds:
         return found.thresholds.get(wanted) or found.thresholds[other]
 
 
-ThresholdsFrom: TypeAlias = ChosenThresholds | Evaluation | LocalizationDataset | str | Path
+@dataclass(frozen=True)
+class OtherPictures:
+    """Pictures whose boxes are to choose thresholds.
+
+    Attributes:
+        dataset: the pictures with their boxes.
+        source: what reports call the boxes: "the boxes of val".
+        about: the names of `data` and `split`.
+    """
+
+    dataset: LocalizationDataset
+    source: str = "other pictures"
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+ThresholdsFrom: TypeAlias = (
+    ChosenThresholds | Evaluation | OtherPictures | LocalizationDataset | str | Path
+)
 """Where thresholds come from: an evaluation of other pictures, those pictures, or the place of stored results."""
 
 
-def choosing(protocols: Sequence[str]) -> list[str]:
-    """Those of the protocols that choose a threshold."""
-    return [name for name in protocols if PROTOCOLS[name].best_by]
+def names_of_others(source: ThresholdsFrom | None) -> list[str]:
+    """The names of the pictures that are to choose thresholds, if pictures are."""
+    dataset = source.dataset if isinstance(source, OtherPictures) else source
+    return dataset.image_names if isinstance(dataset, LocalizationDataset) else []
 
 
 def chosen_by(
@@ -112,17 +130,18 @@ def chosen_by(
     if source is None or isinstance(source, ChosenThresholds):
         return source
     if isinstance(source, LocalizationDataset):
-        names = choosing(protocols)
-        return ChosenThresholds(evaluate(source, names), "other pictures") if names else None
+        source = OtherPictures(source)
+    if isinstance(source, OtherPictures):
+        names = [name for name in protocols if PROTOCOLS[name].best_by]
+        if not names:
+            return None
+        evaluation = evaluate(source.dataset, names)
+        evaluation.about = {**source.about}
+        return ChosenThresholds(evaluation, source.source)
     if isinstance(source, Evaluation):
         return ChosenThresholds(source, "an evaluation of others")
     path = find_evaluation(source, "threshold_from")
     return ChosenThresholds(read_evaluation(path), f"the results in {printable(path.parent)}")
-
-
-def about_thresholds(chosen: ChosenThresholds | None) -> dict[str, Any]:
-    """What the results say of thresholds that others chose."""
-    return {} if chosen is None else {"thresholds from": str(chosen)}
 
 
 def shown_threshold(threshold: float | str, chosen: ChosenThresholds | None) -> float:

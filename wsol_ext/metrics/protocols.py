@@ -119,7 +119,7 @@ class _Localization(Protocol):
     metric: LocalizationAccuracy | SatLocalizationAccuracy
     upsampling = "bilinear"
     headlines = ("cls_top1", "loc_top1", "loc_top5", "gt_known")
-    best_by = ("gt_known",)
+    best_by: ClassVar[tuple[str, ...]] = ("gt_known",)
     labels: ClassVar[Mapping[str, str]] = _LOCALIZATION_LABELS
     traits = ("predicts_classes",)
     predicts_classes = True

@@ -55,6 +55,8 @@ def write_report(
         OSError: the file cannot be written.
     """
     about = {"method": evaluation.method, **evaluation.about, "images": f"{evaluation.images:,}"}
+    if evaluation.chosen is not None:
+        about["thresholds from"] = str(evaluation.chosen)
     template = Environment(
         loader=PackageLoader("wsol_ext.report", "."),
         autoescape=True,
