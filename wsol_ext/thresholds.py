@@ -142,15 +142,13 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
     """
     import wsol_ext
 
-    measured = _choosing(evaluation)
-    if measured is None:
+    result, others = _choosing(evaluation), evaluation.chosen
+    if result is None:
         return None
-    contours, share = _PROTOCOLS[measured.name]
-    others = evaluation.chosen
+    contours, share = _PROTOCOLS[result.name]
     by = evaluation if others is None else others.evaluation
-    result = next(each for each in by.protocols if each.name == measured.name)
     return StoredThreshold(
-        threshold=measured.metrics[evaluation.method][_BEST],
+        threshold=result.metrics[by.method][_BEST],
         protocol=result.name,
         iou=_IOU,
         contours=contours,
@@ -167,16 +165,20 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
 
 def threshold_of_best_box(evaluation: "Evaluation") -> float | None:
     """The threshold of `best_threshold`, of whatever was evaluated; None where there is none."""
-    chosen = _choosing(evaluation)
-    return None if chosen is None else chosen.metrics[evaluation.method][_BEST]
+    result, others = _choosing(evaluation), evaluation.chosen
+    by = evaluation if others is None else others.evaluation
+    return None if result is None else result.metrics[by.method][_BEST]
 
 
 def _choosing(evaluation: "Evaluation") -> "ProtocolResult | None":
-    """The protocol that chooses the threshold, if any was asked for and any box was right."""
-    found = {result.name: result for result in evaluation.protocols}
+    """The result that chooses the threshold, where any box was right: of those of the pictures that choose."""
+    others = evaluation.chosen
+    by = evaluation if others is None else others.evaluation
+    asked = {result.name for result in evaluation.protocols}
+    found = {result.name: result for result in by.protocols if result.name in asked}
     for protocol, (_, share) in _PROTOCOLS.items():
         if protocol in found:
-            right = found[protocol].metrics[evaluation.method][share]
+            right = found[protocol].metrics[by.method][share]
             return found[protocol] if right > 0 else None
     return None
 

@@ -341,7 +341,10 @@ def _check_threshold_from(options: Any, values: dict[str, Any], problems: Proble
         evaluation_flags(name)
     )  # boxes that were given are of the measured pictures
     with problems.collected():
-        other = chosen_dataset({**values, **own}, split, option="--threshold-from", asked=True)
+        try:
+            other = chosen_dataset({**values, **own}, split, option="--threshold-from", asked=True)
+        except ValueError as error:
+            raise ValueError(f"{error}; or a run's folder, or pseudo") from error
         if own and boxes is None:
             problems.add(f"--threshold-boxes is missing, it should be the boxes of {split}")
         chosen = options.chosen if "chosen" in options else None
@@ -366,7 +369,14 @@ def _threshold_from(options: Any, transform: "Transform") -> "ThresholdsFrom | N
         read_evaluation,
         with_boxes_of,
     )
+    from wsol_ext.metrics import PROTOCOLS
 
+    if options.threshold_from is not None and not any(
+        PROTOCOLS[name].best_by for name in options.protocols
+    ):
+        names = " and ".join(options.protocols)
+        warnings.warn(f"--threshold-from changes nothing: {names} has no threshold", stacklevel=2)
+        return None
     if options.other_results is not None:
         found, chosen = read_evaluation(options.other_results), options.chosen
         there = f"the results in {printable(options.other_results.parent)}"

@@ -263,7 +263,7 @@ def run(options: Any) -> int:
         _names_of(model),
         partial(_results, model, paths, labels, threshold, device, level, options),
         about(options, f"{model.config['method']}-{digest[:12]}"),
-        beginning=f"threshold {threshold}: {reason}",
+        beginning=f"threshold {threshold if isinstance(threshold, str) else f'{threshold:g}'}: {reason}",
         advice=partial(_other_threshold, threshold, options.checkpoint),
         has_parts=bool(model.parts),
     )
