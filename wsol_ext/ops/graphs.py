@@ -80,6 +80,7 @@ def normalized_cut(
         >>> cut.vector > cut.vector.mean(dim=1, keepdim=True)
         tensor([[False, False, False,  True,  True]])
     """
+    backend.check_flag("normalized_cut", "weighted", weighted)
     (features,) = backend.constant("normalized_cut", features=features)
     return NormalizedCut(*_normalized_cut(features, threshold, eps, weighted))
 
