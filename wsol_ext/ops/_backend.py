@@ -465,6 +465,17 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def power_to_near_one(largest: Tensor) -> Tensor:
+    """For each number a power of two, of its dtype, that brings it near 1.
+
+    Times that, what is no larger keeps its digits, but neither its squares nor its reciprocal leave the dtype's range.
+    """
+    _, exponent = torch.frexp(largest)
+    most = 1000 if largest.dtype == torch.float64 else 120  # powers that the dtype has
+    bits = (1023 - exponent.clamp(-most, most).long()) << 52  # of float64
+    return bits.view(torch.float64).to(largest.dtype)
+
+
 def has_contiguous_rows(tensor: Tensor) -> bool:
     """Whether the last dimension is contiguous, which is all that kernels ask."""
     return tensor.stride(-1) == 1 or tensor.size(-1) <= 1

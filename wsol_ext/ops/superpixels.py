@@ -366,7 +366,11 @@ def _stretched(images: Tensor, mask: Tensor | None, levels: int, check_values: b
         if not check_values:
             values = values.nan_to_num(0, 0, 0)
             return _stretched(values, mask, levels, True)
+    # Else the difference of large values, and the reciprocal of a small one, would be infinite.
+    power = backend.power_to_near_one(torch.maximum(low.abs(), high.abs()))
+    low, high = low * power, high * power
     scale = (levels / (high - low)).where(high > low, 0)
+    values = values * power[:, None, None, None]
     stretched = (values - low[:, None, None, None]) * scale[:, None, None, None]
     if mask is not None:
         stretched = stretched.where(inside, 0)
