@@ -54,8 +54,10 @@ class _BoxAccuracy(Protocol):
 
     def update(self, batch: Batch) -> None:
         """Score maps of the true class, upsampled and normalized, against the boxes."""
-        maps = to_score_maps(batch.maps.double(), EVALUATED)
-        self.metric.update(maps, scale_boxes(batch.boxes, batch.sizes, self.name))
+        # One map for all images, an expanded tensor, is upsampled and cut once.
+        maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
+        score_maps = to_score_maps(maps.double(), EVALUATED).expand(len(batch.labels), -1, -1)
+        self.metric.update(score_maps, scale_boxes(batch.boxes, batch.sizes, self.name))
 
     def compute(self) -> dict[str, float]:
         """The protocol's number, each IoU's own maximum, and the threshold it is reached at."""
