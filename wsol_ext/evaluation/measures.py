@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from wsol_ext._names import unknown
 from wsol_ext.evaluation.results import CENTER, ProtocolResult
@@ -97,12 +98,35 @@ class Measures:
 
     def update(self, view: View, whole: Batch, parts: Mapping[str, Batch] | None = None) -> None:
         """Count a batch in one view: the method's maps, those of its parts, and the baseline's for the same images."""
+        self.add(self.judge(view, whole, parts))
+
+    def judge(
+        self, view: View, whole: Batch, parts: Mapping[str, Batch] | None = None
+    ) -> dict[str, Tensor]:
+        """The verdicts on a batch in one view by protocol and source, as `Verdicts` has them: (B, …) on the CPU.
+
+        Protocols that keep none have counted it then.
+        """
         shown = {self._title(part): batch for part, batch in (parts or {}).items()}
         shown |= {self.method: whole, CENTER: _baseline(whole)}
+        verdicts = {}
         for name, by_protocol in self._sources.items():
             for protocol in by_protocol.values():
-                if protocol.view == view:
+                if protocol.view != view:
+                    continue
+                if protocol.keeps_verdicts:
+                    verdicts[f"{protocol.name}/{name}"] = protocol.judge(shown[name]).cpu()
+                else:
                     protocol.update(shown[name])
+        return verdicts
+
+    def add(self, verdicts: Mapping[str, Tensor]) -> None:
+        """Count images by their verdicts."""
+        for name, by_protocol in self._sources.items():
+            for protocol in by_protocol.values():
+                found = verdicts.get(f"{protocol.name}/{name}")
+                if found is not None:
+                    protocol.add(found)
 
     def results(self) -> list[ProtocolResult]:
         """Each protocol's numbers over all that was counted, by all processes."""

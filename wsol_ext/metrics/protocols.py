@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from wsol_ext.metrics.corloc import CorLoc
 from wsol_ext.metrics.maps import to_score_maps
-from wsol_ext.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2
+from wsol_ext.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2, score_thresholds
 from wsol_ext.metrics.pxap import PxAP
 from wsol_ext.metrics.registry import (
     EVALUATED,
@@ -52,21 +52,25 @@ class _BoxAccuracy(Protocol):
         """The interval of thresholds; the maximum is over the evaluated images themselves."""
         return {"interval": self.metric.interval}
 
-    def update(self, batch: Batch) -> None:
+    def judge(self, batch: Batch) -> Tensor:
         """Score maps of the true class, upsampled and normalized, against the boxes."""
         # One map for all images, an expanded tensor, is upsampled and cut once.
         maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
         score_maps = to_score_maps(maps.double(), EVALUATED).expand(len(batch.labels), -1, -1)
-        self.metric.update(score_maps, scale_boxes(batch.boxes, batch.sizes, self.name))
+        return self.metric.judge(score_maps, scale_boxes(batch.boxes, batch.sizes, self.name))
 
-    def compute(self) -> dict[str, float]:
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The protocol's number, each IoU's own maximum, and the threshold it is reached at."""
-        values = {self.name: float(self.metric.compute())}
-        curve, best = self.metric.curve(), self.metric.best_thresholds()
-        for row, iou in enumerate(curve.iou_thresholds.tolist()):
-            if len(curve.iou_thresholds) > 1:
-                values[f"IoU {iou:g}"] = float(curve.accuracy[row].max())
-            values[f"best threshold, IoU {iou:g}"] = float(best[row])
+        at = self.metric.best_of(sums) if at is None else at
+        shares = self.metric.shares_of(sums, images, at)
+        thresholds = score_thresholds(self.metric.interval, sums.device)[at]
+        values = {self.name: shares.mean(dim=-1)}
+        for row, iou in enumerate(self.metric.iou_thresholds):
+            if len(self.metric.iou_thresholds) > 1:
+                values[f"IoU {iou:g}"] = shares[..., row]
+            values[f"best threshold, IoU {iou:g}"] = thresholds[..., row]
         return values
 
     def curves(self) -> dict[str, Curve]:
@@ -107,22 +111,25 @@ class _Localization(Protocol):
     metric: LocalizationAccuracy | SatLocalizationAccuracy
     headlines = ("cls_top1", "loc_top1", "loc_top5", "gt_known")
     labels: ClassVar[Mapping[str, str]] = _LOCALIZATION_LABELS
+    traits = ("predicts_classes",)
     predicts_classes = True
 
-    def update(self, batch: Batch) -> None:
+    def judge(self, batch: Batch) -> Tensor:
         """The true class's map and the class scores against labels and boxes."""
         self.predicts_classes = batch.logits is not None
         boxes = scale_boxes(batch.boxes, batch.sizes, self.name)
-        self._count(batch.maps.float(), batch.logits, batch.labels, boxes)
+        return self._judge(batch.maps.float(), batch.logits, batch.labels, boxes)
 
-    def _count(
+    def _judge(
         self, maps: Tensor, logits: Tensor | None, labels: Tensor, boxes: list[Tensor]
-    ) -> None:
-        self.metric.update(maps, logits, labels, boxes)
+    ) -> Tensor:
+        return self.metric.judge(maps, logits, labels, boxes)
 
-    def compute(self) -> dict[str, float]:
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """All shares; without class predictions those that need none."""
-        shares = {name: float(share) for name, share in self.metric.compute().items()}
+        shares = self.metric.of_sums(sums, images, at)
         return shares if self.predicts_classes else {"gt_known": shares["gt_known"]}
 
 
@@ -165,12 +172,12 @@ class TopLoc(_Localization):
         threshold = {"threshold": float(self.metric.best_threshold())}
         return {**threshold, "chosen": "on the evaluated images"} if self.chosen else threshold
 
-    def _count(
+    def _judge(
         self, maps: Tensor, logits: Tensor | None, labels: Tensor, boxes: list[Tensor]
-    ) -> None:
+    ) -> Tensor:
         # In float32 whatever the network computed in; one map for each image, the true class's.
         logits = None if logits is None else logits.float()
-        self.metric.update(maps.unsqueeze(1), logits, labels, boxes)
+        return self.metric.judge(maps.unsqueeze(1), logits, labels, boxes)
 
 
 @register_protocol("sat")
@@ -216,16 +223,18 @@ class PixelPrecision(Protocol):
         """The width of the score bins."""
         return {"interval": self.metric.interval}
 
-    def update(self, batch: Batch) -> None:
+    def judge(self, batch: Batch) -> Tensor:
         """Score maps of the true class against masks, both on the protocol's square."""
         maps = to_score_maps(batch.maps.float(), EVALUATED)
         assert batch.masks is not None  # evaluate() has checked the data
         masks = F.interpolate(batch.masks[:, None].float(), EVALUATED, mode="nearest")[:, 0]
-        self.metric.update(maps, masks.to(torch.uint8))
+        return self.metric.judge(maps, masks.to(torch.uint8))
 
-    def compute(self) -> dict[str, float]:
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The average precision."""
-        return {"pxap": float(self.metric.compute())}
+        return {"pxap": self.metric.of_sums(sums, images)}
 
 
 @register_protocol("corloc")
@@ -240,6 +249,7 @@ class CorLocProtocol(Protocol):
     takes_boxes = True
     headlines = ("corloc",)
     labels: ClassVar[Mapping[str, str]] = {"corloc": "CorLoc"}
+    traits = ("cuts_maps",)
 
     def __init__(self, threshold: float | str) -> None:
         self.chosen, self.cuts_maps = threshold == "best", True
@@ -252,24 +262,25 @@ class CorLocProtocol(Protocol):
         threshold = {"threshold": float(self.metric.best_threshold())}
         return {**threshold, "chosen": "on the evaluated images"} if self.chosen else threshold
 
-    def update(self, batch: Batch) -> None:
+    def judge(self, batch: Batch) -> Tensor:
         """The best box of each image against its true ones."""
         if batch.found is not None:
             self.cuts_maps = False
             none = torch.zeros(1, 4, dtype=torch.float64)
             firsts = [torch.cat([boxes.double(), none])[0] for boxes in batch.found]
-            self.metric.update(torch.stack(firsts).to(self.metric.device), batch.boxes)
-            return
+            return self.metric.judge(torch.stack(firsts).to(self.metric.device), batch.boxes)
         # One map for all images, an expanded tensor, is upsampled and cut once.
         maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
         score_maps = to_score_maps(maps.float(), EVALUATED, "bilinear")
         cut = torch.stack([single_boxes(score_maps, at) for at in self.metric.thresholds], dim=1)
         sides = batch.sizes.to(cut.device, torch.float64).repeat(1, 2)[:, None]
-        self.metric.update(cut * sides / EVALUATED, batch.boxes)
+        return self.metric.judge(cut * sides / EVALUATED, batch.boxes)
 
-    def compute(self) -> dict[str, float]:
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The share."""
-        return {name: float(share) for name, share in self.metric.compute().items()}
+        return self.metric.of_sums(sums, images, at)
 
 
 def _limited(boxes: Tensor, size: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from wsol_ext.metrics.ground_truth import Boxes, list_boxes
+from wsol_ext.metrics.verdicts import SumOfVerdicts
 
 __all__ = [
     "EVALUATED",
@@ -68,6 +69,8 @@ class Protocol:
 
     A subclass under `register_protocol` is all there is to a protocol: the evaluator, the command line and the report
     take what they need to know from it. Its constructor takes whichever of `threshold` and `interval` it depends on.
+    One whose metric is a `SumOfVerdicts` has `judge` and `numbers`, so that what was found of each image can be kept;
+    any other has an `update` and a `compute` of its own.
 
     Args:
         metric: what counts; its state is kept where `to` says.
@@ -80,6 +83,7 @@ class Protocol:
         headlines: the numbers that stand for it where there is room for few.
         labels: numbers' names for people; a number without one is called by its own.
         columns: the numbers in a table of several runs, and their titles there; by default the headlines.
+        traits: the attributes that tell, after the first batch, of what kind the source is: as `predicts_classes`.
     """
 
     name: ClassVar[str]
@@ -89,6 +93,7 @@ class Protocol:
     headlines: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[Mapping[str, str]] = {}
     columns: ClassVar[Mapping[str, str]]
+    traits: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
@@ -128,8 +133,32 @@ class Protocol:
         """What the numbers depend on beside the protocol's name."""
         return {}
 
+    @property
+    def keeps_verdicts(self) -> bool:
+        """Whether its numbers follow from what it says of each image: whether it has `judge`, `add` and `numbers`."""
+        return isinstance(self.metric, SumOfVerdicts)
+
+    def judge(self, batch: Batch) -> Tensor:
+        """The verdict on each image of a batch, (B, …) bool or integer; notes the `traits`."""
+        raise NotImplementedError
+
+    def add(self, verdicts: Tensor) -> None:
+        """Take in images that were judged."""
+        assert isinstance(self.metric, SumOfVerdicts)
+        self.metric.add(verdicts)
+
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
+        self.add(self.judge(batch))
+
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What `compute` gives, of other sums of verdicts: see `SumOfVerdicts.of_sums`, which has the arguments.
+
+        Returns:
+            each number by name, of the leading shape of `sums`: float64.
+        """
         raise NotImplementedError
 
     def to(self, device: torch.device) -> None:
@@ -138,7 +167,9 @@ class Protocol:
 
     def compute(self) -> dict[str, float]:
         """The numbers over everything seen, by all processes: shares in [0, 1]."""
-        raise NotImplementedError
+        assert isinstance(self.metric, SumOfVerdicts)
+        found = self.numbers(*self.metric.totals())
+        return {name: float(value) for name, value in found.items()}
 
     def curves(self) -> dict[str, Curve]:
         """Accuracy over the threshold, by IoU."""
