@@ -14,6 +14,7 @@
 #include "diffusion/spatial_diffusion.h"
 #include "graphs/normalized_cut.h"
 #include "pictures/resize.h"
+#include "pictures/resize_maps.h"
 #include "superpixels/segment_mean.h"
 #include "superpixels/segment_mode.h"
 #include "superpixels/slic.h"
@@ -63,6 +64,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   wsol::bind_call_checks(module);
   bind<kernels::resize_rows>(module, "resize_rows");
   bind<kernels::resize_columns>(module, "resize_columns");
+  bind<kernels::resize_maps>(module, "resize_maps");
   bind<kernels::count_boxes_in_tree_order>(module, "count_boxes_in_tree_order");
   namespace at_once = wsol::at_once;
   at_once::bind<at_once::extract_boxes, 6>(module, "extract_boxes_at_once");
