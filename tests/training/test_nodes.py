@@ -22,7 +22,10 @@ pytestmark = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="torch without gloo"
 )
 
-SHARDS = {"train": (10, 9, 4), "test": (7, 4)}  # nothing of it goes up in 2 machines, or 6 images a batch
+SHARDS = {
+    "train": (10, 9, 4),
+    "test": (7, 4),
+}  # nothing of it goes up in 2 machines, or 6 images a batch
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,7 @@ def test_two_machines_train_what_one_does_though_one_dies(shards, tmp_path):
     print(first_epoch, noted_steps(tmp_path))
     assert main(run_on(shards, tmp_path / "one")) == 0
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one: print(name, (one[name]-two[name]).abs().max())
-    print(metrics(tmp_path/"one"), metrics(tmp_path/"two"))
+    for name in one:
+        print(name, (one[name] - two[name]).abs().max())
+    print(metrics(tmp_path / "one"), metrics(tmp_path / "two"))
     assert 0

@@ -1,12 +1,13 @@
 """`wsol evaluate`."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import missing_paths, read_yaml
+from wsol_ext._files import missing_paths, read_yaml, sha256_of
 from wsol_ext._kept_epoch import kept_epoch
 from wsol_ext._names import flag_of, printable, registered_names, unknown
 from wsol_ext._problems import Problems
@@ -49,6 +50,7 @@ from wsol_ext.thresholds import (
 if TYPE_CHECKING:
     from wsol_ext.data import Transform
     from wsol_ext.evaluation import Evaluation, ThresholdsFrom
+    from wsol_ext.evaluation.journal import Journal
 
 __all__ = [
     "DESCRIPTION",
@@ -152,6 +154,12 @@ def add_options(parser: Parser) -> None:
         default=None,
         help="folder; by default CHECKPOINT's or that of --maps, /evaluation",
     )
+    add_switch(
+        output,
+        "--overwrite",
+        False,
+        "start anew where another evaluation was interrupted, and drop what it had found",
+    )
     output.add_argument(
         "--gallery",
         type=int,
@@ -252,25 +260,28 @@ def run(options: Any) -> int:
     epoch = _epoch(checkpoint, config, chosen)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
-    with _processes(device) as rank:
-        evaluation = evaluate(
-            model,
-            dataset,
-            options.protocols,
-            batch_size=options.batch_size,
-            device=device,
-            workers=options.workers,
-            threshold=options.threshold,
-            threshold_from=threshold_from,
-            interval=options.interval,
-            gallery=options.gallery,
-            progress=options.progress,
-        )
-    if rank == 0:
-        about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
-        evaluation.about = {**about, **epoch, **evaluation.about}
-        write_results(evaluation, dataset, out, folder, config, options.command_line)
-        keep_threshold(evaluation, checkpoint)
+    with _journal(options, {"model": sha256_of(checkpoint)}) as journal:
+        with _processes(device) as rank:
+            evaluation = evaluate(
+                model,
+                dataset,
+                options.protocols,
+                batch_size=options.batch_size,
+                device=device,
+                workers=options.workers,
+                threshold=options.threshold,
+                threshold_from=threshold_from,
+                interval=options.interval,
+                gallery=options.gallery,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
+            evaluation.about = {**about, **epoch, **evaluation.about}
+            write_results(evaluation, dataset, out, folder, config, options.command_line)
+            keep_threshold(evaluation, checkpoint)
+            journal.finish()
     return 0
 
 
@@ -410,18 +421,21 @@ def _run_on_boxes(options: Any) -> int:
 
     chosen = options.chosen
     dataset = chosen.open(eval_transform())  # of which no picture is read
-    with _processes("cpu") as rank:
-        evaluation = evaluate_found(
-            options.found,
-            dataset,
-            options.protocols,
-            skip_missing=options.skip_missing,
-            progress=options.progress,
-        )
-    if rank == 0:
-        evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-        out = _out(options)
-        write_results(evaluation, dataset, out, out, {}, options.command_line)
+    out = _out(options)
+    with _journal(options) as journal:
+        with _processes("cpu") as rank:
+            evaluation = evaluate_found(
+                options.found,
+                dataset,
+                options.protocols,
+                skip_missing=options.skip_missing,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
+            write_results(evaluation, dataset, out, out, {}, options.command_line)
+            journal.finish()
     return 0
 
 
@@ -443,28 +457,31 @@ def _run_on_maps(options: Any) -> int:
     problems.raise_any()
     assert maps is not None  # else there was a problem
     assert dataset is not None
-    with _processes("cpu") as rank:
-        evaluation = evaluate_map_files(
-            maps,
-            dataset,
-            options.protocols,
-            predictions=options.predictions,
-            skip_missing=options.skip_missing,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            threshold=options.threshold,
-            threshold_from=threshold_from,
-            interval=options.interval,
-            gallery=options.gallery,
-            progress=options.progress,
-        )
-    if rank == 0:
-        evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-        write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
-        best = threshold_of_best_box(evaluation)
-        if best is not None:
-            whose = "best" if evaluation.chosen is None else "chosen"
-            print(f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+    with _journal(options) as journal:
+        with _processes("cpu") as rank:
+            evaluation = evaluate_map_files(
+                maps,
+                dataset,
+                options.protocols,
+                predictions=options.predictions,
+                skip_missing=options.skip_missing,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                threshold=options.threshold,
+                threshold_from=threshold_from,
+                interval=options.interval,
+                gallery=options.gallery,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
+            write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
+            best = threshold_of_best_box(evaluation)
+            if best is not None:
+                whose = "best" if evaluation.chosen is None else "chosen"
+                print(f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+            journal.finish()
     return 0
 
 
@@ -523,6 +540,15 @@ def _out(options: Any) -> Path:
         return Path(options.out).expanduser()
     found = options.found and Path(options.found).expanduser().parent
     return Path(options.maps or found or _folder(options), "evaluation").expanduser()
+
+
+def _journal(options: Any, about: Mapping[str, str] = MappingProxyType({})) -> "Journal":
+    """Where what is found of each image is kept, and was, if the same evaluation was interrupted."""
+    from wsol_ext.evaluation.journal import FOLDER, Journal
+
+    of_model = {name: options[name] for name in _OF_MODEL if options[name] is not None}
+    of_data = {"data": options.chosen.name, "split": options.chosen.split}
+    return Journal(_out(options) / FOLDER, {**about, **of_model, **of_data}, options.overwrite)
 
 
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:

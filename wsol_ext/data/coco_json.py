@@ -69,7 +69,9 @@ class CocoDataset(ListedDataset):
         # Names are no keys: nothing keeps two categories from having the same.
         for name in [name for name, count in Counter(categories.values()).items() if count > 1]:
             numbers = [str(number) for number in class_ids if categories[number] == name]
-            doubted(f"{path}: the categories of id {' and '.join(numbers)} are both called {name!r}")
+            doubted(
+                f"{path}: the categories of id {' and '.join(numbers)} are both called {name!r}"
+            )
         label_of = {str(number): label for label, number in enumerate(class_ids)}
         images: dict[int, tuple[str, tuple[int, int] | None]] = {}
         files: dict[str, str] = {}
@@ -188,7 +190,9 @@ def _size(place: str, found: Mapping[str, Any]) -> tuple[int, int] | None:
     """Width and height, where the file says both."""
     for key in ("width", "height"):
         value = found.get(key)
-        if value is not None and (type(value) not in (int, float) or value != int(value) or value < 1):
+        if value is not None and (
+            type(value) not in (int, float) or value != int(value) or value < 1
+        ):
             raise AnnotationError(
                 f"{place}.{key} is {value!r}, it should be a whole number of pixels, at least 1"
             )
