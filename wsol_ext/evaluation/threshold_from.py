@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from wsol_ext._names import printable, some
+from wsol_ext._names import in_short, printable, some
 from wsol_ext._stored import is_number, is_text, is_whole
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.data.box_tables import read_box_table
@@ -141,7 +141,7 @@ def chosen_by(
     if isinstance(source, Evaluation):
         return ChosenThresholds(source, "an evaluation of others")
     path = find_evaluation(source, "threshold_from")
-    return ChosenThresholds(read_evaluation(path), f"the results in {printable(path.parent)}")
+    return ChosenThresholds(read_evaluation(path), f"the results in {in_short(path.parent)}")
 
 
 def shown_threshold(threshold: float | str, chosen: ChosenThresholds | None) -> float:
