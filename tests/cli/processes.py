@@ -13,8 +13,8 @@ from multiprocessing.process import BaseProcess
 
 from wsol_ext.cli import main
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["wsol_ext.cli.localizing", "wsol_ext.training.runs"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["wsol_ext.cli.localizing", "wsol_ext.training.runs"])
 
 
 def start_wsol(
@@ -22,7 +22,7 @@ def start_wsol(
 ) -> BaseProcess:
     """Begin a command in a process; `prepare`, a function of a module, is called there before."""
     given = [str(argument) for argument in arguments], prepare, environment
-    process = _FORKS.Process(target=_run, args=given)
+    process = FORKS.Process(target=_run, args=given)
     process.start()
     return process
 
