@@ -147,12 +147,13 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
         return None
     contours, share = _PROTOCOLS[result.name]
     by = evaluation if others is None else others.evaluation
+    measured = next(each for each in evaluation.protocols if each.name == result.name)
     return StoredThreshold(
         threshold=result.thresholds[by.method][_AT_IOU],
         protocol=result.name,
         iou=_IOU,
         contours=contours,
-        interval=result.settings["interval"],
+        interval=measured.settings["interval"],
         accuracy=result.metrics[by.method][share],
         data=by.about.get("data", "unnamed"),
         split=by.about.get("split", "unnamed"),
