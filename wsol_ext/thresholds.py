@@ -40,12 +40,12 @@ WAYS = ("best", "auto", *OF_EACH_MAP)
 _NAME = "threshold.json"
 _RESULTS = "evaluation.json"
 _IOU = 0.5
-_BEST = f"best threshold, IoU {_IOU:g}"
+_AT_IOU = f"IoU {_IOU:g}"
 # By protocol, best first, which contours its boxes are of, and its accuracy at that IoU. `wsol localize` draws the
 # largest contour's box at one threshold: what maxboxacc counts.
 _PROTOCOLS: Mapping[str, tuple[str, str]] = {
     "maxboxacc": ("largest", "maxboxacc"),
-    "maxboxaccv2": ("all", f"IoU {_IOU:g}"),
+    "maxboxaccv2": ("all", _AT_IOU),
 }
 
 
@@ -147,12 +147,13 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
         return None
     contours, share = _PROTOCOLS[result.name]
     by = evaluation if others is None else others.evaluation
+    measured = next(each for each in evaluation.protocols if each.name == result.name)
     return StoredThreshold(
-        threshold=result.metrics[by.method][_BEST],
+        threshold=result.thresholds[by.method][_AT_IOU],
         protocol=result.name,
         iou=_IOU,
         contours=contours,
-        interval=result.settings["interval"],
+        interval=measured.settings["interval"],
         accuracy=result.metrics[by.method][share],
         data=by.about.get("data", "unnamed"),
         split=by.about.get("split", "unnamed"),
@@ -167,7 +168,7 @@ def threshold_of_best_box(evaluation: "Evaluation") -> float | None:
     """The threshold of `best_threshold`, of whatever was evaluated; None where there is none."""
     result, others = _choosing(evaluation), evaluation.chosen
     by = evaluation if others is None else others.evaluation
-    return None if result is None else result.metrics[by.method][_BEST]
+    return None if result is None else result.thresholds[by.method][_AT_IOU]
 
 
 def _choosing(evaluation: "Evaluation") -> "ProtocolResult | None":
@@ -178,7 +179,7 @@ def _choosing(evaluation: "Evaluation") -> "ProtocolResult | None":
     found = {result.name: result for result in by.protocols if result.name in asked}
     for protocol, (_, share) in _PROTOCOLS.items():
         if protocol in found:
-            right = found[protocol].metrics[by.method][share]
+            right = found[protocol].metrics[by.method].get(share, 0)
             return found[protocol] if right > 0 else None
     return None
 

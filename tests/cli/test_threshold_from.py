@@ -145,7 +145,7 @@ def test_pseudo_boxes_of_the_training_pictures_choose(run_folder, pictures, tmp_
     boxes = found / "dataset.json"
     flags = ["--threshold-from", "pseudo", "--pseudo-boxes", str(boxes), "--out", str(tmp_path)]
     assert main(["evaluate", str(run_folder), *BOXES, *flags]) == 0
-    source = f"the pseudo boxes of train in {boxes}"
+    source = "the pseudo boxes of train in found/dataset.json"
     assert results(tmp_path)[0]["thresholds from"] == f"{source} (32 pictures, folder, train)"
     assert stored_threshold(run_folder).source == source
 
@@ -160,7 +160,7 @@ def test_boxes_of_a_split_that_has_none_of_its_own(run_folder, pictures, tmp_pat
     boxes.write_text("\n".join(lines))
     flags = ["--threshold-from", "train", "--threshold-boxes", str(boxes), "--out", str(tmp_path)]
     assert main(["evaluate", str(run_folder), *BOXES, *flags]) == 0
-    said = f"the boxes of train in {boxes} (8 pictures, folder, train)"
+    said = f"the boxes of train in {tmp_path.name}/boxes.csv (8 pictures, folder, train)"
     assert results(tmp_path)[0]["thresholds from"] == said
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsol_ext._files import missing_paths, read_yaml, sha256_of
 from wsol_ext._kept_epoch import kept_epoch
-from wsol_ext._names import flag_of, printable, registered_names, unknown
+from wsol_ext._names import flag_of, in_short, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext.cli.arguments import Parser
@@ -66,7 +66,8 @@ HELP = "evaluate a model, or score maps, by the published protocols"
 DESCRIPTION = (
     "Evaluate a model by the published protocols, the centre baseline beside it, and write tables, curves and an "
     "HTML report. The best threshold by maxboxacc, or else maxboxaccv2, is stored in the run's folder: `wsol localize` "
-    "cuts there. With --maps, evaluate score maps that any program wrote, without a model; with --found, boxes."
+    "cuts there. It is chosen by the boxes of the very pictures that are measured; --threshold-from chooses on others. "
+    "With --maps, evaluate score maps that any program wrote, without a model; with --found, boxes."
 )
 _CHECKPOINT = (
     "a model.safetensors, the run folder of `wsol train`, or what a method's authors released"
@@ -348,9 +349,7 @@ def _check_threshold_from(options: Any, values: dict[str, Any], problems: Proble
         return
     if name not in DATASETS or problems.about("root", "split"):
         return
-    own = dict.fromkeys(
-        evaluation_flags(name)
-    )  # boxes that were given are of the measured pictures
+    own = dict.fromkeys(evaluation_flags(name))  # what was given is of the measured pictures
     with problems.collected():
         try:
             other = chosen_dataset({**values, **own}, split, option="--threshold-from", asked=True)
@@ -390,7 +389,7 @@ def _threshold_from(options: Any, transform: "Transform") -> "ThresholdsFrom | N
         return None
     if options.other_results is not None:
         found, chosen = read_evaluation(options.other_results), options.chosen
-        there = f"the results in {printable(options.other_results.parent)}"
+        there = f"the results in {in_short(options.other_results.parent)}"
         if (found.about.get("data"), found.about.get("split")) == (chosen.name, chosen.split):
             warnings.warn(
                 f"--threshold-from is {options.threshold_from}, whose thresholds were chosen on {chosen.split} of "
@@ -405,7 +404,7 @@ def _threshold_from(options: Any, transform: "Transform") -> "ThresholdsFrom | N
     if boxes is not None:
         dataset = with_boxes_of(dataset, boxes)
         pseudo = "pseudo " if options.threshold_from == "pseudo" else ""
-        source = f"the {pseudo}boxes of {other.split} in {printable(boxes)}"
+        source = f"the {pseudo}boxes of {other.split} in {in_short(boxes)}"
     elif not dataset.has_boxes and not dataset.has_masks:
         raise ValueError(
             f"--threshold-from is {options.threshold_from}, of which no boxes are known: --threshold-boxes gives some"

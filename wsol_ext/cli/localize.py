@@ -92,9 +92,9 @@ def add_options(parser: Parser) -> None:
         "--threshold",
         type=float | str,
         default="auto",
-        help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run; otsu: what "
-        "separates each map's pixels best; mean: the mean of each map; auto: the best where there is one, else the "
-        "method's own",
+        help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run, what its "
+        "--threshold-from chose before all; otsu: what separates each map's pixels best; mean: the mean of each map; "
+        "auto: the best where there is one, else the method's own",
     )
     parser.add_argument(
         "--top-k", type=int, default=1, help="how many classes get a box an image; 1 with --labels"

@@ -152,7 +152,7 @@ class Evaluation:
         found = []
         for result in self.protocols:
             gap = result.beside(self.method).get(GAP, {})
-            for number in PROTOCOLS[result.name].best_by if gap else ():
+            for number in (each for each in PROTOCOLS[result.name].best_by if each in gap):
                 label = "" if number == result.name else f" ({result.label(number)})"
                 found.append(f"{100 * gap[number]:.1f} points under {result.name}{label}")
         if not found:
