@@ -20,8 +20,10 @@ _T = TypeVar("_T")
 
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
-ORACLE, GAP = "oracle", "gap"
-"""The names of a method's numbers at the thresholds best on the evaluated images, and of what is lost at others."""
+ORACLE = "oracle"
+"""The name of a method's numbers at the thresholds that are best on the evaluated images."""
+GAP = "gap"
+"""The name of what is lost at others."""
 
 
 @dataclass
