@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tomllib
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -19,8 +18,8 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[1]
 MOST_MB = 100  # that the package index takes
-# What every Linux has. torch's libraries are not among them: what is used of those is looked up at run time, so that one
-# wheel is for every torch.
+# What every Linux has. torch's libraries are not among them: what is used of those is looked up at run time, so that
+# one wheel is for every torch.
 SYSTEM = re.compile(r"lib(c|m|dl|pthread|rt|stdc\+\+|gcc_s)\.so\.\d+|ld-linux.*\.so\.\d+")
 # In an sdist, what no build and no test of the sdist needs.
 NOT_IN_SDIST = (".ci/", "benchmarks/results/", "tests/golden/")
@@ -97,6 +96,8 @@ def check_sdist(path: Path) -> tuple[str, list[str]]:
 
 def _sources() -> set[str]:
     """The files of a wheel that are not made, by pyproject.toml's packages and exclusions."""
+    import tomllib  # of Python 3.11
+
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]
     found = {
         package + name.removeprefix(folder)
