@@ -134,7 +134,9 @@ def _check(
     """Raise for what no images can be segmented with. Returns whether they are sRGB."""
     is_rgb = convert2lab
     if is_rgb is None:
-        is_rgb = isinstance(images, Tensor) and images.dim() == 4 and images.size(1) == 3
+        is_rgb = False
+        if isinstance(images, Tensor) and images.dim() == 4 and images.size(1) == 3:
+            is_rgb = True  # no symbol of whether, of which torch.compile of torch 2.6 makes no bool
     dtypes = (torch.uint8, *backend.FLOATING) if is_rgb else _CHANNELS
     backend.check_tensor(
         "slic", "images", images, ("B", 3 if convert2lab else "C", "h", "w"), dtypes
