@@ -347,7 +347,9 @@ def _facts(device: str) -> dict[str, str]:
     """What the measured times are of."""
     threads = f"{torch.get_num_threads()} threads"
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {threads}",
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{_processor()}, {threads}",
         "wsol_ext": wsol_ext.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
