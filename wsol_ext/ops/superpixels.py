@@ -145,7 +145,9 @@ def _check(
         backend.check_flag("slic", "convert2lab", convert2lab)
     is_rgb = convert2lab
     if is_rgb is None:
-        is_rgb = isinstance(images, Tensor) and images.dim() == 4 and images.size(1) == 3
+        is_rgb = False
+        if isinstance(images, Tensor) and images.dim() == 4 and images.size(1) == 3:
+            is_rgb = True  # no symbol of whether, of which torch.compile of torch 2.6 makes no bool
     dtypes = (torch.uint8, *backend.FLOATING) if is_rgb else _CHANNELS
     backend.check_tensor(
         "slic", "images", images, ("B", 3 if convert2lab else "C", "h", "w"), dtypes
