@@ -61,3 +61,18 @@ def stop_after_ten_images() -> None:
         return find(self, images, classes)
 
     TSCAM.localize = localize
+
+
+def die_after_six_images() -> None:
+    """Makes an evaluation, which keeps each batch at once, kill itself when six images are done."""
+    from wsol_ext.evaluation import journal, loop
+
+    ask, seen = loop._ask, []
+
+    def asked(model, raw, *others):
+        if len(seen) == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen.extend(raw["indices"])
+        return ask(model, raw, *others)
+
+    loop._ask, journal._IMAGES = asked, 1

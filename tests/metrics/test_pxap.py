@@ -57,7 +57,7 @@ def test_ignored_pixels_count_neither_way():
     metric = PxAP(0.1)
     metric.update(torch.tensor([[[0.8, 0.2, 1.0]]]), masks)
     assert metric.compute() == 1
-    assert metric.histograms.sum() == 2
+    assert metric.sums.sum() == 2
 
 
 def test_curve_gives_precision_and_recall_at_each_threshold():

@@ -240,7 +240,7 @@ def test_shares_are_those_of_a_transcription(maps, boxes):
         top1, top5 = ranks < 1, ranks < 5
         outcomes = (top1, top5, top1 & fits, top5 & fits, fits)
         shares.append([int(each.sum()) for each in outcomes])
-    assert metric.counts.tolist() == shares
+    assert metric.sums.tolist() == shares
     assert len({tuple(row) for row in shares}) > 1
     best = max(range(len(shares)), key=lambda row: shares[row][4] + shares[row][2])
     assert metric.best_threshold().item() == SAT_THRESHOLDS[best]

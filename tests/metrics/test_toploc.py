@@ -66,7 +66,7 @@ def test_the_true_class_map_is_enough(toploc_golden, form):
     all_maps, asked_maps = LocalizationAccuracy(0.1), LocalizationAccuracy(0.1)
     all_maps.update(class_maps, logits, labels, gt_boxes)
     asked_maps.update(few, logits, labels, gt_boxes, classes=classes)
-    assert torch.equal(all_maps.counts, asked_maps.counts)
+    assert torch.equal(all_maps.sums, asked_maps.sums)
 
 
 def test_a_map_for_all_classes_serves_every_class(toploc_golden):
@@ -74,7 +74,7 @@ def test_a_map_for_all_classes_serves_every_class(toploc_golden):
     agnostic, repeated = LocalizationAccuracy(0.1), LocalizationAccuracy(0.1)
     agnostic.update(class_maps[:, :1], logits, labels, gt_boxes)
     repeated.update(class_maps[:, :1].expand(-1, 10, -1, -1), logits, labels, gt_boxes)
-    assert torch.equal(agnostic.counts, repeated.counts)
+    assert torch.equal(agnostic.sums, repeated.sums)
 
 
 def test_map_without_foreground_has_the_box_of_one_pixel():
@@ -184,9 +184,9 @@ def test_empty_batch_counts_nothing():
     metric = LocalizationAccuracy(size=8)
     image = (torch.ones(1, 1, 4, 4), torch.zeros(1, 3), torch.tensor([0]), [torch.ones(1, 4)])
     metric.update(*image)
-    counts = metric.counts.clone()
+    counts = metric.sums.clone()
     metric.update(*(part[:0] for part in image))
-    assert torch.equal(metric.counts, counts)
+    assert torch.equal(metric.sums, counts)
     assert metric.images == 1
 
 

@@ -5,16 +5,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from wsol_ext.metrics.verdicts import SumOfVerdicts
 
 __all__ = ["AtBestThreshold"]
 
 
-class AtBestThreshold(Metric):
+class AtBestThreshold(SumOfVerdicts):
     """Shares of images, counted at each threshold, reported at the one where some of them sum to most.
 
-    Sums counts: N processes give exactly what one gives, provided no sample is repeated
-    (`wsol_ext.data.UnpaddedDistributedSampler`).
+    A verdict is (T, S): at each threshold, each of the shares that the image counts for.
 
     Args:
         thresholds: the candidates; of a single one nothing is chosen.
@@ -25,41 +25,29 @@ class AtBestThreshold(Metric):
         best_by: those whose sum chooses the threshold, the first of equals.
     """
 
-    is_differentiable = False
-    full_state_update = False
     shares: ClassVar[tuple[str, ...]]
     best_by: ClassVar[tuple[str, ...]]
-    counts: Tensor
-    images: Tensor
 
     def __init__(self, thresholds: Sequence[float], **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__((len(thresholds), len(self.shares)), **options)
         self.thresholds = tuple(thresholds)
-        counts = torch.zeros(len(self.thresholds), len(self.shares), dtype=torch.int64)
-        self.add_state("counts", counts, dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
-    def compute(self) -> dict[str, Tensor]:
-        """Each of the shares in [0, 1] at the best threshold, float64.
+    def of_sums(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Each of the shares in [0, 1] at one threshold, by default the best, float64: see `SumOfVerdicts.of_sums`."""
+        at = self.best_of(sums) if at is None else at
+        place = at[..., None, None].expand(*sums.shape[:-2], 1, sums.size(-1))
+        shares = sums.gather(-2, place)[..., 0, :].double() / torch.as_tensor(images)[..., None]
+        return dict(zip(self.shares, shares.unbind(-1), strict=True))
 
-        Raises:
-            ValueError: no image was counted.
-        """
-        if self.images == 0:
-            raise ValueError(
-                f"{type(self).__name__}: no image was counted, update() should come first"
-            )
-        shares = self.counts[self._best()].double() / self.images
-        return dict(zip(self.shares, shares, strict=True))
+    def best_of(self, sums: Tensor) -> Tensor:
+        """The place of the best threshold by sums (..., T, S), the first of equals: (...) int64."""
+        columns = [self.shares.index(share) for share in self.best_by]
+        return sums[..., columns].sum(dim=-1).argmax(dim=-1)
 
     def best_threshold(self) -> Tensor:
         """The threshold that `compute` reports at, float64. With many processes, all must call it."""
-        thresholds = torch.tensor(self.thresholds, dtype=torch.float64, device=self.counts.device)
-        if self._is_synced:
-            return thresholds[self._best()]
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
-            return thresholds[self._best()]
-
-    def _best(self) -> Tensor:
-        columns = [self.shares.index(share) for share in self.best_by]
-        return self.counts[:, columns].sum(dim=1).argmax()
+        sums, _ = self.totals()
+        thresholds = torch.tensor(self.thresholds, dtype=torch.float64, device=sums.device)
+        return thresholds[self.best_of(sums)]

@@ -20,9 +20,6 @@ class CorLoc(AtBestThreshold):
     As the programs of LOST and TokenCut count it: one box an image, in pixels of the image, which are not rounded, and
     a side is x1 - x0.
 
-    Sums counts: N processes give exactly what one gives, provided no sample is repeated
-    (`wsol_ext.data.UnpaddedDistributedSampler`).
-
     Args:
         thresholds: what boxes are cut at, where they are cut from maps: the share is the one at the best of them.
         options: those of `torchmetrics.Metric`.
@@ -45,8 +42,8 @@ class CorLoc(AtBestThreshold):
             raise ValueError(f"CorLoc: thresholds are {thresholds}, they should lie in [0, 1)")
         super().__init__(thresholds, **options)
 
-    def update(self, boxes: Tensor, gt_boxes: Boxes) -> None:
-        """Count a batch.
+    def judge(self, boxes: Tensor, gt_boxes: Boxes) -> Tensor:
+        """Whether each image's box is right, (B, T, 1) bool.
 
         Args:
             boxes: (B, 4) x0, y0, x1, y1, one an image; or (B, T, 4), one at each threshold. An empty box is none.
@@ -64,5 +61,4 @@ class CorLoc(AtBestThreshold):
             )
         truth = ground_truth("CorLoc", gt_boxes, boxes)
         ious = ops.box_iou(boxes, truth, inclusive=False, dtype=torch.float64)
-        self.counts[:, 0] += (ious >= 0.5).any(dim=2).sum(dim=0)
-        self.images += len(boxes)
+        return (ious >= 0.5).any(dim=2, keepdim=True)

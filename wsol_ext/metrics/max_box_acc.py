@@ -6,12 +6,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from wsol_ext import ops
 from wsol_ext.metrics.ground_truth import Boxes, ground_truth
+from wsol_ext.metrics.verdicts import SumOfVerdicts
 
-__all__ = ["BoxAccCurve", "MaxBoxAcc", "MaxBoxAccV2", "count_right_boxes", "score_thresholds"]
+__all__ = [
+    "BoxAccCurve",
+    "MaxBoxAcc",
+    "MaxBoxAccV2",
+    "count_right_boxes",
+    "right_boxes",
+    "score_thresholds",
+]
 
 
 class BoxAccCurve(NamedTuple):
@@ -48,14 +55,14 @@ def score_thresholds(interval: float, device: torch.device | None = None) -> Ten
     return torch.from_numpy(np.arange(0, 1, interval)).to(device)
 
 
-def count_right_boxes(
+def right_boxes(
     score_maps: Tensor,
     gt_boxes: Boxes,
     thresholds: Tensor,
     iou_thresholds: Sequence[float],
     contours: Literal["largest", "all"] = "largest",
 ) -> Tensor:
-    """How many images have a box that fits, at every threshold and IoU.
+    """Whether each image has a box that fits, at every threshold and IoU.
 
     An image is right where the best IoU of its boxes (`ops.best_box_iou`) with any ground-truth box is at least the
     asked one.
@@ -68,7 +75,7 @@ def count_right_boxes(
         contours: "largest" for MaxBoxAcc, "all" for MaxBoxAccV2.
 
     Returns:
-        (D, T) int64 counts.
+        (B, D, T) bool.
 
     Raises:
         ValueError: shapes that do not fit, scores that are NaN or outside of [0, 1], or an image without a box.
@@ -76,11 +83,11 @@ def count_right_boxes(
     Example:
         >>> score_map = torch.zeros(1, 8, 8)
         >>> score_map[0, 2:5, 1:6] = 1.0
-        >>> count_right_boxes(score_map, [torch.tensor([[1, 2, 6, 5]])], score_thresholds(0.5), [0.5, 1.0])
-        tensor([[1, 1],
-                [1, 1]])
+        >>> right_boxes(score_map, [torch.tensor([[1, 2, 6, 5]])], score_thresholds(0.5), [0.5, 1.0])
+        tensor([[[True, True],
+                 [True, True]]])
     """
-    name = "count_right_boxes"
+    name = "right_boxes"
     if score_maps.dim() != 3:
         raise ValueError(
             f"{name}: score_maps has shape {tuple(score_maps.shape)}, it should be (B, h, w)"
@@ -89,17 +96,22 @@ def count_right_boxes(
     thresholds = thresholds.to(score_maps.device)
     best_iou = ops.best_box_iou(score_maps, thresholds, truth, contours=contours)
     # IoUs are ratios of small integers: in float32 as in float64 they compare alike with 0.3, 0.5 and 0.7.
-    return torch.stack([(best_iou >= iou).sum(dim=0) for iou in iou_thresholds])
+    return torch.stack([best_iou >= iou for iou in iou_thresholds], dim=1)
 
 
-class _BoxAccuracy(Metric):
-    """Counts of right images at every threshold and IoU."""
+def count_right_boxes(
+    score_maps: Tensor,
+    gt_boxes: Boxes,
+    thresholds: Tensor,
+    iou_thresholds: Sequence[float],
+    contours: Literal["largest", "all"] = "largest",
+) -> Tensor:
+    """How many images have a box that fits, (D, T) int64: the sum of `right_boxes`, which says more."""
+    return right_boxes(score_maps, gt_boxes, thresholds, iou_thresholds, contours).sum(dim=0)
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    right: Tensor
-    images: Tensor
+
+class _BoxAccuracy(SumOfVerdicts):
+    """Counts of right images at every threshold and IoU: a verdict is (D, T)."""
 
     def __init__(
         self,
@@ -108,7 +120,7 @@ class _BoxAccuracy(Metric):
         contours: Literal["largest", "all"],
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__((len(iou_thresholds), len(score_thresholds(interval))), **options)
         bad = [iou for iou in iou_thresholds if not 0 < iou <= 1]
         if bad or len(iou_thresholds) == 0:
             raise ValueError(
@@ -119,55 +131,51 @@ class _BoxAccuracy(Metric):
             tuple(iou_thresholds),
             contours,
         )
-        counts = torch.zeros(
-            len(iou_thresholds), len(score_thresholds(interval)), dtype=torch.int64
-        )
-        self.add_state("right", counts, dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, score_maps: Tensor, gt_boxes: Boxes) -> None:
-        """Count a batch.
+    def judge(self, score_maps: Tensor, gt_boxes: Boxes) -> Tensor:
+        """At which IoUs and thresholds each image of a batch is right.
 
         Args:
             score_maps: (B, h, w) in [0, 1], such as `to_score_maps` gives: 224 x 224 in the published protocol.
             gt_boxes: B tensors (G_i, 4), or (B, G, 4) with rows of -1 as padding, in pixels of the score maps:
                 `scale_boxes(boxes, sizes, "maxboxacc")`.
 
+        Returns:
+            (B, D, T) bool.
+
         Raises:
             ValueError: shapes that do not fit, scores that are NaN or outside of [0, 1], or an image without a box.
         """
         thresholds = score_thresholds(self.interval, score_maps.device)
-        self.right += count_right_boxes(
-            score_maps, gt_boxes, thresholds, self.iou_thresholds, self.contours
-        )
-        self.images += score_maps.size(0)
+        return right_boxes(score_maps, gt_boxes, thresholds, self.iou_thresholds, self.contours)
 
-    def compute(self) -> Tensor:
-        """The share of right images in [0, 1]: at each IoU the best threshold's, and of those the mean; float64."""
-        return self._curve().accuracy.amax(dim=1).mean()
+    def of_sums(self, sums: Tensor, images: Tensor | int, at: Tensor | None = None) -> Tensor:
+        """The mean over IoUs of `shares_of`, float64: see `SumOfVerdicts.of_sums`."""
+        return self.shares_of(sums, images, at).mean(dim=-1)
+
+    def shares_of(self, sums: Tensor, images: Tensor | int, at: Tensor | None = None) -> Tensor:
+        """The share of right images in [0, 1] at each IoU's threshold, by default the best: (..., D) float64."""
+        at = self.best_of(sums) if at is None else at.expand(sums.shape[:-1])
+        right = sums.gather(-1, at[..., None])[..., 0]
+        return right.double() / torch.as_tensor(images)[..., None]
+
+    def best_of(self, sums: Tensor) -> Tensor:
+        """At each IoU the place of the best threshold by sums (..., D, T), the lowest of equals: (..., D) int64."""
+        return sums.argmax(dim=-1)
 
     def curve(self) -> BoxAccCurve:
         """Accuracy at every threshold and IoU. With many processes, all must call it."""
-        if self._is_synced:
-            return self._curve()
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
-            return self._curve()
+        right, images = self.totals()
+        return BoxAccCurve(
+            score_thresholds(self.interval, right.device),
+            torch.tensor(self.iou_thresholds, dtype=torch.float64, device=right.device),
+            right.double() / images,
+        )
 
     def best_thresholds(self) -> Tensor:
         """The threshold of highest accuracy at each IoU, the lowest of equals: (D,) float64. See `curve`."""
-        curve = self.curve()
-        return curve.thresholds[curve.accuracy.argmax(dim=1)]
-
-    def _curve(self) -> BoxAccCurve:
-        if self.images == 0:
-            raise ValueError(
-                f"{type(self).__name__}: no image was counted, update() should come first"
-            )
-        return BoxAccCurve(
-            score_thresholds(self.interval, self.right.device),
-            torch.tensor(self.iou_thresholds, dtype=torch.float64, device=self.right.device),
-            self.right.double() / self.images,
-        )
+        right, _ = self.totals()
+        return score_thresholds(self.interval, right.device)[self.best_of(right)]
 
 
 class MaxBoxAcc(_BoxAccuracy):

@@ -1,6 +1,6 @@
 """The published protocols: which maps and boxes each metric is shown, and what it reports."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from wsol_ext.metrics.corloc import CorLoc
 from wsol_ext.metrics.maps import to_score_maps
-from wsol_ext.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2
+from wsol_ext.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2, score_thresholds
 from wsol_ext.metrics.pxap import PxAP
 from wsol_ext.metrics.registry import (
     EVALUATED,
@@ -47,24 +47,40 @@ class _BoxAccuracy(Protocol):
     """The best threshold's accuracy of the true class's map."""
 
     metric: MaxBoxAcc | MaxBoxAccV2
+    upsampling = "bicubic"
 
     def settings(self) -> dict[str, Any]:
-        """The interval of thresholds; the maximum is over the evaluated images themselves."""
-        return {"interval": self.metric.interval}
+        """The interval of thresholds, and by which images one of them was chosen."""
+        return {
+            "upsampling": self.upsampling,
+            "interval": self.metric.interval,
+            "chosen": self.chosen,
+        }
 
-    def update(self, batch: Batch) -> None:
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """All thresholds, for each IoU."""
+        tried = score_thresholds(self.metric.interval).tolist()
+        return {f"IoU {iou:g}": tried for iou in self.metric.iou_thresholds}
+
+    def judge(self, batch: Batch) -> Tensor:
         """Score maps of the true class, upsampled and normalized, against the boxes."""
-        maps = to_score_maps(batch.maps.double(), EVALUATED)
-        self.metric.update(maps, scale_boxes(batch.boxes, batch.sizes, self.name))
+        # One map for all images, an expanded tensor, is upsampled and cut once.
+        maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
+        score_maps = to_score_maps(maps.double(), EVALUATED).expand(len(batch.labels), -1, -1)
+        return self.metric.judge(score_maps, scale_boxes(batch.boxes, batch.sizes, self.name))
 
-    def compute(self) -> dict[str, float]:
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The protocol's number, each IoU's own maximum, and the threshold it is reached at."""
-        values = {self.name: float(self.metric.compute())}
-        curve, best = self.metric.curve(), self.metric.best_thresholds()
-        for row, iou in enumerate(curve.iou_thresholds.tolist()):
-            if len(curve.iou_thresholds) > 1:
-                values[f"IoU {iou:g}"] = float(curve.accuracy[row].max())
-            values[f"best threshold, IoU {iou:g}"] = float(best[row])
+        at = self.metric.best_of(sums) if at is None else at
+        shares = self.metric.shares_of(sums, images, at)
+        thresholds = score_thresholds(self.metric.interval, sums.device)[at]
+        values = {self.name: shares.mean(dim=-1)}
+        for row, iou in enumerate(self.metric.iou_thresholds):
+            if len(self.metric.iou_thresholds) > 1:
+                values[f"IoU {iou:g}"] = shares[..., row]
+            values[f"best threshold, IoU {iou:g}"] = thresholds[..., row]
         return values
 
     def curves(self) -> dict[str, Curve]:
@@ -81,7 +97,7 @@ class _BoxAccuracy(Protocol):
 class MaxBoxAccProtocol(_BoxAccuracy):
     """`maxboxacc`: the largest contour's box, at IoU 0.5."""
 
-    headlines = ("maxboxacc",)
+    headlines = best_by = ("maxboxacc",)
     labels: ClassVar[Mapping[str, str]] = {"maxboxacc": "MaxBoxAcc"}
 
     def __init__(self, interval: float) -> None:
@@ -92,7 +108,7 @@ class MaxBoxAccProtocol(_BoxAccuracy):
 class MaxBoxAccV2Protocol(_BoxAccuracy):
     """`maxboxaccv2`: all contours' boxes, the mean over IoU 0.3, 0.5 and 0.7."""
 
-    headlines = ("maxboxaccv2",)
+    headlines = best_by = ("maxboxaccv2",)
     labels: ClassVar[Mapping[str, str]] = {"maxboxaccv2": "MaxBoxAccV2"}
 
     def __init__(self, interval: float) -> None:
@@ -103,24 +119,29 @@ class _Localization(Protocol):
     """Top-1, Top-5 and GT-known; of a source without class predictions, what needs none."""
 
     metric: LocalizationAccuracy | SatLocalizationAccuracy
+    upsampling = "bilinear"
     headlines = ("cls_top1", "loc_top1", "loc_top5", "gt_known")
+    best_by: ClassVar[tuple[str, ...]] = ("gt_known",)
     labels: ClassVar[Mapping[str, str]] = _LOCALIZATION_LABELS
+    traits = ("predicts_classes",)
     predicts_classes = True
 
-    def update(self, batch: Batch) -> None:
+    def judge(self, batch: Batch) -> Tensor:
         """The true class's map and the class scores against labels and boxes."""
         self.predicts_classes = batch.logits is not None
         boxes = scale_boxes(batch.boxes, batch.sizes, self.name)
-        self._count(batch.maps.float(), batch.logits, batch.labels, boxes)
+        return self._judge(batch.maps.float(), batch.logits, batch.labels, boxes)
 
-    def _count(
+    def _judge(
         self, maps: Tensor, logits: Tensor | None, labels: Tensor, boxes: list[Tensor]
-    ) -> None:
-        self.metric.update(maps, logits, labels, boxes)
+    ) -> Tensor:
+        return self.metric.judge(maps, logits, labels, boxes)
 
-    def compute(self) -> dict[str, float]:
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """All shares; without class predictions those that need none."""
-        shares = {name: float(share) for name, share in self.metric.compute().items()}
+        shares = self.metric.of_sums(sums, images, at)
         return shares if self.predicts_classes else {"gt_known": shares["gt_known"]}
 
 
@@ -150,8 +171,8 @@ class TopLoc(_Localization):
     }
 
     def __init__(self, threshold: float | str) -> None:
-        self.chosen = threshold == "best"
-        super().__init__(LocalizationAccuracy(CANDIDATES if self.chosen else float(threshold)))
+        self.chooses = threshold == "best"
+        super().__init__(LocalizationAccuracy(CANDIDATES if self.chooses else float(threshold)))
 
     @staticmethod
     def frame(boxes: Tensor, sides: Tensor, size: int) -> Tensor:
@@ -160,15 +181,18 @@ class TopLoc(_Localization):
 
     def settings(self) -> dict[str, Any]:
         """The threshold, and where it comes from."""
-        threshold = {"threshold": float(self.metric.best_threshold())}
-        return {**threshold, "chosen": "on the evaluated images"} if self.chosen else threshold
+        return _cut_at(self)
 
-    def _count(
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """Where nobody gave a threshold, all of them."""
+        return {"threshold": self.metric.thresholds} if self.chooses else {}
+
+    def _judge(
         self, maps: Tensor, logits: Tensor | None, labels: Tensor, boxes: list[Tensor]
-    ) -> None:
+    ) -> Tensor:
         # In float32 whatever the network computed in; one map for each image, the true class's.
         logits = None if logits is None else logits.float()
-        self.metric.update(maps.unsqueeze(1), logits, labels, boxes)
+        return self.metric.judge(maps.unsqueeze(1), logits, labels, boxes)
 
 
 @register_protocol("sat")
@@ -177,6 +201,8 @@ class SatLocalization(_Localization):
 
     metric: SatLocalizationAccuracy
     view = "crops"
+    best_by = ("gt_known", "loc_top1")
+    chooses = True
     columns: ClassVar[Mapping[str, str]] = {"loc_top1": "sat Top-1", "gt_known": "sat GT-known"}
 
     def __init__(self) -> None:
@@ -189,12 +215,13 @@ class SatLocalization(_Localization):
         return _limited(boxes / sides * resize - (resize - size) // 2, size)
 
     def settings(self) -> dict[str, Any]:
-        """The threshold, and that it was chosen on the evaluated images themselves, as the protocol has it."""
+        """The threshold, and that it was chosen on the evaluated images, as the protocol has it, or on others."""
         candidates = ", ".join(f"{threshold:g}" for threshold in self.metric.thresholds)
-        return {
-            "threshold": float(self.metric.best_threshold()),
-            "chosen": f"from {candidates} on the evaluated images",
-        }
+        return {**_cut_at(self), "chosen": f"from {candidates} {self.chosen}"}
+
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """The four."""
+        return {"threshold": self.metric.thresholds}
 
 
 @register_protocol("pxap")
@@ -203,6 +230,7 @@ class PixelPrecision(Protocol):
 
     metric: PxAP
     needs = "masks"
+    upsampling = "bicubic"
     headlines = ("pxap",)
     labels: ClassVar[Mapping[str, str]] = {"pxap": "PxAP"}
     columns: ClassVar[Mapping[str, str]] = {}  # few data sets have masks
@@ -212,18 +240,20 @@ class PixelPrecision(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """The width of the score bins."""
-        return {"interval": self.metric.interval}
+        return {"upsampling": self.upsampling, "interval": self.metric.interval}
 
-    def update(self, batch: Batch) -> None:
+    def judge(self, batch: Batch) -> Tensor:
         """Score maps of the true class against masks, both on the protocol's square."""
         maps = to_score_maps(batch.maps.float(), EVALUATED)
         assert batch.masks is not None  # evaluate() has checked the data
         masks = F.interpolate(batch.masks[:, None].float(), EVALUATED, mode="nearest")[:, 0]
-        self.metric.update(maps, masks.to(torch.uint8))
+        return self.metric.judge(maps, masks.to(torch.uint8))
 
-    def compute(self) -> dict[str, float]:
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The average precision."""
-        return {"pxap": float(self.metric.compute())}
+        return {"pxap": self.metric.of_sums(sums, images)}
 
 
 @register_protocol("corloc")
@@ -236,38 +266,53 @@ class CorLocProtocol(Protocol):
 
     metric: CorLoc
     takes_boxes = True
-    headlines = ("corloc",)
+    upsampling = "bilinear"
+    headlines = best_by = ("corloc",)
     labels: ClassVar[Mapping[str, str]] = {"corloc": "CorLoc"}
+    traits = ("cuts_maps",)
 
     def __init__(self, threshold: float | str) -> None:
-        self.chosen, self.cuts_maps = threshold == "best", True
-        super().__init__(CorLoc(CANDIDATES if self.chosen else [float(threshold)]))
+        self.chooses, self.cuts_maps = threshold == "best", True
+        super().__init__(CorLoc(CANDIDATES if self.chooses else [float(threshold)]))
 
     def settings(self) -> dict[str, Any]:
         """The threshold, and where it comes from."""
-        if not self.cuts_maps:
-            return {}
-        threshold = {"threshold": float(self.metric.best_threshold())}
-        return {**threshold, "chosen": "on the evaluated images"} if self.chosen else threshold
+        return _cut_at(self) if self.cuts_maps else {}
 
-    def update(self, batch: Batch) -> None:
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """Where maps are cut and nobody gave a threshold, all of them."""
+        return {"threshold": self.metric.thresholds} if self.chooses and self.cuts_maps else {}
+
+    def judge(self, batch: Batch) -> Tensor:
         """The best box of each image against its true ones."""
         if batch.found is not None:
             self.cuts_maps = False
             none = torch.zeros(1, 4, dtype=torch.float64)
             firsts = [torch.cat([boxes.double(), none])[0] for boxes in batch.found]
-            self.metric.update(torch.stack(firsts).to(self.metric.device), batch.boxes)
-            return
+            return self.metric.judge(torch.stack(firsts).to(self.metric.device), batch.boxes)
         # One map for all images, an expanded tensor, is upsampled and cut once.
         maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
         score_maps = to_score_maps(maps.float(), EVALUATED, "bilinear")
         cut = torch.stack([single_boxes(score_maps, at) for at in self.metric.thresholds], dim=1)
         sides = batch.sizes.to(cut.device, torch.float64).repeat(1, 2)[:, None]
-        self.metric.update(cut * sides / EVALUATED, batch.boxes)
+        return self.metric.judge(cut * sides / EVALUATED, batch.boxes)
 
-    def compute(self) -> dict[str, float]:
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The share."""
-        return {name: float(share) for name, share in self.metric.compute().items()}
+        return self.metric.of_sums(sums, images, at)
+
+
+def _cut_at(protocol: TopLoc | SatLocalization | CorLocProtocol) -> dict[str, Any]:
+    """The settings of a protocol of one threshold."""
+    given = not protocol.chooses
+    threshold = protocol.metric.thresholds[0] if given else protocol.thresholds()["threshold"]
+    return {
+        "upsampling": protocol.upsampling,
+        "threshold": float(threshold),
+        "chosen": "beforehand" if given else protocol.chosen,
+    }
 
 
 def _limited(boxes: Tensor, size: int) -> Tensor:

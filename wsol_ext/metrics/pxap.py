@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from wsol_ext.metrics.max_box_acc import score_thresholds
+from wsol_ext.metrics.verdicts import SumOfVerdicts
 
 __all__ = ["IGNORED", "PxAP", "PxCurve", "pixel_histograms"]
 
@@ -45,6 +45,11 @@ def pixel_histograms(score_maps: Tensor, masks: Tensor, interval: float = 0.001)
         tensor([[0, 0, 1],
                 [1, 0, 0]])
     """
+    return _image_histograms(score_maps, masks, interval).sum(dim=0)
+
+
+def _image_histograms(score_maps: Tensor, masks: Tensor, interval: float) -> Tensor:
+    """The histograms of each image, (B, 2, T + 1): see `pixel_histograms`."""
     name = "pixel_histograms"
     if score_maps.dim() != 3 or score_maps.shape != masks.shape:
         raise ValueError(
@@ -68,17 +73,18 @@ def pixel_histograms(score_maps: Tensor, masks: Tensor, interval: float = 0.001)
     place = torch.bucketize(score_maps[counted].double(), thresholds, right=True) - 1
     place += (score_maps[counted] == 1).long()
     place += bins * (masks[counted] == 0)
-    return torch.bincount(place, minlength=2 * bins).view(2, bins)
+    images = torch.arange(len(masks), device=masks.device)[:, None, None].expand_as(masks)
+    place += 2 * bins * images[counted]
+    return torch.bincount(place, minlength=2 * bins * len(masks)).view(-1, 2, bins)
 
 
-class PxAP(Metric):
+class PxAP(SumOfVerdicts):
     """PxAP, pixel average precision (Choe et al., CVPR 2020), for masks such as OpenImages-30k's.
 
     The area under the precision-recall curve of all pixels of all images together: over the bins of scores from the top
     down, the sum of precision times what recall gains.
 
-    Sums counts: N processes give exactly what one gives, provided no sample is repeated
-    (`wsol_ext.data.UnpaddedDistributedSampler`).
+    An image's verdict is the histograms of its pixels: see `pixel_histograms`.
 
     Args:
         interval: width of a bin of scores; the published program's is 0.001.
@@ -95,19 +101,12 @@ class PxAP(Metric):
         1.0
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    histograms: Tensor
-
     def __init__(self, interval: float = 0.001, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__((2, len(score_thresholds(interval)) + 1), **options)
         self.interval = interval
-        counts = torch.zeros(2, len(score_thresholds(interval)) + 1, dtype=torch.int64)
-        self.add_state("histograms", counts, dist_reduce_fx="sum")
 
-    def update(self, score_maps: Tensor, masks: Tensor) -> None:
-        """Count a batch.
+    def judge(self, score_maps: Tensor, masks: Tensor) -> Tensor:
+        """The histograms of each image of a batch, (B, 2, T + 1) int64.
 
         Args:
             score_maps: (B, h, w) in [0, 1], such as `to_score_maps` gives.
@@ -116,30 +115,32 @@ class PxAP(Metric):
         Raises:
             ValueError: shapes that differ, scores that are NaN or outside of [0, 1], or another mask value.
         """
-        self.histograms += pixel_histograms(score_maps, masks, self.interval)
+        return _image_histograms(score_maps, masks, self.interval)
 
-    def compute(self) -> Tensor:
-        """Average precision in [0, 1], float64.
+    def of_sums(self, sums: Tensor, images: Tensor | int, at: Tensor | None = None) -> Tensor:
+        """Average precision in [0, 1] of histograms (..., 2, T + 1), float64; no threshold is chosen.
 
         Raises:
             ValueError: no object pixel was counted.
         """
-        curve = self._curve()
-        gain = -torch.diff(curve.recall, append=curve.recall.new_zeros(1))
-        return (curve.precision * gain).sum()
+        precision, recall = _precision_and_recall(sums)
+        gain = -torch.diff(recall, append=torch.zeros_like(recall[..., :1]))
+        return (precision * gain).sum(dim=-1)
 
     def curve(self) -> PxCurve:
         """Precision and recall at every threshold. With many processes, all must call it."""
-        if self._is_synced:
-            return self._curve()
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
-            return self._curve()
+        histograms, _ = self.totals()
+        thresholds = score_thresholds(self.interval, histograms.device)
+        return PxCurve(
+            torch.cat([thresholds, thresholds.new_ones(1)]), *_precision_and_recall(histograms)
+        )
 
-    def _curve(self) -> PxCurve:
-        objects = self.histograms[0].sum()
-        if objects == 0:
-            raise ValueError("PxAP: no object pixel was counted, some mask should have one")
-        true, false = self.histograms.flip(1).cumsum(dim=1).flip(1).double()
-        precision = torch.where(true + false > 0, true / (true + false), 0.0)
-        thresholds = score_thresholds(self.interval, objects.device)
-        return PxCurve(torch.cat([thresholds, thresholds.new_ones(1)]), precision, true / objects)
+
+def _precision_and_recall(histograms: Tensor) -> tuple[Tensor, Tensor]:
+    """Of histograms (..., 2, T + 1): at each threshold the precision and the recall, (..., T + 1) float64."""
+    objects = histograms[..., 0, :].sum(dim=-1, keepdim=True)
+    if (objects == 0).any():
+        raise ValueError("PxAP: no object pixel was counted, some mask should have one")
+    true, false = histograms.flip(-1).cumsum(dim=-1).flip(-1).double().unbind(dim=-2)
+    precision = torch.where(true + false > 0, true / (true + false), 0.0)
+    return precision, true / objects

@@ -1,6 +1,7 @@
 """What a protocol is, and the protocols there are, by name."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from wsol_ext.metrics.ground_truth import Boxes, list_boxes
+from wsol_ext.metrics.verdicts import SumOfVerdicts
 
 __all__ = [
     "EVALUATED",
@@ -68,6 +70,8 @@ class Protocol:
 
     A subclass under `register_protocol` is all there is to a protocol: the evaluator, the command line and the report
     take what they need to know from it. Its constructor takes whichever of `threshold` and `interval` it depends on.
+    One whose metric is a `SumOfVerdicts` has `judge` and `numbers`, so that what was found of each image can be kept;
+    any other has an `update` and a `compute` of its own.
 
     Args:
         metric: what counts; its state is kept where `to` says.
@@ -80,6 +84,10 @@ class Protocol:
         headlines: the numbers that stand for it where there is room for few.
         labels: numbers' names for people; a number without one is called by its own.
         columns: the numbers in a table of several runs, and their titles there; by default the headlines.
+        upsampling: how maps become the evaluated square, where they do: "bicubic", "bilinear".
+        best_by: the numbers by which it chooses thresholds; none where it has none to choose.
+        at: the places of the thresholds that others chose, as `numbers` takes them; None: the best are taken.
+        traits: the attributes that tell, after the first batch, of what kind the source is: as `predicts_classes`.
     """
 
     name: ClassVar[str]
@@ -89,9 +97,14 @@ class Protocol:
     headlines: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[Mapping[str, str]] = {}
     columns: ClassVar[Mapping[str, str]]
+    upsampling: ClassVar[str] = ""
+    best_by: ClassVar[tuple[str, ...]] = ()
+    traits: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
+        self.at: Tensor | None = None
+        self.chosen = "on the evaluated images"
 
     @classmethod
     def make(cls, **options: Any) -> "Protocol":
@@ -128,8 +141,71 @@ class Protocol:
         """What the numbers depend on beside the protocol's name."""
         return {}
 
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """The thresholds that it chooses from, rising, by what is reached at each; none where it chooses none."""
+        return {}
+
+    def thresholds(self) -> dict[str, float]:
+        """Those of its candidates that its numbers are reached at: the best, or what others chose."""
+        candidates = self.candidates()
+        if not candidates:
+            return {}
+        assert isinstance(self.metric, SumOfVerdicts)
+        at = self.metric.best_of(self.metric.totals()[0]) if self.at is None else self.at
+        places = zip(candidates.items(), at.flatten().tolist(), strict=True)
+        return {number: tried[place] for (number, tried), place in places}
+
+    def choose(self, thresholds: Mapping[str, float], source: str) -> None:
+        """Give the numbers at thresholds that were chosen on other images, not at the best.
+
+        Args:
+            thresholds: as `thresholds` gives them.
+            source: by what they were chosen, for reports: "by the boxes of val".
+
+        Raises:
+            ValueError: they are none of the candidates.
+        """
+        places = []
+        for number, tried in self.candidates().items():
+            wanted = thresholds.get(number, math.nan)
+            found = [place for place, each in enumerate(tried) if abs(each - wanted) < 1e-9]
+            if not found:
+                raise ValueError(
+                    f"{self.name}: the threshold for {number} is {wanted}, it should be one of those that are tried, "
+                    f"{tried[0]:g}, {tried[1]:g} … {tried[-1]:g}"
+                )
+            places += found
+        assert isinstance(self.metric, SumOfVerdicts)
+        best = self.metric.best_of(self.metric.sums)
+        self.at = torch.tensor(places, device=best.device).reshape(best.shape)
+        self.chosen = source
+
+    @property
+    def keeps_verdicts(self) -> bool:
+        """Whether its numbers follow from what it says of each image: whether it has `judge`, `add` and `numbers`."""
+        return isinstance(self.metric, SumOfVerdicts)
+
+    def judge(self, batch: Batch) -> Tensor:
+        """The verdict on each image of a batch, (B, …) bool or integer; notes the `traits`."""
+        raise NotImplementedError
+
+    def add(self, verdicts: Tensor) -> None:
+        """Take in images that were judged."""
+        assert isinstance(self.metric, SumOfVerdicts)
+        self.metric.add(verdicts)
+
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
+        self.add(self.judge(batch))
+
+    def numbers(
+        self, sums: Tensor, images: Tensor | int, at: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What `compute` gives, of other sums of verdicts: see `SumOfVerdicts.of_sums`, which has the arguments.
+
+        Returns:
+            each number by name, of the leading shape of `sums`: float64.
+        """
         raise NotImplementedError
 
     def to(self, device: torch.device) -> None:
@@ -138,7 +214,15 @@ class Protocol:
 
     def compute(self) -> dict[str, float]:
         """The numbers over everything seen, by all processes: shares in [0, 1]."""
-        raise NotImplementedError
+        assert isinstance(self.metric, SumOfVerdicts)
+        found = self.numbers(*self.metric.totals(), self.at)
+        return {name: float(value) for name, value in found.items()}
+
+    def oracle(self) -> dict[str, float]:
+        """What `compute` gives where nobody else chose the thresholds: the numbers at the best of all."""
+        assert isinstance(self.metric, SumOfVerdicts)
+        found = self.numbers(*self.metric.totals())
+        return {name: float(value) for name, value in found.items()}
 
     def curves(self) -> dict[str, Curve]:
         """Accuracy over the threshold, by IoU."""

@@ -59,9 +59,6 @@ class SatLocalizationAccuracy(AtBestThreshold):
     The protocol's maps are those of the centre crop, its class scores the mean of the softmax over ten crops
     (`wsol_ext.data.ten_crops`).
 
-    Sums counts: N processes give exactly what one gives, provided no sample is repeated
-    (`wsol_ext.data.UnpaddedDistributedSampler`).
-
     Args:
         thresholds: the candidates; of a single one nothing is chosen.
         size: side of the evaluated crop in pixels, the frame of `gt_boxes`.
@@ -93,8 +90,8 @@ class SatLocalizationAccuracy(AtBestThreshold):
         super().__init__(thresholds, **options)
         self.size = size
 
-    def update(self, maps: Tensor, logits: Tensor | None, labels: Tensor, gt_boxes: Boxes) -> None:
-        """Count a batch.
+    def judge(self, maps: Tensor, logits: Tensor | None, labels: Tensor, gt_boxes: Boxes) -> Tensor:
+        """At which thresholds each image of a batch counts for each of `SAT_SHARES`: (B, T, 5) bool.
 
         Args:
             maps: (B, h, w) on any grid, with any values: the true class's map of the centre crop.
@@ -118,9 +115,10 @@ class SatLocalizationAccuracy(AtBestThreshold):
         truth = ground_truth(name, gt_boxes, maps).double()
         top1, top5 = true_class_ranks(name, logits, labels)
         score_maps = resize_maps(normalize_maps(maps, eps=1e-5), self.size, "bilinear")
-        for row, threshold in enumerate(self.thresholds):
+        verdicts = []
+        for threshold in self.thresholds:
             boxes = component_boxes(score_maps, threshold).double()
             fits = (ops.box_iou(boxes[:, None], truth) >= 0.5).any(dim=2)[:, 0]
             outcomes = (top1, top5, top1 & fits, top5 & fits, fits)  # as SAT_SHARES
-            self.counts[row] += torch.stack([each.sum() for each in outcomes])
-        self.images += batch
+            verdicts.append(torch.stack(outcomes, dim=1))
+        return torch.stack(verdicts, dim=1)

@@ -236,9 +236,6 @@ class LocalizationAccuracy(AtBestThreshold):
     logits and *its* box fits. So `classes=labels[:, None]` with that one map an image is enough, and no method has to
     form all maps.
 
-    Sums counts: N processes give exactly what one gives, provided no sample is repeated
-    (`wsol_ext.data.UnpaddedDistributedSampler`).
-
     Args:
         threshold: share of a map's maximum above which a pixel is foreground: 0.1 for CUB, 0.12 for ILSVRC in TS-CAM's
             program, 0.1 in TRT's. Of several, all shares are those at the one where GT-known is highest on the counted
@@ -274,15 +271,15 @@ class LocalizationAccuracy(AtBestThreshold):
         super().__init__(thresholds, **options)
         self.size = size
 
-    def update(
+    def judge(
         self,
         class_maps: Tensor,
         logits: Tensor | None,
         labels: Tensor,
         gt_boxes: Boxes,
         classes: Tensor | None = None,
-    ) -> None:
-        """Count a batch.
+    ) -> Tensor:
+        """At which thresholds each image of a batch counts for each of `SHARES`: (B, T, 11) bool.
 
         Args:
             class_maps: (B, K, h, w) on any grid, with any values: upsampled (bilinear) and min-max normalized here.
@@ -306,8 +303,9 @@ class LocalizationAccuracy(AtBestThreshold):
         # One map for all images, an expanded tensor, is upsampled and cut once.
         distinct = maps[:1] if maps.stride(0) == 0 else maps
         score_maps = to_score_maps(distinct, self.size, "bilinear")
-        for row, threshold in enumerate(self.thresholds):
+        verdicts = []
+        for threshold in self.thresholds:
             boxes = single_boxes(score_maps, threshold).expand(len(maps), -1)
             outcomes = localization_outcomes(boxes, logits, labels, gt_boxes)
-            self.counts[row] += torch.stack([outcomes[key].sum() for key in SHARES])
-        self.images += len(labels)
+            verdicts.append(torch.stack([outcomes[key] for key in SHARES], dim=1))
+        return torch.stack(verdicts, dim=1)

@@ -15,6 +15,7 @@ from rich.console import Console
 import wsol_ext
 from wsol_ext._devices import usable_device
 from wsol_ext._files import move_aside, write_json
+from wsol_ext._kept_epoch import KeptEpoch, store_kept_epoch
 from wsol_ext._names import flag_of, some
 from wsol_ext._problems import Problems
 from wsol_ext._processes import is_launched, rank_in_training
@@ -294,13 +295,15 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
         same = SameEverywhere(stage, data.splits.train, checkpoint)
         trainer = _trainer(folder, console, history, selection, same)
         _fit(trainer, model, stage_data, stage, checkpoint)
+        kept = None
         if selection is not None:
-            console.out(f"kept: {selection.restore(model)}", highlight=False)
+            kept = selection.restore(model, epochs=int(rows[-1]["epoch"]))
+            console.out(f"kept: epoch {kept}", highlight=False)
         if trainer.is_global_zero:
             folder.restore()
             save_model(model, folder.trained(stage))
             if stage.is_last:
-                _finish(folder, data, rows, console)
+                _finish(folder, data, rows, kept, console)
 
 
 def _features(
@@ -348,8 +351,14 @@ def _fit(
 
 
 def _finish(
-    folder: RunFolder, data: TrainingData, rows: list[dict[str, float]], console: Console
+    folder: RunFolder,
+    data: TrainingData,
+    rows: list[dict[str, float]],
+    kept: KeptEpoch | None,
+    console: Console,
 ) -> None:
+    if kept is not None:
+        store_kept_epoch(folder.path, kept)
     save_figure(loss_figure(rows), folder.path / "loss.png")
     write_json(folder.metrics, rows[-1])
     lines = [f"{folder.model}", f"boxes for your images: wsol localize {folder.path} IMAGES"]
