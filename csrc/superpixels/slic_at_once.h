@@ -2,6 +2,7 @@
 // work, when what Python touches is in no cache, a tenth of the time would be Python's.
 #pragma once
 
+#include <cmath>
 #include <map>
 #include <tuple>
 
@@ -32,10 +33,9 @@ inline const SlicPlan* find_slic_plan(const TensorView& images, PyObject* const*
   }
   const Key key(images.size(2), images.size(3), PyLong_AsLongLong(n_segments),
                 PyFloat_AsDouble(compactness), PyLong_AsLongLong(rounds));
-  if (PyErr_Occurred() != nullptr) {  // a number that no 64 bits hold
-    PyErr_Clear();
-    return nullptr;
-  }
+  const bool overflows = PyErr_Occurred() != nullptr;  // a number that no 64 bits hold
+  PyErr_Clear();
+  if (overflows || std::isnan(std::get<3>(key))) return nullptr;  // a NaN is no key
   if (const auto known = plans.find(key); known != plans.end()) return &known->second;
   const auto made = pybind11::reinterpret_steal<pybind11::object>(
       PyObject_CallFunctionObjArgs(make, asked[0], n_segments, compactness, rounds, nullptr));
