@@ -1,8 +1,9 @@
 """What commands measured and stored beside a run, read with distrust: anybody may have edited it."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,6 +15,8 @@ def read_stored(
 ) -> dict[str, Any]:
     """The values of a file by the fields of a dataclass; others, of a later version, are passed over.
 
+    A field that has a default may be missing, as it is where an earlier version wrote the file.
+
     Args:
         path: the file, JSON.
         kind: the dataclass.
@@ -24,8 +27,20 @@ def read_stored(
         ValueError: the file is damaged; the message names it and says what is wrong.
         OSError: it cannot be read.
     """
-    try:
+    with _naming(path, by):
         return _checked(_read(path), kind, rules)
+
+
+def read_values(path: Path, by: str) -> dict[str, Any]:
+    """Whatever values a file has by name: see `read_stored`."""
+    with _naming(path, by):
+        return _read(path)
+
+
+@contextmanager
+def _naming(path: Path, by: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged: {error}; remove it, or write it anew by {by}"
@@ -67,6 +82,8 @@ def _checked(
     values = {}
     for field in fields(kind):
         wanted, suits = rules.get(field.name, ("a line of text", is_text))
+        if field.name not in found and field.default is not MISSING:
+            continue
         if field.name not in found:
             raise ValueError(f"{field.name} is missing, it should be {wanted}")
         value = found[field.name]

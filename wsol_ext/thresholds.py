@@ -1,4 +1,4 @@
-"""The best threshold of a run: `wsol evaluate` stores it beside the model, and `wsol localize` cuts there."""
+"""Where a run's maps are cut: `wsol evaluate` stores the threshold beside the model, and `wsol localize` cuts there."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ __all__ = [
     "asked_threshold",
     "best_threshold",
     "choose_threshold",
+    "find_evaluation",
     "run_folder",
     "store_threshold",
     "stored_threshold",
@@ -37,19 +38,20 @@ WAYS = ("best", "auto", *OF_EACH_MAP)
 """What may be asked for in place of a number: see `choose_threshold`."""
 
 _NAME = "threshold.json"
+_RESULTS = "evaluation.json"
 _IOU = 0.5
-_BEST = f"best threshold, IoU {_IOU:g}"
+_AT_IOU = f"IoU {_IOU:g}"
 # By protocol, best first, which contours its boxes are of, and its accuracy at that IoU. `wsol localize` draws the
 # largest contour's box at one threshold: what maxboxacc counts.
 _PROTOCOLS: Mapping[str, tuple[str, str]] = {
     "maxboxacc": ("largest", "maxboxacc"),
-    "maxboxaccv2": ("all", f"IoU {_IOU:g}"),
+    "maxboxaccv2": ("all", _AT_IOU),
 }
 
 
 @dataclass(frozen=True)
 class StoredThreshold:
-    """The best threshold of a model, and what it was chosen by.
+    """The threshold of a model, and what it was chosen by.
 
     Attributes:
         threshold: a share of each map's maximum, in [0, 1).
@@ -63,6 +65,8 @@ class StoredThreshold:
         images: how many pictures it was chosen on.
         checkpoint: the SHA-256 of the model's file.
         version: that of `wsol_ext`.
+        source: by what of other pictures than the measured ones it was chosen, as `wsol evaluate --threshold-from` was
+            told; "" where it is the best of those that were measured.
     """
 
     threshold: float
@@ -76,13 +80,19 @@ class StoredThreshold:
     images: int
     checkpoint: str
     version: str
+    source: str = ""
 
     def __str__(self) -> str:
         """What a sentence says of where it comes from."""
-        return (
+        best = (
             f"the best of {self.images} pictures ({self.data}, {self.split}) by {self.protocol}, "
             f"{100 * self.accuracy:.1f}% right at IoU {self.iou:g}"
         )
+        return f"{best}, from {self.source}" if self.source else best
+
+    def outranks(self, other: "StoredThreshold") -> bool:
+        """Whether it is to stay where the other one, of the same model, was found: it alone is of other pictures."""
+        return bool(self.source) and not other.source and self.checkpoint == other.checkpoint
 
 
 def run_folder(checkpoint: str | Path) -> Path | None:
@@ -100,12 +110,31 @@ def run_folder(checkpoint: str | Path) -> Path | None:
     return folder if is_model and described else None
 
 
+def find_evaluation(place: str | Path, name: str = "place") -> Path:
+    """The file of results that `wsol evaluate` wrote.
+
+    Args:
+        place: a run's folder, a folder of results, or the file.
+        name: what `place` is called, as messages start.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(place).expanduser()
+    for file in (path, path / _RESULTS, path / "evaluation" / _RESULTS):
+        if file.is_file():
+            return file
+    raise FileNotFoundError(
+        f"{name} is {place}, which has no {_RESULTS}: `wsol evaluate RUN` writes it, with --threshold best for toploc"
+    )
+
+
 def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredThreshold | None:
-    """The threshold at which a model's one box is right most often, as an evaluation found it.
+    """Where a model's maps are to be cut, as an evaluation found it: where its one box is right most often.
 
     Args:
         evaluation: by `maxboxacc`, or else `maxboxaccv2`, whose boxes at IoU 0.5 are those of all contours; `about`
-            says of which `data` and `split`.
+            says of which `data` and `split`. Thresholds that other pictures chose are those of their evaluation.
         checkpoint: the file of the model that was evaluated.
 
     Returns:
@@ -113,38 +142,44 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
     """
     import wsol_ext
 
-    chosen = _choosing(evaluation)
-    if chosen is None:
+    result, others = _choosing(evaluation), evaluation.chosen
+    if result is None:
         return None
-    result, (contours, share) = chosen, _PROTOCOLS[chosen.name]
-    metrics = result.metrics[evaluation.method]
+    contours, share = _PROTOCOLS[result.name]
+    by = evaluation if others is None else others.evaluation
+    measured = next(each for each in evaluation.protocols if each.name == result.name)
     return StoredThreshold(
-        threshold=metrics[_BEST],
+        threshold=result.thresholds[by.method][_AT_IOU],
         protocol=result.name,
         iou=_IOU,
         contours=contours,
-        interval=result.settings["interval"],
-        accuracy=metrics[share],
-        data=evaluation.about["data"],
-        split=evaluation.about["split"],
-        images=evaluation.images,
+        interval=measured.settings["interval"],
+        accuracy=result.metrics[by.method][share],
+        data=by.about.get("data", "unnamed"),
+        split=by.about.get("split", "unnamed"),
+        images=by.images,
         checkpoint=sha256_of(checkpoint),
         version=wsol_ext.__version__,
+        source="" if others is None else others.source,
     )
 
 
 def threshold_of_best_box(evaluation: "Evaluation") -> float | None:
     """The threshold of `best_threshold`, of whatever was evaluated; None where there is none."""
-    chosen = _choosing(evaluation)
-    return None if chosen is None else chosen.metrics[evaluation.method][_BEST]
+    result, others = _choosing(evaluation), evaluation.chosen
+    by = evaluation if others is None else others.evaluation
+    return None if result is None else result.thresholds[by.method][_AT_IOU]
 
 
 def _choosing(evaluation: "Evaluation") -> "ProtocolResult | None":
-    """The protocol that chooses the threshold, if any was asked for and any box was right."""
-    found = {result.name: result for result in evaluation.protocols}
+    """The result that chooses the threshold, where any box was right: of those of the pictures that choose."""
+    others = evaluation.chosen
+    by = evaluation if others is None else others.evaluation
+    asked = {result.name for result in evaluation.protocols}
+    found = {result.name: result for result in by.protocols if result.name in asked}
     for protocol, (_, share) in _PROTOCOLS.items():
         if protocol in found:
-            right = found[protocol].metrics[evaluation.method][share]
+            right = found[protocol].metrics[by.method].get(share, 0)
             return found[protocol] if right > 0 else None
     return None
 
@@ -267,4 +302,8 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "interval": ("a number between 0 and 1", lambda value: is_number(value) and 0 < value < 1),
     "accuracy": ("a number in [0, 1]", lambda value: is_number(value) and 0 <= value <= 1),
     "images": ("a whole number of at least 1", is_whole),
+    "source": (
+        "a line of text or none",
+        lambda value: isinstance(value, str) and value.isprintable(),
+    ),
 }

@@ -1,5 +1,7 @@
 """The epoch that is kept where another split's boxes choose it."""
 
+import json
+
 import pytest
 import torch
 from cli.tiny_runs import kill_run, metrics, same, tiny_run, weights
@@ -134,3 +136,38 @@ def test_kept_tokens_give_what_pictures_give(tmp_path, monkeypatch):
     measured.clear()
     assert main(tiny_run(tmp_path / "again", *flags, *kept)) == 0
     assert measured == []  # the backbone has nothing to do
+
+
+def test_the_epoch_that_was_kept_is_recorded_and_said_by_evaluate(tmp_path, measured, capsys):
+    measured([(0.2, 0.5), (0.625, 0.4), (0.1, 0.9)])
+    run = tmp_path / "run"
+    assert main(tiny_run(run, "--model", "trilite", *SELECT, epochs=3)) == 0
+    said = "2 of 3, the best of 64 pictures (val) by maxboxacc, interval 0.005: 62.5%, classifying weights of epoch 3"
+    assert f"kept: epoch {said}" in capsys.readouterr().err
+    kept = json.loads((run / "selection.json").read_text())
+    assert (kept["epoch"], kept["classifying_epoch"], kept["split"]) == (2, 3, "val")
+    evaluated = ["evaluate", str(run), "--protocols", "toploc", "--workers", "0", "--device", "cpu"]
+    assert main([*evaluated, "--progress", "false"]) == 0
+    assert json.loads((run / "evaluation" / "evaluation.json").read_text())["epoch"] == said
+    assert said in (run / "evaluation" / "report.html").read_text()
+    assert not capsys.readouterr().err
+    (run / "selection.json").write_text("{}")
+    assert main([*evaluated, "--split", "val", "--progress", "false"]) == 0
+    assert "selection.json is damaged: epoch is missing" in capsys.readouterr().err
+
+
+def test_evaluating_where_the_epoch_was_chosen_is_warned_of(tmp_path, measured, capsys):
+    measured([(0.2, 0.5), (0.6, 0.4)])
+    run = tmp_path / "run"
+    assert main(tiny_run(run, *SELECT)) == 0
+    flags = ["--protocols", "toploc", "--workers", "0", "--device", "cpu", "--progress", "false"]
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--split", "val", *flags]) == 0
+    assert "the run's epoch was chosen on val, which is measured here" in capsys.readouterr().err
+
+
+def test_where_nothing_chose_it_is_the_last_epoch(run_folder, tmp_path):
+    flags = ["--protocols", "toploc", "--workers", "0", "--device", "cpu", "--progress", "false"]
+    assert main(["evaluate", str(run_folder), *flags, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["epoch"] == "the last"
+    assert not (run_folder / "selection.json").exists()

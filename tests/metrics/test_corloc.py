@@ -52,7 +52,11 @@ def test_maps_are_cut_in_pixels_of_the_picture():
     protocol = PROTOCOLS["corloc"].make(threshold=0.5, interval=0.001)
     protocol.update(batch_of(maps))
     assert protocol.compute() == {"corloc": 0.5}
-    assert protocol.settings() == {"threshold": 0.5}
+    assert protocol.settings() == {
+        "upsampling": "bilinear",
+        "threshold": 0.5,
+        "chosen": "beforehand",
+    }
     best = PROTOCOLS["corloc"].make(threshold="best")
     best.update(batch_of(maps[:1].expand(2, -1, -1)))
     assert best.compute() == {"corloc": 1.0}

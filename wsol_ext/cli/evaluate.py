@@ -1,13 +1,15 @@
 """`wsol evaluate`."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import missing_paths, read_yaml
-from wsol_ext._names import flag_of, registered_names, unknown
+from wsol_ext._files import missing_paths, read_yaml, sha256_of
+from wsol_ext._kept_epoch import kept_epoch
+from wsol_ext._names import flag_of, in_short, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext.cli.arguments import Parser
@@ -26,7 +28,7 @@ from wsol_ext.cli.options import (
     load_weights,
     set_clusters,
 )
-from wsol_ext.data.entries import DATASETS
+from wsol_ext.data.entries import DATASETS, DatasetEntry
 from wsol_ext.data.factory import (
     FLAGS,
     ChosenDataset,
@@ -38,13 +40,17 @@ from wsol_ext.data.factory import (
 from wsol_ext.evaluation.settings import mistaken_settings
 from wsol_ext.thresholds import (
     best_threshold,
+    find_evaluation,
     run_folder,
     store_threshold,
+    stored_threshold,
     threshold_of_best_box,
 )
 
 if TYPE_CHECKING:
-    from wsol_ext.evaluation import Evaluation
+    from wsol_ext.data import Transform
+    from wsol_ext.evaluation import Evaluation, ThresholdsFrom
+    from wsol_ext.evaluation.journal import Journal
 
 __all__ = [
     "DESCRIPTION",
@@ -60,11 +66,13 @@ HELP = "evaluate a model, or score maps, by the published protocols"
 DESCRIPTION = (
     "Evaluate a model by the published protocols, the centre baseline beside it, and write tables, curves and an "
     "HTML report. The best threshold by maxboxacc, or else maxboxaccv2, is stored in the run's folder: `wsol localize` "
-    "cuts there. With --maps, evaluate score maps that any program wrote, without a model; with --found, boxes."
+    "cuts there. It is chosen by the boxes of the very pictures that are measured; --threshold-from chooses on others. "
+    "With --maps, evaluate score maps that any program wrote, without a model; with --found, boxes."
 )
 _CHECKPOINT = (
     "a model.safetensors, the run folder of `wsol train`, or what a method's authors released"
 )
+_USUAL_THRESHOLD = 0.1
 _OF_MODEL = ("clusters", "cluster_cache", "backbone_weights", "published_heads")
 
 
@@ -88,8 +96,26 @@ def add_options(parser: Parser) -> None:
     group.add_argument(
         "--threshold",
         type=float | str,
-        default=0.1,
+        default=_USUAL_THRESHOLD,
         help="where maps are cut by protocols of one threshold; 'best' chooses on these images, and the report says so",
+    )
+    group.add_argument(
+        "--threshold-from",
+        type=str | None,
+        default=None,
+        metavar="SPLIT|RUN|pseudo",
+        help="choose every threshold on other pictures and use it here unchanged, the best of these beside it: the "
+        "boxes of another split; what was chosen for another run, or in a folder of results; pseudo: the training "
+        "pictures by --pseudo-boxes",
+    )
+    group.add_argument(
+        "--threshold-boxes",
+        "--pseudo-boxes",
+        type=str | None,
+        default=None,
+        metavar="FILE",
+        help="boxes of the pictures that thresholds are chosen on, CSV or COCO: true ones of a split, or with pseudo "
+        "what `wsol discover` or `wsol localize` found",
     )
     group.add_argument(
         "--interval", type=float, default=0.001, help="between thresholds, of protocols of many"
@@ -128,6 +154,12 @@ def add_options(parser: Parser) -> None:
         type=str | None,
         default=None,
         help="folder; by default CHECKPOINT's or that of --maps, /evaluation",
+    )
+    add_switch(
+        output,
+        "--overwrite",
+        False,
+        "start anew where another evaluation was interrupted, and drop what it had found",
     )
     output.add_argument(
         "--gallery",
@@ -169,6 +201,7 @@ def check(options: Any, problems: Problems) -> None:
             check_split_name(options.split, options.root)
     for missing in missing_data(values):
         problems.add(missing)
+    _check_threshold_from(options, values, problems)
     if (
         there or options.out or _in_place(options)
     ) and of_torchrun().rank == 0:  # the one that writes
@@ -201,7 +234,7 @@ def run(options: Any) -> int:
     device = check_device(options.device, problems)
     from wsol_ext.checkpoints import find_checkpoint, require_same_classes
     from wsol_ext.data.class_names import are_numbers
-    from wsol_ext.evaluation import evaluate, transform_for
+    from wsol_ext.evaluation import OtherPictures, evaluate, transform_for
     from wsol_ext.report.results import write_results
 
     model = dataset = None
@@ -210,35 +243,46 @@ def run(options: Any) -> int:
         model = load_weights(checkpoint, options)
         with problems.collected():
             set_clusters(model, options, out)
+    size = 224 if model is None else model.config["img_size"]
+    transform = transform_for(options.protocols, size)
     with problems.collected():
-        size = 224 if model is None else model.config["img_size"]
-        dataset = chosen.open(transform_for(options.protocols, size))
+        dataset = chosen.open(transform)
         if model is not None:
             require_same_classes(model, dataset.class_names, checkpoint)
+    threshold_from = None
+    with problems.collected():
+        threshold_from = _threshold_from(options, transform)
+        if model is not None and isinstance(threshold_from, OtherPictures):
+            require_same_classes(model, threshold_from.dataset.class_names, checkpoint)
     problems.raise_any()
     assert model is not None  # else there was a problem
     assert dataset is not None
     _warn_of_training_images(chosen, config)
+    epoch = _epoch(checkpoint, config, chosen)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
-    with _processes(device) as rank:
-        evaluation = evaluate(
-            model,
-            dataset,
-            options.protocols,
-            batch_size=options.batch_size,
-            device=device,
-            workers=options.workers,
-            threshold=options.threshold,
-            interval=options.interval,
-            gallery=options.gallery,
-            progress=options.progress,
-        )
-    if rank == 0:
-        about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
-        evaluation.about = about
-        write_results(evaluation, dataset, out, folder, config, options.command_line)
-        keep_threshold(evaluation, checkpoint)
+    with _journal(options, {"model": sha256_of(checkpoint)}) as journal:
+        with _processes(device) as rank:
+            evaluation = evaluate(
+                model,
+                dataset,
+                options.protocols,
+                batch_size=options.batch_size,
+                device=device,
+                workers=options.workers,
+                threshold=options.threshold,
+                threshold_from=threshold_from,
+                interval=options.interval,
+                gallery=options.gallery,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
+            evaluation.about = {**about, **epoch, **evaluation.about}
+            write_results(evaluation, dataset, out, folder, config, options.command_line)
+            keep_threshold(evaluation, checkpoint)
+            journal.finish()
     return 0
 
 
@@ -274,6 +318,100 @@ def _check_source(options: Any, problems: Problems) -> None:
         problems.add(missing)
 
 
+def _check_threshold_from(options: Any, values: dict[str, Any], problems: Problems) -> None:
+    """Collect what is wrong with `--threshold-from`; leave the split that it names, or the file of results."""
+    asked, boxes = options.threshold_from, options.threshold_boxes
+    options.other, options.other_results = None, None
+    if asked is None:
+        if boxes is not None:
+            problems.add("--threshold-boxes is for --threshold-from, which is not given")
+        return
+    if options.found is not None:
+        problems.add("--threshold-from is for what is cut, --found is boxes")
+    if options.threshold != _USUAL_THRESHOLD:
+        problems.add(f"--threshold is {options.threshold}, and --threshold-from chooses it")
+    for missing in missing_paths({"--threshold-boxes": boxes}):
+        problems.add(missing)
+    split = "train" if asked == "pseudo" else asked
+    if asked == "pseudo" and boxes is None:
+        problems.add(
+            "--pseudo-boxes is missing, it should be what `wsol discover` or `wsol localize` found in the training "
+            "pictures"
+        )
+    name = values.get("data")
+    known = DATASETS[name].splits if name in DATASETS else ()
+    is_path = Path(asked).expanduser().exists() and asked not in (*known, *DatasetEntry.splits)
+    if is_path and asked != "pseudo" and not _is_split_folder(values, asked):
+        if boxes is not None:
+            problems.add(f"--threshold-boxes is for a split, --threshold-from is {asked}")
+        with problems.collected():
+            options.other_results = find_evaluation(asked, "--threshold-from")
+        return
+    if name not in DATASETS or problems.about("root", "split"):
+        return
+    own = dict.fromkeys(evaluation_flags(name))  # what was given is of the measured pictures
+    with problems.collected():
+        try:
+            other = chosen_dataset({**values, **own}, split, option="--threshold-from", asked=True)
+        except ValueError as error:
+            raise ValueError(f"{error}; or a run's folder, or pseudo") from error
+        if own and boxes is None:
+            problems.add(f"--threshold-boxes is missing, it should be the boxes of {split}")
+        chosen = options.chosen if "chosen" in options else None
+        if chosen is not None and asked != "pseudo" and chosen.has_images_of(split):
+            problems.add(
+                f"--threshold-from is {asked}, whose pictures are those that are measured: it should be of others"
+            )
+        options.other = other
+
+
+def _is_split_folder(values: dict[str, Any], name: str) -> bool:
+    """Whether it is called as a folder of the data set's."""
+    root = values.get("root")
+    return root is not None and Path(root, name).expanduser().is_dir()
+
+
+def _threshold_from(options: Any, transform: "Transform") -> "ThresholdsFrom | None":
+    """What `--threshold-from` names: results, or the pictures of a split with their boxes."""
+    from wsol_ext.evaluation import (
+        ChosenThresholds,
+        OtherPictures,
+        read_evaluation,
+        with_boxes_of,
+    )
+    from wsol_ext.metrics import PROTOCOLS
+
+    if options.threshold_from is not None and not any(
+        PROTOCOLS[name].best_by for name in options.protocols
+    ):
+        names = " and ".join(options.protocols)
+        warnings.warn(f"--threshold-from changes nothing: {names} has no threshold", stacklevel=2)
+        return None
+    if options.other_results is not None:
+        found, chosen = read_evaluation(options.other_results), options.chosen
+        there = f"the results in {in_short(options.other_results.parent)}"
+        if (found.about.get("data"), found.about.get("split")) == (chosen.name, chosen.split):
+            warnings.warn(
+                f"--threshold-from is {options.threshold_from}, whose thresholds were chosen on {chosen.split} of "
+                f"{chosen.name}, which is measured here: choose them on other pictures",
+                stacklevel=2,
+            )
+        return ChosenThresholds(found, there)
+    if options.other is None:
+        return None
+    other, boxes = options.other, options.threshold_boxes
+    dataset, source = other.open(transform), f"the boxes of {other.split}"
+    if boxes is not None:
+        dataset = with_boxes_of(dataset, boxes)
+        pseudo = "pseudo " if options.threshold_from == "pseudo" else ""
+        source = f"the {pseudo}boxes of {other.split} in {in_short(boxes)}"
+    elif not dataset.has_boxes and not dataset.has_masks:
+        raise ValueError(
+            f"--threshold-from is {options.threshold_from}, of which no boxes are known: --threshold-boxes gives some"
+        )
+    return OtherPictures(dataset, source, {"data": other.name, "split": other.split})
+
+
 def _run_on_boxes(options: Any) -> int:
     """Evaluate boxes that are there already."""
     from wsol_ext.data import eval_transform
@@ -282,18 +420,21 @@ def _run_on_boxes(options: Any) -> int:
 
     chosen = options.chosen
     dataset = chosen.open(eval_transform())  # of which no picture is read
-    with _processes("cpu") as rank:
-        evaluation = evaluate_found(
-            options.found,
-            dataset,
-            options.protocols,
-            skip_missing=options.skip_missing,
-            progress=options.progress,
-        )
-    if rank == 0:
-        evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-        out = _out(options)
-        write_results(evaluation, dataset, out, out, {}, options.command_line)
+    out = _out(options)
+    with _journal(options) as journal:
+        with _processes("cpu") as rank:
+            evaluation = evaluate_found(
+                options.found,
+                dataset,
+                options.protocols,
+                skip_missing=options.skip_missing,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
+            write_results(evaluation, dataset, out, out, {}, options.command_line)
+            journal.finish()
     return 0
 
 
@@ -309,36 +450,47 @@ def _run_on_maps(options: Any) -> int:
         maps = ScoreMaps(options.maps)
     with problems.collected():
         dataset = chosen.open(eval_transform())  # of which pictures are read for the gallery alone
+    threshold_from = None
+    with problems.collected():
+        threshold_from = _threshold_from(options, eval_transform())
     problems.raise_any()
     assert maps is not None  # else there was a problem
     assert dataset is not None
-    with _processes("cpu") as rank:
-        evaluation = evaluate_map_files(
-            maps,
-            dataset,
-            options.protocols,
-            predictions=options.predictions,
-            skip_missing=options.skip_missing,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            threshold=options.threshold,
-            interval=options.interval,
-            gallery=options.gallery,
-            progress=options.progress,
-        )
-    if rank == 0:
-        evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-        write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
-        best = threshold_of_best_box(evaluation)
-        if best is not None:
-            print(f"best threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+    with _journal(options) as journal:
+        with _processes("cpu") as rank:
+            evaluation = evaluate_map_files(
+                maps,
+                dataset,
+                options.protocols,
+                predictions=options.predictions,
+                skip_missing=options.skip_missing,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                threshold=options.threshold,
+                threshold_from=threshold_from,
+                interval=options.interval,
+                gallery=options.gallery,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
+            write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
+            best = threshold_of_best_box(evaluation)
+            if best is not None:
+                whose = "best" if evaluation.chosen is None else "chosen"
+                print(f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+            journal.finish()
     return 0
 
 
 def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:
-    """Store the best threshold that was found beside the run's model, for `wsol localize`, and say so."""
-    best = best_threshold(evaluation, checkpoint)
-    if best is None:
+    """Store where the run's maps are to be cut beside its model, for `wsol localize`, and say so.
+
+    What other pictures chose is kept where a later evaluation only finds the best of its own.
+    """
+    found = best_threshold(evaluation, checkpoint)
+    if found is None:
         print(
             "no threshold is stored for `wsol localize`: maxboxacc or maxboxaccv2 finds one, where any box is right"
         )
@@ -346,19 +498,27 @@ def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:
     folder = run_folder(checkpoint)
     if folder is None:
         print(
-            f"threshold {best.threshold:g} is {best}; it is not stored, as {checkpoint} is no trained model in a run's "
-            f"folder: `wsol localize … --threshold {best.threshold:g}`"
+            f"threshold {found.threshold:g} is {found}; it is not stored, as {checkpoint} is no trained model in a "
+            f"run's folder: `wsol localize … --threshold {found.threshold:g}`"
+        )
+        return
+    stored = None
+    with suppress(ValueError, OSError):  # damaged, it is written anew
+        stored = stored_threshold(folder)
+    if stored is not None and stored.outranks(found):
+        print(
+            f"threshold {found.threshold:g} is {found}; `wsol localize` keeps to {stored.threshold:g}, {stored}"
         )
         return
     try:
-        path = store_threshold(folder, best)
+        path = store_threshold(folder, found)
     except OSError as error:
         warnings.warn(
-            f"{error.filename}: {error.strerror}: the best threshold, {best.threshold:g}, is not stored",
+            f"{error.filename}: {error.strerror}: the threshold, {found.threshold:g}, is not stored",
             stacklevel=2,
         )
         return
-    print(f"threshold {best.threshold:g} is {best}; `wsol localize` uses it: {path}")
+    print(f"threshold {found.threshold:g} is {found}; `wsol localize` uses it: {path}")
 
 
 def _folder(options: Any) -> Path:
@@ -381,6 +541,15 @@ def _out(options: Any) -> Path:
     return Path(options.maps or found or _folder(options), "evaluation").expanduser()
 
 
+def _journal(options: Any, about: Mapping[str, str] = MappingProxyType({})) -> "Journal":
+    """Where what is found of each image is kept, and was, if the same evaluation was interrupted."""
+    from wsol_ext.evaluation.journal import FOLDER, Journal
+
+    of_model = {name: options[name] for name in _OF_MODEL if options[name] is not None}
+    of_data = {"data": options.chosen.name, "split": options.chosen.split}
+    return Journal(_out(options) / FOLDER, {**about, **of_model, **of_data}, options.overwrite)
+
+
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:
     """A folder that is not divided into splits serves them all, training too."""
     trained_on = config.get("root")
@@ -392,6 +561,27 @@ def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> N
             f"{chosen.root} is not divided into train and test: the run was trained on these images",
             stacklevel=2,
         )
+
+
+def _epoch(checkpoint: Path, config: dict[str, Any], chosen: ChosenDataset) -> dict[str, str]:
+    """Which epoch's weights a run's model has, by name, for reports; nothing of what is no run's model."""
+    folder = run_folder(checkpoint)
+    if folder is None or not config:
+        return {}
+    try:
+        kept = kept_epoch(folder)
+    except ValueError as error:
+        warnings.warn(f"{error}: which epoch was kept is not known", stacklevel=2)
+        return {}
+    if kept is None:
+        return {"epoch": "the last"}
+    if chosen.name == config.get("data") and chosen.has_images_of(kept.split):
+        warnings.warn(
+            f"the run's epoch was chosen on {kept.split}, which is measured here: what is chosen on pictures is better "
+            "on them than on others",
+            stacklevel=2,
+        )
+    return {"epoch": str(kept)}
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
@@ -406,7 +596,8 @@ def _data_values(options: Any, config: dict[str, Any]) -> dict[str, Any]:
     given = {name: options[name] for name in names if options[name] is not None}
     if given.get("data", config.get("data")) == config.get("data"):
         of_run = {name: config.get(name) for name in names}
-        if options.split != "test":  # its boxes name pictures below the test folder
+        # Its boxes name pictures below one split's folder.
+        if options.split != (config.get("select") or "test"):
             of_run |= dict.fromkeys(evaluation_flags(config.get("data")))
         given = {**of_run, **given}
     return given

@@ -1,7 +1,7 @@
 """What every data set of this package gives: pictures with a label, and for evaluation boxes or masks."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,17 @@ class LocalizationDataset(Dataset[Sample]):
         """
         left_out = set(indices)
         return _Remaining(self, [k for k in range(len(self)) if k not in left_out])
+
+    def with_boxes(self, boxes: Mapping[str, Tensor]) -> "LocalizationDataset":
+        """Those of the pictures that there are boxes of, with them in place of their own boxes and masks.
+
+        Args:
+            boxes: by picture's name its boxes (G, 4): x0, y0, x1, y1 in pixels of the original.
+
+        Raises:
+            AnnotationError: no picture has a box.
+        """
+        return _Boxed(self, boxes)
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -287,6 +298,19 @@ class _Remaining(LocalizationDataset):
 
     def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:
         return self._dataset._boxes_within(self._kept[index], size)
+
+
+class _Boxed(_Remaining):
+    """The pictures of a data set that a table has boxes of."""
+
+    def __init__(self, dataset: LocalizationDataset, boxes: Mapping[str, Tensor]) -> None:
+        names = dataset.image_names
+        super().__init__(dataset, [k for k, name in enumerate(names) if len(boxes.get(name, ()))])
+        self._boxes = [boxes[name].float() for name in self.image_names]
+        self.has_boxes, self.has_masks = True, False
+
+    def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:
+        return LocalizationDataset._boxes_within(self, index, size)
 
 
 class Tolerant(Dataset[Sample]):

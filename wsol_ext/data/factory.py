@@ -188,17 +188,22 @@ class ChosenDataset:
 
     @property
     def is_of_training(self) -> bool:
-        """Whether its images are those of training: a folder that is not divided, or a file, serves every split."""
+        """Whether its images are those of training."""
+        return self.has_images_of("train")
+
+    def has_images_of(self, split: str) -> bool:
+        """Whether its images are those of a split: a folder that is not divided, or a file, serves every one."""
+        if split == self.split:
+            return True
         entry = DATASETS[self.name]
         if self.root is not None and Path(self.root).is_file():
             return True
         if self.root is None or not entry.split_folders:
             return False
-        own, training = (
-            _split_folder(Path(self.root), split, (split,)).resolve()
-            for split in (self.split, "train")
+        own, other = (
+            _split_folder(Path(self.root), each, (each,)).resolve() for each in (self.split, split)
         )
-        return own == training
+        return own == other
 
 
 def chosen_dataset(

@@ -1,21 +1,24 @@
 """The one pass over the data that every protocol is fed from."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from wsol_ext._devices import torch_device
 from wsol_ext._numbers import require_at_least
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset, Sample
-from wsol_ext.evaluation.gallery import Gallery
+from wsol_ext.evaluation.gallery import Candidate, Example, gathered
+from wsol_ext.evaluation.journal import Journal
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation
 from wsol_ext.evaluation.settings import mistaken_settings
+from wsol_ext.evaluation.tally import Tally
+from wsol_ext.evaluation.threshold_from import ThresholdsFrom, chosen_by, shown_threshold
 from wsol_ext.evaluation.views import VIEWS, inputs_of
 from wsol_ext.metrics import Batch, View
 from wsol_ext.models.base import LocalizationModel, Localized, log_mean_probability
@@ -35,10 +38,12 @@ def evaluate(
     device: str | torch.device = "cpu",
     workers: int = 0,
     threshold: float | str = 0.1,
+    threshold_from: ThresholdsFrom | None = None,
     interval: float = 0.001,
     gallery: int = 0,
     progress: bool = True,
     method: str | None = None,
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Evaluate a model by one or more protocols in one pass, the centre baseline and the model's parts beside it.
 
@@ -58,16 +63,23 @@ def evaluate(
         batch_size: images at a time.
         device: where to compute.
         workers: processes that read images; 0: none beside this one.
-        threshold: of `toploc`, in [0, 1); "best" chooses it on these images, and the result says so.
+        threshold: of `toploc` and `corloc`, in [0, 1); "best" chooses it on these images, and the result says so.
+        threshold_from: what chooses all thresholds in place of these images, `threshold` and the best of each protocol:
+            other pictures with boxes (such as `dataset.with_boxes(pseudo)`), an evaluation of some, by the same
+            protocols at the same interval, with the threshold "best", or the place of its results, as `wsol evaluate`
+            wrote them. `ProtocolResult.oracle` then has the numbers at the best of these images.
         interval: of the thresholds of `maxboxacc` and `maxboxaccv2`, and of the bins of `pxap`.
         gallery: how many examples of each outcome to keep: the best and the worst boxes, spread over the classes.
         progress: show a bar, or a line now and then where standard error is no terminal.
         method: the model's name in the results; by default its own.
+        journal: keeps what is found of each image, and has it where the same evaluation was interrupted; its `about`
+            says which model it is. `Journal.finish` once the results are kept too.
 
     Raises:
         TypeError: protocols that are no names, or numbers or a device that are none.
         ValueError: an unknown protocol, one that this data lacks boxes, masks or a view for, or a
-            threshold, interval, gallery, batch_size or number of workers outside its range.
+            threshold, interval, gallery, batch_size or number of workers outside its range; or thresholds to be taken
+            from where none were chosen.
         ImageError: an image of the data set cannot be read.
     """
     if mistakes := list(mistaken_settings(threshold, interval, gallery)):
@@ -76,37 +88,66 @@ def evaluate(
     require_at_least("workers", workers, 0)
     protocols = protocol_names(protocols)
     check_protocols(protocols, lambda needed: getattr(dataset, f"has_{needed}"))
-    started = time.perf_counter()
     device = torch_device(device)
     method = method or _name(model)
-    measures = Measures(method, protocols, interval, threshold, getattr(model, "parts", []), device)
-    shows_examples = gallery > 0 and dataset.has_boxes and isinstance(model, nn.Module)
-    examples = Gallery(
-        gallery if shows_examples else 0, 0.1 if isinstance(threshold, str) else threshold
-    )
-    views = [v for v in VIEWS if v in measures.views or (v == "whole" and shows_examples)]
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=UnpaddedDistributedSampler(dataset),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )
+
+    def best_of_others(others: LocalizationDataset, choosing: list[str]) -> Evaluation:
+        return evaluate(
+            model,
+            others,
+            choosing,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            threshold="best",
+            interval=interval,
+            progress=progress,
+            method=method,
+        )
+
+    chosen = chosen_by(threshold_from, protocols, best_of_others)
+    started = time.perf_counter()
+    parts = getattr(model, "parts", [])
+    measures = Measures(method, protocols, interval, threshold, parts, device, chosen)
+    shows = dataset.has_boxes and isinstance(model, nn.Module)
+    cut = shown_threshold(threshold, chosen)
+    tally = Tally(measures, dataset, cut, gallery if shows else 0, journal)
+    views = [view for view in VIEWS if view in tally.views]
+
+    def load(places: Sequence[int]) -> DataLoader[Sample]:
+        images: Dataset[Sample] = Subset(dataset, places)
+        return DataLoader(
+            images,
+            batch_size=batch_size,
+            sampler=UnpaddedDistributedSampler(places),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+        )
+
     if isinstance(model, nn.Module):
         model.eval().to(device)
     with torch.inference_mode():
-        for raw in watch(loader, "evaluating", show=progress and is_first_process()):
-            batches = {}
-            for view in views:
-                whole, parts = _ask(model, raw, device, view)
-                batches[view] = whole
-                measures.update(view, whole, parts)
-            if shows_examples:
-                examples.update(batches["whole"], raw)
-    results, chosen = measures.results(), examples.chosen()
+        left = load(tally.left(range(len(dataset)), {}))
+        for raw in watch(left, "evaluating", show=progress and is_first_process()):
+            asked = {view: _ask(model, raw, device, view) for view in views}
+            tally.add(raw["indices"].tolist(), asked)
+        results, candidates = tally.results()
+        shown = []
+        if candidates:
+            by_place = {candidate.index: candidate for candidate in candidates}
+            for raw in load(list(by_place)):
+                whole, _ = _ask(model, raw, device, "whole")
+                shown += _examples(by_place, raw, whole)
+            shown = gathered(shown, list(by_place))
     seconds = time.perf_counter() - started
-    return Evaluation(method, len(dataset), results, examples=chosen, seconds=seconds)
+    return Evaluation(method, len(dataset), results, examples=shown, seconds=seconds, chosen=chosen)
+
+
+def _examples(candidates: Mapping[int, Candidate], raw: Sample, batch: Batch) -> list[Example]:
+    """What a gallery shows of a batch: its maps are made again, as those of all images would be too many to keep."""
+    rows = zip(raw["indices"].tolist(), batch.maps.float().cpu(), raw["boxes"], strict=True)
+    return [candidates[index].example(score_map, boxes) for index, score_map, boxes in rows]
 
 
 def _name(model: nn.Module | MapFunction) -> str:

@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from wsol_ext._names import printable, some
 from wsol_ext._numbers import require_at_least
@@ -23,10 +24,18 @@ from wsol_ext.data.base import LocalizationDataset, Sample, boxes_within
 from wsol_ext.data.predictions import Predictions, read_predictions
 from wsol_ext.data.score_maps import ScoreMapError, ScoreMaps, checked_map
 from wsol_ext.data.tables import AnnotationError, check_pixels
-from wsol_ext.evaluation.gallery import Gallery
+from wsol_ext.evaluation.journal import Journal
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation, ProtocolResult
 from wsol_ext.evaluation.settings import mistaken_settings
+from wsol_ext.evaluation.tally import Tally
+from wsol_ext.evaluation.threshold_from import (
+    ChosenThresholds,
+    ThresholdsFrom,
+    chosen_by,
+    names_of_others,
+    shown_threshold,
+)
 from wsol_ext.metrics import PROTOCOLS, Batch
 
 __all__ = ["Array", "evaluate_map_files", "evaluate_maps"]
@@ -47,6 +56,7 @@ def evaluate_maps(
     logits: Array | None = None,
     labels: Any = None,
     threshold: float | str = 0.1,
+    threshold_from: ChosenThresholds | Evaluation | str | Path | None = None,
     interval: float = 0.001,
     method: str = "maps",
     batch_size: int = 64,
@@ -66,6 +76,8 @@ def evaluate_maps(
         logits: (n, C) class scores, with which `toploc` has Top-1 and Top-5, not GT-known alone.
         labels: (n,), each image's class, where there are logits.
         threshold: of `toploc`, in [0, 1); "best" chooses it on these images, and the result says so.
+        threshold_from: an evaluation of maps of other images, or the place of its results, whose thresholds are used:
+            as of `evaluate`.
         interval: of the thresholds of `maxboxacc` and `maxboxaccv2`, and of the bins of `pxap`.
         method: the name under which the maps stand in the results.
         batch_size: images at a time.
@@ -145,14 +157,18 @@ def evaluate_maps(
                 errors.append(_Wrong(index, error.kind, str(error)))
 
     started = time.perf_counter()
-    measures, usable = Measures(method, protocols, interval, threshold), samples()
-    constant = _measure(measures, iter(lambda: list(islice(usable, batch_size)), []))
+    chosen = chosen_by(threshold_from, protocols, _no_pictures)
+    measures = Measures(method, protocols, interval, threshold, chosen=chosen)
+    usable = samples()
+    batches = iter(lambda: list(islice(usable, batch_size)), [])
+    constant = _measure(batches, lambda _, batch: measures.update("whole", batch))
     _raise_for(errors, [f"maps[{index}]" for index in constant], count)
     if clipping:
         warnings.warn(clipping[0], stacklevel=2)
     about = {"constant maps": len(constant)} if constant else {}
     seconds = time.perf_counter() - started
-    return Evaluation(method, count, measures.results(), about=about, seconds=seconds)
+    results = measures.results()
+    return Evaluation(method, count, results, about=about, seconds=seconds, chosen=chosen)
 
 
 def evaluate_map_files(
@@ -165,10 +181,13 @@ def evaluate_map_files(
     batch_size: int = 64,
     workers: int = 0,
     threshold: float | str = 0.1,
+    threshold_from: ThresholdsFrom | None = None,
     interval: float = 0.001,
     gallery: int = 0,
     progress: bool = True,
     method: str = "maps",
+    beside: Sequence[str] = (),
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Evaluate a folder of score maps on a data set, as `evaluate` does a model: protocols, baseline and results alike.
 
@@ -185,10 +204,13 @@ def evaluate_map_files(
         batch_size: images at a time.
         workers: processes that read maps; 0: none beside this one.
         threshold: as of `evaluate`.
+        threshold_from: likewise; of other pictures the same folder has maps.
         interval: likewise.
         gallery: how many examples of each outcome to keep, if predictions have scores of all classes.
         progress: show a bar, or a line now and then where standard error is no terminal.
         method: the name under which the maps stand in the results.
+        journal: as of `evaluate`.
+        beside: names of other images, whose maps the folder may have too: other files are warned of.
 
     Returns:
         The results; `about` says which folder and predictions, and counts images left out and constant maps.
@@ -225,7 +247,7 @@ def evaluate_map_files(
         said.append(str(error))
     if len(missing) == len(set(names)):  # there is nothing more to say
         _raise_for([], [], 0, said)
-    unused = maps.unused(names)
+    unused = maps.unused([*names, *beside, *names_of_others(threshold_from)])
     if unused and is_first_process():
         shown = some([printable(path.relative_to(maps.folder).as_posix()) for path in unused])
         count = "1 score map is" if len(unused) == 1 else f"{len(unused)} score maps are"
@@ -236,29 +258,64 @@ def evaluate_map_files(
         about["predictions"] = printable(predictions)
         named = [names[index] for index in kept]
         predictions = read_predictions(predictions, named, dataset.class_names)
-    started = time.perf_counter()
-    shows = gallery > 0 and dataset.has_boxes and predictions is not None and predictions.complete
-    examples = Gallery(gallery if shows else 0, 0.1 if isinstance(threshold, str) else threshold)
+
+    def best_of_others(others: LocalizationDataset, choosing: list[str]) -> Evaluation:
+        return evaluate_map_files(
+            maps,
+            others,
+            choosing,
+            skip_missing=skip_missing,
+            batch_size=batch_size,
+            workers=workers,
+            threshold="best",
+            interval=interval,
+            progress=progress,
+            method=method,
+            beside=names,
+        )
+
     # Where maps are wanting, the others are only looked over.
-    measures = None if said else Measures(method, protocols, interval, threshold)
-    files = _MapFiles(maps, dataset, kept, None if predictions is None else predictions.logits)
+    chosen = None if said else chosen_by(threshold_from, protocols, best_of_others)
+    started = time.perf_counter()
+    shows = dataset.has_boxes and predictions is not None and predictions.complete
+    errors: list[_Wrong] = []
+    constant: list[int] = []
+    tally, places, logits = None, list(range(len(kept))), None
+    if predictions is not None:
+        logits = predictions.logits
+    if not said:
+        measures = Measures(method, protocols, interval, threshold, chosen=chosen)
+        cut = shown_threshold(threshold, chosen)
+        tally = Tally(measures, dataset, cut, gallery if shows else 0, journal)
+        place_of = {index: place for place, index in enumerate(kept)}
+        given = {} if journal is None else _given(maps, [names[k] for k in kept], logits)
+        places = [place_of[index] for index in tally.left(kept, given)]
+        constant = [] if journal is None else _constant(journal)
+    files = Subset(_MapFiles(maps, dataset, kept, logits), places)
     loader = DataLoader(
         files,
         batch_size=batch_size,
-        sampler=UnpaddedDistributedSampler(files),
+        sampler=UnpaddedDistributedSampler(places),
         num_workers=workers,
         collate_fn=list,
     )
-    errors: list[_Wrong] = []
 
     def readable() -> Iterator[list[Sample]]:
         for samples in watch(loader, "evaluating", show=progress and is_first_process()):
             errors.extend(each["error"] for each in samples if "error" in each)
             yield [sample for sample in samples if "error" not in sample]
 
-    constant = _gathered(_measure(measures, readable(), examples if shows else None))
-    _raise_for(_gathered(errors), [names[index] for index in constant], len(kept), said)
-    assert measures is not None  # else that was said
+    def add(samples: Sequence[Sample], batch: Batch) -> None:
+        assert tally is not None
+        columns = {"constant": np.array([_is_constant(each) for each in samples])}
+        tally.add([each["index"] for each in samples], {"whole": (batch, {})}, columns)
+
+    constant = _gathered([*constant, *_measure(readable(), None if tally is None else add)])
+    wrong = _gathered(errors)
+    if wrong and journal is not None:
+        journal.discard()  # maps will be others then
+    _raise_for(wrong, [names[index] for index in constant], len(kept), said)
+    assert tally is not None  # else that was said
     if constant:
         about["constant maps"] = len(constant)
         if is_first_process():
@@ -266,11 +323,40 @@ def evaluate_map_files(
             warnings.warn(
                 f"{len(constant)} of {len(kept)} score maps are constant: {shown}", stacklevel=2
             )
-    results, chosen = measures.results(), examples.chosen()
+    results, candidates = tally.results()
+    picked = [
+        each.example(maps.read(names[each.index]), dataset.annotations(each.index)["boxes"])
+        for each in candidates
+    ]
     if predictions is not None and not predictions.has_top5:
         _drop_top5(results)
     seconds = time.perf_counter() - started
-    return Evaluation(method, len(kept), results, about, chosen, seconds)
+    return Evaluation(method, len(kept), results, about, picked, seconds, chosen)
+
+
+def _given(maps: ScoreMaps, names: Sequence[str], logits: Tensor | None) -> dict[str, str]:
+    """What tells these maps and predictions from others: of files, their sizes and when they were written."""
+    digest = sha256()
+    for name in names:
+        for path in maps.find(name):
+            found = path.stat()
+            digest.update(
+                f"{path.name}:{found.st_size}:{found.st_mtime_ns};".encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
+    given = {"maps": digest.hexdigest()}
+    return (
+        given
+        if logits is None
+        else {**given, "predictions": sha256(logits.numpy().tobytes()).hexdigest()}
+    )
+
+
+def _constant(journal: Journal) -> list[int]:
+    """This process's share of the images whose map was found to be constant before an interruption."""
+    parts = journal.share(keys=())
+    return [place for part in parts for place in part.index[part.columns["constant"]].tolist()]
 
 
 class _Wrong(NamedTuple):
@@ -322,26 +408,29 @@ def _checked_protocols(
     return names
 
 
+def _no_pictures(others: LocalizationDataset, choosing: list[str]) -> Evaluation:
+    raise TypeError(
+        "evaluate_maps: threshold_from is a data set, it should be an evaluation of other maps, or its results"
+    )
+
+
 @torch.inference_mode()
 def _measure(
-    measures: Measures | None, batches: Iterable[list[Sample]], examples: Gallery | None = None
+    batches: Iterable[list[Sample]], count: Callable[[Sequence[Sample], Batch], None] | None
 ) -> list[int]:
-    """Count all samples, where there are measures; gives the numbers of those whose map is constant."""
+    """Have all samples counted, where anything counts; gives the numbers of those whose map is constant."""
     constant = []
     for samples in batches:
         for group in _of_one_shape(samples):
-            low, high = torch.stack([each["map"] for each in group]).flatten(1).aminmax(dim=1)
-            for each, is_constant in zip(group, (low == high).tolist(), strict=True):
-                if is_constant:
-                    constant.append(each["index"])
-            if measures is None:
-                continue
-            batch = _batch(group)
-            measures.update("whole", batch)
-            if examples is not None:
-                indices = torch.tensor([sample["index"] for sample in group])
-                examples.update(batch, {"indices": indices, "boxes": batch.boxes})
+            constant += [each["index"] for each in group if _is_constant(each)]
+            if count is not None:
+                count(group, _batch(group))
     return sorted(constant)
+
+
+def _is_constant(sample: Sample) -> bool:
+    low, high = sample["map"].aminmax()
+    return bool(low == high)
 
 
 def _of_one_shape(samples: Iterable[Sample]) -> Iterable[list[Sample]]:
@@ -483,6 +572,6 @@ def _gathered(found: list[Any]) -> list[Any]:
 def _drop_top5(results: Iterable[ProtocolResult]) -> None:
     """Leave out what needs five classes of each image."""
     for result in results:
-        for numbers in result.metrics.values():
+        for numbers in (*result.metrics.values(), *result.oracle.values()):
             for name in _TOP5:
                 numbers.pop(name, None)

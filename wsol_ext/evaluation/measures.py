@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from wsol_ext._names import unknown
 from wsol_ext.evaluation.results import CENTER, ProtocolResult
+from wsol_ext.evaluation.threshold_from import ChosenThresholds
 from wsol_ext.evaluation.views import VIEWS
 from wsol_ext.metrics import EVALUATED, PROTOCOLS, Batch, Protocol, View, center_map
 
@@ -67,6 +69,10 @@ class Measures:
         threshold: of the method and its parts; "best" chooses it.
         parts: the method's parts, which see whole pictures only.
         device: where the counts are kept.
+        chosen: thresholds of all sources that other pictures chose, in place of `threshold`.
+
+    Raises:
+        ValueError: the other pictures chose none for a protocol.
     """
 
     def __init__(
@@ -77,7 +83,14 @@ class Measures:
         threshold: float | str,
         parts: Sequence[str] = (),
         device: torch.device | None = None,
+        chosen: ChosenThresholds | None = None,
     ) -> None:
+        threshold = threshold if chosen is None else "best"
+        self.asked: dict[str, Any] = {
+            **{"method": method, "parts": list(parts), "protocols": list(protocols)},
+            **{"interval": interval, "threshold": threshold},
+        }
+
         def make(threshold: float | str, views: Sequence[View] = VIEWS) -> dict[str, Protocol]:
             chosen = [PROTOCOLS[name] for name in protocols if PROTOCOLS[name].view in views]
             return {each.name: each.make(interval=interval, threshold=threshold) for each in chosen}
@@ -91,11 +104,43 @@ class Measures:
         for by_protocol in self._sources.values():
             for protocol in by_protocol.values():
                 protocol.to(device or torch.device("cpu"))
+        if chosen is not None:
+            self._choose(chosen, interval)
+
+    def _choose(self, chosen: ChosenThresholds, interval: float) -> None:
+        for source, by_protocol in self._sources.items():
+            for name, protocol in by_protocol.items():
+                if thresholds := chosen.of(name, self.method, source, interval):
+                    protocol.choose(thresholds, f"by {chosen}")
 
     @property
     def views(self) -> set[View]:
         """What of each picture the protocols look at."""
         return {protocol.view for protocol in self._sources[self.method].values()}
+
+    def traits(self) -> dict[str, list[str]]:
+        """By protocol and source, those of the protocol's traits that are true of the source."""
+        return {key: [n for n in p.traits if getattr(p, n)] for key, p in self._judging().items()}
+
+    def recall(self, traits: Mapping[str, Sequence[str]]) -> None:
+        """Note traits that were kept with verdicts."""
+        for key, protocol in self._judging().items():
+            for name in protocol.traits:
+                setattr(protocol, name, name in traits[key])
+
+    @property
+    def keeps_verdicts(self) -> bool:
+        """Whether all protocols do."""
+        return all(each.keeps_verdicts for each in self._sources[self.method].values())
+
+    def _judging(self) -> dict[str, Protocol]:
+        """By protocol and source, those that keep verdicts."""
+        return {
+            f"{protocol.name}/{name}": protocol
+            for name, by_protocol in self._sources.items()
+            for protocol in by_protocol.values()
+            if protocol.keeps_verdicts
+        }
 
     def update(self, view: View, whole: Batch, parts: Mapping[str, Batch] | None = None) -> None:
         """Count a batch in one view: the method's maps, those of its parts, and the baseline's for the same images."""
@@ -123,11 +168,9 @@ class Measures:
 
     def add(self, verdicts: Mapping[str, Tensor]) -> None:
         """Count images by their verdicts."""
-        for name, by_protocol in self._sources.items():
-            for protocol in by_protocol.values():
-                found = verdicts.get(f"{protocol.name}/{name}")
-                if found is not None:
-                    protocol.add(found)
+        for key, protocol in self._judging().items():
+            if key in verdicts:
+                protocol.add(verdicts[key])
 
     def results(self) -> list[ProtocolResult]:
         """Each protocol's numbers over all that was counted, by all processes."""
@@ -138,11 +181,17 @@ class Measures:
                 if name not in by_name:
                     continue
                 result.metrics[source] = by_name[name].compute()
+                if thresholds := by_name[name].thresholds():
+                    result.thresholds[source] = thresholds
+                by_others = by_name[name].at is not None
+                if by_others:
+                    result.oracle[source] = by_name[name].oracle()
                 cut = by_name[name].settings().get("threshold")
                 if (source == CENTER and cut is not None) or cut != result.settings.get(
                     "threshold"
                 ):
-                    result.settings[f"{source}'s best threshold"] = cut
+                    title = "threshold" if by_others else "best threshold"
+                    result.settings[f"{source}'s {title}"] = cut
                 for title, curve in by_name[name].curves().items():
                     result.curves.setdefault(title, {})[source] = curve
             results.append(result)

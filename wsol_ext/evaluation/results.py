@@ -12,13 +12,18 @@ from wsol_ext.metrics import PROTOCOLS, Curve
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation.gallery import Example
+    from wsol_ext.evaluation.threshold_from import ChosenThresholds
 
-__all__ = ["CENTER", "Evaluation", "ProtocolResult"]
+__all__ = ["CENTER", "GAP", "ORACLE", "Evaluation", "ProtocolResult"]
 
 _T = TypeVar("_T")
 
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
+ORACLE = "oracle"
+"""The name of a method's numbers at the thresholds that are best on the evaluated images."""
+GAP = "gap"
+"""The name of what is lost at others."""
 
 
 @dataclass
@@ -31,22 +36,41 @@ class ProtocolResult:
         metrics: for the method, its parts where it has some, and `CENTER`, shares in [0, 1] by name; what a baseline
             without class predictions cannot have is absent.
         curves: by IoU threshold and source.
+        thresholds: by source and by what is reached at each, those that were chosen; none that was given.
+        oracle: `metrics` at the thresholds that are best on the evaluated images, where others chose those in use.
     """
 
     name: str
     settings: dict[str, Any]
     metrics: dict[str, dict[str, float]]
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+    oracle: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """The protocol with its settings: ``toploc (threshold 0.1, given)``."""
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        """The protocol with its settings: ``toploc (upsampling bilinear, threshold 0.1, chosen beforehand)``."""
+        chosen = "chosen" if "threshold" in self.settings else "threshold chosen"
+        named = {chosen if name == "chosen" else name: v for name, v in self.settings.items()}
+        settings = ", ".join(f"{name} {value}" for name, value in named.items())
         return f"{self.name} ({settings})"
 
     def label(self, number: str) -> str:
         """A number's name for people."""
-        return PROTOCOLS[self.name].labels.get(number, number)
+        shown = number.removeprefix("best ") if self.oracle else number
+        return PROTOCOLS[self.name].labels.get(number, shown)
+
+    def beside(self, method: str) -> dict[str, dict[str, float]]:
+        """The columns of a table: a method's numbers, the baseline's, and between them, where others chose, the best.
+
+        The gap between chosen and best, of shares alone, is a share too.
+        """
+        own = self.metrics[method]
+        columns = {method: own}
+        if best := self.oracle.get(method):
+            lost = {name: best[name] - own[name] for name in own if self.is_share(name)}
+            columns |= {ORACLE: best, GAP: lost}
+        return {**columns, CENTER: self.metrics[CENTER]}
 
     @staticmethod
     def is_share(name: str) -> bool:
@@ -65,6 +89,7 @@ class Evaluation:
         about: checkpoint, data and whatever else a reader should know.
         examples: images with their maps and boxes, for a gallery.
         seconds: how long the pass over the images took.
+        chosen: the thresholds that other pictures chose, where they did.
     """
 
     method: str
@@ -73,6 +98,7 @@ class Evaluation:
     about: dict[str, Any] = field(default_factory=dict)
     examples: list["Example"] = field(default_factory=list)
     seconds: float = 0.0
+    chosen: "ChosenThresholds | None" = None
 
     def metric(self, protocol: str, name: str, source: str | None = None) -> float:
         """One number: `evaluation.metric("toploc", "gt_known")`; `source` is the method by default.
@@ -123,14 +149,34 @@ class Evaluation:
                     found.append(f"by {by} points under {result.name}{label}")
         return f"{self.method} is below the {CENTER} {', '.join(found)}" if found else ""
 
+    def threshold_gap(self) -> str:
+        """A sentence about what the method loses at thresholds that others chose; "" where none did."""
+        found = []
+        for result in self.protocols:
+            gap = result.beside(self.method).get(GAP, {})
+            for number in (each for each in PROTOCOLS[result.name].best_by if each in gap):
+                label = "" if number == result.name else f" ({result.label(number)})"
+                found.append(f"{100 * gap[number]:.1f} points under {result.name}{label}")
+        if not found:
+            return ""
+        return f"by thresholds from {self.chosen}, not the best here, {self.method} loses {', '.join(found)}"
+
     def as_dict(self) -> dict[str, Any]:
         """Everything but curves, examples and the time it took, as JSON has it: the same, however often it is found."""
         protocols = [
-            {"protocol": r.name, "settings": r.settings, "metrics": r.metrics}
+            {
+                "protocol": r.name,
+                "title": r.title,
+                "settings": r.settings,
+                "metrics": r.metrics,
+                "thresholds": r.thresholds,
+                **({"oracle": r.oracle} if r.oracle else {}),
+            }
             for r in self.protocols
         ]
         return {
             **self.about,
+            **({} if self.chosen is None else {"thresholds from": str(self.chosen)}),
             "method": self.method,
             "images": self.images,
             "versions": versions(),
@@ -142,7 +188,10 @@ class Evaluation:
         return [
             {"protocol": result.title, "source": source, "metric": name, "value": value}
             for result in self.protocols
-            for source, metrics in result.metrics.items()
+            for source, metrics in (
+                *result.metrics.items(),
+                *((f"{source}, {ORACLE}", metrics) for source, metrics in result.oracle.items()),
+            )
             for name, value in metrics.items()
         ]
 

@@ -1,6 +1,6 @@
 """The published protocols: which maps and boxes each metric is shown, and what it reports."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -47,10 +47,20 @@ class _BoxAccuracy(Protocol):
     """The best threshold's accuracy of the true class's map."""
 
     metric: MaxBoxAcc | MaxBoxAccV2
+    upsampling = "bicubic"
 
     def settings(self) -> dict[str, Any]:
-        """The interval of thresholds; the maximum is over the evaluated images themselves."""
-        return {"interval": self.metric.interval}
+        """The interval of thresholds, and by which images one of them was chosen."""
+        return {
+            "upsampling": self.upsampling,
+            "interval": self.metric.interval,
+            "chosen": self.chosen,
+        }
+
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """All thresholds, for each IoU."""
+        tried = score_thresholds(self.metric.interval).tolist()
+        return {f"IoU {iou:g}": tried for iou in self.metric.iou_thresholds}
 
     def judge(self, batch: Batch) -> Tensor:
         """Score maps of the true class, upsampled and normalized, against the boxes."""
@@ -87,7 +97,7 @@ class _BoxAccuracy(Protocol):
 class MaxBoxAccProtocol(_BoxAccuracy):
     """`maxboxacc`: the largest contour's box, at IoU 0.5."""
 
-    headlines = ("maxboxacc",)
+    headlines = best_by = ("maxboxacc",)
     labels: ClassVar[Mapping[str, str]] = {"maxboxacc": "MaxBoxAcc"}
 
     def __init__(self, interval: float) -> None:
@@ -98,7 +108,7 @@ class MaxBoxAccProtocol(_BoxAccuracy):
 class MaxBoxAccV2Protocol(_BoxAccuracy):
     """`maxboxaccv2`: all contours' boxes, the mean over IoU 0.3, 0.5 and 0.7."""
 
-    headlines = ("maxboxaccv2",)
+    headlines = best_by = ("maxboxaccv2",)
     labels: ClassVar[Mapping[str, str]] = {"maxboxaccv2": "MaxBoxAccV2"}
 
     def __init__(self, interval: float) -> None:
@@ -109,7 +119,9 @@ class _Localization(Protocol):
     """Top-1, Top-5 and GT-known; of a source without class predictions, what needs none."""
 
     metric: LocalizationAccuracy | SatLocalizationAccuracy
+    upsampling = "bilinear"
     headlines = ("cls_top1", "loc_top1", "loc_top5", "gt_known")
+    best_by: ClassVar[tuple[str, ...]] = ("gt_known",)
     labels: ClassVar[Mapping[str, str]] = _LOCALIZATION_LABELS
     traits = ("predicts_classes",)
     predicts_classes = True
@@ -159,8 +171,8 @@ class TopLoc(_Localization):
     }
 
     def __init__(self, threshold: float | str) -> None:
-        self.chosen = threshold == "best"
-        super().__init__(LocalizationAccuracy(CANDIDATES if self.chosen else float(threshold)))
+        self.chooses = threshold == "best"
+        super().__init__(LocalizationAccuracy(CANDIDATES if self.chooses else float(threshold)))
 
     @staticmethod
     def frame(boxes: Tensor, sides: Tensor, size: int) -> Tensor:
@@ -169,8 +181,11 @@ class TopLoc(_Localization):
 
     def settings(self) -> dict[str, Any]:
         """The threshold, and where it comes from."""
-        threshold = {"threshold": float(self.metric.best_threshold())}
-        return {**threshold, "chosen": "on the evaluated images"} if self.chosen else threshold
+        return _cut_at(self)
+
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """Where nobody gave a threshold, all of them."""
+        return {"threshold": self.metric.thresholds} if self.chooses else {}
 
     def _judge(
         self, maps: Tensor, logits: Tensor | None, labels: Tensor, boxes: list[Tensor]
@@ -186,6 +201,8 @@ class SatLocalization(_Localization):
 
     metric: SatLocalizationAccuracy
     view = "crops"
+    best_by = ("gt_known", "loc_top1")
+    chooses = True
     columns: ClassVar[Mapping[str, str]] = {"loc_top1": "sat Top-1", "gt_known": "sat GT-known"}
 
     def __init__(self) -> None:
@@ -198,12 +215,13 @@ class SatLocalization(_Localization):
         return _limited(boxes / sides * resize - (resize - size) // 2, size)
 
     def settings(self) -> dict[str, Any]:
-        """The threshold, and that it was chosen on the evaluated images themselves, as the protocol has it."""
+        """The threshold, and that it was chosen on the evaluated images, as the protocol has it, or on others."""
         candidates = ", ".join(f"{threshold:g}" for threshold in self.metric.thresholds)
-        return {
-            "threshold": float(self.metric.best_threshold()),
-            "chosen": f"from {candidates} on the evaluated images",
-        }
+        return {**_cut_at(self), "chosen": f"from {candidates} {self.chosen}"}
+
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """The four."""
+        return {"threshold": self.metric.thresholds}
 
 
 @register_protocol("pxap")
@@ -212,6 +230,7 @@ class PixelPrecision(Protocol):
 
     metric: PxAP
     needs = "masks"
+    upsampling = "bicubic"
     headlines = ("pxap",)
     labels: ClassVar[Mapping[str, str]] = {"pxap": "PxAP"}
     columns: ClassVar[Mapping[str, str]] = {}  # few data sets have masks
@@ -221,7 +240,7 @@ class PixelPrecision(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """The width of the score bins."""
-        return {"interval": self.metric.interval}
+        return {"upsampling": self.upsampling, "interval": self.metric.interval}
 
     def judge(self, batch: Batch) -> Tensor:
         """Score maps of the true class against masks, both on the protocol's square."""
@@ -247,20 +266,22 @@ class CorLocProtocol(Protocol):
 
     metric: CorLoc
     takes_boxes = True
-    headlines = ("corloc",)
+    upsampling = "bilinear"
+    headlines = best_by = ("corloc",)
     labels: ClassVar[Mapping[str, str]] = {"corloc": "CorLoc"}
     traits = ("cuts_maps",)
 
     def __init__(self, threshold: float | str) -> None:
-        self.chosen, self.cuts_maps = threshold == "best", True
-        super().__init__(CorLoc(CANDIDATES if self.chosen else [float(threshold)]))
+        self.chooses, self.cuts_maps = threshold == "best", True
+        super().__init__(CorLoc(CANDIDATES if self.chooses else [float(threshold)]))
 
     def settings(self) -> dict[str, Any]:
         """The threshold, and where it comes from."""
-        if not self.cuts_maps:
-            return {}
-        threshold = {"threshold": float(self.metric.best_threshold())}
-        return {**threshold, "chosen": "on the evaluated images"} if self.chosen else threshold
+        return _cut_at(self) if self.cuts_maps else {}
+
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """Where maps are cut and nobody gave a threshold, all of them."""
+        return {"threshold": self.metric.thresholds} if self.chooses and self.cuts_maps else {}
 
     def judge(self, batch: Batch) -> Tensor:
         """The best box of each image against its true ones."""
@@ -281,6 +302,17 @@ class CorLocProtocol(Protocol):
     ) -> dict[str, Tensor]:
         """The share."""
         return self.metric.of_sums(sums, images, at)
+
+
+def _cut_at(protocol: TopLoc | SatLocalization | CorLocProtocol) -> dict[str, Any]:
+    """The settings of a protocol of one threshold."""
+    given = not protocol.chooses
+    threshold = protocol.metric.thresholds[0] if given else protocol.thresholds()["threshold"]
+    return {
+        "upsampling": protocol.upsampling,
+        "threshold": float(threshold),
+        "chosen": "beforehand" if given else protocol.chosen,
+    }
 
 
 def _limited(boxes: Tensor, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """What a protocol is, and the protocols there are, by name."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -83,6 +84,9 @@ class Protocol:
         headlines: the numbers that stand for it where there is room for few.
         labels: numbers' names for people; a number without one is called by its own.
         columns: the numbers in a table of several runs, and their titles there; by default the headlines.
+        upsampling: how maps become the evaluated square, where they do: "bicubic", "bilinear".
+        best_by: the numbers by which it chooses thresholds; none where it has none to choose.
+        at: the places of the thresholds that others chose, as `numbers` takes them; None: the best are taken.
         traits: the attributes that tell, after the first batch, of what kind the source is: as `predicts_classes`.
     """
 
@@ -93,10 +97,14 @@ class Protocol:
     headlines: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[Mapping[str, str]] = {}
     columns: ClassVar[Mapping[str, str]]
+    upsampling: ClassVar[str] = ""
+    best_by: ClassVar[tuple[str, ...]] = ()
     traits: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
+        self.at: Tensor | None = None
+        self.chosen = "on the evaluated images"
 
     @classmethod
     def make(cls, **options: Any) -> "Protocol":
@@ -133,6 +141,45 @@ class Protocol:
         """What the numbers depend on beside the protocol's name."""
         return {}
 
+    def candidates(self) -> dict[str, Sequence[float]]:
+        """The thresholds that it chooses from, rising, by what is reached at each; none where it chooses none."""
+        return {}
+
+    def thresholds(self) -> dict[str, float]:
+        """Those of its candidates that its numbers are reached at: the best, or what others chose."""
+        candidates = self.candidates()
+        if not candidates:
+            return {}
+        assert isinstance(self.metric, SumOfVerdicts)
+        at = self.metric.best_of(self.metric.totals()[0]) if self.at is None else self.at
+        places = zip(candidates.items(), at.flatten().tolist(), strict=True)
+        return {number: tried[place] for (number, tried), place in places}
+
+    def choose(self, thresholds: Mapping[str, float], source: str) -> None:
+        """Give the numbers at thresholds that were chosen on other images, not at the best.
+
+        Args:
+            thresholds: as `thresholds` gives them.
+            source: by what they were chosen, for reports: "by the boxes of val".
+
+        Raises:
+            ValueError: they are none of the candidates.
+        """
+        places = []
+        for number, tried in self.candidates().items():
+            wanted = thresholds.get(number, math.nan)
+            found = [place for place, each in enumerate(tried) if abs(each - wanted) < 1e-9]
+            if not found:
+                raise ValueError(
+                    f"{self.name}: the threshold for {number} is {wanted}, it should be one of those that are tried, "
+                    f"{tried[0]:g}, {tried[1]:g} … {tried[-1]:g}"
+                )
+            places += found
+        assert isinstance(self.metric, SumOfVerdicts)
+        best = self.metric.best_of(self.metric.sums)
+        self.at = torch.tensor(places, device=best.device).reshape(best.shape)
+        self.chosen = source
+
     @property
     def keeps_verdicts(self) -> bool:
         """Whether its numbers follow from what it says of each image: whether it has `judge`, `add` and `numbers`."""
@@ -167,6 +214,12 @@ class Protocol:
 
     def compute(self) -> dict[str, float]:
         """The numbers over everything seen, by all processes: shares in [0, 1]."""
+        assert isinstance(self.metric, SumOfVerdicts)
+        found = self.numbers(*self.metric.totals(), self.at)
+        return {name: float(value) for name, value in found.items()}
+
+    def oracle(self) -> dict[str, float]:
+        """What `compute` gives where nobody else chose the thresholds: the numbers at the best of all."""
         assert isinstance(self.metric, SumOfVerdicts)
         found = self.numbers(*self.metric.totals())
         return {name: float(value) for name, value in found.items()}

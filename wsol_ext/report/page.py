@@ -13,6 +13,7 @@ from PIL import Image
 from wsol_ext._files import write_text
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import CENTER, PROTOCOLS, Evaluation, Example, ProtocolResult
+from wsol_ext.evaluation.results import ORACLE
 from wsol_ext.metrics import OUTCOMES, TopLoc
 from wsol_ext.report import drawing
 from wsol_ext.report.figures import curve_figure, figure_svg, loss_figure
@@ -54,6 +55,8 @@ def write_report(
         OSError: the file cannot be written.
     """
     about = {"method": evaluation.method, **evaluation.about, "images": f"{evaluation.images:,}"}
+    if evaluation.chosen is not None:
+        about["thresholds from"] = str(evaluation.chosen)
     template = Environment(
         loader=PackageLoader("wsol_ext.report", "."),
         autoescape=True,
@@ -65,9 +68,14 @@ def write_report(
         about=about,
         method=evaluation.method,
         center=CENTER,
+        gap=evaluation.threshold_gap(),
         tiles=_tiles(evaluation),
         tables=[
-            {"title": result.title, "rows": _rows(result, evaluation.method)}
+            {
+                "title": result.title,
+                "columns": list(result.beside(evaluation.method)),
+                "rows": _rows(result, evaluation.method),
+            }
             for result in evaluation.protocols
         ],
         parts=_parts(evaluation),
@@ -90,26 +98,32 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
             if value is None:
                 continue
             label = result.label(number)
-            baseline = result.metrics[CENTER].get(number)
+            columns = result.beside(evaluation.method)
+            beside = {name: columns.get(name, {}).get(number) for name in (ORACLE, CENTER)}
             tiles.append(
                 {
                     "label": label if number == result.name else f"{label}, {result.name}",
                     "value": _percent(value),
-                    "beside": "" if baseline is None else f"{CENTER} {_percent(baseline)}",
+                    "beside": ", ".join(
+                        f"{name} {_percent(share)}"
+                        for name, share in beside.items()
+                        if share is not None
+                    ),
                 }
             )
     return tiles
 
 
 def _rows(result: ProtocolResult, method: str) -> list[dict[str, Any]]:
-    """All of a protocol's numbers, of the method and the baseline."""
+    """All of a protocol's numbers, of the method and what stands beside it."""
+    columns = result.beside(method)
     rows = []
-    for name, value in result.metrics[method].items():
+    for name in result.metrics[method]:
         show = _percent if result.is_share(name) else _number
-        baseline = result.metrics[CENTER].get(name)
+        cells = [numbers.get(name) for numbers in columns.values()]
         row = {
             "title": result.label(name),
-            "cells": [show(value), "" if baseline is None else show(baseline)],
+            "cells": ["" if value is None else show(value) for value in cells],
             "minor": name in OUTCOMES or not result.is_share(name),
         }
         rows.append(row)
@@ -132,7 +146,7 @@ def _curves(evaluation: Evaluation) -> dict[str, str]:
     figures = {}
     for result in evaluation.protocols:
         for iou, by_source in result.curves.items():
-            title = f"{result.title}, {iou}"
+            title = f"{result.name}, {iou}"
             figures[title] = _figure(curve_figure(by_source, title))
     return figures
 

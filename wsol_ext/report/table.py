@@ -4,24 +4,30 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from wsol_ext.evaluation.results import CENTER, Evaluation
+from wsol_ext.evaluation.results import Evaluation
 
 __all__ = ["print_tables"]
 
 
 def print_tables(evaluation: Evaluation) -> None:
-    """Print each protocol's metrics, the method beside the centre baseline, and all of its parts; shares in percent."""
+    """Print each protocol's metrics, the method beside the centre baseline, and all of its parts; shares in percent.
+
+    Where thresholds were chosen on other pictures, the best here and the loss stand beside the method.
+    """
     console = Console()
     for result in evaluation.protocols:
-        table = Table(title=result.title, title_justify="left", title_style="bold")
+        # One line, however long: what decides whether numbers compare.
+        console.print(result.title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        table = Table()
         table.add_column("metric")
-        table.add_column(evaluation.method, justify="right")
-        table.add_column(CENTER, justify="right")
-        for name, value in result.metrics[evaluation.method].items():
-            baseline = result.metrics[CENTER].get(name)
+        columns = result.beside(evaluation.method)
+        for title in columns:
+            table.add_column(title, justify="right")
+        for name in result.metrics[evaluation.method]:
             show = "{:.1%}" if result.is_share(name) else "{:.3f}"
-            beside = "" if baseline is None else show.format(baseline)
-            table.add_row(result.label(name), show.format(value), beside)
+            cells = [numbers.get(name) for numbers in columns.values()]
+            shown = ["" if value is None else show.format(value) for value in cells]
+            table.add_row(result.label(name), *shown)
         console.print(table)
     if evaluation.parts:
         names, rows = evaluation.comparison()
@@ -40,5 +46,7 @@ def print_tables(evaluation: Evaluation) -> None:
             part = source.removeprefix(f"{evaluation.method}, ")
             table.add_row(part, *("" if v is None else f"{v:.1%}" for v in values))
         console.print(table)
+    if gap := evaluation.threshold_gap():
+        console.print(gap, markup=False, highlight=False, soft_wrap=True)
     if warning := evaluation.below_baseline():
         console.print(warning, style="bold", markup=False, highlight=False, soft_wrap=True)

@@ -42,7 +42,8 @@ class RunFolder:
     | `stage1.safetensors`, … | the model that a stage which is not the last has trained |
     | `model.safetensors` | the trained model, once training has ended |
     | `metrics.json` | the last epoch's row, once training has ended |
-    | `threshold.json` | the model's best threshold, once it was evaluated with boxes: `wsol_ext.thresholds` |
+    | `selection.json` | which epoch `--select` kept, by which pictures, once training has ended |
+    | `threshold.json` | where its maps are cut, once it was evaluated with boxes: `wsol_ext.thresholds` |
 
     Args:
         path: the folder.

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from rich.console import Console
 
 import wsol_ext
 from wsol_ext._devices import usable_device
 from wsol_ext._files import move_aside, write_json
+from wsol_ext._kept_epoch import KeptEpoch, store_kept_epoch
 from wsol_ext._names import flag_of, some
 from wsol_ext._problems import Problems
 from wsol_ext._processes import is_launched, rank_in_training
@@ -30,6 +32,7 @@ from wsol_ext.training.callbacks import (
     AtomicCheckpoints,
     EpochProgress,
     History,
+    SameEverywhere,
     SaveEachEpoch,
     SeedEachEpoch,
     StopOnNaN,
@@ -289,15 +292,18 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
         stage_data = data.for_stage(stage)
         stage_data.features = _features(data.splits.train, model, stage.config, console)
         selection = _selection(data.splits.select, model, stage.config, history, console)
-        trainer = _trainer(folder, console, history, selection)
+        same = SameEverywhere(stage, data.splits.train)
+        trainer = _trainer(folder, console, history, selection, same)
         _fit(trainer, model, stage_data, stage, checkpoint)
+        kept = None
         if selection is not None:
-            console.out(f"kept: {selection.restore(model)}", highlight=False)
+            kept = selection.restore(model, epochs=int(rows[-1]["epoch"]))
+            console.out(f"kept: epoch {kept}", highlight=False)
         if trainer.is_global_zero:
             folder.restore()
             save_model(model, folder.trained(stage))
             if stage.is_last:
-                _finish(folder, data, rows, console)
+                _finish(folder, data, rows, kept, console)
 
 
 def _features(
@@ -345,8 +351,14 @@ def _fit(
 
 
 def _finish(
-    folder: RunFolder, data: TrainingData, rows: list[dict[str, float]], console: Console
+    folder: RunFolder,
+    data: TrainingData,
+    rows: list[dict[str, float]],
+    kept: KeptEpoch | None,
+    console: Console,
 ) -> None:
+    if kept is not None:
+        store_kept_epoch(folder.path, kept)
     save_figure(loss_figure(rows), folder.path / "loss.png")
     write_json(folder.metrics, rows[-1])
     lines = [f"{folder.model}", f"boxes for your images: wsol localize {folder.path} IMAGES"]
@@ -361,11 +373,16 @@ def _missing_to_evaluate(config: TrainingConfig) -> str:
 
 
 def _trainer(
-    folder: RunFolder, console: Console, history: History, selection: SelectBest | None
+    folder: RunFolder,
+    console: Console,
+    history: History,
+    selection: SelectBest | None,
+    same: SameEverywhere,
 ) -> pl.Trainer:
     stage, config = history.stage, history.stage.config
     device = torch.device(usable_device(config.device))
     callbacks: list[pl.Callback] = [
+        same,
         SeedEachEpoch(config.seed),
         StopOnNaN(folder.checkpoint, stage),
         *([] if selection is None else [selection]),  # the history shows what it measures
@@ -385,13 +402,23 @@ def _trainer(
         limit_val_batches=None if config.validate_every else 0,
         num_sanity_val_steps=0,
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), *_slurm()],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """Slurm's tasks as processes, where Lightning would find them by itself, but without its own way to go on.
+
+    On SIGUSR1 that would save amid an epoch, as `hpc_ckpt_1.ckpt`, and then begin every stage there.
+    """
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def quiet_lightning() -> None:

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from wsol_ext._kept_epoch import KeptEpoch
+from wsol_ext._names import in_short
 from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import evaluate
@@ -68,8 +70,13 @@ class SelectBest(Callback):
                 self.kept |= _weights_of(model, name == "classification")
         self._stop_if_done(trainer, epoch)
 
+    @property
+    def _protocol(self) -> str:
+        """What localization is measured by."""
+        return "maxboxacc" if self.dataset.has_boxes else "pxap"
+
     def _measure(self, model: LocalizationModel, device: torch.device) -> dict[str, float]:
-        protocol = "maxboxacc" if self.dataset.has_boxes else "pxap"
+        protocol = self._protocol
         protocols = (protocol, "toploc") if self.dataset.has_boxes else (protocol,)
         training = model.training
         if self.features is None:
@@ -128,12 +135,21 @@ class SelectBest(Callback):
         if patience and self.best and epoch - self.best["localization"][1] >= patience:
             trainer.should_stop = True
 
-    def restore(self, model: LocalizationModel) -> str:
-        """Give a model the weights that were kept; returns what to say of it."""
+    def restore(self, model: LocalizationModel, epochs: int) -> KeptEpoch:
+        """Give a model the weights that were kept; returns whose they are, of so many epochs that were trained."""
         model.load_state_dict({**model.state_dict(), **self.kept})
-        return ", ".join(
-            f"{name} of epoch {epoch} ({value:.1%} on {self.config.select})"
-            for name, (value, epoch) in self.best.items()
+        value, epoch = self.best["localization"]
+        apart = bool(model.classifying_weights) and "classification" in self.best
+        return KeptEpoch(
+            epoch=epoch,
+            classifying_epoch=self.best["classification"][1] if apart else epoch,
+            epochs=epochs,
+            split=str(self.config.select),
+            images=len(self.dataset),
+            protocol=self._protocol,
+            interval=_INTERVAL,
+            value=value,
+            boxes="" if self.config.boxes is None else in_short(self.config.boxes),
         )
 
     def state_dict(self) -> dict[str, Any]:
