@@ -595,15 +595,16 @@ def check_tensor(
         )
 
 
+# In tuples, since torch.compile of torch 2.6 knows no unions.
 def check_number(operator: str, argument: str, value: Any) -> None:
     """Raise TypeError unless it is a number, or the symbol or tensor of one."""
-    if not isinstance(value, float | int | torch.SymFloat | torch.SymInt | Tensor):
+    if not isinstance(value, (float, int, torch.SymFloat, torch.SymInt, Tensor)):
         require_number(f"{operator}: {argument}", value)
 
 
 def check_whole(operator: str, argument: str, value: Any) -> None:
     """Raise TypeError unless it is a whole number, or the symbol or tensor of one."""
-    if not isinstance(value, int | torch.SymInt | Tensor):
+    if not isinstance(value, (int, torch.SymInt, Tensor)):
         require_whole(f"{operator}: {argument}", value)
 
 
