@@ -172,6 +172,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
                 dict(each["settings"]),
                 {source: dict(numbers) for source, numbers in each["metrics"].items()},
                 thresholds=_thresholds(each.get("thresholds", {})),
+                oracle={source: dict(best) for source, best in each.get("oracle", {}).items()},
             )
             for each in found.pop("protocols")
         ]

@@ -11,12 +11,16 @@ what it did since the last one. `numpy.load` reads them:
 | `PROTOCOL/SOURCE` | (n, bytes) uint8 | verdicts that are true or false, eight to a byte, the first the highest bit |
 | `PROTOCOL/SOURCE/bits` | integers | the shape of a verdict: `maxboxaccv2` has 3 IoUs and 1,000 thresholds |
 | `PROTOCOL/SOURCE` | (n, …) unsigned | verdicts that are counts, as those of `pxap`; there is no `bits` |
+| `label`, `predicted` | (n,) integers | the true class, and the one predicted |
+| `box`, `iou` | (n, 4), (n,) floats | the method's box in pixels of the picture, and its IoU with the best true box |
+| `truth` | (n, 4) floats | that true box |
+| `size` | (n, 2) integers | width and height of the picture |
 | any other | (n, …) | what else is known of each image |
 """
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,8 +75,12 @@ def write_part(folder: Path, name: str, part: Verdicts) -> Path:
     return path
 
 
-def read_parts(folder: Path) -> Iterator[Verdicts]:
+def read_parts(folder: Path, keys: Collection[str] | None = None) -> Iterator[Verdicts]:
     """The parts of a folder, one after another: all at once they may be large.
+
+    Args:
+        folder: the parts.
+        keys: which verdicts to read, ``toploc/trt``; None: all. Columns are read in any case.
 
     Raises:
         ValueError: a file that is no part, or a damaged one; the message names it.
@@ -80,12 +88,16 @@ def read_parts(folder: Path) -> Iterator[Verdicts]:
     for path in sorted(folder.glob("part-*.npz")):
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+                arrays = {name: file[name] for name in file.files if _is_wanted(name, keys)}
             yield _part(arrays)
         except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise ValueError(
                 f"{path}: it is no part of an evaluation's verdicts: {error}"
             ) from error
+
+
+def _is_wanted(name: str, keys: Collection[str] | None) -> bool:
+    return keys is None or "/" not in name or name.removesuffix(_BITS) in keys
 
 
 def _part(arrays: Mapping[str, NDArray[Any]]) -> Verdicts:

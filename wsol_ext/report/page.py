@@ -28,6 +28,8 @@ _OUTCOME_TEXTS = {
     "more": "The class is right; the box holds the object and too much around it.",
     "other": "The class is right; the box lies elsewhere.",
 }
+_CLASSES = 8  # shown of the worst, and of the best
+_BY = ("maxboxaccv2", "maxboxacc", "toploc gt_known", "sat gt_known", "corloc")  # what orders classes, if there
 
 
 def write_report(
@@ -78,7 +80,10 @@ def write_report(
             }
             for result in evaluation.protocols
         ],
+        intervals=any(result.intervals for result in evaluation.protocols),
         parts=_parts(evaluation),
+        by_object=_by_kind(evaluation.by_object),
+        by_class=_worst_and_best(evaluation.by_class),
         curves=_curves(evaluation),
         gallery=[] if dataset is None else _gallery(evaluation.examples, dataset),
         training=_figure(loss_figure(history)) if history else None,
@@ -100,10 +105,12 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
             label = result.label(number)
             columns = result.beside(evaluation.method)
             beside = {name: columns.get(name, {}).get(number) for name in (ORACLE, CENTER)}
+            interval = result.interval(evaluation.method, number).strip(" []")
             tiles.append(
                 {
                     "label": label if number == result.name else f"{label}, {result.name}",
                     "value": _percent(value),
+                    "interval": interval.replace(", ", " to "),
                     "beside": ", ".join(
                         f"{name} {_percent(share)}"
                         for name, share in beside.items()
@@ -120,10 +127,13 @@ def _rows(result: ProtocolResult, method: str) -> list[dict[str, Any]]:
     rows = []
     for name in result.metrics[method]:
         show = _percent if result.is_share(name) else _number
-        cells = [numbers.get(name) for numbers in columns.values()]
+        cells = [
+            show(numbers[name]) + result.interval(source, name) if name in numbers else ""
+            for source, numbers in columns.items()
+        ]
         row = {
             "title": result.label(name),
-            "cells": ["" if value is None else show(value) for value in cells],
+            "cells": cells,
             "minor": name in OUTCOMES or not result.is_share(name),
         }
         rows.append(row)
@@ -139,6 +149,35 @@ def _parts(evaluation: Evaluation) -> dict[str, Any] | None:
         for source, values in by_source.items()
     ]
     return {"names": names, "rows": rows}
+
+
+def _by_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """A table of rows of `wsol_ext.evaluation.breakdown`."""
+    if not rows:
+        return None
+    shown = [
+        {"title": row["kind"], "cells": [_cell(row[name]) for name in row if name != "kind"]}
+        for row in rows
+    ]
+    return {"names": [name for name in rows[0] if name != "kind"], "rows": shown}
+
+
+def _worst_and_best(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Tables of the classes whose numbers are lowest and highest by their first one; all in one where they are few."""
+    number = next((name for name in _BY if rows and name in rows[0]), None)
+    if number is None:
+        return {}
+    ordered = sorted(rows, key=lambda row: (row[number], row["kind"]))
+    if len(rows) <= 2 * _CLASSES:
+        return {f"All classes by {number}": _by_kind(ordered)}
+    return {
+        f"Lowest {number}": _by_kind(ordered[:_CLASSES]),
+        f"Highest {number}": _by_kind(ordered[: -_CLASSES - 1 : -1]),
+    }
+
+
+def _cell(value: Any) -> str:
+    return _percent(value) if isinstance(value, float) else str(value)
 
 
 def _curves(evaluation: Evaluation) -> dict[str, str]:
