@@ -3,16 +3,11 @@
 Those are OpenCV by hand (8-bit once, outer contours alone where they suffice) and torchvision's box_iou.
 """
 
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 import torch
 import torchvision
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles import opencv_boxes, score_maps
 
 from wsol_ext.ops import best_box_iou, box_iou, extract_boxes

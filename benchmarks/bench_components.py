@@ -6,15 +6,10 @@ hundred steps of max-pooling, which is its default and labels no component whose
 in a hundred.
 """
 
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles.opencv_components import components_of_mask, sums_of_mask
 from oracles.score_maps import score_map
 

@@ -7,6 +7,8 @@ The table is printed last.
     pytest benchmarks --save cpu           also writes benchmarks/results/cpu_<benchmark>.md
     pytest benchmarks --rows FILE          each row is a JSON line at the end of FILE as soon as it is measured; with
                                            --continue, tests whose rows FILE has are left out
+    pytest benchmarks --report FILE        also writes the table as FILE.md, or the rows as FILE.json; --brief: without
+                                           bars, errors and estimates, as `wsol bench` prints it
     pytest benchmarks --smoke              one small case of each kind, once and untimed: only that all of it runs
 
 pytest-benchmark times the operator, and before each of its rounds the baseline is timed by the same clock, so that what
@@ -23,18 +25,23 @@ import multiprocessing
 import platform
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gpu_estimate import GPUS, estimate, launches_of
 
+import wsol_ext
+
 RESULTS = Path(__file__).parent / "results"
 
 Work = Callable[[], object]
 
+ESTIMATE = "ESTIMATE for GPUs, ms at the least, baseline / ours (its limit)"
 HEADER = [
     "benchmark",
     "case",
@@ -44,10 +51,13 @@ HEADER = [
     "bar",
     "peak memory, baseline / ours",
     "error, baseline / ours",
-    "ESTIMATE for GPUs, ms at the least, baseline / ours (its limit)",
+    ESTIMATE,
 ]
+NOT_BRIEF = {"bar", "error, baseline / ours", ESTIMATE}
 
-_rows = pytest.StashKey[list[list[str]]]()
+Row = dict[str, Any]  # what is measured of a test, by name
+
+_rows = pytest.StashKey[list[Row]]()
 
 
 def pytest_addoption(parser):
@@ -55,6 +65,15 @@ def pytest_addoption(parser):
     parser.addoption("--rounds", type=int, help="rounds of each timing, instead of each case's own")
     parser.addoption("--save", metavar="NAME", help="write benchmarks/results/NAME_<benchmark>.md")
     parser.addoption("--rows", type=Path, metavar="FILE", help="add each row to FILE, a JSON line")
+    parser.addoption(
+        "--report",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a .md or .json file",
+    )
+    parser.addoption("--brief", action="store_true", help="no bars, errors and estimates")
     parser.addoption("--continue", action="store_true", help="only what --rows FILE lacks")
     parser.addoption("--smoke", action="store_true", help="only show that all of it runs")
 
@@ -177,16 +196,16 @@ def versus(request, benchmark, device):
             "bar": bar,
             "gpu_estimates": estimates,
         }
-        if memory:
+        if memory and (device.type == "cuda" or sys.platform == "linux"):
             measured |= {f"{n}_mib": _peak(w, device) for n, w in _named(baseline, operator)}
         if error is not None:
             measured |= {f"{n}_error": e for n, e in _named(*error())}
         benchmark.extra_info.update(measured)
         name = Path(request.node.fspath).stem.removeprefix("bench_")
-        request.config.stash[_rows].append(_cells(name, 1e3 * operator_s, measured))
+        row = {"benchmark": name, "test": request.node.nodeid, "device": device.type}
+        row |= {"ours_ms": 1e3 * operator_s, **measured}
+        request.config.stash[_rows].append(row)
         if path := request.config.getoption("--rows"):
-            row = {"benchmark": name, "test": request.node.nodeid, "device": device.type}
-            row |= {"ours_ms": 1e3 * operator_s, **measured}
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         return measured["speedup"]
@@ -213,30 +232,31 @@ def _estimates(baseline, operator):
     return result
 
 
-def _cells(name, operator_ms, measured):
-    """A row of the table."""
-    ratio = measured["speedup"]
+def _cells(row: Row) -> dict[str, str]:
+    """Those of the table, by HEADER."""
+    ratio = row["speedup"]
 
     def pair(unit, form):
-        both = [measured.get(f"{who}_{unit}") for who in ("baseline", "ours")]
+        both = [row.get(f"{who}_{unit}") for who in ("baseline", "ours")]
         return "" if None in both else " / ".join(form.format(value) for value in both)
 
     estimates = [
         f"{gpu} {'-' if of['baseline_ms'] is None else format(of['baseline_ms'], '.3f')} / "
         f"{of['ours_ms']:.3f} ({of['limit']})"
-        for gpu, of in measured["gpu_estimates"].items()
+        for gpu, of in row["gpu_estimates"].items()
     ]
-    return [
-        name,
-        measured["case"],
-        f"{measured['baseline_ms']:.3f}",
-        f"{operator_ms:.3f}",
+    cells = [
+        row["benchmark"],
+        row["case"],
+        f"{row['baseline_ms']:.3f}",
+        f"{row['ours_ms']:.3f}",
         f"{ratio:.2f}x" if ratio >= 1.5 else f"{ratio:.2f}x (costs {1 / ratio:.3f}x)",
-        measured["bar"],
+        row["bar"],
         pair("mib", "{:.0f} MiB"),
         pair("error", "{:.0e}"),
         "; ".join(estimates),
     ]
+    return dict(zip(HEADER, cells, strict=True))
 
 
 def _peak(function: Work, device: torch.device) -> float:
@@ -276,24 +296,41 @@ def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[_rows]
     if not rows:
         return
-    table = [HEADER, *rows]
-    widths = [max(len(line[i]) for line in table) for i in range(len(HEADER))]
+    table = _table(config, rows)
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    device = config.getoption("--device")
     terminalreporter.section("ours beside the baseline")
+    terminalreporter.write_line(_machine(device))
     for line in table:
         terminalreporter.write_line(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         )
     if config.getoption("--save"):
-        for benchmark in dict.fromkeys(row[0] for row in rows):
-            _save(config, benchmark, [row for row in rows if row[0] == benchmark])
+        for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+            name = f"{config.getoption('--save')}_{benchmark}"
+            RESULTS.mkdir(exist_ok=True)
+            of_it = [row for row in rows if row["benchmark"] == benchmark]
+            (RESULTS / f"{name}.md").write_text(_page(config, name, of_it))
+    for path in config.getoption("--report"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".json":
+            path.write_text(json.dumps({**_facts(device), "rows": rows}, indent=1) + "\n")
+        else:
+            path.write_text(_page(config, path.stem, rows))
 
 
-def _save(config, benchmark, rows):
-    name = f"{config.getoption('--save')}_{benchmark}"
-    lines = [f"# {name}", "", _machine(config.getoption("--device")), "", _markdown(HEADER)]
-    lines += [_markdown(["---"] * len(HEADER)), *map(_markdown, rows)]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+def _table(config, rows: list[Row]) -> list[list[str]]:
+    """The header, and a line of cells a row."""
+    brief = config.getoption("--brief")
+    columns = [name for name in HEADER if not (brief and name in NOT_BRIEF)]
+    return [columns, *([_cells(row)[name] for name in columns] for row in rows)]
+
+
+def _page(config, title: str, rows: list[Row]) -> str:
+    header, *lines = map(_markdown, _table(config, rows))
+    rule = _markdown(["---"] * (header.count("|") - 1))
+    about = _machine(config.getoption("--device"))
+    return "\n".join([f"# {title}", "", about, "", header, rule, *lines, ""])
 
 
 def _markdown(cells: list[str]) -> str:
@@ -301,14 +338,29 @@ def _markdown(cells: list[str]) -> str:
 
 
 def _machine(device: str) -> str:
-    if device == "cuda":
-        where = torch.cuda.get_device_name()
-    else:
-        models = [
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        where = f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads"
-    today = datetime.date.today().isoformat()
-    return f"{where}; torch {torch.__version__}, Python {platform.python_version()}; {today}. Medians, float32."
+    facts = _facts(device)
+    versions = f"wsol_ext {facts['wsol_ext']}, torch {facts['torch']}, Python {facts['python']}"
+    return f"{facts['device']}; {versions}; {facts['date']}. Medians, float32."
+
+
+def _facts(device: str) -> dict[str, str]:
+    """What the measured times are of."""
+    threads = f"{torch.get_num_threads()} threads"
+    return {
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{_processor()}, {threads}",
+        "wsol_ext": wsol_ext.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

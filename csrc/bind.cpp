@@ -14,6 +14,7 @@
 #include "diffusion/spatial_diffusion.h"
 #include "graphs/normalized_cut.h"
 #include "pictures/resize.h"
+#include "pictures/resize_maps.h"
 #include "superpixels/segment_mean.h"
 #include "superpixels/segment_mode.h"
 #include "superpixels/slic.h"
@@ -23,6 +24,7 @@
 #include "attention/reattention_at_once.h"
 #include "boxes/boxes_at_once.h"
 #include "superpixels/segments_at_once.h"
+#include "superpixels/slic_at_once.h"
 #endif
 
 namespace py = pybind11;
@@ -62,6 +64,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   wsol::bind_call_checks(module);
   bind<kernels::resize_rows>(module, "resize_rows");
   bind<kernels::resize_columns>(module, "resize_columns");
+  bind<kernels::resize_maps>(module, "resize_maps");
   bind<kernels::count_boxes_in_tree_order>(module, "count_boxes_in_tree_order");
   namespace at_once = wsol::at_once;
   at_once::bind<at_once::extract_boxes, 6>(module, "extract_boxes_at_once");
@@ -72,6 +75,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   at_once::bind<at_once::masked_reattention_backward, 16>(module,
                                                           "masked_reattention_backward_at_once");
   at_once::bind<at_once::segment_mode, 3>(module, "segment_mode_at_once");
+  at_once::bind<at_once::slic, 11>(module, "slic_at_once");
 #endif
   module.attr("constants") = constants();
   module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;

@@ -49,6 +49,16 @@ def printable(path: str | os.PathLike[str]) -> str:
     return text
 
 
+def in_short(path: str | os.PathLike[str]) -> str:
+    """The end of a path, a file's name and its folder's, for texts that others read: where they lie is one's own.
+
+    Example:
+        >>> in_short("/home/ann/found/boxes.csv"), in_short("boxes.csv")
+        ('found/boxes.csv', 'boxes.csv')
+    """
+    return printable(Path(*Path(path).parts[-2:]))
+
+
 def on_terminal(text: str) -> str:
     r"""A line for a terminal, without what would move its cursor or change its colours, as a file's name may hold.
 

@@ -1,7 +1,8 @@
 """What commands measured and stored beside a run, read with distrust: anybody may have edited it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -26,8 +27,20 @@ def read_stored(
         ValueError: the file is damaged; the message names it and says what is wrong.
         OSError: it cannot be read.
     """
-    try:
+    with _naming(path, by):
         return _checked(_read(path), kind, rules)
+
+
+def read_values(path: Path, by: str) -> dict[str, Any]:
+    """Whatever values a file has by name: see `read_stored`."""
+    with _naming(path, by):
+        return _read(path)
+
+
+@contextmanager
+def _naming(path: Path, by: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged: {error}; remove it, or write it anew by {by}"

@@ -40,12 +40,12 @@ WAYS = ("best", "auto", *OF_EACH_MAP)
 _NAME = "threshold.json"
 _RESULTS = "evaluation.json"
 _IOU = 0.5
-_BEST = f"best threshold, IoU {_IOU:g}"
+_AT_IOU = f"IoU {_IOU:g}"
 # By protocol, best first, which contours its boxes are of, and its accuracy at that IoU. `wsol localize` draws the
 # largest contour's box at one threshold: what maxboxacc counts.
 _PROTOCOLS: Mapping[str, tuple[str, str]] = {
     "maxboxacc": ("largest", "maxboxacc"),
-    "maxboxaccv2": ("all", f"IoU {_IOU:g}"),
+    "maxboxaccv2": ("all", _AT_IOU),
 }
 
 
@@ -142,19 +142,18 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
     """
     import wsol_ext
 
-    measured = _choosing(evaluation)
-    if measured is None:
+    result, others = _choosing(evaluation), evaluation.chosen
+    if result is None:
         return None
-    contours, share = _PROTOCOLS[measured.name]
-    others = evaluation.chosen
+    contours, share = _PROTOCOLS[result.name]
     by = evaluation if others is None else others.evaluation
-    result = next(each for each in by.protocols if each.name == measured.name)
+    measured = next(each for each in evaluation.protocols if each.name == result.name)
     return StoredThreshold(
-        threshold=measured.metrics[evaluation.method][_BEST],
+        threshold=result.thresholds[by.method][_AT_IOU],
         protocol=result.name,
         iou=_IOU,
         contours=contours,
-        interval=result.settings["interval"],
+        interval=measured.settings["interval"],
         accuracy=result.metrics[by.method][share],
         data=by.about.get("data", "unnamed"),
         split=by.about.get("split", "unnamed"),
@@ -167,16 +166,20 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
 
 def threshold_of_best_box(evaluation: "Evaluation") -> float | None:
     """The threshold of `best_threshold`, of whatever was evaluated; None where there is none."""
-    chosen = _choosing(evaluation)
-    return None if chosen is None else chosen.metrics[evaluation.method][_BEST]
+    result, others = _choosing(evaluation), evaluation.chosen
+    by = evaluation if others is None else others.evaluation
+    return None if result is None else result.thresholds[by.method][_AT_IOU]
 
 
 def _choosing(evaluation: "Evaluation") -> "ProtocolResult | None":
-    """The protocol that chooses the threshold, if any was asked for and any box was right."""
-    found = {result.name: result for result in evaluation.protocols}
+    """The result that chooses the threshold, where any box was right: of those of the pictures that choose."""
+    others = evaluation.chosen
+    by = evaluation if others is None else others.evaluation
+    asked = {result.name for result in evaluation.protocols}
+    found = {result.name: result for result in by.protocols if result.name in asked}
     for protocol, (_, share) in _PROTOCOLS.items():
         if protocol in found:
-            right = found[protocol].metrics[evaluation.method][share]
+            right = found[protocol].metrics[by.method].get(share, 0)
             return found[protocol] if right > 0 else None
     return None
 

@@ -109,7 +109,8 @@ inline py::object extract_boxes(Call call) {
   PyObject *const score_maps = call.next(), *const thresholds = call.next();
   const std::optional<Contours> contours = contours_of(call.next());
   if (!contours || !given.read(score_maps, thresholds)) return py::none();
-  const bool check_values = call.next_is_true(), clipped = call.next_is_true();
+  bool check_values, clipped;
+  if (!call.read_flag(check_values) || !call.read_flag(clipped)) return py::none();
   const int threads = PyLong_AsLong(call.next());
   if (*contours == Contours::kAll) return all_boxes(given, check_values, clipped, threads);
   TensorView boxes;
@@ -184,7 +185,9 @@ inline py::object best_box_iou(Call call) {
       !truth.read(gt_boxes, given.images())) {
     return py::none();
   }
-  const bool check_values = call.next_is_true(), all = *contours == Contours::kAll;
+  bool check_values;
+  if (!call.read_flag(check_values)) return py::none();
+  const bool all = *contours == Contours::kAll;
   const int threads = PyLong_AsLong(call.next());
   TensorView best_iou;
   py::object result = dlpack::empty(

@@ -350,32 +350,44 @@ void list_boxes(const ListBoxes& args, int threads) {
 }
 
 int32_t best_box_iou(const BestBoxIou& args, int threads) {
-  const int64_t count = args.thresholds.size(0);
+  const int64_t images = args.score_maps.size(0), count = args.thresholds.size(0);
   const int height = static_cast<int>(args.score_maps.size(1));
   const int width = static_cast<int>(args.score_maps.size(2));
+  // A map that all images share is looked at once.
+  TensorView maps = args.score_maps;
+  if (maps.stride(0) == 0) maps.shape[0] = std::min<int64_t>(images, 1);
+  const int64_t sharing = maps.size(0) == images ? 1 : images;
   std::atomic<int32_t> status{0};
-  for_each_image(args.score_maps, args.thresholds, status, threads,
-                 [&](ImageContours& contours, int64_t image) {
-                   const std::vector<BoxOf<float>> gt = gt_of(args.gt_boxes, image, status);
-                   const auto iou = [&](Box box) { return best_iou(box, width, height, gt); };
-                   IntervalMax<float> best;
-                   best.reset(contours.cuts(), 0);
-                   if (args.all_contours) {
-                     contours.for_each_contour([&](Box box, bool, uint32_t, int first, int last) {
-                       best.raise(first, last, iou(box));
-                     });
-                   } else {
-                     const std::span<const RankedBox> largest = contours.largest();
-                     for (int cut = 0; cut < contours.cuts(); ++cut)
-                       best.raise(cut, cut, iou(largest[cut].box));
-                   }
-                   const std::span<const float> of_cut = best.finish();
-                   float* out = args.best_iou.as<float>() + image * count;
-                   for (int64_t t = 0; t < count; ++t) {
-                     const int cut = contours.cut_of_threshold()[t];
-                     out[t] = cut == ScoreLevels::kNoForeground ? iou(kNoBox) : of_cut[cut];
-                   }
-                 });
+  for_each_image(
+      maps, args.thresholds, status, threads, [&](ImageContours& contours, int64_t image) {
+        std::vector<std::vector<BoxOf<float>>> gt(sharing);
+        std::vector<IntervalMax<float>> best(sharing);
+        for (int64_t i = 0; i < sharing; ++i) {
+          gt[i] = gt_of(args.gt_boxes, image * sharing + i, status);
+          best[i].reset(contours.cuts(), 0);
+        }
+        const auto raise = [&](int first, int last, Box box) {
+          for (int64_t i = 0; i < sharing; ++i) {
+            best[i].raise(first, last, best_iou(box, width, height, gt[i]));
+          }
+        };
+        if (args.all_contours) {
+          contours.for_each_contour(
+              [&](Box box, bool, uint32_t, int first, int last) { raise(first, last, box); });
+        } else {
+          const std::span<const RankedBox> largest = contours.largest();
+          for (int cut = 0; cut < contours.cuts(); ++cut) raise(cut, cut, largest[cut].box);
+        }
+        for (int64_t i = 0; i < sharing; ++i) {
+          const std::span<const float> of_cut = best[i].finish();
+          float* out = args.best_iou.as<float>() + (image * sharing + i) * count;
+          for (int64_t t = 0; t < count; ++t) {
+            const int cut = contours.cut_of_threshold()[t];
+            out[t] = cut == ScoreLevels::kNoForeground ? best_iou(kNoBox, width, height, gt[i])
+                                                       : of_cut[cut];
+          }
+        }
+      });
   return status;
 }
 

@@ -51,6 +51,12 @@ struct Call {
 
   PyObject* next() { return given[at++]; }
   bool next_is_true() { return PyObject_IsTrue(next()) == 1; }
+  // Whether the next is true or false, and nothing else: then `flag` says which.
+  bool read_flag(bool& flag) {
+    PyObject* const object = next();
+    flag = object == Py_True;
+    return flag || object == Py_False;
+  }
 };
 
 template <typename Run>

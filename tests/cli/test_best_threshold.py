@@ -64,6 +64,7 @@ def test_the_best_threshold_of_maxboxacc_is_stored_beside_the_model(run, tmp_pat
         "split": "test",
         "images": 12,
         "version": wsol_ext.__version__,
+        "source": "",
     }
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(

@@ -29,6 +29,7 @@ COMMANDS = [
     "convert",
     "export",
     "demo",
+    "bench",
     "info",
 ]
 

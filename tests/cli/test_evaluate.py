@@ -240,6 +240,7 @@ def test_threshold_chosen_on_the_test_images_says_so(model, dataset):
 def test_files_name_protocol_interval_and_threshold(results):
     found = json.loads((results / "evaluation.json").read_text())
     settings = {one["protocol"]: one["settings"] for one in found["protocols"]}
+    titles = {one["title"] for one in found["protocols"]}
     best = {"upsampling": "bicubic", "interval": 0.01, "chosen": "on the evaluated images"}
     assert settings["maxboxacc"] == settings["maxboxaccv2"] == best
     assert settings["toploc"]["threshold"] == 0.2
@@ -251,11 +252,12 @@ def test_files_name_protocol_interval_and_threshold(results):
     assert found["images"] == 12
     with open(results / "evaluation.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["protocol"] for row in rows} == {
+    assert {row["protocol"] for row in rows} == titles
+    assert titles == {
         "maxboxacc (upsampling bicubic, interval 0.01, threshold chosen on the evaluated images)",
         "maxboxaccv2 (upsampling bicubic, interval 0.01, threshold chosen on the evaluated images)",
         f"toploc (upsampling bilinear, threshold 0.2, chosen beforehand, center baseline's best threshold {center})",
-        f"sat (threshold {sat}, chosen from 0.3, 0.35, 0.4, 0.45 on the evaluated images, "
+        f"sat (upsampling bilinear, threshold {sat}, chosen from 0.3, 0.35, 0.4, 0.45 on the evaluated images, "
         f"center baseline's best threshold {sat_center})",
     }
     assert {
@@ -270,8 +272,8 @@ def test_files_name_protocol_interval_and_threshold(results):
 
 def test_report_needs_nothing_beside_it(results):
     page = (results / "report.html").read_text()
-    assert "maxboxaccv2 (interval 0.01)" in page
-    assert "toploc (threshold 0.2, center baseline" in page
+    assert "maxboxaccv2 (upsampling bicubic, interval 0.01, threshold chosen on the" in page
+    assert "toploc (upsampling bilinear, threshold 0.2, chosen beforehand, center" in page
     assert "chosen from 0.3, 0.35, 0.4, 0.45 on the evaluated images" in page
     assert "GT-known localization, sat" in page
     assert CENTER in page

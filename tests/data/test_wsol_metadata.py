@@ -1,14 +1,21 @@
+import json
 import warnings
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from data.layouts import LAYOUTS
 from PIL import Image
 
+from wsol_ext.cli import main
 from wsol_ext.data import AnnotationError, ImageError, WsolMetadataDataset, collate, eval_transform
 from wsol_ext.data.class_names import are_numbers
 
+PROTOCOLS = [
+    *("--protocols", "maxboxacc", "toploc", "--interval", "0.05", "--gallery", "0"),
+    *("--workers", "0", "--progress", "false"),
+]
 FILES = {
     "image_ids.txt": "val/b.jpg\nval/a.jpg\n",
     "class_labels.txt": "val/a.jpg,1\nval/b.jpg,0\n",
@@ -230,3 +237,55 @@ def test_published_masks_have_their_known_pixel_counts(shared_data):
     )
     mask = dataset.load_mask(dataset.image_names.index("val/0bt_c3/3b3b9931325d65c9.jpg"))
     assert [int((mask == value).sum()) for value in (0, 1, 255)] == [13910, 347, 35919]
+
+
+def draw_maps(root, split, folder, count):
+    """Score maps of some pictures of a split: the same Gaussian, moved."""
+    names = (root / split / "image_ids.txt").read_text().splitlines()
+    for number, name in enumerate(names[:: max(1, len(names) // count)][:count]):
+        path = folder / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = np.exp(-(((np.arange(14) - 4 - number) / 4) ** 2))
+        np.save(path, row[:, None] * row)
+
+
+def choose_on_val(tmp_path, flags, count):
+    """Evaluate maps on test at what val chooses; gives what is found."""
+    flags = ["--maps", str(tmp_path / "maps"), "--out", str(tmp_path / "out"), *flags]
+    assert main(["evaluate", *flags, *PROTOCOLS, "--threshold-from", "val"]) == 0
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    data = flags[flags.index("--data") + 1]
+    said = f"the boxes of val ({count} pictures, {data}, val)"
+    assert (found["images"], found["thresholds from"]) == (count, said)
+    assert found["protocols"][0]["oracle"]
+
+
+def test_the_public_val_split_chooses(shared_data, tmp_path, capsys):
+    root = shared_data / "wsol_metadata" / "CUB"
+    for split in ("val", "test"):
+        draw_maps(root, split, tmp_path / "maps", 6)
+    data = ["--data", "wsol", "--root", str(root), "--image-root", str(tmp_path)]
+    choose_on_val(tmp_path, [*data, "--skip-missing"], 6)
+    captured = capsys.readouterr()
+    assert "of no image of the data" not in captured.err  # val's maps are beside those of test
+    assert "chosen threshold 0." in captured.out
+
+
+@pytest.mark.parametrize(("name", "folder"), [("cubv2", "CUB"), ("ilsvrc", "ILSVRC")])
+def test_val_chooses_where_the_public_scripts_put_it(tmp_path, name, folder):
+    root = LAYOUTS[name](tmp_path)
+    for split in ("val", "test"):
+        draw_maps(root / "metadata" / folder, split, tmp_path / "maps", 1)
+    choose_on_val(tmp_path, ["--data", name, "--root", str(root)], 1)
+
+
+def test_a_val_split_of_masks_has_nothing_to_choose(tmp_path, capsys):
+    root = LAYOUTS["openimages"](tmp_path)
+    draw_maps(root / "metadata" / "OpenImages", "test", tmp_path / "maps", 1)
+    data = ["--maps", str(tmp_path / "maps"), "--data", "openimages", "--root", str(root)]
+    flags = ["--protocols", "pxap", "--threshold-from", "val", "--workers", "0"]
+    assert main(["evaluate", *data, *flags, "--progress", "false"]) == 0
+    assert "--threshold-from changes nothing: pxap has no threshold" in capsys.readouterr().err
+    flags[1] = "maxboxacc"
+    assert main(["evaluate", *data, *flags]) == 2
+    assert "protocol maxboxacc needs boxes" in capsys.readouterr().err

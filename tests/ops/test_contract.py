@@ -1,5 +1,6 @@
 """Every operator against what all of them promise. What is particular to each stands in `cases.py`."""
 
+import inspect
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,23 @@ def tensor_names(case: OperatorCase) -> list[str]:
 def test_every_operator_has_a_case():
     assert {case.operator for case in CASES} == set(wsol_ext.ops.__all__)
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+@of_cases(
+    "flag",
+    lambda case: [
+        name
+        for name, parameter in inspect.signature(case.function).parameters.items()
+        if parameter.annotation in (bool, bool | None)
+    ],
+)
+def test_a_flag_is_true_or_false(case, flag):
+    arguments = case.make(case.small[0], case.dtypes[0])
+    for bad in ("yes", 1):
+        with pytest.raises(
+            TypeError, match=f"^{case.operator}: {flag} is {bad!r}, it should be a bool"
+        ):
+            case.function(**(arguments | {flag: bad}))
 
 
 # --- values, on every backend

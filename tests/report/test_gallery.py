@@ -3,6 +3,7 @@
 import torch
 
 from wsol_ext.evaluation.gallery import Gallery
+from wsol_ext.evaluation.tally import image_columns
 from wsol_ext.metrics import EVALUATED, Batch
 
 
@@ -20,12 +21,12 @@ def images(widths, labels):
 
 
 def shown(batch, indices, wanted, batch_size):
-    gallery = Gallery(wanted, threshold=0.5)
+    gallery = Gallery(wanted)
     for part in torch.tensor(indices).split(batch_size):
         rows = part.tolist()
         boxes = [batch.boxes[row] for row in rows]
         given = (batch.maps[part], batch.logits[part], batch.labels[part], boxes, batch.sizes[part])
-        gallery.update(Batch(*given, None), {"indices": part, "boxes": boxes})
+        gallery.update(rows, image_columns(Batch(*given, None), threshold=0.5))
         assert len(gallery.best) <= 6 * wanted
         assert len(gallery.worst) <= 6 * wanted
     return gallery.chosen()

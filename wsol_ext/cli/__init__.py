@@ -1,4 +1,4 @@
-"""The command line: `wsol train`, `evaluate`, `localize`, `convert`, `demo` and `info`."""
+"""The command line: `wsol train`, `evaluate`, `localize` and all that `wsol --help` lists."""
 
 from wsol_ext.cli.main import main
 

@@ -191,7 +191,7 @@ def run(options: Any) -> int:
     except ValueError as error:
         problems.add(_of_option(str(error)))
     problems.raise_any()
-    root = common_folder(paths)
+    root = common_folder(options, paths)
     request = {
         "backbone": options.backbone,
         "backbone_weights": digest,

@@ -1,14 +1,15 @@
 """`wsol evaluate`."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import missing_paths, read_yaml
+from wsol_ext._files import missing_paths, read_yaml, sha256_of
 from wsol_ext._kept_epoch import kept_epoch
-from wsol_ext._names import flag_of, printable, registered_names, unknown
+from wsol_ext._names import flag_of, in_short, registered_names, unknown
 from wsol_ext._problems import Problems
 from wsol_ext._processes import of_torchrun, rank_on_machine
 from wsol_ext.cli.arguments import Parser
@@ -49,6 +50,7 @@ from wsol_ext.thresholds import (
 if TYPE_CHECKING:
     from wsol_ext.data import Transform
     from wsol_ext.evaluation import Evaluation, ThresholdsFrom
+    from wsol_ext.evaluation.journal import Journal
 
 __all__ = [
     "DESCRIPTION",
@@ -64,7 +66,8 @@ HELP = "evaluate a model, or score maps, by the published protocols"
 DESCRIPTION = (
     "Evaluate a model by the published protocols, the centre baseline beside it, and write tables, curves and an "
     "HTML report. The best threshold by maxboxacc, or else maxboxaccv2, is stored in the run's folder: `wsol localize` "
-    "cuts there. With --maps, evaluate score maps that any program wrote, without a model; with --found, boxes."
+    "cuts there. It is chosen by the boxes of the very pictures that are measured; --threshold-from chooses on others. "
+    "With --maps, evaluate score maps that any program wrote, without a model; with --found, boxes."
 )
 _CHECKPOINT = (
     "a model.safetensors, the run folder of `wsol train`, or what a method's authors released"
@@ -151,6 +154,12 @@ def add_options(parser: Parser) -> None:
         type=str | None,
         default=None,
         help="folder; by default CHECKPOINT's or that of --maps, /evaluation",
+    )
+    add_switch(
+        output,
+        "--overwrite",
+        False,
+        "start anew where another evaluation was interrupted, and drop what it had found",
     )
     output.add_argument(
         "--gallery",
@@ -252,25 +261,28 @@ def run(options: Any) -> int:
     epoch = _epoch(checkpoint, config, chosen)
     if model.class_names and are_numbers(dataset.class_names):
         dataset.class_names = model.class_names
-    with _processes(device) as rank:
-        evaluation = evaluate(
-            model,
-            dataset,
-            options.protocols,
-            batch_size=options.batch_size,
-            device=device,
-            workers=options.workers,
-            threshold=options.threshold,
-            threshold_from=threshold_from,
-            interval=options.interval,
-            gallery=options.gallery,
-            progress=options.progress,
-        )
-    if rank == 0:
-        about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
-        evaluation.about = {**about, **epoch, **evaluation.about}
-        write_results(evaluation, dataset, out, folder, config, options.command_line)
-        keep_threshold(evaluation, checkpoint)
+    with _journal(options, {"model": sha256_of(checkpoint)}) as journal:
+        with _processes(device) as rank:
+            evaluation = evaluate(
+                model,
+                dataset,
+                options.protocols,
+                batch_size=options.batch_size,
+                device=device,
+                workers=options.workers,
+                threshold=options.threshold,
+                threshold_from=threshold_from,
+                interval=options.interval,
+                gallery=options.gallery,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
+            evaluation.about = {**about, **epoch, **evaluation.about}
+            write_results(evaluation, dataset, out, folder, config, options.command_line)
+            keep_threshold(evaluation, checkpoint)
+            journal.finish()
     return 0
 
 
@@ -337,11 +349,12 @@ def _check_threshold_from(options: Any, values: dict[str, Any], problems: Proble
         return
     if name not in DATASETS or problems.about("root", "split"):
         return
-    own = dict.fromkeys(
-        evaluation_flags(name)
-    )  # boxes that were given are of the measured pictures
+    own = dict.fromkeys(evaluation_flags(name))  # what was given is of the measured pictures
     with problems.collected():
-        other = chosen_dataset({**values, **own}, split, option="--threshold-from", asked=True)
+        try:
+            other = chosen_dataset({**values, **own}, split, option="--threshold-from", asked=True)
+        except ValueError as error:
+            raise ValueError(f"{error}; or a run's folder, or pseudo") from error
         if own and boxes is None:
             problems.add(f"--threshold-boxes is missing, it should be the boxes of {split}")
         chosen = options.chosen if "chosen" in options else None
@@ -366,10 +379,17 @@ def _threshold_from(options: Any, transform: "Transform") -> "ThresholdsFrom | N
         read_evaluation,
         with_boxes_of,
     )
+    from wsol_ext.metrics import PROTOCOLS
 
+    if options.threshold_from is not None and not any(
+        PROTOCOLS[name].best_by for name in options.protocols
+    ):
+        names = " and ".join(options.protocols)
+        warnings.warn(f"--threshold-from changes nothing: {names} has no threshold", stacklevel=2)
+        return None
     if options.other_results is not None:
         found, chosen = read_evaluation(options.other_results), options.chosen
-        there = f"the results in {printable(options.other_results.parent)}"
+        there = f"the results in {in_short(options.other_results.parent)}"
         if (found.about.get("data"), found.about.get("split")) == (chosen.name, chosen.split):
             warnings.warn(
                 f"--threshold-from is {options.threshold_from}, whose thresholds were chosen on {chosen.split} of "
@@ -384,7 +404,7 @@ def _threshold_from(options: Any, transform: "Transform") -> "ThresholdsFrom | N
     if boxes is not None:
         dataset = with_boxes_of(dataset, boxes)
         pseudo = "pseudo " if options.threshold_from == "pseudo" else ""
-        source = f"the {pseudo}boxes of {other.split} in {printable(boxes)}"
+        source = f"the {pseudo}boxes of {other.split} in {in_short(boxes)}"
     elif not dataset.has_boxes and not dataset.has_masks:
         raise ValueError(
             f"--threshold-from is {options.threshold_from}, of which no boxes are known: --threshold-boxes gives some"
@@ -400,18 +420,21 @@ def _run_on_boxes(options: Any) -> int:
 
     chosen = options.chosen
     dataset = chosen.open(eval_transform())  # of which no picture is read
-    with _processes("cpu") as rank:
-        evaluation = evaluate_found(
-            options.found,
-            dataset,
-            options.protocols,
-            skip_missing=options.skip_missing,
-            progress=options.progress,
-        )
-    if rank == 0:
-        evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-        out = _out(options)
-        write_results(evaluation, dataset, out, out, {}, options.command_line)
+    out = _out(options)
+    with _journal(options) as journal:
+        with _processes("cpu") as rank:
+            evaluation = evaluate_found(
+                options.found,
+                dataset,
+                options.protocols,
+                skip_missing=options.skip_missing,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
+            write_results(evaluation, dataset, out, out, {}, options.command_line)
+            journal.finish()
     return 0
 
 
@@ -433,28 +456,31 @@ def _run_on_maps(options: Any) -> int:
     problems.raise_any()
     assert maps is not None  # else there was a problem
     assert dataset is not None
-    with _processes("cpu") as rank:
-        evaluation = evaluate_map_files(
-            maps,
-            dataset,
-            options.protocols,
-            predictions=options.predictions,
-            skip_missing=options.skip_missing,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            threshold=options.threshold,
-            threshold_from=threshold_from,
-            interval=options.interval,
-            gallery=options.gallery,
-            progress=options.progress,
-        )
-    if rank == 0:
-        evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-        write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
-        best = threshold_of_best_box(evaluation)
-        if best is not None:
-            whose = "best" if evaluation.chosen is None else "chosen"
-            print(f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+    with _journal(options) as journal:
+        with _processes("cpu") as rank:
+            evaluation = evaluate_map_files(
+                maps,
+                dataset,
+                options.protocols,
+                predictions=options.predictions,
+                skip_missing=options.skip_missing,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                threshold=options.threshold,
+                threshold_from=threshold_from,
+                interval=options.interval,
+                gallery=options.gallery,
+                progress=options.progress,
+                journal=journal,
+            )
+        if rank == 0:
+            evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
+            write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
+            best = threshold_of_best_box(evaluation)
+            if best is not None:
+                whose = "best" if evaluation.chosen is None else "chosen"
+                print(f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+            journal.finish()
     return 0
 
 
@@ -513,6 +539,15 @@ def _out(options: Any) -> Path:
         return Path(options.out).expanduser()
     found = options.found and Path(options.found).expanduser().parent
     return Path(options.maps or found or _folder(options), "evaluation").expanduser()
+
+
+def _journal(options: Any, about: Mapping[str, str] = MappingProxyType({})) -> "Journal":
+    """Where what is found of each image is kept, and was, if the same evaluation was interrupted."""
+    from wsol_ext.evaluation.journal import FOLDER, Journal
+
+    of_model = {name: options[name] for name in _OF_MODEL if options[name] is not None}
+    of_data = {"data": options.chosen.name, "split": options.chosen.split}
+    return Journal(_out(options) / FOLDER, {**about, **of_model, **of_data}, options.overwrite)
 
 
 def _warn_of_training_images(chosen: ChosenDataset, config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._files import missing_paths, named, sha256_of
 from wsol_ext._names import flag_of, registered_names, unknown
 from wsol_ext._paths import Paths
-from wsol_ext._problems import Problems
+from wsol_ext._problems import Problems, check_folder
 from wsol_ext._processes import of_torchrun
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.boxes_out import (
@@ -50,7 +50,13 @@ from wsol_ext.cli.own_pictures import (
     request_of,
 )
 from wsol_ext.data.factory import ChosenDataset, chosen_dataset, missing_data
-from wsol_ext.thresholds import WAYS, asked_threshold, choose_threshold, stored_threshold
+from wsol_ext.thresholds import (
+    WAYS,
+    asked_threshold,
+    choose_threshold,
+    run_folder,
+    stored_threshold,
+)
 
 if TYPE_CHECKING:
     from wsol_ext.data import LocalizationDataset
@@ -86,9 +92,9 @@ def add_options(parser: Parser) -> None:
         "--threshold",
         type=float | str,
         default="auto",
-        help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run; otsu: what "
-        "separates each map's pixels best; mean: the mean of each map; auto: the best where there is one, else the "
-        "method's own",
+        help="where maps are cut: a number in [0, 1); best: what `wsol evaluate` stored for the run, what its "
+        "--threshold-from chose before all; otsu: what separates each map's pixels best; mean: the mean of each map; "
+        "auto: the best where there is one, else the method's own",
     )
     parser.add_argument(
         "--top-k", type=int, default=1, help="how many classes get a box an image; 1 with --labels"
@@ -129,6 +135,10 @@ def check(options: Any, problems: Problems) -> None:
     for missing in missing_paths({"CHECKPOINT": options.checkpoint, "--labels": labels}):
         problems.add(missing)
     check_pictures(options, problems, writes=not options.calibrate)
+    if options.calibrate and options.checkpoint is not None:
+        folder = run_folder(options.checkpoint)
+        if folder is not None:  # where the level is stored
+            check_folder("CHECKPOINT", folder, problems)
     _check_data(options, problems)
 
 
@@ -247,7 +257,7 @@ def run(options: Any) -> int:
     if options.calibrate:
         assert labels is not None
         return calibrate(model, digest, paths, labels, device, options)
-    root = common_folder(paths)
+    root = common_folder(options, paths)
     request = {
         "checkpoint": digest,
         "published_heads": options.published_heads,  # with others the weights mean something else
@@ -263,7 +273,7 @@ def run(options: Any) -> int:
         _names_of(model),
         partial(_results, model, paths, labels, threshold, device, level, options),
         about(options, f"{model.config['method']}-{digest[:12]}"),
-        beginning=f"threshold {threshold}: {reason}",
+        beginning=f"threshold {threshold if isinstance(threshold, str) else f'{threshold:g}'}: {reason}",
         advice=partial(_other_threshold, threshold, options.checkpoint),
         has_parts=bool(model.parts),
     )

@@ -16,6 +16,7 @@ from typing import Any
 from wsol_ext._names import on_terminal, unknown
 from wsol_ext._problems import Mistakes, Problems
 from wsol_ext.cli import (
+    bench,
     boxes,
     convert,
     data,
@@ -33,7 +34,9 @@ __all__ = ["main"]
 
 _COMMANDS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (train, evaluate, localize, discover, boxes, data, convert, export, demo, info)
+    for module in (
+        *(train, evaluate, localize, discover, boxes, data, convert, export, demo, bench, info),
+    )
 }
 
 _USAGE_ERROR, _FAILURE, _INTERRUPTED, _CUT_OFF, _TERMINATED = 2, 1, 130, 141, 143

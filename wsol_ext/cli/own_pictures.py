@@ -124,7 +124,14 @@ def own_device(device: str) -> str:
     return f"cuda:{rank % torch.cuda.device_count()}"
 
 
-def common_folder(paths: Paths) -> Path:
-    """The folder that all images lie below."""
-    # The folders of a million images are few.
-    return Path(os.path.commonpath({os.path.abspath(path.parent) for path in paths}))
+def common_folder(options: Any, paths: Paths) -> Path:
+    """The folder that all images lie below: by the arguments, so that names do not hang on what a folder happens to have.
+
+    By the images themselves where `--data` has them.
+    """
+    given = [Path(each).expanduser() for each in options.images or []]
+    if given:
+        folders = {os.path.abspath(each if each.is_dir() else each.parent) for each in given}
+    else:  # of a million images there are few
+        folders = {os.path.abspath(path.parent) for path in paths}
+    return Path(os.path.commonpath(folders))

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from wsol_ext._names import some
 from wsol_ext.data.base import Transform
 from wsol_ext.data.listed import Listed, ListedDataset, NamedBox, boxes_of_main_class
 from wsol_ext.data.splits import split_folders
-from wsol_ext.data.tables import AnnotationError, box_of_coco, check_pixels, noted
+from wsol_ext.data.tables import AnnotationError, box_of_coco, check_pixels, doubted, noted
 
 __all__ = ["CocoDataset"]
 
@@ -42,7 +42,7 @@ class CocoDataset(ListedDataset):
     Raises:
         FileNotFoundError: root has no such file.
         AnnotationError: no JSON, or not of COCO's form: an image or annotation that lacks what it should have, two of
-            one id, a box that is none; named by file and place, such as `annotations[3]`; or boxes that all lie between
+            one id, a size or a box that is none; named by file and place, such as `annotations[3]`; or boxes that all lie between
             0 and 1.
         ImageError: from `dataset[i]`: a missing or broken picture file.
     """
@@ -67,8 +67,13 @@ class CocoDataset(ListedDataset):
                 categories[number] = name
         class_ids = sorted(categories)
         # Names are no keys: nothing keeps two categories from having the same.
+        for name in [name for name, count in Counter(categories.values()).items() if count > 1]:
+            numbers = [str(number) for number in class_ids if categories[number] == name]
+            doubted(
+                f"{path}: the categories of id {' and '.join(numbers)} are both called {name!r}"
+            )
         label_of = {str(number): label for label, number in enumerate(class_ids)}
-        images: dict[int, Mapping[str, Any]] = {}
+        images: dict[int, tuple[str, tuple[int, int] | None]] = {}
         files: dict[str, str] = {}
         for place, found in _entries(path, content, "images"):
             with noted():
@@ -77,7 +82,9 @@ class CocoDataset(ListedDataset):
                     raise AnnotationError(f"{place}.id is {number}, as of one before")
                 if name in files:
                     raise AnnotationError(f"{place}.file_name is {name!r}, as {files[name]} has it")
-                images[number], files[name] = found, place
+                files[name] = place
+                images[number] = name, None  # it stays, where its size is mistaken
+                images[number] = name, _size(place, found)
         objects: defaultdict[int, list[NamedBox]] = defaultdict(list)
         for place, found in _entries(path, content, "annotations"):
             with noted("box"):
@@ -96,12 +103,11 @@ class CocoDataset(ListedDataset):
                     objects[image].append(NamedBox(str(category), box))
         check_pixels(path, (one.box for boxes in objects.values() for one in boxes))
         pictures = []
-        for number, found in images.items():
+        for number, (name, size) in images.items():
             main = boxes_of_main_class(objects[number], one_class)
             if main is not None:
-                name = found["file_name"]
                 label, boxes = label_of[main[0]], main[1]
-                pictures.append(Listed(folder / name, name, label, boxes, _size(found)))
+                pictures.append(Listed(folder / name, name, label, boxes, size))
         if len(pictures) < len(images):
             why = "one class of objects" if one_class else "an object"
             warnings.warn(
@@ -180,8 +186,15 @@ def _text(place: str, found: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _size(found: Mapping[str, Any]) -> tuple[int, int] | None:
+def _size(place: str, found: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height, where the file says both."""
+    for key in ("width", "height"):
+        value = found.get(key)
+        if value is not None and (
+            type(value) not in (int, float) or value != int(value) or value < 1
+        ):
+            raise AnnotationError(
+                f"{place}.{key} is {value!r}, it should be a whole number of pixels, at least 1"
+            )
     width, height = found.get("width"), found.get("height")
-    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
-        return width, height
-    return None
+    return None if width is None or height is None else (int(width), int(height))

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ __all__ = [
     "check_box",
     "check_complete",
     "check_pixels",
+    "doubted",
     "finite_numbers",
     "mistakes_noted",
     "noted",
@@ -76,6 +78,15 @@ def noted(kind: MistakeKind = "list") -> Iterator[None]:
         if mistakes is None:
             raise
         mistakes.append(Mistake(kind, str(error)))
+
+
+def doubted(message: str) -> None:
+    """Warn of what may be meant as it stands; within `mistakes_noted` it is noted there."""
+    mistakes = _noted.get()
+    if mistakes is None:
+        warnings.warn(message, stacklevel=3)
+    else:
+        mistakes.append(Mistake("list", message))
 
 
 class Row:

@@ -58,7 +58,8 @@ def discover_images(
 
     Raises:
         TypeError: a backbone that is none, an input that is no picture, or a number or a device that is none.
-        ValueError: another word as `decoding`, or a batch_size or number of workers out of its range.
+        ValueError: another word as `decoding`, a batch_size or number of workers out of its range, or a backbone whose
+            pictures have more patches than `normalized_cut` takes, or a single one: lost alone takes any number.
 
     Example:
         >>> from PIL import Image

@@ -7,6 +7,7 @@ from wsol_ext._names import on_first_use
 if TYPE_CHECKING:
     from wsol_ext.evaluation.found import evaluate_found
     from wsol_ext.evaluation.gallery import Example
+    from wsol_ext.evaluation.journal import EvaluationError, Journal
     from wsol_ext.evaluation.loop import MapFunction, evaluate
     from wsol_ext.evaluation.maps import evaluate_map_files, evaluate_maps
     from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
@@ -26,7 +27,9 @@ __all__ = [
     "ChosenThresholds",
     "Curve",
     "Evaluation",
+    "EvaluationError",
     "Example",
+    "Journal",
     "MapFunction",
     "OtherPictures",
     "Protocol",
@@ -47,6 +50,7 @@ __getattr__ = on_first_use(
     {
         "found": ["evaluate_found"],
         "gallery": ["Example"],
+        "journal": ["EvaluationError", "Journal"],
         "loop": ["MapFunction", "evaluate"],
         "maps": ["evaluate_map_files", "evaluate_maps"],
         "results": ["CENTER", "Evaluation", "ProtocolResult"],

@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 
+from wsol_ext._files import sha256_of
 from wsol_ext._names import printable, some
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.data.tables import AnnotationError
+from wsol_ext.evaluation.journal import Journal
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation
+from wsol_ext.evaluation.tally import Tally
 from wsol_ext.evaluation.threshold_from import boxes_by_image
 from wsol_ext.metrics import PROTOCOLS, Batch
 
@@ -32,6 +35,7 @@ def evaluate_found(
     skip_missing: bool = False,
     progress: bool = True,
     method: str = "found",
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Evaluate a file of boxes on a data set, the centre baseline beside it.
 
@@ -47,6 +51,7 @@ def evaluate_found(
             it names without a box is evaluated: nothing was found in it.
         progress: show a bar, or a line now and then where standard error is no terminal.
         method: the name under which the boxes stand in the results.
+        journal: as of `evaluate`.
 
     Returns:
         The results; `about` says which file, and counts images left out and those in which nothing was found.
@@ -88,21 +93,22 @@ def evaluate_found(
     started = time.perf_counter()
     # Interval and threshold are of maps, which there are not.
     measures = Measures(method, names, interval=0.001, threshold=0.1)
-    share = [kept[place] for place in UnpaddedDistributedSampler(kept)]
+    tally = Tally(measures, dataset, threshold=0.1, journal=journal)
+    left = tally.left(kept, {"found": "" if journal is None else sha256_of(found)})
+    share = [left[place] for place in UnpaddedDistributedSampler(left)]
     shown = iter(watch(share, "evaluating", show=progress and is_first_process()))
     while indices := list(islice(shown, _AT_ONCE)):
         truth = [dataset.annotations(index) for index in indices]
-        measures.update(
-            "whole",
-            Batch(
-                maps=torch.zeros(len(indices), 1, 1),
-                logits=None,
-                labels=torch.tensor([one["label"] for one in truth]),
-                boxes=[one["boxes"] for one in truth],
-                sizes=torch.stack([one["size"] for one in truth]),
-                masks=None,
-                found=[table[dataset.image_names[index]] for index in indices],
-            ),
+        batch = Batch(
+            maps=torch.zeros(len(indices), 1, 1),
+            logits=None,
+            labels=torch.tensor([one["label"] for one in truth]),
+            boxes=[one["boxes"] for one in truth],
+            sizes=torch.stack([one["size"] for one in truth]),
+            masks=None,
+            found=[table[dataset.image_names[index]] for index in indices],
         )
+        tally.add(indices, {"whole": (batch, {})})
+    results, _ = tally.results()
     seconds = time.perf_counter() - started
-    return Evaluation(method, len(kept), measures.results(), about, seconds=seconds)
+    return Evaluation(method, len(kept), results, about, seconds=seconds)

@@ -1,26 +1,18 @@
 """The examples of a report: of each outcome the best and the worst boxes, spread over the classes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
-from wsol_ext import ops
-from wsol_ext.data.base import Sample
-from wsol_ext.metrics import (
-    EVALUATED,
-    OUTCOMES,
-    Batch,
-    localization_outcomes,
-    pad_boxes,
-    scale_boxes,
-    single_boxes,
-    to_score_maps,
-)
+from wsol_ext.metrics import OUTCOMES
 
-__all__ = ["Example", "Gallery"]
+__all__ = ["Candidate", "Example", "Gallery", "gathered"]
 
 
 @dataclass
@@ -50,42 +42,62 @@ class Example:
     gt_boxes: Tensor
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """An image that a gallery may show: as of `Example`, without what is large."""
+
+    index: int
+    outcome: str
+    label: int
+    predicted: int
+    probability: float
+    iou: float
+    box: list[float]
+
+    def example(self, score_map: Tensor, gt_boxes: Tensor) -> Example:
+        """With what is large."""
+        box = gt_boxes.new_tensor(self.box, dtype=torch.float32)
+        return Example(**{**vars(self), "score_map": score_map, "box": box, "gt_boxes": gt_boxes})
+
+
 class Gallery:
     """Chooses a few examples of each outcome in one pass: the same ones in whatever order and process images come.
 
     Args:
         wanted: how many of each outcome; half of them with the highest IoU, half with the lowest.
-        threshold: of the boxes.
     """
 
-    def __init__(self, wanted: int, threshold: float) -> None:
+    def __init__(self, wanted: int) -> None:
         self.wanted = wanted
-        self.threshold = threshold
-        self.best: list[Example] = []
-        self.worst: list[Example] = []
+        self.best: list[Candidate] = []
+        self.worst: list[Candidate] = []
 
-    def update(self, batch: Batch, raw: Sample) -> None:
-        """Look at a batch of whole pictures with boxes; without class scores they have no outcome."""
-        if batch.logits is None:
+    def update(self, indices: Sequence[int], columns: Mapping[str, NDArray[Any]]) -> None:
+        """Look at images: their places, and what `image_columns` gives; without class scores they have no outcome."""
+        if not self.wanted or "outcome" not in columns:
             return
-        examples = _examples(batch, batch.logits.float(), raw, self.threshold)
-        self._keep([*self.best, *examples], [*self.worst, *examples])
+        names = ("outcome", "label", "predicted", "probability", "iou", "box")
+        rows = zip(indices, *(columns[name].tolist() for name in names), strict=True)
+        found = [Candidate(*row) for row in rows if row[1]]
+        self._keep([*self.best, *found], [*self.worst, *found])
 
-    def chosen(self) -> list[Example]:
+    def chosen(self) -> list[Candidate]:
         """The examples over all processes, by outcome, the highest IoU first."""
         if self.wanted and dist.is_available() and dist.is_initialized():
-            found: list[tuple[list[Example], list[Example]]] = [([], [])] * dist.get_world_size()
+            found: list[tuple[list[Candidate], list[Candidate]]] = [
+                ([], [])
+            ] * dist.get_world_size()
             dist.all_gather_object(found, (self.best, self.worst))
             self._keep(
                 (e for best, _ in found for e in best), (e for _, worst in found for e in worst)
             )
         return [example for outcome in OUTCOMES for example in self._of(outcome)]
 
-    def _keep(self, best: Iterable[Example], worst: Iterable[Example]) -> None:
+    def _keep(self, best: Iterable[Candidate], worst: Iterable[Candidate]) -> None:
         self.best = _first(best, self.wanted, lambda e: (-e.iou, e.index))
         self.worst = _first(worst, self.wanted, lambda e: (e.iou, e.index))
 
-    def _of(self, outcome: str) -> list[Example]:
+    def _of(self, outcome: str) -> list[Candidate]:
         best, worst = (
             [e for e in kept if e.outcome == outcome] for kept in (self.best, self.worst)
         )
@@ -96,15 +108,15 @@ class Gallery:
 
 
 def _first(
-    examples: Iterable[Example], count: int, order: Callable[[Example], tuple[float, int]]
-) -> list[Example]:
+    examples: Iterable[Candidate], count: int, order: Callable[[Candidate], tuple[float, int]]
+) -> list[Candidate]:
     """Of each outcome the first `count`, where the first of every class comes before the second of any.
 
     Whatever is left out has `count` others before it, and would have, whichever examples are added: the first of all
     batches are among the first of each.
     """
     ranks: Counter[tuple[str, int]] = Counter()
-    ranked: list[tuple[int, Example]] = []
+    ranked: list[tuple[int, Candidate]] = []
     for example in sorted(examples, key=order):
         kind = (example.outcome, example.label)
         ranked.append((ranks[kind], example))
@@ -118,28 +130,11 @@ def _first(
     return chosen
 
 
-def _examples(batch: Batch, logits: Tensor, raw: Sample, threshold: float) -> list[Example]:
-    """An example for each image."""
-    frame = scale_boxes(batch.boxes, batch.sizes, protocol="toploc", size=EVALUATED)
-    cut = single_boxes(to_score_maps(batch.maps.float(), EVALUATED, "bilinear"), threshold)
-    outcomes = localization_outcomes(cut, logits, batch.labels, frame)
-    ious = ops.box_iou(cut[:, None], pad_boxes(frame).to(cut.device))[:, 0].amax(dim=1).tolist()
-    boxes = cut.cpu() * batch.sizes.repeat(1, 2) / EVALUATED
-    probabilities, predicted = logits.softmax(dim=1).max(dim=1)
-    columns = (batch.labels.tolist(), predicted.tolist(), probabilities.tolist(), ious)
-    maps = batch.maps.float().cpu()
-    kinds = {row: kind for kind in OUTCOMES for row in outcomes[kind].nonzero().flatten().tolist()}
-    return [
-        Example(
-            index=int(raw["indices"][row]),
-            outcome=kinds[row],
-            label=label,
-            predicted=top,
-            probability=probability,
-            iou=iou,
-            score_map=maps[row].clone(),
-            box=boxes[row].float(),
-            gt_boxes=raw["boxes"][row],
-        )
-        for row, (label, top, probability, iou) in enumerate(zip(*columns, strict=True))
-    ]
+def gathered(examples: list[Example], order: Sequence[int]) -> list[Example]:
+    """The examples of all processes, by their images' places."""
+    found = [examples]
+    if dist.is_available() and dist.is_initialized():
+        found = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(found, examples)
+    by_place = {example.index: example for part in found for example in part}
+    return [by_place[place] for place in order]

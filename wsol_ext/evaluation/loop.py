@@ -1,21 +1,23 @@
 """The one pass over the data that every protocol is fed from."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from wsol_ext._devices import torch_device
 from wsol_ext._numbers import require_at_least
 from wsol_ext._progress import watch
 from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset, Sample
-from wsol_ext.evaluation.gallery import Gallery
+from wsol_ext.evaluation.gallery import Candidate, Example, gathered
+from wsol_ext.evaluation.journal import Journal
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation
 from wsol_ext.evaluation.settings import mistaken_settings
+from wsol_ext.evaluation.tally import Tally
 from wsol_ext.evaluation.threshold_from import ThresholdsFrom, chosen_by, shown_threshold
 from wsol_ext.evaluation.views import VIEWS, inputs_of
 from wsol_ext.metrics import Batch, View
@@ -41,6 +43,7 @@ def evaluate(
     gallery: int = 0,
     progress: bool = True,
     method: str | None = None,
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Evaluate a model by one or more protocols in one pass, the centre baseline and the model's parts beside it.
 
@@ -69,6 +72,8 @@ def evaluate(
         gallery: how many examples of each outcome to keep: the best and the worst boxes, spread over the classes.
         progress: show a bar, or a line now and then where standard error is no terminal.
         method: the model's name in the results; by default its own.
+        journal: keeps what is found of each image, and has it where the same evaluation was interrupted; its `about`
+            says which model it is. `Journal.finish` once the results are kept too.
 
     Raises:
         TypeError: protocols that are no names, or numbers or a device that are none.
@@ -104,31 +109,45 @@ def evaluate(
     started = time.perf_counter()
     parts = getattr(model, "parts", [])
     measures = Measures(method, protocols, interval, threshold, parts, device, chosen)
-    shows_examples = gallery > 0 and dataset.has_boxes and isinstance(model, nn.Module)
-    examples = Gallery(gallery if shows_examples else 0, shown_threshold(threshold, chosen))
-    views = [v for v in VIEWS if v in measures.views or (v == "whole" and shows_examples)]
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=UnpaddedDistributedSampler(dataset),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )
+    shows = dataset.has_boxes and isinstance(model, nn.Module)
+    cut = shown_threshold(threshold, chosen)
+    tally = Tally(measures, dataset, cut, gallery if shows else 0, journal)
+    views = [view for view in VIEWS if view in tally.views]
+
+    def load(places: Sequence[int]) -> DataLoader[Sample]:
+        images: Dataset[Sample] = Subset(dataset, places)
+        return DataLoader(
+            images,
+            batch_size=batch_size,
+            sampler=UnpaddedDistributedSampler(places),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+        )
+
     if isinstance(model, nn.Module):
         model.eval().to(device)
     with torch.inference_mode():
-        for raw in watch(loader, "evaluating", show=progress and is_first_process()):
-            batches = {}
-            for view in views:
-                whole, parts = _ask(model, raw, device, view)
-                batches[view] = whole
-                measures.update(view, whole, parts)
-            if shows_examples:
-                examples.update(batches["whole"], raw)
-    results, shown = measures.results(), examples.chosen()
+        left = load(tally.left(range(len(dataset)), {}))
+        for raw in watch(left, "evaluating", show=progress and is_first_process()):
+            asked = {view: _ask(model, raw, device, view) for view in views}
+            tally.add(raw["indices"].tolist(), asked)
+        results, candidates = tally.results()
+        shown = []
+        if candidates:
+            by_place = {candidate.index: candidate for candidate in candidates}
+            for raw in load(list(by_place)):
+                whole, _ = _ask(model, raw, device, "whole")
+                shown += _examples(by_place, raw, whole)
+            shown = gathered(shown, list(by_place))
     seconds = time.perf_counter() - started
     return Evaluation(method, len(dataset), results, examples=shown, seconds=seconds, chosen=chosen)
+
+
+def _examples(candidates: Mapping[int, Candidate], raw: Sample, batch: Batch) -> list[Example]:
+    """What a gallery shows of a batch: its maps are made again, as those of all images would be too many to keep."""
+    rows = zip(raw["indices"].tolist(), batch.maps.float().cpu(), raw["boxes"], strict=True)
+    return [candidates[index].example(score_map, boxes) for index, score_map, boxes in rows]
 
 
 def _name(model: nn.Module | MapFunction) -> str:

@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from wsol_ext._names import printable, some
 from wsol_ext._numbers import require_at_least
@@ -23,10 +24,11 @@ from wsol_ext.data.base import LocalizationDataset, Sample, boxes_within
 from wsol_ext.data.predictions import Predictions, read_predictions
 from wsol_ext.data.score_maps import ScoreMapError, ScoreMaps, checked_map
 from wsol_ext.data.tables import AnnotationError, check_pixels
-from wsol_ext.evaluation.gallery import Gallery
+from wsol_ext.evaluation.journal import Journal
 from wsol_ext.evaluation.measures import Measures, check_protocols, is_first_process, protocol_names
 from wsol_ext.evaluation.results import Evaluation, ProtocolResult
 from wsol_ext.evaluation.settings import mistaken_settings
+from wsol_ext.evaluation.tally import Tally
 from wsol_ext.evaluation.threshold_from import (
     ChosenThresholds,
     ThresholdsFrom,
@@ -158,7 +160,8 @@ def evaluate_maps(
     chosen = chosen_by(threshold_from, protocols, _no_pictures)
     measures = Measures(method, protocols, interval, threshold, chosen=chosen)
     usable = samples()
-    constant = _measure(measures, iter(lambda: list(islice(usable, batch_size)), []))
+    batches = iter(lambda: list(islice(usable, batch_size)), [])
+    constant = _measure(batches, lambda _, batch: measures.update("whole", batch))
     _raise_for(errors, [f"maps[{index}]" for index in constant], count)
     if clipping:
         warnings.warn(clipping[0], stacklevel=2)
@@ -184,6 +187,7 @@ def evaluate_map_files(
     progress: bool = True,
     method: str = "maps",
     beside: Sequence[str] = (),
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Evaluate a folder of score maps on a data set, as `evaluate` does a model: protocols, baseline and results alike.
 
@@ -205,6 +209,7 @@ def evaluate_map_files(
         gallery: how many examples of each outcome to keep, if predictions have scores of all classes.
         progress: show a bar, or a line now and then where standard error is no terminal.
         method: the name under which the maps stand in the results.
+        journal: as of `evaluate`.
         beside: names of other images, whose maps the folder may have too: other files are warned of.
 
     Returns:
@@ -272,27 +277,45 @@ def evaluate_map_files(
     # Where maps are wanting, the others are only looked over.
     chosen = None if said else chosen_by(threshold_from, protocols, best_of_others)
     started = time.perf_counter()
-    shows = gallery > 0 and dataset.has_boxes and predictions is not None and predictions.complete
-    examples = Gallery(gallery if shows else 0, shown_threshold(threshold, chosen))
-    measures = None if said else Measures(method, protocols, interval, threshold, chosen=chosen)
-    files = _MapFiles(maps, dataset, kept, None if predictions is None else predictions.logits)
+    shows = dataset.has_boxes and predictions is not None and predictions.complete
+    errors: list[_Wrong] = []
+    constant: list[int] = []
+    tally, places, logits = None, list(range(len(kept))), None
+    if predictions is not None:
+        logits = predictions.logits
+    if not said:
+        measures = Measures(method, protocols, interval, threshold, chosen=chosen)
+        cut = shown_threshold(threshold, chosen)
+        tally = Tally(measures, dataset, cut, gallery if shows else 0, journal)
+        place_of = {index: place for place, index in enumerate(kept)}
+        given = {} if journal is None else _given(maps, [names[k] for k in kept], logits)
+        places = [place_of[index] for index in tally.left(kept, given)]
+        constant = [] if journal is None else _constant(journal)
+    files = Subset(_MapFiles(maps, dataset, kept, logits), places)
     loader = DataLoader(
         files,
         batch_size=batch_size,
-        sampler=UnpaddedDistributedSampler(files),
+        sampler=UnpaddedDistributedSampler(places),
         num_workers=workers,
         collate_fn=list,
     )
-    errors: list[_Wrong] = []
 
     def readable() -> Iterator[list[Sample]]:
         for samples in watch(loader, "evaluating", show=progress and is_first_process()):
             errors.extend(each["error"] for each in samples if "error" in each)
             yield [sample for sample in samples if "error" not in sample]
 
-    constant = _gathered(_measure(measures, readable(), examples if shows else None))
-    _raise_for(_gathered(errors), [names[index] for index in constant], len(kept), said)
-    assert measures is not None  # else that was said
+    def add(samples: Sequence[Sample], batch: Batch) -> None:
+        assert tally is not None
+        columns = {"constant": np.array([_is_constant(each) for each in samples])}
+        tally.add([each["index"] for each in samples], {"whole": (batch, {})}, columns)
+
+    constant = _gathered([*constant, *_measure(readable(), None if tally is None else add)])
+    wrong = _gathered(errors)
+    if wrong and journal is not None:
+        journal.discard()  # maps will be others then
+    _raise_for(wrong, [names[index] for index in constant], len(kept), said)
+    assert tally is not None  # else that was said
     if constant:
         about["constant maps"] = len(constant)
         if is_first_process():
@@ -300,11 +323,40 @@ def evaluate_map_files(
             warnings.warn(
                 f"{len(constant)} of {len(kept)} score maps are constant: {shown}", stacklevel=2
             )
-    results, picked = measures.results(), examples.chosen()
+    results, candidates = tally.results()
+    picked = [
+        each.example(maps.read(names[each.index]), dataset.annotations(each.index)["boxes"])
+        for each in candidates
+    ]
     if predictions is not None and not predictions.has_top5:
         _drop_top5(results)
     seconds = time.perf_counter() - started
     return Evaluation(method, len(kept), results, about, picked, seconds, chosen)
+
+
+def _given(maps: ScoreMaps, names: Sequence[str], logits: Tensor | None) -> dict[str, str]:
+    """What tells these maps and predictions from others: of files, their sizes and when they were written."""
+    digest = sha256()
+    for name in names:
+        for path in maps.find(name):
+            found = path.stat()
+            digest.update(
+                f"{path.name}:{found.st_size}:{found.st_mtime_ns};".encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
+    given = {"maps": digest.hexdigest()}
+    return (
+        given
+        if logits is None
+        else {**given, "predictions": sha256(logits.numpy().tobytes()).hexdigest()}
+    )
+
+
+def _constant(journal: Journal) -> list[int]:
+    """This process's share of the images whose map was found to be constant before an interruption."""
+    parts = journal.share(keys=())
+    return [place for part in parts for place in part.index[part.columns["constant"]].tolist()]
 
 
 class _Wrong(NamedTuple):
@@ -364,24 +416,21 @@ def _no_pictures(others: LocalizationDataset, choosing: list[str]) -> Evaluation
 
 @torch.inference_mode()
 def _measure(
-    measures: Measures | None, batches: Iterable[list[Sample]], examples: Gallery | None = None
+    batches: Iterable[list[Sample]], count: Callable[[Sequence[Sample], Batch], None] | None
 ) -> list[int]:
-    """Count all samples, where there are measures; gives the numbers of those whose map is constant."""
+    """Have all samples counted, where anything counts; gives the numbers of those whose map is constant."""
     constant = []
     for samples in batches:
         for group in _of_one_shape(samples):
-            low, high = torch.stack([each["map"] for each in group]).flatten(1).aminmax(dim=1)
-            for each, is_constant in zip(group, (low == high).tolist(), strict=True):
-                if is_constant:
-                    constant.append(each["index"])
-            if measures is None:
-                continue
-            batch = _batch(group)
-            measures.update("whole", batch)
-            if examples is not None:
-                indices = torch.tensor([sample["index"] for sample in group])
-                examples.update(batch, {"indices": indices, "boxes": batch.boxes})
+            constant += [each["index"] for each in group if _is_constant(each)]
+            if count is not None:
+                count(group, _batch(group))
     return sorted(constant)
+
+
+def _is_constant(sample: Sample) -> bool:
+    low, high = sample["map"].aminmax()
+    return bool(low == high)
 
 
 def _of_one_shape(samples: Iterable[Sample]) -> Iterable[list[Sample]]:

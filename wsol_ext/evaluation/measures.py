@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -84,6 +85,10 @@ class Measures:
         chosen: ChosenThresholds | None = None,
     ) -> None:
         threshold = threshold if chosen is None else "best"
+        self.asked: dict[str, Any] = {
+            **{"method": method, "parts": list(parts), "protocols": list(protocols)},
+            **{"interval": interval, "threshold": threshold},
+        }
 
         def make(threshold: float | str, views: Sequence[View] = VIEWS) -> dict[str, Protocol]:
             chosen = [PROTOCOLS[name] for name in protocols if PROTOCOLS[name].view in views]
@@ -112,6 +117,30 @@ class Measures:
         """What of each picture the protocols look at."""
         return {protocol.view for protocol in self._sources[self.method].values()}
 
+    def traits(self) -> dict[str, list[str]]:
+        """By protocol and source, those of the protocol's traits that are true of the source."""
+        return {key: [n for n in p.traits if getattr(p, n)] for key, p in self._judging().items()}
+
+    def recall(self, traits: Mapping[str, Sequence[str]]) -> None:
+        """Note traits that were kept with verdicts."""
+        for key, protocol in self._judging().items():
+            for name in protocol.traits:
+                setattr(protocol, name, name in traits[key])
+
+    @property
+    def keeps_verdicts(self) -> bool:
+        """Whether all protocols do."""
+        return all(each.keeps_verdicts for each in self._sources[self.method].values())
+
+    def _judging(self) -> dict[str, Protocol]:
+        """By protocol and source, those that keep verdicts."""
+        return {
+            f"{protocol.name}/{name}": protocol
+            for name, by_protocol in self._sources.items()
+            for protocol in by_protocol.values()
+            if protocol.keeps_verdicts
+        }
+
     def update(self, view: View, whole: Batch, parts: Mapping[str, Batch] | None = None) -> None:
         """Count a batch in one view: the method's maps, those of its parts, and the baseline's for the same images."""
         self.add(self.judge(view, whole, parts))
@@ -138,11 +167,9 @@ class Measures:
 
     def add(self, verdicts: Mapping[str, Tensor]) -> None:
         """Count images by their verdicts."""
-        for name, by_protocol in self._sources.items():
-            for protocol in by_protocol.values():
-                found = verdicts.get(f"{protocol.name}/{name}")
-                if found is not None:
-                    protocol.add(found)
+        for key, protocol in self._judging().items():
+            if key in verdicts:
+                protocol.add(verdicts[key])
 
     def results(self) -> list[ProtocolResult]:
         """Each protocol's numbers over all that was counted, by all processes."""

@@ -20,8 +20,10 @@ _T = TypeVar("_T")
 
 CENTER = "center baseline"
 """The name under which the centred Gaussian stands beside a method."""
-ORACLE, GAP = "oracle", "gap"
-"""The names of a method's numbers at the thresholds best on the evaluated images, and of what is lost at others."""
+ORACLE = "oracle"
+"""The name of a method's numbers at the thresholds that are best on the evaluated images."""
+GAP = "gap"
+"""The name of what is lost at others."""
 
 
 @dataclass
@@ -165,7 +167,7 @@ class Evaluation:
         found = []
         for result in self.protocols:
             gap = result.beside(self.method).get(GAP, {})
-            for number in PROTOCOLS[result.name].best_by if gap else ():
+            for number in (each for each in PROTOCOLS[result.name].best_by if each in gap):
                 label = "" if number == result.name else f" ({result.label(number)})"
                 found.append(f"{100 * gap[number]:.1f} points under {result.name}{label}")
         if not found:

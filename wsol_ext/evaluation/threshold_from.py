@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from wsol_ext._names import printable, some
+from wsol_ext._names import in_short, printable, some
 from wsol_ext._stored import is_number, is_text, is_whole
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.data.box_tables import read_box_table
@@ -141,7 +141,7 @@ def chosen_by(
     if isinstance(source, Evaluation):
         return ChosenThresholds(source, "an evaluation of others")
     path = find_evaluation(source, "threshold_from")
-    return ChosenThresholds(read_evaluation(path), f"the results in {printable(path.parent)}")
+    return ChosenThresholds(read_evaluation(path), f"the results in {in_short(path.parent)}")
 
 
 def shown_threshold(threshold: float | str, chosen: ChosenThresholds | None) -> float:
@@ -164,6 +164,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         method, images = found.pop("method"), found.pop("images")
+<<<<<<< HEAD
         if not is_text(method) or not is_whole(images):
             raise ValueError(f"method is {method!r} and images {images!r}")
         protocols = [
@@ -177,6 +178,12 @@ def read_evaluation(path: str | Path) -> Evaluation:
             for each in found.pop("protocols")
         ]
         about = {name: str(found[name]) for name in ("data", "split") if name in found}
+=======
+        about = {name: found[name] for name in ("data", "split") if name in found}
+        if not is_whole(images) or not all(map(is_text, (method, *about.values()))):
+            raise ValueError(f"method is {method!r}, images {images!r}, data and split {about}")
+        protocols = [_result(each, method) for each in found.pop("protocols")]
+>>>>>>> main
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{printable(path)} is damaged: {error!r}; write it anew by wsol evaluate"
@@ -184,13 +191,23 @@ def read_evaluation(path: str | Path) -> Evaluation:
     return Evaluation(method, images, protocols, about)
 
 
-def _thresholds(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    thresholds = {source: dict(by_number) for source, by_number in found.items()}
-    for by_number in thresholds.values():
-        for value in by_number.values():
+def _result(found: Mapping[str, Any], method: str) -> ProtocolResult:
+    """A protocol's part of the file."""
+    metrics = {source: dict(numbers) for source, numbers in found["metrics"].items()}
+    thresholds = {source: dict(each) for source, each in found.get("thresholds", {}).items()}
+    for name, value in metrics[method].items():
+        if not is_number(value):
+            raise ValueError(f"{name} is {value!r}, it should be a number")
+    if thresholds and method not in thresholds:
+        raise ValueError(f"{method} has no thresholds")
+    for each in thresholds.values():
+        for value in each.values():
             if not is_number(value) or not 0 <= value < 1:
                 raise ValueError(f"a threshold is {value!r}, it should be in [0, 1)")
-    return thresholds
+    settings = dict(found["settings"])
+    if not is_number(settings.get("interval", 0.5)):
+        raise ValueError(f"interval is {settings['interval']!r}, it should be a number")
+    return ProtocolResult(found["protocol"], settings, metrics, thresholds=thresholds)
 
 
 def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> LocalizationDataset:

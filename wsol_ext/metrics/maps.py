@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsol_ext.ops import _backend
+
 __all__ = ["Interpolation", "center_map", "normalize_maps", "resize_maps", "to_score_maps"]
 
 Interpolation = Literal["bicubic", "bilinear"]
@@ -25,7 +27,8 @@ def resize_maps(
         mode: "bicubic" or "bilinear".
 
     Returns:
-        (..., height, width), OpenCV's to rounding (its weights are always float32). A NaN stays in its map.
+        (..., height, width): on the CPU, in float64, OpenCV's to the last bit; else, or where a gradient is followed,
+        to rounding (OpenCV's weights are always float32). A NaN stays in its map.
 
     Raises:
         TypeError: maps that are not floating point.
@@ -35,12 +38,9 @@ def resize_maps(
         >>> resize_maps(torch.tensor([[0.0, 1.0]]), (1, 4), mode="bilinear")
         tensor([[0.0000, 0.2500, 0.7500, 1.0000]])
     """
-    maps = _floating("resize_maps", maps)
-    if mode not in ("bicubic", "bilinear"):
-        raise ValueError(f"resize_maps: mode is {mode!r}, it should be 'bicubic' or 'bilinear'")
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise ValueError(f"resize_maps: size is {size}, it should be positive")
+    maps, height, width = _checked("resize_maps", maps, size, mode)
+    if _has_kernel(maps):
+        return _resized("resize_maps", maps, height, width, mode, normalize=False)
     planes = maps.reshape(1, -1, *maps.shape[-2:])
     if planes.size(1) > 0:
         planes = F.interpolate(planes, (height, width), mode=mode, align_corners=False)
@@ -81,7 +81,7 @@ def to_score_maps(
 ) -> Tensor:
     """Localization maps as the evaluators want them: `resize_maps`, then `normalize_maps`; constant maps become zeros.
 
-    The published MaxBoxAcc program computes in float64: give float64 maps to follow it to the last pixel.
+    The published MaxBoxAcc program computes in float64: give float64 maps on the CPU to follow it to the last bit.
 
     Args:
         maps: (..., h, w), any finite values on any grid.
@@ -100,7 +100,9 @@ def to_score_maps(
         >>> score_maps.shape, score_maps.amin().item(), score_maps.amax().item()
         (torch.Size([2, 224, 224]), 0.0, 1.0)
     """
-    maps = _floating("to_score_maps", maps)
+    maps, height, width = _checked("to_score_maps", maps, size, mode)
+    if _has_kernel(maps):
+        return _resized("to_score_maps", maps, height, width, mode, normalize=True)
     low, high = torch.aminmax(maps.flatten(-2), dim=-1)
     # Of a constant, upsampling would make rounding, and normalization a map of that. Infinite ones are refused below.
     constant = (low == high) & low.isfinite()
@@ -147,3 +149,37 @@ def _floating(name: str, maps: Tensor) -> Tensor:
             f"{name}: maps has shape {tuple(maps.shape)}, it should be (..., h, w) with h, w >= 1"
         )
     return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+
+
+def _checked(
+    name: str, maps: Tensor, size: int | tuple[int, int], mode: str
+) -> tuple[Tensor, int, int]:
+    """The maps, and the height and width that they should get."""
+    maps = _floating(name, maps)
+    if mode not in ("bicubic", "bilinear"):
+        raise ValueError(f"{name}: mode is {mode!r}, it should be 'bicubic' or 'bilinear'")
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"{name}: size is {size}, it should be positive")
+    return maps, height, width
+
+
+def _has_kernel(maps: Tensor) -> bool:
+    """Whether maps are plain values in the memory of the CPU, and nothing of PyTorch follows what becomes of them."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(maps) is Tensor
+        and maps.is_cpu
+        and not (maps.requires_grad and torch.is_grad_enabled())
+        and not _backend.forward_mode_is_on((maps,))
+    )
+
+
+def _resized(
+    name: str, maps: Tensor, height: int, width: int, mode: Interpolation, normalize: bool
+) -> Tensor:
+    planes = maps.detach().reshape(-1, *maps.shape[-2:]).contiguous()
+    out = planes.new_empty(len(planes), height, width)
+    if not _backend.run_on_cpu("resize_maps", planes, out, mode == "bicubic", normalize):
+        raise ValueError(f"{name}: maps has infinite values, they should be finite or NaN")
+    return out.reshape(*maps.shape[:-2], height, width)

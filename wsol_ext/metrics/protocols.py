@@ -64,8 +64,10 @@ class _BoxAccuracy(Protocol):
 
     def judge(self, batch: Batch) -> Tensor:
         """Score maps of the true class, upsampled and normalized, against the boxes."""
-        maps = to_score_maps(batch.maps.double(), EVALUATED)
-        return self.metric.judge(maps, scale_boxes(batch.boxes, batch.sizes, self.name))
+        # One map for all images, an expanded tensor, is upsampled and cut once.
+        maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
+        score_maps = to_score_maps(maps.double(), EVALUATED).expand(len(batch.labels), -1, -1)
+        return self.metric.judge(score_maps, scale_boxes(batch.boxes, batch.sizes, self.name))
 
     def numbers(
         self, sums: Tensor, images: Tensor | int, at: Tensor | None = None

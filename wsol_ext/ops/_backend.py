@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
@@ -112,6 +113,7 @@ _AT_ONCE: dict[str, Callable[..., Any]] = {
         "masked_reattention_forward",
         "masked_reattention_backward",
         "segment_mode",
+        "slic",
     )
 }
 
@@ -222,8 +224,8 @@ class Operator:
             kind = str(argument.real_type)
             if kind == "Tensor" and not isinstance(value, Tensor):
                 raise not_a_tensor(self._name, argument.name, value)
-            if kind == "bool" and isinstance(value, str | Sequence):
-                raise TypeError(f"{self._name}: {argument.name} is {value!r}, it should be a bool")
+            if kind == "bool":
+                check_flag(self._name, argument.name, value)
             if kind == "float" or (kind == "Optional[float]" and value is not None):
                 check_number(self._name, argument.name, value)
             if kind == "int":
@@ -463,6 +465,17 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def power_to_near_one(largest: Tensor) -> Tensor:
+    """For each number a power of two, of its dtype, that brings it near 1.
+
+    Times that, what is no larger keeps its digits, but neither its squares nor its reciprocal leave the dtype's range.
+    """
+    _, exponent = torch.frexp(largest)
+    most = 1000 if largest.dtype == torch.float64 else 120  # powers that the dtype has
+    bits = (1023 - exponent.clamp(-most, most).long()) << 52  # of float64
+    return bits.view(torch.float64).to(largest.dtype)
+
+
 def has_contiguous_rows(tensor: Tensor) -> bool:
     """Whether the last dimension is contiguous, which is all that kernels ask."""
     return tensor.stride(-1) == 1 or tensor.size(-1) <= 1
@@ -582,16 +595,23 @@ def check_tensor(
         )
 
 
+# In tuples, since torch.compile of torch 2.6 knows no unions.
 def check_number(operator: str, argument: str, value: Any) -> None:
     """Raise TypeError unless it is a number, or the symbol or tensor of one."""
-    if not isinstance(value, float | int | torch.SymFloat | torch.SymInt | Tensor):
+    if not isinstance(value, (float, int, torch.SymFloat, torch.SymInt, Tensor)):
         require_number(f"{operator}: {argument}", value)
 
 
 def check_whole(operator: str, argument: str, value: Any) -> None:
     """Raise TypeError unless it is a whole number, or the symbol or tensor of one."""
-    if not isinstance(value, int | torch.SymInt | Tensor):
+    if not isinstance(value, (int, torch.SymInt, Tensor)):
         require_whole(f"{operator}: {argument}", value)
+
+
+def check_flag(operator: str, argument: str, value: Any) -> None:
+    """Raise TypeError unless it is true or false, or the symbol of that."""
+    if not isinstance(value, bool | np.bool_ | torch.SymBool):
+        raise TypeError(f"{operator}: {argument} is {value!r}, it should be a bool")
 
 
 def check_same_dtype(operator: str, **tensors: Tensor) -> None:

@@ -117,6 +117,8 @@ def extract_boxes(
     if found is not None:
         return found
     _check_contours(name, contours, ("largest", "most_pixels", "all"))
+    backend.check_flag(name, "check_values", check_values)
+    backend.check_flag(name, "clip", clip)
     score_maps = _constant_maps(name, score_maps)
     thresholds = _threshold_tensor(name, thresholds, score_maps)
     if contours == "all":
@@ -203,6 +205,7 @@ def best_box_iou(
     if found is not None:
         return found
     _check_contours(name, contours, ("largest", "all"))
+    backend.check_flag(name, "check_values", check_values)
     score_maps = _constant_maps(name, score_maps)
     thresholds = _threshold_tensor(name, thresholds, score_maps)
     (gt_boxes,) = backend.constant(name, gt_boxes=_gt_tensor(name, gt_boxes, score_maps))
@@ -234,6 +237,7 @@ def box_iou(
         >>> box_iou(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 3], [5, 5, 6, 6]]))
         tensor([[0.5000, 0.0000]])
     """
+    backend.check_flag("box_iou", "inclusive", inclusive)
     a, b = backend.constant("box_iou", a=a, b=b)
     if dtype is None:
         return _iou_operator(a, b, inclusive)

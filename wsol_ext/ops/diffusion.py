@@ -71,6 +71,7 @@ def spatial_diffusion(
         >>> spatial_diffusion(features, torch.tensor([[[0.2, 0.6, 0.1]]]))
         tensor([[[0.0000, 0.0500, 0.3000]]])
     """
+    backend.check_flag("spatial_diffusion", "detach_start", detach_start)
     if not isinstance(strength, Tensor):
         if not isinstance(strength, Real):
             should = "a number or a torch.Tensor"

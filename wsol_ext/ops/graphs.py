@@ -80,6 +80,7 @@ def normalized_cut(
         >>> cut.vector > cut.vector.mean(dim=1, keepdim=True)
         tensor([[False, False, False,  True,  True]])
     """
+    backend.check_flag("normalized_cut", "weighted", weighted)
     (features,) = backend.constant("normalized_cut", features=features)
     return NormalizedCut(*_normalized_cut(features, threshold, eps, weighted))
 
@@ -89,6 +90,8 @@ def normalized_cut_reference(
 ) -> NormalizedCut:
     """`normalized_cut` in plain PyTorch, by all eigenvectors of dense matrices: its definition, the tests' oracle."""
     features = features.to(backend.accumulator_dtype(features.dtype))
+    if features.dtype == torch.float64:
+        features = _with_usual_lengths(features)
     lengths = features.double().norm(dim=2, keepdim=True)
     unit = torch.where(lengths > 0, features / lengths, 0).to(features.dtype)
     similarity = unit @ unit.transpose(1, 2)
@@ -111,6 +114,11 @@ def normalized_cut_reference(
     vector = torch.where(determined[:, None], vector, torch.nan)
     eigenvalue, residual = (torch.where(is_finite, x, torch.nan) for x in (1 - value, residual))
     return NormalizedCut(vector, eigenvalue, residual, determined)
+
+
+def _with_usual_lengths(features: Tensor) -> Tensor:
+    """Features (B, N, C) in the same directions, whose squares are in the range of float64."""
+    return features * backend.power_to_near_one(features.abs().amax(dim=2, keepdim=True))
 
 
 def _check(features: Tensor, threshold: float, eps: float, weighted: bool) -> None:
@@ -151,6 +159,8 @@ def _kernel(
     outputs = _outputs(features)
     if features.size(0) > 0:
         name, is_double = "normalized_cut", features.dtype == torch.float64
+        if is_double:
+            features = _with_usual_lengths(features)
         features = backend.rows_contiguous(features)
         scratch = backend.scratch(
             name, *features.shape, is_double, weighted, device=features.device

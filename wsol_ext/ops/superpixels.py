@@ -101,9 +101,18 @@ def slic(
                  [0, 0, 0, 1, 1, 1],
                  [0, 0, 0, 1, 1, 1]]], dtype=torch.int32)
     """
+    options = (mask, centres, slic_zero, convert2lab, start_label)
+    numbers = (n_segments, compactness, max_num_iter, enforce_connectivity, check_values)
+    if backend.is_heard_by_nobody() and _are_usual(options, numbers):
+        found = _bytes_at_once(images, *numbers[:4])
+        if found is not None:
+            return found
     is_rgb = _check(
         images, n_segments, compactness, max_num_iter, mask, centres, convert2lab, start_label
     )
+    flags = {"enforce_connectivity": enforce_connectivity, "slic_zero": slic_zero}
+    for name, flag in {**flags, "check_values": check_values}.items():
+        backend.check_flag("slic", name, flag)
     if mask is not None:
         mask = backend.as_mask("slic", "mask", mask)
     return _slic(
@@ -132,9 +141,13 @@ def _check(
     start_label: int,
 ) -> bool:
     """Raise for what no images can be segmented with. Returns whether they are sRGB."""
+    if convert2lab is not None:
+        backend.check_flag("slic", "convert2lab", convert2lab)
     is_rgb = convert2lab
     if is_rgb is None:
-        is_rgb = isinstance(images, Tensor) and images.dim() == 4 and images.size(1) == 3
+        is_rgb = False
+        if isinstance(images, Tensor) and images.dim() == 4 and images.size(1) == 3:
+            is_rgb = True  # no symbol of whether, of which torch.compile of torch 2.6 makes no bool
     dtypes = (torch.uint8, *backend.FLOATING) if is_rgb else _CHANNELS
     backend.check_tensor(
         "slic", "images", images, ("B", 3 if convert2lab else "C", "h", "w"), dtypes
@@ -228,6 +241,43 @@ def _tables(device: torch.device, of_bytes: bool = False) -> tuple[Tensor, Tenso
     return next(both), next(both)
 
 
+_USUAL_TYPES = {(int, number, int, bool, bool) for number in (float, int)}
+
+
+def _are_usual(options: tuple[Any, ...], numbers: tuple[Any, ...]) -> bool:
+    """Whether `_bytes_at_once` may be asked: by types, because 1 and True are one key of what is remembered."""
+    mask, centres, slic_zero, convert2lab, start_label = options
+    return (
+        mask is centres is convert2lab is None
+        and slic_zero is False
+        and type(start_label) is int
+        and start_label == 0
+        and tuple(map(type, numbers)) in _USUAL_TYPES
+    )
+
+
+def _bytes_at_once(
+    images: Tensor, n_segments: int, compactness: float, max_num_iter: int, connect: bool
+) -> Tensor | None:
+    """Superpixels of sRGB in bytes by one compiled step; None where there is none."""
+    if type(images) is not Tensor or images.dtype != torch.uint8:
+        return None
+    plan = _plan_of_bytes(images, n_segments, compactness, max_num_iter)
+    return None if plan is None else backend.step("slic", images, *plan, max_num_iter, connect)
+
+
+@backend.remembered
+def _plan_of_bytes(
+    images: Tensor, n_segments: int, compactness: float, max_num_iter: int
+) -> tuple[Any, ...] | None:
+    """The tables and the grid for images whose centres start on one; None of none, and of those that are not sRGB."""
+    is_rgb = _check(images, n_segments, compactness, max_num_iter, None, None, None, 0)
+    if not is_rgb or images.numel() == 0:
+        return None
+    grid = slic_grid(images.size(2), images.size(3), n_segments, compactness)
+    return (*_tables(images.device, True), *grid)
+
+
 class _Beginning(NamedTuple):
     """What k-means starts from.
 
@@ -318,7 +368,11 @@ def _stretched(images: Tensor, mask: Tensor | None, levels: int, check_values: b
         if not check_values:
             values = values.nan_to_num(0, 0, 0)
             return _stretched(values, mask, levels, True)
+    # Else the difference of large values, and the reciprocal of a small one, would be infinite.
+    power = backend.power_to_near_one(torch.maximum(low.abs(), high.abs()))
+    low, high = low * power, high * power
     scale = (levels / (high - low)).where(high > low, 0)
+    values = values * power[:, None, None, None]
     stretched = (values - low[:, None, None, None]) * scale[:, None, None, None]
     if mask is not None:
         stretched = stretched.where(inside, 0)

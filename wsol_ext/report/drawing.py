@@ -165,6 +165,5 @@ def _scaled(boxes: Tensor, image: Image.Image, original: tuple[int, int] | None)
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     # matplotlib's own font knows most alphabets; Pillow's built-in one knows Latin only.
-    return ImageFont.truetype(
-        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
-    )
+    file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(file), size)  # Pillow 9 takes no other path

@@ -185,7 +185,7 @@ def _curves(evaluation: Evaluation) -> dict[str, str]:
     figures = {}
     for result in evaluation.protocols:
         for iou, by_source in result.curves.items():
-            title = f"{result.title}, {iou}"
+            title = f"{result.name}, {iou}"
             figures[title] = _figure(curve_figure(by_source, title))
     return figures
 

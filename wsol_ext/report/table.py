@@ -17,7 +17,9 @@ def print_tables(evaluation: Evaluation) -> None:
     """
     console = Console()
     for result in evaluation.protocols:
-        table = Table(title=result.title, title_justify="left", title_style="bold")
+        # One line, however long: what decides whether numbers compare.
+        console.print(result.title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        table = Table()
         table.add_column("metric")
         columns = result.beside(evaluation.method)
         for title in columns:

@@ -1,21 +1,26 @@
 """What happens beside the training step: seeding, history, checkpoints, progress."""
 
+import hashlib
 import io
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wsol_ext._files import atomic_path, write_csv
+from wsol_ext._names import flag_of
 from wsol_ext._progress import LogLines
 from wsol_ext._seeds import mix_seed
+from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.training.stages import Stage
 
 __all__ = [
@@ -23,6 +28,7 @@ __all__ = [
     "AtomicCheckpoints",
     "EpochProgress",
     "History",
+    "SameEverywhere",
     "SaveEachEpoch",
     "SeedEachEpoch",
     "StopOnNaN",
@@ -31,6 +37,9 @@ __all__ = [
 
 # How often a GPU is asked whether the loss is still finite: asking waits for it.
 _CHECK_EVERY = 50
+
+# Options that may differ between machines: where something lies there, which is compared by what it holds.
+_PLACES = ("root", "image_root", "boxes", "init_from")
 
 # What to do where training diverges.
 ADVICE = "Try a lower --lr, --warmup-epochs or --clip-grad 1"
@@ -58,6 +67,64 @@ class AtomicCheckpoints(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint of tensors and plain values; anything else is refused."""
         return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class SameEverywhere(Callback):
+    """Raise `TrainingError` where the processes of a run would not train as one.
+
+    Machines that hold other images would divide other lists, so that an epoch repeats some and lacks others; one that
+    does not see the run's folder would begin where the others go on. Neither is noticed otherwise.
+
+    Args:
+        stage: the stage that is trained.
+        dataset: the training images.
+    """
+
+    def __init__(self, stage: Stage, dataset: LocalizationDataset) -> None:
+        self.stage = stage
+        self.dataset = dataset
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Compare what the processes were told, and their images, as soon as they can talk to each other."""
+        if trainer.world_size == 1:
+            return
+        options = self.stage.config.identity()
+        told = {flag_of(name): value for name, value in options.items() if name not in _PLACES}
+        _require_same_everywhere(
+            {"the stage": self.stage.number, **told, "the training images": _images(self.dataset)}
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Compare where they go on."""
+        if trainer.world_size > 1:
+            _require_same_everywhere({"the next epoch": trainer.current_epoch + 1})
+
+
+def _images(dataset: LocalizationDataset) -> str:
+    """What tells one list of images and their classes from another."""
+    digest = hashlib.sha256()
+    for name, label in zip(dataset.image_names, dataset.labels, strict=True):
+        digest.update(f"{label} {name}\0".encode("utf-8", "surrogateescape"))
+    digest.update("\0".join(dataset.class_names).encode("utf-8", "surrogateescape"))
+    return f"{len(dataset)} with hash {digest.hexdigest()[:8]}"
+
+
+def _require_same_everywhere(mine: Mapping[str, Any]) -> None:
+    """Compare with the first process: every process raises the same, so that none is left waiting."""
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, (platform.node(), dict(mine)))
+    host, first = everywhere[0]
+    for rank, (other_host, other) in enumerate(everywhere):
+        differing = [
+            f"{name}: {other[name]} there, {first[name]} here"
+            for name in first
+            if other[name] != first[name]
+        ]
+        if differing:
+            raise TrainingError(
+                f"process {rank} on {other_host} differs from process 0 on {host} ({'; '.join(differing)}); all "
+                "processes need the same command and images, and an --out that every machine sees"
+            )
 
 
 class SeedEachEpoch(Callback):

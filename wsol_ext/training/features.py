@@ -250,7 +250,8 @@ class CachedFeatures(Dataset[dict[str, Any]]):
         per_view = len(self._files) // self.views
         shard, row = divmod(index, _SHARD)
         file = self._file(self._files[view * per_view + shard])
-        features = {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
+        # A slice of one: safetensors 0.4 takes no numbers.
+        features = {name: file.get_slice(name)[row : row + 1][0] for name in file.keys()}  # noqa: SIM118
         return {"features": features, "label": self.labels[index]}
 
     def _file(self, path: Path) -> Any:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from rich.console import Console
 
 import wsol_ext
@@ -31,6 +32,7 @@ from wsol_ext.training.callbacks import (
     AtomicCheckpoints,
     EpochProgress,
     History,
+    SameEverywhere,
     SaveEachEpoch,
     SeedEachEpoch,
     StopOnNaN,
@@ -290,7 +292,8 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
         stage_data = data.for_stage(stage)
         stage_data.features = _features(data.splits.train, model, stage.config, console)
         selection = _selection(data.splits.select, model, stage.config, history, console)
-        trainer = _trainer(folder, console, history, selection)
+        same = SameEverywhere(stage, data.splits.train)
+        trainer = _trainer(folder, console, history, selection, same)
         _fit(trainer, model, stage_data, stage, checkpoint)
         kept = None
         if selection is not None:
@@ -370,11 +373,16 @@ def _missing_to_evaluate(config: TrainingConfig) -> str:
 
 
 def _trainer(
-    folder: RunFolder, console: Console, history: History, selection: SelectBest | None
+    folder: RunFolder,
+    console: Console,
+    history: History,
+    selection: SelectBest | None,
+    same: SameEverywhere,
 ) -> pl.Trainer:
     stage, config = history.stage, history.stage.config
     device = torch.device(usable_device(config.device))
     callbacks: list[pl.Callback] = [
+        same,
         SeedEachEpoch(config.seed),
         StopOnNaN(folder.checkpoint, stage),
         *([] if selection is None else [selection]),  # the history shows what it measures
@@ -394,13 +402,23 @@ def _trainer(
         limit_val_batches=None if config.validate_every else 0,
         num_sanity_val_steps=0,
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), *_slurm()],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """Slurm's tasks as processes, where Lightning would find them by itself, but without its own way to go on.
+
+    On SIGUSR1 that would save amid an epoch, as `hpc_ckpt_1.ckpt`, and then begin every stage there.
+    """
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def quiet_lightning() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsol_ext._kept_epoch import KeptEpoch
-from wsol_ext._names import printable
+from wsol_ext._names import in_short
 from wsol_ext.data import UnpaddedDistributedSampler, collate
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import evaluate
@@ -149,7 +149,7 @@ class SelectBest(Callback):
             protocol=self._protocol,
             interval=_INTERVAL,
             value=value,
-            boxes="" if self.config.boxes is None else printable(self.config.boxes),
+            boxes="" if self.config.boxes is None else in_short(self.config.boxes),
         )
 
     def state_dict(self) -> dict[str, Any]:
