@@ -69,7 +69,9 @@ def by_object(evaluation: Evaluation, folder: Path) -> list[Row]:
     columns = read_columns(folder, ("truth", "size"))
     if columns is None:
         return []
-    width, height = np.maximum(columns["truth"][:, 2:] - columns["truth"][:, :2], 1e-6).T.astype(float)
+    width, height = np.maximum(columns["truth"][:, 2:] - columns["truth"][:, :2], 1e-6).T.astype(
+        float
+    )
     areas = {"object": width * height / columns["size"].prod(axis=1), "shape": width / height}
     kinds: dict[str, NDArray[np.bool_]] = {}
     for of, edges in (("object", SIZES), ("shape", SHAPES)):
@@ -87,8 +89,8 @@ def by_class(evaluation: Evaluation, folder: Path, class_names: Sequence[str]) -
         class_names: of the data set.
 
     Returns:
-        rows as `by_object` gives them, `kind` being the class; `mean IoU` of the boxes, and `taken for`, the wrong class
-        that is predicted most often.
+        rows as `by_object` gives them, `kind` being the class; `mean IoU` of the boxes, and `taken for`, the wrong
+        class that is predicted most often.
 
     Raises:
         ValueError: a part is damaged.
@@ -106,7 +108,8 @@ def by_class(evaluation: Evaluation, folder: Path, class_names: Sequence[str]) -
         if boxes is not None:
             row["mean IoU"] = float(boxes["iou"][of_class].mean())
         if predictions is not None:
-            wrong = Counter(predictions["predicted"][of_class & (predictions["predicted"] != label)])
+            found = predictions["predicted"][of_class]
+            wrong = Counter(found[(found != label) & (found >= 0)].tolist())
             row["taken for"] = class_names[wrong.most_common(1)[0][0]] if wrong else ""
     return rows
 
@@ -118,7 +121,9 @@ def _rows(
     images, places = places_of(folder)
     kinds = {name: chosen for name, chosen in kinds.items() if chosen.any()}
     weights = np.stack(list(kinds.values())).astype(np.uint8)
-    rows: list[Row] = [{"kind": name, "images": int(chosen.sum())} for name, chosen in kinds.items()]
+    rows: list[Row] = [
+        {"kind": name, "images": int(chosen.sum())} for name, chosen in kinds.items()
+    ]
     everything = np.ones((1, images), np.uint8)
     for result in evaluation.protocols:
         if PROTOCOLS[result.name].needs != "boxes":

@@ -79,7 +79,11 @@ class ProtocolResult:
         if number not in self.intervals.get(source, {}):
             return ""
         low, high = self.intervals[source][number]
-        return f" [{100 * low:.1f}, {100 * high:.1f}]" if self.is_share(number) else f" [{low:.3g}, {high:.3g}]"
+        return (
+            f" [{100 * low:.1f}, {100 * high:.1f}]"
+            if self.is_share(number)
+            else f" [{low:.3g}, {high:.3g}]"
+        )
 
     @staticmethod
     def is_share(name: str) -> bool:

@@ -109,7 +109,9 @@ def places_of(folder: Path) -> tuple[int, Places]:
     Raises:
         ValueError: a part is damaged, or an image is in two.
     """
-    known = np.sort(np.concatenate([np.zeros(0, np.int64), *(p.index for p in read_parts(folder, ()))]))
+    known = np.sort(
+        np.concatenate([np.zeros(0, np.int64), *(p.index for p in read_parts(folder, ()))])
+    )
     if (np.diff(known) == 0).any():
         raise ValueError(f"{printable(folder)}: an image is in two parts")
     return len(known), lambda part: np.searchsorted(known, part.index)
@@ -184,13 +186,15 @@ def weighted_sums(
         for first in range(0, len(counted), _AT_ONCE):
             rows = counted[first : first + _AT_ONCE]
             drawn = torch.from_numpy(weights[:, columns[rows]]).to(dtype)
-            flat = torch.from_numpy(verdicts[rows].reshape(len(rows), -1).astype(np.float64)).to(dtype)
+            flat = torch.from_numpy(verdicts[rows].reshape(len(rows), -1).astype(np.float64)).to(
+                dtype
+            )
             sums += (drawn @ flat).long().view_as(sums)
     return sums
 
 
 def _check_shape(folder: Path, protocol: Protocol, sums: Tensor) -> None:
-    expected: Any = protocol.metric.sums  # type: ignore[attr-defined]
+    expected: Any = protocol.metric.sums
     if sums.shape[1:] != expected.shape:
         raise ValueError(
             f"{printable(folder)}: verdicts of {protocol.name} have shape {tuple(sums.shape[1:])}, by the settings in "
@@ -198,9 +202,7 @@ def _check_shape(folder: Path, protocol: Protocol, sums: Tensor) -> None:
         )
 
 
-def add_intervals(
-    evaluation: Evaluation, folder: Path, draws: int = DRAWS, seed: int = 0
-) -> None:
+def add_intervals(evaluation: Evaluation, folder: Path, draws: int = DRAWS, seed: int = 0) -> None:
     """Give an evaluation's results the 95% intervals of their numbers.
 
     Args:

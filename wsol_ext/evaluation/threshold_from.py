@@ -164,26 +164,10 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         method, images = found.pop("method"), found.pop("images")
-<<<<<<< HEAD
-        if not is_text(method) or not is_whole(images):
-            raise ValueError(f"method is {method!r} and images {images!r}")
-        protocols = [
-            ProtocolResult(
-                each["protocol"],
-                dict(each["settings"]),
-                {source: dict(numbers) for source, numbers in each["metrics"].items()},
-                thresholds=_thresholds(each.get("thresholds", {})),
-                oracle={source: dict(best) for source, best in each.get("oracle", {}).items()},
-            )
-            for each in found.pop("protocols")
-        ]
-        about = {name: str(found[name]) for name in ("data", "split") if name in found}
-=======
         about = {name: found[name] for name in ("data", "split") if name in found}
         if not is_whole(images) or not all(map(is_text, (method, *about.values()))):
             raise ValueError(f"method is {method!r}, images {images!r}, data and split {about}")
         protocols = [_result(each, method) for each in found.pop("protocols")]
->>>>>>> main
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{printable(path)} is damaged: {error!r}; write it anew by wsol evaluate"
@@ -207,7 +191,10 @@ def _result(found: Mapping[str, Any], method: str) -> ProtocolResult:
     settings = dict(found["settings"])
     if not is_number(settings.get("interval", 0.5)):
         raise ValueError(f"interval is {settings['interval']!r}, it should be a number")
-    return ProtocolResult(found["protocol"], settings, metrics, thresholds=thresholds)
+    oracle = {source: dict(numbers) for source, numbers in found.get("oracle", {}).items()}
+    return ProtocolResult(
+        found["protocol"], settings, metrics, thresholds=thresholds, oracle=oracle
+    )
 
 
 def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> LocalizationDataset:

@@ -29,7 +29,13 @@ _OUTCOME_TEXTS = {
     "other": "The class is right; the box lies elsewhere.",
 }
 _CLASSES = 8  # shown of the worst, and of the best
-_BY = ("maxboxaccv2", "maxboxacc", "toploc gt_known", "sat gt_known", "corloc")  # what orders classes, if there
+_BY = (
+    "maxboxaccv2",
+    "maxboxacc",
+    "toploc gt_known",
+    "sat gt_known",
+    "corloc",
+)  # what orders classes, if there
 
 
 def write_report(

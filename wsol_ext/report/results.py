@@ -29,8 +29,8 @@ def write_results(
 ) -> None:
     """Write an evaluation's files and the report, and print its tables.
 
-    Where it has verdicts (`wsol_ext.evaluation.verdicts`) of the images, numbers have intervals, and there are tables by
-    object and class.
+    Where it has verdicts (`wsol_ext.evaluation.verdicts`) of the images, numbers have intervals, and there are tables
+    by object and class.
 
     A new folder is marked as one of results, so that it may lie among folders of pictures.
 

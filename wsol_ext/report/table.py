@@ -27,7 +27,9 @@ def print_tables(evaluation: Evaluation) -> None:
         for name in result.metrics[evaluation.method]:
             show = "{:.1%}" if result.is_share(name) else "{:.3f}"
             shown = [
-                show.format(numbers[name]) + result.interval(source, name) if name in numbers else ""
+                show.format(numbers[name]) + result.interval(source, name)
+                if name in numbers
+                else ""
                 for source, numbers in columns.items()
             ]
             table.add_row(escape(result.label(name)), *map(escape, shown))
