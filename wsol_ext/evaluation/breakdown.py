@@ -30,7 +30,7 @@ from wsol_ext.evaluation.statistics import (
 from wsol_ext.evaluation.verdicts import read_parts
 from wsol_ext.metrics import PROTOCOLS
 
-__all__ = ["SHAPES", "SIZES", "by_class", "by_object", "read_columns"]
+__all__ = ["SHAPES", "SIZES", "by_class", "by_object", "read_columns", "shown_columns"]
 
 SIZES: Mapping[str, float] = {"small": 0.2, "medium": 0.5, "large": np.inf}
 """By the name of a size below which share of the picture it is."""
@@ -40,17 +40,29 @@ SHAPES: Mapping[str, float] = {"tall": 2 / 3, "square": 3 / 2, "wide": np.inf}
 Row = dict[str, Any]
 
 
+def shown_columns(rows: Sequence[Row]) -> list[str]:
+    """The columns where there is room for few: of each protocol the number that its threshold is chosen by."""
+    chosen = [kind.title(number) for kind in PROTOCOLS.values() for number in kind.best_by[:1]]
+    shown = ("kind", "images", *chosen, "mean IoU", "taken for")
+    return [name for name in shown if rows and name in rows[0]]
+
+
 def read_columns(folder: Path, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-    """Columns of the images in a folder of verdicts, in the order of the data set; None where a part lacks one.
+    """Columns of the images in a folder of verdicts, `index` and `image` too, in the order of the data set.
+
+    None where a part lacks one.
 
     Raises:
         ValueError: a part is damaged.
     """
-    parts = list(read_parts(folder, ()))
-    if not parts or any(name not in part.columns for part in parts for name in names):
+    parts = [
+        {"index": part.index, "image": part.image, **part.columns}
+        for part in read_parts(folder, ())
+    ]
+    if not parts or any(name not in part for part in parts for name in names):
         return None
-    order = np.argsort(np.concatenate([part.index for part in parts]))
-    return {name: np.concatenate([part.columns[name] for part in parts])[order] for name in names}
+    order = np.argsort(np.concatenate([part["index"] for part in parts]))
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in names}
 
 
 def by_object(evaluation: Evaluation, folder: Path) -> list[Row]:

@@ -13,12 +13,13 @@ from PIL import Image
 from wsol_ext._files import write_text
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import CENTER, PROTOCOLS, Evaluation, Example, ProtocolResult
+from wsol_ext.evaluation.breakdown import shown_columns
 from wsol_ext.evaluation.results import ORACLE
 from wsol_ext.metrics import OUTCOMES, TopLoc
 from wsol_ext.report import drawing
 from wsol_ext.report.figures import curve_figure, figure_svg, loss_figure
 
-__all__ = ["write_report"]
+__all__ = ["jpeg", "render", "write_report"]
 
 _OUTCOME_TEXTS = {
     "right": "The class is right and the box has IoU > 0.5.",
@@ -29,13 +30,6 @@ _OUTCOME_TEXTS = {
     "other": "The class is right; the box lies elsewhere.",
 }
 _CLASSES = 8  # shown of the worst, and of the best
-_BY = (
-    "maxboxaccv2",
-    "maxboxacc",
-    "toploc gt_known",
-    "sat gt_known",
-    "corloc",
-)  # what orders classes, if there
 
 
 def write_report(
@@ -65,13 +59,8 @@ def write_report(
     about = {"method": evaluation.method, **evaluation.about, "images": f"{evaluation.images:,}"}
     if evaluation.chosen is not None:
         about["thresholds from"] = str(evaluation.chosen)
-    template = Environment(
-        loader=PackageLoader("wsol_ext.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    ).get_template("page.html")
-    page = template.render(
+    page = render(
+        "page.html",
         title=title,
         about=about,
         method=evaluation.method,
@@ -98,6 +87,17 @@ def write_report(
         warning=evaluation.below_baseline(),
     )
     write_text(path, page + "\n")
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of this folder, what it is given escaped."""
+    pages = Environment(
+        loader=PackageLoader("wsol_ext.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return pages.get_template(template).render(**values)
 
 
 def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
@@ -161,18 +161,17 @@ def _by_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """A table of rows of `wsol_ext.evaluation.breakdown`."""
     if not rows:
         return None
-    shown = [
-        {"title": row["kind"], "cells": [_cell(row[name]) for name in row if name != "kind"]}
-        for row in rows
-    ]
-    return {"names": [name for name in rows[0] if name != "kind"], "rows": shown}
+    names = [name for name in shown_columns(rows) if name != "kind"]
+    shown = [{"title": row["kind"], "cells": [_cell(row[name]) for name in names]} for row in rows]
+    return {"names": names, "rows": shown}
 
 
 def _worst_and_best(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Tables of the classes whose numbers are lowest and highest by their first one; all in one where they are few."""
-    number = next((name for name in _BY if rows and name in rows[0]), None)
-    if number is None:
+    numbers = [name for name in shown_columns(rows) if isinstance(rows[0][name], float)]
+    if not numbers:
         return {}
+    number = numbers[0]
     ordered = sorted(rows, key=lambda row: (row[number], row["kind"]))
     if len(rows) <= 2 * _CLASSES:
         return {f"All classes by {number}": _by_kind(ordered)}
@@ -218,8 +217,8 @@ def _card(example: Example, dataset: LocalizationDataset) -> dict[str, str]:
         heat = drawing.draw_boxes(heat, boxes, colour, size)
     right = example.predicted == example.label
     return {
-        "image": _picture(image),
-        "heat": _picture(heat),
+        "image": jpeg(image),
+        "heat": jpeg(heat),
         "name": dataset.image_names[example.index],
         "true": dataset.class_names[example.label],
         "taken_for": "" if right else dataset.class_names[example.predicted],
@@ -228,7 +227,8 @@ def _card(example: Example, dataset: LocalizationDataset) -> dict[str, str]:
     }
 
 
-def _picture(image: Image.Image) -> str:
+def jpeg(image: Image.Image) -> str:
+    """An image as a page holds it."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=88)
     return _embedded(file.getvalue(), "jpeg")

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from wsol_ext.evaluation.breakdown import shown_columns
 from wsol_ext.evaluation.results import Evaluation
 
 __all__ = ["print_tables"]
@@ -53,11 +54,12 @@ def print_tables(evaluation: Evaluation) -> None:
         console.print(table)
     if evaluation.by_object:
         table = Table(title="by object", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        for name in evaluation.by_object[0]:
+        names = shown_columns(evaluation.by_object)
+        for name in names:
             table.add_column(name, justify="left" if name == "kind" else "right")
         for row in evaluation.by_object:
-            shown = [f"{v:.1%}" if isinstance(v, float) else f"{v}" for v in row.values()]
-            table.add_row(*shown)
+            cells = [row[name] for name in names]
+            table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in cells))
         console.print(table)
     if gap := evaluation.threshold_gap():
         console.print(gap, markup=False, highlight=False, soft_wrap=True)
