@@ -40,7 +40,7 @@ SHAPES: Mapping[str, float] = {"tall": 2 / 3, "square": 3 / 2, "wide": np.inf}
 Row = dict[str, Any]
 
 
-def shown_columns(rows: Sequence[Row]) -> list[str]:
+def shown_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns where there is room for few: of each protocol the number that its threshold is chosen by."""
     chosen = [kind.title(number) for kind in PROTOCOLS.values() for number in kind.best_by[:1]]
     shown = ("kind", "images", *chosen, "mean IoU", "taken for")
