@@ -75,7 +75,7 @@ PYBIND11_MODULE(WSOL_MODULE, module) {
   at_once::bind<at_once::masked_reattention_backward, 16>(module,
                                                           "masked_reattention_backward_at_once");
   at_once::bind<at_once::segment_mode, 3>(module, "segment_mode_at_once");
-  at_once::bind<at_once::slic, 11>(module, "slic_at_once");
+  at_once::bind<at_once::slic, 13>(module, "slic_at_once");
 #endif
   module.attr("constants") = constants();
   module.attr("largest_half_reattention_width") = kernels::kLargestHalfReattentionWidth;

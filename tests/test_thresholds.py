@@ -41,11 +41,9 @@ def run(tmp_path):
 def evaluated(protocol, accuracy, own):
     """An evaluation by one protocol, the model right that often; the baseline always."""
     share = {"maxboxacc": "maxboxacc", "maxboxaccv2": "IoU 0.5"}.get(protocol, protocol)
-    by_source = {
-        source: {share: value, "best threshold, IoU 0.5": threshold}
-        for source, value, threshold in (("sat", accuracy, own), ("center baseline", 1.0, 0.9))
-    }
-    result = ProtocolResult(protocol, {"interval": 0.001}, by_source)
+    shares = {"sat": {share: accuracy}, "center baseline": {share: 1.0}}
+    thresholds = {"sat": {"IoU 0.5": own}, "center baseline": {"IoU 0.5": 0.9}}
+    result = ProtocolResult(protocol, {"interval": 0.001}, shares, thresholds=thresholds)
     return Evaluation("sat", 243, [result], about={"data": "cub", "split": "test"})
 
 

@@ -80,6 +80,21 @@ def test_best_iou_is_the_golden_one(backend, golden, contours):
     np.testing.assert_allclose(iou, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("contours", ["largest", "all"])
+@pytest.mark.parametrize("family", ["smooth", "noise", "constant"])
+def test_a_map_that_images_share_is_each_ones(backend, family, contours):
+    count, side = 5, backend.pick(32, 12)
+    score_map = score_maps.score_map(family, np.random.default_rng(4), side, side)
+    shared = torch.from_numpy(score_map).to(backend.device).expand(count, -1, -1)
+    low, sides = torch.randint(side // 2, (2, count, 3, 2), generator=torch.manual_seed(0))
+    boxes = torch.cat([low, low + sides], dim=2).to(backend.device)
+    boxes[1] = -1  # without ground truth
+    iou = best_box_iou(shared, THRESHOLDS, boxes, contours)
+    assert shared.stride(0) == 0
+    assert torch.equal(iou, best_box_iou(shared.contiguous(), THRESHOLDS, boxes, contours))
+    assert best_box_iou(shared[:0], THRESHOLDS, boxes[:0], contours).shape == (0, len(THRESHOLDS))
+
+
 def test_number_of_contours_is_the_golden_one(backend, golden):
     images, cuts = golden_slice(backend)
     maps = torch.from_numpy(golden["maps"][images]).to(backend.device)

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -30,17 +30,35 @@ def torchrun(folder: Path, command: Sequence[str], dies: bool = False) -> list[i
     return _ends_of(agents)
 
 
-def srun(folder: Path, *commands: Sequence[str]) -> tuple[list[int | None], list[str]]:
-    """Two tasks of Slurm's, a command each, a node each; how they ended, and what they said."""
+def on_two_machines(
+    folder: Path, commands: Sequence[Sequence[str]], launcher: Callable[[int], dict[str, str]]
+) -> tuple[list[int | None], list[str]]:
+    """A command on each of two machines; how they ended, and what they said.
+
+    Args:
+        folder: where they say it.
+        commands: the arguments of each.
+        launcher: what it sets in the environment of a process, by its rank: `of_slurm` or `of_torchrun`.
+    """
+    said = [folder / f"said-{rank}.txt" for rank in range(2)]
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    processes = [
+        start_wsol(command, say_into_file, SAID=str(said[rank]), **port, **launcher(rank))
+        for rank, command in enumerate(commands)
+    ]
+    return _ends_of(processes), [path.read_text() for path in said]
+
+
+def of_slurm(rank: int) -> dict[str, str]:
+    """`srun --nodes 2 --ntasks-per-node 1`."""
     job = {"SLURM_JOB_ID": "71", "SLURM_JOB_NAME": "birds", "SLURM_NODELIST": "127.0.0.1"}
     job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
-    job |= {"SLURM_LOCALID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    said = [folder / f"task-{rank}.txt" for rank in range(2)]
-    tasks = []
-    for rank, command in enumerate(commands):
-        own = {"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank), "SAID": str(said[rank])}
-        tasks.append(start_wsol(command, say_into_file, **job, **own))
-    return _ends_of(tasks), [path.read_text() for path in said]
+    return job | {"SLURM_LOCALID": "0", "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)}
+
+
+def of_torchrun(rank: int) -> dict[str, str]:
+    """`torchrun --nnodes 2 --nproc-per-node 1`."""
+    return {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0"}
 
 
 def say_into_file() -> None:

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cli.tiny_runs import TINY, metrics, tiny_run, weights
+from cli.tiny_runs import TINY, metrics, weights
 from data.layouts import add_to_tar
 from torchvision.transforms.v2.functional import to_pil_image
-from training.machines import srun, torchrun
+from training.machines import of_slurm, of_torchrun, on_two_machines, torchrun
 
 from wsol_ext.cli import main
 from wsol_ext.data import SyntheticDataset
@@ -57,31 +57,117 @@ def evaluation_of(folder, out):
     return ["evaluate", str(folder), "--out", str(out), *flags, *TINY[-6:]]
 
 
-def noted_steps(folder):
-    """By epoch, the images of each step, those of both machines together."""
-    steps = {0: [], 1: []}
-    both = [(folder / f"steps-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
-    for first, second in zip(*both, strict=True):
-        (epoch, images), (_, others) = json.loads(first), json.loads(second)
-        steps[epoch].append(sorted(images + others))
-    return steps
+def batches(shards, epoch, processes=1, rank=0, **options):
+    """The images that a process's loader gives in an epoch, batch by batch."""
+    config = TrainingConfig(
+        data="webdataset",
+        root=str(shards),
+        img_size=32,
+        batch_size=6,
+        seed=3,
+        progress=False,
+        nodes=processes,
+        **options,
+    )
+    data = TrainingData(config)
+    data.trainer = SimpleNamespace(
+        world_size=processes,
+        global_rank=rank,
+        fit_loop=SimpleNamespace(
+            epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=epoch))
+        ),
+    )
+    return [batch["indices"].tolist() for batch in data.train_dataloader()]
 
 
 def test_two_machines_train_what_one_does_though_one_dies(shards, tmp_path):
-    flags = ["--nodes", "2", "--workers", "2"]
-    command = run_on(shards, tmp_path / "two", *flags)
+    command = run_on(shards, tmp_path / "two", "--nodes", "2", "--workers", "2")
     assert torchrun(tmp_path, command, dies=True) == [1, 1]
     assert not (tmp_path / "two" / "model.safetensors").exists()
-    (tmp_path / "steps-0.jsonl").rename(tmp_path / "before")  # it began a step alone
-    (tmp_path / "steps-1.jsonl").unlink()
-    first_epoch = [line for line in (tmp_path / "before").read_text().splitlines()][:3]
-    evaluation = evaluation_of(tmp_path / "two", tmp_path / "two" / "evaluation")
     assert torchrun(tmp_path, command) == [0, 0]
-    assert torchrun(tmp_path, evaluation) == [0, 0]
-    print(first_epoch, noted_steps(tmp_path))
     assert main(run_on(shards, tmp_path / "one")) == 0
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        print(name, (one[name] - two[name]).abs().max())
-    print(metrics(tmp_path / "one"), metrics(tmp_path / "two"))
-    assert 0
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=0, atol=1e-6, msg=name)
+    assert [row["epoch"] for row in metrics(tmp_path / "two")] == ["1", "2"]
+
+    noted = [(tmp_path / f"steps-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
+    assert len(noted[0]) == len(noted[1]) + 1  # a step that it had begun when the other died
+    del noted[0][3]
+    shares = [[json.loads(line) for line in lines] for lines in noted]
+    together = [
+        [epoch, {*mine, *others}] for (epoch, mine), (_, others) in zip(*shares, strict=True)
+    ]
+    alone = [[epoch, {*images}] for epoch in (0, 1) for images in batches(shards, epoch, workers=0)]
+    assert together == alone
+    for epoch in (0, 1):
+        assert len(set().union(*(images for e, images in together if e == epoch))) == 18
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_images_of_shards_are_seen_once_or_sit_an_epoch_out(shards, processes):
+    seen = []
+    for epoch in (0, 1):
+        shares = [
+            batches(shards, epoch, processes, rank, workers=2, drop_last=False)
+            for rank in range(processes)
+        ]
+        images = [image for share in shares for batch in share for image in batch]
+        assert len(images) == len(set(images)) == 23 - 23 % processes
+        assert len({tuple(map(len, share)) for share in shares}) == 1  # all take the same steps
+        seen.append(set(images))
+    assert len(seen[0] | seen[1]) == 23  # others sit the next epoch out
+
+
+def test_machines_evaluate_each_image_once(shards, tmp_path):
+    assert main(run_on(shards, tmp_path / "run", epochs=1)) == 0
+    one, two = (evaluation_of(tmp_path / "run", tmp_path / name) for name in ("one", "two"))
+    assert main(one) == 0
+    assert on_two_machines(tmp_path, [two, two], of_torchrun)[0] == [0, 0]
+    for name in ("evaluation.json", "evaluation.csv", "curve_maxboxacc.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_tasks_of_slurm_train_together(shards, tmp_path):
+    command = run_on(shards, tmp_path / "run", "--nodes", "2", epochs=1)
+    ended, (first, second) = on_two_machines(tmp_path, [command, command], of_slurm)
+    assert (ended, second) == ([0, 0], "")
+    assert "model.safetensors" in first
+    assert len(metrics(tmp_path / "run")) == 1
+
+    (tmp_path / "run" / "model.safetensors").unlink()  # as if it had died right then
+    elsewhere = run_on(shards, tmp_path / "not shared", "--nodes", "2", epochs=1)
+    ended, said = on_two_machines(tmp_path, [command, elsewhere], of_slurm)
+    assert ended == [1, 1]
+    for each in said:
+        assert "(the checkpoint: none there, one with hash" in each
+        assert "an --out that every machine sees" in each
+
+
+def test_slurms_tasks_do_not_save_amid_an_epoch(monkeypatch):
+    assert _slurm() == []
+    for name, value in of_slurm(0).items():
+        monkeypatch.setenv(name, value)
+    assert [each.auto_requeue for each in _slurm()] == [False]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "birds")  # torchrun within a job
+    assert _slurm() == []
+
+
+def test_machines_of_other_images_or_options_are_refused(shards, tmp_path):
+    for (
+        split,
+        sizes,
+    ) in SHARDS.items():  # as many, but the last shard of training came in another's place
+        for number in range(len(sizes)):
+            shutil.copy(shards / f"{split}-{number}.tar", tmp_path / f"{split}-{number}.tar")
+    (tmp_path / "train-2.tar").rename(tmp_path / "train-9.tar")
+    commands = [
+        run_on(root, tmp_path / "run", "--nodes", "2", *flags, epochs=1)
+        for root, flags in ((shards, ()), (tmp_path, ("--lr", "0.1")))
+    ]
+    ended, said = on_two_machines(tmp_path, commands, of_slurm)
+    assert ended == [1, 1]
+    assert said[0] == said[1]
+    assert "wsol: error: process 1 on" in said[0]
+    assert "--lr: 0.1 there, 0.05 here; the training images: 23 with hash" in said[0]
+    assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -125,7 +125,7 @@ def own_device(device: str) -> str:
 
 
 def common_folder(options: Any, paths: Paths) -> Path:
-    """The folder that all images lie below: by the arguments, so that names do not hang on what a folder happens to have.
+    """The folder that all images lie below: by the arguments, whatever these folders happen to have.
 
     By the images themselves where `--data` has them.
     """

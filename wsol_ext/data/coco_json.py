@@ -42,8 +42,8 @@ class CocoDataset(ListedDataset):
     Raises:
         FileNotFoundError: root has no such file.
         AnnotationError: no JSON, or not of COCO's form: an image or annotation that lacks what it should have, two of
-            one id, a size or a box that is none; named by file and place, such as `annotations[3]`; or boxes that all lie between
-            0 and 1.
+            one id, a size or a box that is none; named by file and place, such as `annotations[3]`; or boxes that all
+            lie between 0 and 1.
         ImageError: from `dataset[i]`: a missing or broken picture file.
     """
 

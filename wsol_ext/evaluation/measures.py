@@ -1,5 +1,6 @@
 """The protocols over each source of maps: a method, its parts, and the centre baseline beside them."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -202,5 +203,11 @@ class Measures:
 
 def _baseline(batch: Batch) -> Batch:
     """The same images under a centred Gaussian."""
-    maps = center_map(EVALUATED, EVALUATED).to(batch.maps.device).expand(len(batch.labels), -1, -1)
+    maps = _centre(batch.maps.device).expand(len(batch.labels), -1, -1)
     return replace(batch, maps=maps, logits=None, found=None)
+
+
+@functools.cache
+def _centre(device: torch.device) -> Tensor:
+    """The baseline's one map, which nobody writes to."""
+    return center_map(EVALUATED, EVALUATED).to(device)

@@ -101,12 +101,23 @@ def slic(
                  [0, 0, 0, 1, 1, 1],
                  [0, 0, 0, 1, 1, 1]]], dtype=torch.int32)
     """
-    options = (mask, centres, slic_zero, convert2lab, start_label)
-    numbers = (n_segments, compactness, max_num_iter, enforce_connectivity, check_values)
-    if backend.is_heard_by_nobody() and _are_usual(options, numbers):
-        found = _bytes_at_once(images, *numbers[:4])
-        if found is not None:
-            return found
+    found = backend.at_once(
+        "slic",
+        images,
+        n_segments,
+        compactness,
+        max_num_iter,
+        enforce_connectivity,
+        check_values,
+        mask,
+        centres,
+        slic_zero,
+        convert2lab,
+        start_label,
+        _plan_of_bytes,
+    )
+    if found is not None:
+        return found
     is_rgb = _check(
         images, n_segments, compactness, max_num_iter, mask, centres, convert2lab, start_label
     )
@@ -241,38 +252,15 @@ def _tables(device: torch.device, of_bytes: bool = False) -> tuple[Tensor, Tenso
     return next(both), next(both)
 
 
-_USUAL_TYPES = {(int, number, int, bool, bool) for number in (float, int)}
-
-
-def _are_usual(options: tuple[Any, ...], numbers: tuple[Any, ...]) -> bool:
-    """Whether `_bytes_at_once` may be asked: by types, because 1 and True are one key of what is remembered."""
-    mask, centres, slic_zero, convert2lab, start_label = options
-    return (
-        mask is centres is convert2lab is None
-        and slic_zero is False
-        and type(start_label) is int
-        and start_label == 0
-        and tuple(map(type, numbers)) in _USUAL_TYPES
-    )
-
-
-def _bytes_at_once(
-    images: Tensor, n_segments: int, compactness: float, max_num_iter: int, connect: bool
-) -> Tensor | None:
-    """Superpixels of sRGB in bytes by one compiled step; None where there is none."""
-    if type(images) is not Tensor or images.dtype != torch.uint8:
-        return None
-    plan = _plan_of_bytes(images, n_segments, compactness, max_num_iter)
-    return None if plan is None else backend.step("slic", images, *plan, max_num_iter, connect)
-
-
-@backend.remembered
 def _plan_of_bytes(
     images: Tensor, n_segments: int, compactness: float, max_num_iter: int
 ) -> tuple[Any, ...] | None:
-    """The tables and the grid for images whose centres start on one; None of none, and of those that are not sRGB."""
-    is_rgb = _check(images, n_segments, compactness, max_num_iter, None, None, None, 0)
-    if not is_rgb or images.numel() == 0:
+    """The tables and the grid for images (B, 3, h, w) of sRGB in bytes whose centres start on one; None of no pixels.
+
+    The compiled step keeps it for images of the same height and width.
+    """
+    _check(images, n_segments, compactness, max_num_iter, None, None, None, 0)
+    if images.numel() == 0:
         return None
     grid = slic_grid(images.size(2), images.size(3), n_segments, compactness)
     return (*_tables(images.device, True), *grid)

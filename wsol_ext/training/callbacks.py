@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsol_ext._files import atomic_path, write_csv
+from wsol_ext._files import atomic_path, sha256_of, write_csv
 from wsol_ext._names import flag_of
 from wsol_ext._progress import LogLines
 from wsol_ext._seeds import mix_seed
@@ -78,26 +78,28 @@ class SameEverywhere(Callback):
     Args:
         stage: the stage that is trained.
         dataset: the training images.
+        checkpoint: what the run goes on from, if it does.
     """
 
-    def __init__(self, stage: Stage, dataset: LocalizationDataset) -> None:
+    def __init__(
+        self, stage: Stage, dataset: LocalizationDataset, checkpoint: Path | None = None
+    ) -> None:
         self.stage = stage
         self.dataset = dataset
+        self.checkpoint = checkpoint
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Compare what the processes were told, and their images, as soon as they can talk to each other."""
+        """Compare what the processes were told and found, as soon as they can talk to each other."""
         if trainer.world_size == 1:
             return
         options = self.stage.config.identity()
-        told = {flag_of(name): value for name, value in options.items() if name not in _PLACES}
-        _require_same_everywhere(
-            {"the stage": self.stage.number, **told, "the training images": _images(self.dataset)}
+        mine = {flag_of(name): value for name, value in options.items() if name not in _PLACES}
+        mine["the stage"] = self.stage.number
+        mine["the training images"] = _images(self.dataset)
+        mine["the checkpoint"] = (
+            "none" if self.checkpoint is None else f"one with hash {sha256_of(self.checkpoint)[:8]}"
         )
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Compare where they go on."""
-        if trainer.world_size > 1:
-            _require_same_everywhere({"the next epoch": trainer.current_epoch + 1})
+        _require_same_everywhere(mine)
 
 
 def _images(dataset: LocalizationDataset) -> str:

@@ -292,7 +292,7 @@ def _train_stages(folder: RunFolder, data: TrainingData, start: _Start, console:
         stage_data = data.for_stage(stage)
         stage_data.features = _features(data.splits.train, model, stage.config, console)
         selection = _selection(data.splits.select, model, stage.config, history, console)
-        same = SameEverywhere(stage, data.splits.train)
+        same = SameEverywhere(stage, data.splits.train, checkpoint)
         trainer = _trainer(folder, console, history, selection, same)
         _fit(trainer, model, stage_data, stage, checkpoint)
         kept = None
