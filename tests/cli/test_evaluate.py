@@ -402,6 +402,8 @@ def test_split_files_without_class_names_are_those_of_the_model(
         json.loads((f / "evaluation.json").read_text())["protocols"]
         for f in (tmp_path / "out", results)
     )
+    for protocol in (*found, *same):
+        assert protocol.pop("intervals")  # of draws from images in another order
     assert found == same
     assert f"<b>{known[0]}" in (tmp_path / "out" / "report.html").read_text()
 

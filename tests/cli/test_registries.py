@@ -1,9 +1,6 @@
 """What CONTRIBUTING promises: a method and a protocol are one class each, and the command line needs no change."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +13,6 @@ from wsol_ext.evaluation import PROTOCOLS, Protocol, register_protocol
 from wsol_ext.metrics import scale_boxes
 from wsol_ext.models import METHODS, TSCAM, Localized, register_method
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 QUIET = ["--progress", "false", "--workers", "0", "--device", "cpu"]
 
 
@@ -79,7 +75,7 @@ def object_size():
 
 
 def test_a_method_and_a_protocol_of_ones_own_from_the_command_line(
-    shifted, object_size, pictures, tmp_path, capsys, monkeypatch
+    shifted, object_size, pictures, tmp_path, capsys
 ):
     run, found = tmp_path / "run", tmp_path / "run" / "evaluation"
     options = ["--model", "shifted", "--model-options", '{"shift": 100.0}']
@@ -98,8 +94,7 @@ def test_a_method_and_a_protocol_of_ones_own_from_the_command_line(
     assert len(json.loads((boxes / "boxes.json").read_text())) == 12
 
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["compare_runs.py", str(found)])
-    runpy.run_path(str(SCRIPTS / "compare_runs.py"), run_name="__main__")
+    assert main(["compare", str(found)]) == 0
     header, _, row, *_ = capsys.readouterr().out.splitlines()
     size = f"{100 * result['metrics']['shifted']['size']:.1f}%"
     cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))

@@ -58,6 +58,7 @@ __all__ = [
     "add_options",
     "check",
     "check_further",
+    "data_values",
     "keep_threshold",
     "run",
 ]
@@ -190,7 +191,7 @@ def check(options: Any, problems: Problems) -> None:
             folder = _folder(options)
             options.run_config = _run_config(folder)
             there = True
-    values = _data_values(options, options.run_config)
+    values = data_values(options, options.run_config)
     if values.get("data") is not None:
         with problems.collected():
             options.chosen = chosen_dataset(values, options.split, evaluation=True)
@@ -590,7 +591,7 @@ def _run_config(folder: Path) -> dict[str, Any]:
     return read_yaml(folder / "config.yaml")
 
 
-def _data_values(options: Any, config: dict[str, Any]) -> dict[str, Any]:
+def data_values(options: Any, config: dict[str, Any]) -> dict[str, Any]:
     """What names the data set: flags, and what they leave out as the run has it that was trained on it."""
     names = ("data", "root", *FLAGS, "data_options")
     given = {name: options[name] for name in names if options[name] is not None}

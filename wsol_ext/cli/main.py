@@ -18,6 +18,7 @@ from wsol_ext._problems import Mistakes, Problems
 from wsol_ext.cli import (
     bench,
     boxes,
+    compare,
     convert,
     data,
     demo,
@@ -35,7 +36,20 @@ __all__ = ["main"]
 _COMMANDS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        *(train, evaluate, localize, discover, boxes, data, convert, export, demo, bench, info),
+        *(
+            train,
+            evaluate,
+            compare,
+            localize,
+            discover,
+            boxes,
+            data,
+            convert,
+            export,
+            demo,
+            bench,
+            info,
+        ),
     )
 }
 

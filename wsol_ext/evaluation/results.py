@@ -38,6 +38,7 @@ class ProtocolResult:
         curves: by IoU threshold and source.
         thresholds: by source and by what is reached at each, those that were chosen; none that was given.
         oracle: `metrics` at the thresholds that are best on the evaluated images, where others chose those in use.
+        intervals: by source and number the 95% bootstrap interval, where `wsol_ext.evaluation.statistics` found one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ProtocolResult:
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
     oracle: dict[str, dict[str, float]] = field(default_factory=dict)
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -72,6 +74,17 @@ class ProtocolResult:
             columns |= {ORACLE: best, GAP: lost}
         return {**columns, CENTER: self.metrics[CENTER]}
 
+    def interval(self, source: str, number: str) -> str:
+        """A number's interval as tables have it behind the number, " [71.0, 74.5]"; "" where it has none."""
+        if number not in self.intervals.get(source, {}):
+            return ""
+        low, high = self.intervals[source][number]
+        return (
+            f" [{100 * low:.1f}, {100 * high:.1f}]"
+            if self.is_share(number)
+            else f" [{low:.3g}, {high:.3g}]"
+        )
+
     @staticmethod
     def is_share(name: str) -> bool:
         """Whether a number is a share of images or pixels: all are, but the thresholds they are reached at."""
@@ -90,6 +103,8 @@ class Evaluation:
         examples: images with their maps and boxes, for a gallery.
         seconds: how long the pass over the images took.
         chosen: the thresholds that other pictures chose, where they did.
+        by_object: the main numbers by size and shape of objects, and
+        by_class: by class, as `wsol_ext.evaluation.breakdown` has them.
     """
 
     method: str
@@ -99,6 +114,8 @@ class Evaluation:
     examples: list["Example"] = field(default_factory=list)
     seconds: float = 0.0
     chosen: "ChosenThresholds | None" = None
+    by_object: list[dict[str, Any]] = field(default_factory=list)
+    by_class: list[dict[str, Any]] = field(default_factory=list)
 
     def metric(self, protocol: str, name: str, source: str | None = None) -> float:
         """One number: `evaluation.metric("toploc", "gt_known")`; `source` is the method by default.
@@ -171,6 +188,7 @@ class Evaluation:
                 "metrics": r.metrics,
                 "thresholds": r.thresholds,
                 **({"oracle": r.oracle} if r.oracle else {}),
+                **({"intervals": r.intervals} if r.intervals else {}),
             }
             for r in self.protocols
         ]
@@ -181,12 +199,16 @@ class Evaluation:
             "images": self.images,
             "versions": versions(),
             "protocols": protocols,
+            **({"by object": self.by_object} if self.by_object else {}),
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each protocol, source and metric."""
+        """A row for each protocol, source and metric, `low` and `high` being the interval where there is one."""
         return [
-            {"protocol": result.title, "source": source, "metric": name, "value": value}
+            {
+                **{"protocol": result.title, "source": source, "metric": name, "value": value},
+                **_bounds(result.intervals.get(source, {}).get(name)),
+            }
             for result in self.protocols
             for source, metrics in (
                 *result.metrics.items(),
@@ -196,7 +218,8 @@ class Evaluation:
         ]
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write `evaluation.json`, `evaluation.csv` and a `curve_<protocol>.csv` for each curve.
+        """Write `evaluation.json`, `evaluation.csv`, a `curve_<protocol>.csv` for each curve, and where verdicts were
+        kept `by_class.csv` and `by_object.csv`.
 
         Returns:
             the files written.
@@ -205,6 +228,10 @@ class Evaluation:
         write_json(folder / "evaluation.json", self.as_dict())
         write_csv(folder / "evaluation.csv", self.rows())
         written = [folder / "evaluation.json", folder / "evaluation.csv"]
+        for name, rows in (("by_object", self.by_object), ("by_class", self.by_class)):
+            if rows:
+                write_csv(folder / f"{name}.csv", rows)
+                written.append(folder / f"{name}.csv")
         for result in self.protocols:
             if result.curves:
                 path = folder / f"curve_{result.name}.csv"
@@ -217,6 +244,10 @@ def _named(what: str, name: str, known: Mapping[str, _T]) -> _T:
     if name not in known:
         raise ValueError(unknown(what, name, known))
     return known[name]
+
+
+def _bounds(interval: tuple[float, float] | None) -> dict[str, float]:
+    return {} if interval is None else dict(zip(("low", "high"), interval, strict=True))
 
 
 def _curve_rows(result: ProtocolResult) -> list[dict[str, float]]:

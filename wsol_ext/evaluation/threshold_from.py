@@ -64,8 +64,9 @@ class ChosenThresholds:
         """
         if not PROTOCOLS[protocol].best_by:
             return {}
+        other = self.evaluation.method
         found = {result.name: result for result in self.evaluation.protocols}.get(protocol)
-        if found is None or not found.thresholds:
+        if found is None or other not in found.thresholds:
             why = "was not measured" if found is None else "had a threshold that was given"
             raise ValueError(
                 f"threshold_from is {self.source}, where {protocol} {why}: there is nothing to take from it"
@@ -76,7 +77,6 @@ class ChosenThresholds:
                 f"threshold_from is {self.source}, where the interval of {protocol} is {there:g}: it should be "
                 f"{interval:g}, as here"
             )
-        other = self.evaluation.method
         wanted = CENTER if source == CENTER else other + source.removeprefix(method)
         return found.thresholds.get(wanted) or found.thresholds[other]
 
@@ -182,16 +182,20 @@ def _result(found: Mapping[str, Any], method: str) -> ProtocolResult:
     for name, value in metrics[method].items():
         if not is_number(value):
             raise ValueError(f"{name} is {value!r}, it should be a number")
-    if thresholds and method not in thresholds:
+    settings = dict(found["settings"])
+    given = settings.get("chosen") == "beforehand"  # the baseline has its best all the same
+    if thresholds and method not in thresholds and not given:
         raise ValueError(f"{method} has no thresholds")
     for each in thresholds.values():
         for value in each.values():
             if not is_number(value) or not 0 <= value < 1:
                 raise ValueError(f"a threshold is {value!r}, it should be in [0, 1)")
-    settings = dict(found["settings"])
     if not is_number(settings.get("interval", 0.5)):
         raise ValueError(f"interval is {settings['interval']!r}, it should be a number")
-    return ProtocolResult(found["protocol"], settings, metrics, thresholds=thresholds)
+    oracle = {source: dict(numbers) for source, numbers in found.get("oracle", {}).items()}
+    return ProtocolResult(
+        found["protocol"], settings, metrics, thresholds=thresholds, oracle=oracle
+    )
 
 
 def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> LocalizationDataset:

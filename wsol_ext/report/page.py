@@ -13,12 +13,13 @@ from PIL import Image
 from wsol_ext._files import write_text
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import CENTER, PROTOCOLS, Evaluation, Example, ProtocolResult
+from wsol_ext.evaluation.breakdown import shown_columns
 from wsol_ext.evaluation.results import ORACLE
 from wsol_ext.metrics import OUTCOMES, TopLoc
 from wsol_ext.report import drawing
 from wsol_ext.report.figures import curve_figure, figure_svg, loss_figure
 
-__all__ = ["write_report"]
+__all__ = ["jpeg", "render", "write_report"]
 
 _OUTCOME_TEXTS = {
     "right": "The class is right and the box has IoU > 0.5.",
@@ -28,6 +29,7 @@ _OUTCOME_TEXTS = {
     "more": "The class is right; the box holds the object and too much around it.",
     "other": "The class is right; the box lies elsewhere.",
 }
+_CLASSES = 8  # shown of the worst, and of the best
 
 
 def write_report(
@@ -57,13 +59,8 @@ def write_report(
     about = {"method": evaluation.method, **evaluation.about, "images": f"{evaluation.images:,}"}
     if evaluation.chosen is not None:
         about["thresholds from"] = str(evaluation.chosen)
-    template = Environment(
-        loader=PackageLoader("wsol_ext.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    ).get_template("page.html")
-    page = template.render(
+    page = render(
+        "page.html",
         title=title,
         about=about,
         method=evaluation.method,
@@ -78,7 +75,10 @@ def write_report(
             }
             for result in evaluation.protocols
         ],
+        intervals=any(result.intervals for result in evaluation.protocols),
         parts=_parts(evaluation),
+        by_object=_by_kind(evaluation.by_object),
+        by_class=_worst_and_best(evaluation.by_class),
         curves=_curves(evaluation),
         gallery=[] if dataset is None else _gallery(evaluation.examples, dataset),
         training=_figure(loss_figure(history)) if history else None,
@@ -87,6 +87,17 @@ def write_report(
         warning=evaluation.below_baseline(),
     )
     write_text(path, page + "\n")
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of this folder, what it is given escaped."""
+    pages = Environment(
+        loader=PackageLoader("wsol_ext.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return pages.get_template(template).render(**values)
 
 
 def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
@@ -100,10 +111,12 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
             label = result.label(number)
             columns = result.beside(evaluation.method)
             beside = {name: columns.get(name, {}).get(number) for name in (ORACLE, CENTER)}
+            interval = result.interval(evaluation.method, number).strip(" []")
             tiles.append(
                 {
                     "label": label if number == result.name else f"{label}, {result.name}",
                     "value": _percent(value),
+                    "interval": interval.replace(", ", " to "),
                     "beside": ", ".join(
                         f"{name} {_percent(share)}"
                         for name, share in beside.items()
@@ -120,10 +133,13 @@ def _rows(result: ProtocolResult, method: str) -> list[dict[str, Any]]:
     rows = []
     for name in result.metrics[method]:
         show = _percent if result.is_share(name) else _number
-        cells = [numbers.get(name) for numbers in columns.values()]
+        cells = [
+            show(numbers[name]) + result.interval(source, name) if name in numbers else ""
+            for source, numbers in columns.items()
+        ]
         row = {
             "title": result.label(name),
-            "cells": ["" if value is None else show(value) for value in cells],
+            "cells": cells,
             "minor": name in OUTCOMES or not result.is_share(name),
         }
         rows.append(row)
@@ -139,6 +155,34 @@ def _parts(evaluation: Evaluation) -> dict[str, Any] | None:
         for source, values in by_source.items()
     ]
     return {"names": names, "rows": rows}
+
+
+def _by_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """A table of rows of `wsol_ext.evaluation.breakdown`."""
+    if not rows:
+        return None
+    names = [name for name in shown_columns(rows) if name != "kind"]
+    shown = [{"title": row["kind"], "cells": [_cell(row[name]) for name in names]} for row in rows]
+    return {"names": names, "rows": shown}
+
+
+def _worst_and_best(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Tables of the classes whose numbers are lowest and highest by their first one; all in one where they are few."""
+    numbers = [name for name in shown_columns(rows) if isinstance(rows[0][name], float)]
+    if not numbers:
+        return {}
+    number = numbers[0]
+    ordered = sorted(rows, key=lambda row: (row[number], row["kind"]))
+    if len(rows) <= 2 * _CLASSES:
+        return {f"All classes by {number}": _by_kind(ordered)}
+    return {
+        f"Lowest {number}": _by_kind(ordered[:_CLASSES]),
+        f"Highest {number}": _by_kind(ordered[: -_CLASSES - 1 : -1]),
+    }
+
+
+def _cell(value: Any) -> str:
+    return _percent(value) if isinstance(value, float) else str(value)
 
 
 def _curves(evaluation: Evaluation) -> dict[str, str]:
@@ -173,8 +217,8 @@ def _card(example: Example, dataset: LocalizationDataset) -> dict[str, str]:
         heat = drawing.draw_boxes(heat, boxes, colour, size)
     right = example.predicted == example.label
     return {
-        "image": _picture(image),
-        "heat": _picture(heat),
+        "image": jpeg(image),
+        "heat": jpeg(heat),
         "name": dataset.image_names[example.index],
         "true": dataset.class_names[example.label],
         "taken_for": "" if right else dataset.class_names[example.predicted],
@@ -183,7 +227,8 @@ def _card(example: Example, dataset: LocalizationDataset) -> dict[str, str]:
     }
 
 
-def _picture(image: Image.Image) -> str:
+def jpeg(image: Image.Image) -> str:
+    """An image as a page holds it."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=88)
     return _embedded(file.getvalue(), "jpeg")

@@ -1,6 +1,7 @@
 """All that an evaluation leaves behind: its files, the report, the tables."""
 
 import csv
+import warnings
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,6 +11,8 @@ from wsol_ext._files import holds_others, is_results_folder, mark_results_folder
 from wsol_ext._versions import versions
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import Evaluation
+from wsol_ext.evaluation.breakdown import by_class, by_object
+from wsol_ext.evaluation.statistics import add_intervals
 from wsol_ext.report.page import write_report
 from wsol_ext.report.table import print_tables
 
@@ -26,6 +29,9 @@ def write_results(
 ) -> None:
     """Write an evaluation's files and the report, and print its tables.
 
+    Where it has verdicts (`wsol_ext.evaluation.verdicts`) of the images, numbers have intervals, and there are tables
+    by object and class.
+
     A new folder is marked as one of results, so that it may lie among folders of pictures.
 
     Args:
@@ -38,6 +44,7 @@ def write_results(
     """
     if not is_results_folder(out) and not holds_others(out):
         mark_results_folder(out, "evaluate")
+    _add_statistics(evaluation, dataset, out / "verdicts")
     evaluation.save(out)
     title = f"{evaluation.method} on {evaluation.about['data']}"
     history = _history(run_folder / "metrics.csv")
@@ -53,6 +60,18 @@ def write_results(
     )
     print_tables(evaluation)
     print(f"report: {page}")
+
+
+def _add_statistics(evaluation: Evaluation, dataset: LocalizationDataset, verdicts: Path) -> None:
+    """Find what follows from what was kept of each image: intervals, and numbers by kinds of images."""
+    if not verdicts.is_dir():
+        return
+    try:
+        add_intervals(evaluation, verdicts)
+        evaluation.by_object = by_object(evaluation, verdicts)
+        evaluation.by_class = by_class(evaluation, verdicts, dataset.class_names)
+    except ValueError as error:
+        warnings.warn(f"{error}; there are no intervals", stacklevel=3)
 
 
 def _origin(evaluation: Evaluation, command: str) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from wsol_ext.evaluation.breakdown import shown_columns
 from wsol_ext.evaluation.results import Evaluation
 
 __all__ = ["print_tables"]
@@ -25,9 +27,13 @@ def print_tables(evaluation: Evaluation) -> None:
             table.add_column(title, justify="right")
         for name in result.metrics[evaluation.method]:
             show = "{:.1%}" if result.is_share(name) else "{:.3f}"
-            cells = [numbers.get(name) for numbers in columns.values()]
-            shown = ["" if value is None else show.format(value) for value in cells]
-            table.add_row(result.label(name), *shown)
+            shown = [
+                show.format(numbers[name]) + result.interval(source, name)
+                if name in numbers
+                else ""
+                for source, numbers in columns.items()
+            ]
+            table.add_row(escape(result.label(name)), *map(escape, shown))
         console.print(table)
     if evaluation.parts:
         names, rows = evaluation.comparison()
@@ -45,6 +51,15 @@ def print_tables(evaluation: Evaluation) -> None:
         for source, values in rows.items():
             part = source.removeprefix(f"{evaluation.method}, ")
             table.add_row(part, *("" if v is None else f"{v:.1%}" for v in values))
+        console.print(table)
+    if evaluation.by_object:
+        table = Table(title="by object", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        names = shown_columns(evaluation.by_object)
+        for name in names:
+            table.add_column(name, justify="left" if name == "kind" else "right")
+        for row in evaluation.by_object:
+            cells = [row[name] for name in names]
+            table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in cells))
         console.print(table)
     if gap := evaluation.threshold_gap():
         console.print(gap, markup=False, highlight=False, soft_wrap=True)
