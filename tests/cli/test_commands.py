@@ -22,6 +22,7 @@ from wsol_ext.ops import _backend
 COMMANDS = [
     "train",
     "evaluate",
+    "compare",
     "localize",
     "discover",
     "boxes",

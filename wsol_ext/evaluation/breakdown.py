@@ -37,7 +37,7 @@ SIZES: Mapping[str, float] = {"small": 0.2, "medium": 0.5, "large": np.inf}
 SHAPES: Mapping[str, float] = {"tall": 2 / 3, "square": 3 / 2, "wide": np.inf}
 """By the name of a shape below which width / height it is."""
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 
 
 def shown_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -65,7 +65,7 @@ def read_columns(folder: Path, names: Sequence[str]) -> dict[str, NDArray[Any]] 
     return {name: np.concatenate([part[name] for part in parts])[order] for name in names}
 
 
-def by_object(evaluation: Evaluation, folder: Path) -> list[Row]:
+def by_object(evaluation: Evaluation, folder: Path) -> list[_Row]:
     """The method's main numbers by size and by shape of the objects, a row each; none where boxes were not kept.
 
     Args:
@@ -92,7 +92,7 @@ def by_object(evaluation: Evaluation, folder: Path) -> list[Row]:
     return _rows(evaluation, folder, kinds)
 
 
-def by_class(evaluation: Evaluation, folder: Path, class_names: Sequence[str]) -> list[Row]:
+def by_class(evaluation: Evaluation, folder: Path, class_names: Sequence[str]) -> list[_Row]:
     """The method's main numbers by class, a row each; none where labels were not kept.
 
     Args:
@@ -128,12 +128,12 @@ def by_class(evaluation: Evaluation, folder: Path, class_names: Sequence[str]) -
 
 def _rows(
     evaluation: Evaluation, folder: Path, kinds: Mapping[str, NDArray[np.bool_]]
-) -> list[Row]:
+) -> list[_Row]:
     """The numbers of each kind that there are images of."""
     images, places = places_of(folder)
     kinds = {name: chosen for name, chosen in kinds.items() if chosen.any()}
     weights = np.stack(list(kinds.values())).astype(np.uint8)
-    rows: list[Row] = [
+    rows: list[_Row] = [
         {"kind": name, "images": int(chosen.sum())} for name, chosen in kinds.items()
     ]
     everything = np.ones((1, images), np.uint8)

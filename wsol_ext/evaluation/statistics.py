@@ -33,6 +33,7 @@ __all__ = [
     "places_of",
     "protocol_of",
     "weighted_numbers",
+    "weighted_sums",
 ]
 
 DRAWS = 1000
