@@ -109,7 +109,8 @@ def test_a_run_becomes_a_folder_with_its_threshold_and_card(run_folder, tmp_path
     card = (out / "README.md").read_text()
     assert "| its weights began as | none: trained from scratch |" in card
     assert "| pictures | 32 of 4 classes |" in card
-    assert f"| maxboxacc (interval 0.01) | MaxBoxAcc | {stored['accuracy']:.1%} |" in card
+    settings = "upsampling bicubic, interval 0.01, threshold chosen on the evaluated images"
+    assert f"| maxboxacc ({settings}) | MaxBoxAcc | {stored['accuracy']:.1%} |" in card
     assert "license: apache-2.0\n" in card
     assert str(tmp_path) not in card
     assert "nobody has stated a licence" not in capsys.readouterr().out

@@ -64,6 +64,7 @@ def test_sides_of_one_around_the_map_do_not_matter(tmp_path, shape):
         ("a.npy", lambda p: np.save(p, np.zeros((2, 2), complex)), "should be of real numbers"),
         ("a.npy", lambda p: np.save(p, np.array([[np.nan, 1]])), "NaN in 1 of 2 pixels"),
         ("a.npy", lambda p: np.save(p, np.array([[np.inf, 1]])), "infinite in 1 of 2 pixels"),
+        ("a.npy", lambda p: np.save(p, np.array([[-2e300, 1]])), "values up to 2e+300 in size"),
         ("a.npy", lambda p: p.write_bytes(b"nothing"), "a.npy: "),
         ("a.npz", lambda p: np.savez(p, a=VALUES, b=VALUES), "2 arrays (a, b), it should hold one"),
         ("a.npz", lambda p: p.write_bytes(b"nothing"), "not a zip file"),

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _MOST_PIXELS = 1 << 27
+_LARGEST = 1e37  # upsampled and normalized in float32, larger ones may become infinite
 _GREY = (
     "1",
     "L",
@@ -42,8 +43,8 @@ class ScoreMapError(ValueError):
 
     Args:
         message: what is wrong, with the map's name.
-        kind: what a sentence about several of them says that they are: "unreadable", "of another shape", "not finite"
-            or, where names leave open whose map it is, "ambiguous".
+        kind: what a sentence about several of them says that they are: "unreadable", "of another shape", "not finite",
+            "too large" or, where names leave open whose map it is, "ambiguous".
 
     Attributes:
         kind: likewise.
@@ -71,7 +72,7 @@ def read_score_map(path: str | Path) -> Tensor:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ScoreMapError: it cannot be read, or is no map of finite numbers; the message names the file.
+        ScoreMapError: it cannot be read, or is no map of finite numbers from -1e37 to 1e37; the message names the file.
 
     Example:
         >>> import tempfile
@@ -101,7 +102,7 @@ def checked_map(values: NDArray | Tensor) -> Tensor:
 
     Raises:
         ValueError: it is too large, or not of real numbers.
-        ScoreMapError: another shape, or values that are not finite.
+        ScoreMapError: another shape, or values that are not finite or beyond 1e37.
     """
     if isinstance(values, Tensor):
         values = values.float() if values.dtype == torch.bfloat16 else values
@@ -118,6 +119,11 @@ def checked_map(values: NDArray | Tensor) -> Tensor:
     for what, wrong in (("NaN", np.isnan(scores)), ("infinite", np.isinf(scores))):
         if wrong.any():
             raise ScoreMapError(f"{what} in {wrong.sum()} of {wrong.size} pixels", "not finite")
+    largest = np.abs(scores).max()
+    if largest > _LARGEST:
+        raise ScoreMapError(
+            f"values up to {largest:g} in size, they should be {_LARGEST:g} at most", "too large"
+        )
     return torch.from_numpy(scores)
 
 

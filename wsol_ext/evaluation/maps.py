@@ -66,8 +66,8 @@ def evaluate_maps(
     Each protocol upsamples the maps to its square of 224 x 224 and normalizes them, as its paper's program does.
 
     Args:
-        maps: n score maps of the true classes, any finite values on any grid: (n, h, w), or a list of (h_i, w_i); NumPy
-            or torch.
+        maps: n score maps of the true classes, any values from -1e37 to 1e37 on any grid: (n, h, w), or a list of
+            (h_i, w_i); NumPy or torch.
         boxes: for each image (G_i, 4), x0, y0, x1, y1 in pixels of the image, G_i at least 1; for all protocols but
             `pxap`. Those that reach beyond their image are clipped to it; by more than a pixel, with one warning.
         sizes: (n, 2), each image's width and height; one pair for all; None: each map's.
@@ -90,8 +90,8 @@ def evaluate_maps(
         ValueError: a protocol that is unknown, looks at crops, or needs what is not given; numbers of maps, boxes,
             sizes, masks, labels or logits that differ; a size below 1; or a threshold or interval outside its range.
         AnnotationError: all boxes look like fractions of their images. It is a ValueError.
-        ScoreMapError: maps of another shape or with values that are not finite, or images without a box or with one
-            that lies outside of them: of each kind all are counted, three named. It is a ValueError.
+        ScoreMapError: maps of another shape or with values that are not finite or too large, or images without a box
+            or with one that lies outside of them: of each kind all are counted, three named. It is a ValueError.
 
     Example:
         >>> maps = np.zeros((1, 8, 8))
@@ -221,8 +221,8 @@ def evaluate_map_files(
         ValueError: a protocol that is unknown, looks at crops, or needs what the data set lacks; or a setting outside
             its range.
         ScoreMapError: images without a map, or with several, and maps that cannot be read, are of another shape or have
-            values that are not finite: a line for each kind, in which all are counted and three named, constant maps
-            too. It is a ValueError.
+            values that are not finite or too large: a line for each kind, in which all are counted and three named,
+            constant maps too. It is a ValueError.
         AnnotationError: predictions that do not fit.
     """
     protocols = _checked_protocols(protocols, threshold, interval, gallery)

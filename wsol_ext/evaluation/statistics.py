@@ -5,7 +5,7 @@ in it; the numbers of all draws follow from weights times verdicts. What a proto
 the best threshold of maxboxacc, it chooses anew in each draw.
 
 In memory are a byte for each draw and image, a thousand images' verdicts, and the sums of one protocol and source: with
-1,000 draws and maxboxaccv2's 3,000 verdicts 100 MB, and 1 MB more for each 1,000 images.
+1,000 draws and maxboxaccv2's 3,000 verdicts about 130 MB, and 1 MB more for each 1,000 images.
 """
 
 from collections.abc import Callable
