@@ -101,13 +101,7 @@ def test_published_lists_may_come_from_any_editor(birds, end, mark):
     assert dataset[len(names) - 1]["boxes"].tolist() == [[1, 2, 3.5, 4]]
 
 
-# Boxes are kept in float32: what that has, and what is far beyond it.
-NUMBERS = (
-    st.floats(-50, 50, width=32)
-    | st.integers(-3, 33)
-    | st.floats(width=32)
-    | st.sampled_from([-1e300, 1e300])
-)
+NUMBERS = st.floats(-50, 50, width=32) | st.integers(-3, 33) | st.floats()
 
 
 @pytest.mark.filterwarnings("ignore:.*are clipped")
@@ -124,8 +118,8 @@ def test_box_of_any_numbers_lies_in_its_picture_or_is_refused_by_name(birds):
         table.write_text(
             f"image,x0,y0,x1,y1\nrare ones/a b.png,0,0,9,9\nrare ones/a b.png,{numbers}\n"
         )
-        x0, y0, x1, y1 = box
-        is_box = all(map(math.isfinite, box)) and x0 <= x1 and y0 <= y1
+        is_box = all(map(math.isfinite, box)) and box[0] <= box[2] and box[1] <= box[3]
+        x0, y0, x1, y1 = torch.tensor(box, dtype=torch.float32).tolist()
         is_outside = is_box and (x0 >= 30 or y0 >= 20 or x1 < 0 or y1 < 0)
         message, found = None, None
         try:
