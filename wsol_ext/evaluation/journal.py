@@ -54,9 +54,17 @@ class Journal:
         overwrite: whether to start anew in any case.
 
     Example:
-        >>> with Journal(results / "verdicts", {"model": digest}) as journal:  # doctest: +SKIP
-        ...     evaluate(model, dataset, journal=journal)
+        >>> import tempfile
+        >>> from wsol_ext.data import SyntheticDataset
+        >>> from wsol_ext.evaluation import evaluate
+        >>> def brightness(images):
+        ...     return images.mean(dim=1)
+        >>> pictures, folder = SyntheticDataset(4, img_size=32), Path(tempfile.mkdtemp(), "verdicts")
+        >>> with Journal(folder, {"model": "brightness"}) as journal:
+        ...     found = evaluate(brightness, pictures, progress=False, journal=journal)
         ...     journal.finish()
+        >>> [len(part) for part in read_parts(folder)]
+        [4]
     """
 
     def __init__(
