@@ -58,7 +58,7 @@ class Journal:
         >>> from wsol_ext.data import SyntheticDataset
         >>> from wsol_ext.evaluation import evaluate
         >>> def brightness(images):
-        ...     return images.mean(dim=1)
+        ...     return images.float().mean(dim=1)
         >>> pictures, folder = SyntheticDataset(4, img_size=32), Path(tempfile.mkdtemp(), "verdicts")
         >>> with Journal(folder, {"model": "brightness"}) as journal:
         ...     found = evaluate(brightness, pictures, progress=False, journal=journal)
