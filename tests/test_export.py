@@ -80,8 +80,10 @@ def test_torch_export_gives_what_the_model_gives_for_any_batch_and_any_image(nam
             torch.testing.assert_close(program(images), tuple(model.localize(images)))
 
 
-def test_a_program_refuses_an_empty_batch():
-    program = exported_program(small_model("tscam")).module()
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_program_refuses_an_empty_batch(dynamic, tmp_path):
+    export_model(small_model("tscam"), tmp_path / "model.pt2", dynamic=dynamic)
+    program = torch.export.load(tmp_path / "model.pt2").module()
     with pytest.raises(RuntimeError, match="images are an empty batch, there should be at least"):
         program(torch.zeros(0, 3, 64, 64))
 

@@ -144,7 +144,9 @@ def exported_program(
         shapes.append({0: shapes[0][0], 1: Dim("count", min=1)})
     kind = _OfGivenClasses if classes == "given" else _OfTop1
     with _evaluating(model), torch.no_grad():
-        return torch.export.export(kind(model), tuple(arguments), dynamic_shapes=tuple(shapes))
+        program = torch.export.export(kind(model), tuple(arguments), dynamic_shapes=tuple(shapes))
+    _drop_divisions_by_batch(program)
+    return program
 
 
 def metadata(
@@ -218,6 +220,17 @@ def _require_images(images: Tensor) -> None:
     """Have a program say what it refuses; the range of a dimension is not looked at when it runs."""
     count = torch.full((), images.size(0), device=images.device)
     torch._assert_async(count > 0, "images are an empty batch, there should be at least one image")
+
+
+def _drop_divisions_by_batch(program: Any) -> None:
+    """Leave out what torch's newer releases would check of an empty batch before the program itself refuses it.
+
+    They keep what was taken for granted in tracing, such as that a batch is no multiple of more than itself: true of
+    every batch of an image or more, and of none a division by zero.
+    """
+    guards = getattr(program, "_guards_code", None)
+    if guards is not None:
+        program._guards_code = [guard for guard in guards if ".size()[0] % (" not in guard]
 
 
 def _fewest_patches(model: Any) -> int:
