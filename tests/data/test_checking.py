@@ -1,6 +1,7 @@
 """Reading a data set through: each kind of fault is found, named, and counted once."""
 
 import json
+import math
 import re
 import warnings
 from functools import partial
@@ -194,6 +195,19 @@ def test_table_that_cannot_be_read_at_all_is_a_finding(tmp_path):
     report = checked("coco", root)
     assert (report.images, kinds(report)) == (0, ["list"])
     assert "is no JSON" in report.findings[0].message
+
+
+def test_coco_categories_called_alike_and_sizes_that_are_none_are_named(tmp_path):
+    root = LAYOUTS["coco"](tmp_path)
+    file = root / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["categories"][0]["name"] = "cat"
+    content["images"][0]["width"], content["images"][2]["height"] = "20", math.nan
+    file.write_text(json.dumps(content))
+    messages = [finding.message for finding in checked("coco", root).findings]
+    assert any("the categories of id 17 and 18 are both called 'cat'" in each for each in messages)
+    for place in ("images[0].width is '20'", "images[2].height is nan"):
+        assert any(place in each for each in messages), messages
 
 
 def test_data_set_of_which_nothing_is_left_is_a_finding(voc):

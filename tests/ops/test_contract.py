@@ -72,9 +72,8 @@ def test_every_operator_has_a_case():
 def test_a_flag_is_true_or_false(case, flag):
     arguments = case.make(case.small[0], case.dtypes[0])
     for bad in ("yes", 1):
-        with pytest.raises(
-            TypeError, match=f"^{case.operator}: {flag} is {bad!r}, it should be a bool"
-        ):
+        message = f"^{case.operator}: {flag} is {bad!r}, it should be a bool"
+        with pytest.raises(TypeError, match=message):
             case.function(**(arguments | {flag: bad}))
 
 

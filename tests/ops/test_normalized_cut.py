@@ -86,6 +86,14 @@ def test_slowly_converging_vectors_are_those_of_scipy(backend):
     assert_like_scipy(path, cosine_on_a_path(tokens))
 
 
+@pytest.mark.parametrize("length", [1e-200, 1e200])
+def test_features_of_any_length_have_the_same_cut(backend, length):
+    features = normal(3, 1, 40, 8).double().to(backend.device)
+    expected, found = (normalized_cut(features * scale, 0.2) for scale in (1.0, length))
+    torch.testing.assert_close(found.vector.abs(), expected.vector.abs(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.eigenvalue, expected.eigenvalue, rtol=0, atol=1e-9)
+
+
 def test_close_eigenvalues_are_taken_apart(backend):
     """Three clusters that only eps connects: the second and third eigenvalue are some 1e-6 apart."""
     features = clusters(20, 21, 23).to(backend.device)

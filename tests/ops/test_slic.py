@@ -175,6 +175,15 @@ def test_one_channel_is_stretched_to_its_range(backend):
     assert torch.equal(slic(grey.double() / 4096 + 3, 20, 0.1), labels)
 
 
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(2.0**-1000, torch.float64), (2.0**1000, torch.float64), (2.0**120, torch.float32)],
+)
+def test_channels_of_any_magnitude_have_the_same_segments(backend, scale, dtype):
+    grey = scenes(1, 30, 40)[:, :1].to(dtype).to(backend.device) / 255
+    assert torch.equal(slic(grey * scale, 20, 0.1), slic(grey, 20, 0.1))
+
+
 def test_channels_without_contrast_are_the_grid(backend):
     images = torch.full((1, 5, 20, 30), -3.5, device=backend.device)
     assert torch.equal(slic(images, 6).cpu(), slic_reference(torch.zeros(1, 3, 20, 30), 6))

@@ -190,9 +190,9 @@ def _size(place: str, found: Mapping[str, Any]) -> tuple[int, int] | None:
     """Width and height, where the file says both."""
     for key in ("width", "height"):
         value = found.get(key)
-        if value is not None and (
-            type(value) not in (int, float) or value != int(value) or value < 1
-        ):
+        if value is None:
+            continue
+        if type(value) not in (int, float) or value % 1 != 0 or value < 1:  # NaN % 1 is NaN
             raise AnnotationError(
                 f"{place}.{key} is {value!r}, it should be a whole number of pixels, at least 1"
             )
