@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from wsol_ext._files import holds_others, is_results_folder, mark_results_folder
+from wsol_ext._files import mark_own_folder
 from wsol_ext._versions import versions
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation import Evaluation
@@ -42,8 +42,7 @@ def write_results(
         config: the run's options, to list.
         command: the command line, for the report to name.
     """
-    if not is_results_folder(out) and not holds_others(out):
-        mark_results_folder(out, "evaluate")
+    mark_own_folder(out, "evaluate")
     _add_statistics(evaluation, dataset, out / "verdicts")
     evaluation.save(out)
     title = f"{evaluation.method} on {evaluation.about['data']}"
