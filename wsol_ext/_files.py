@@ -240,6 +240,12 @@ def mark_results_folder(folder: Path, kind: str = "") -> Path:
     return folder
 
 
+def mark_own_folder(folder: Path, kind: str) -> None:
+    """Mark a new folder of results, so that it may lie among pictures; one that holds others' things is left alone."""
+    if not is_results_folder(folder) and not holds_others(folder):
+        mark_results_folder(folder, kind)
+
+
 def is_results_folder(folder: Path, kind: str | None = None) -> bool:
     """Whether it is marked as one that wsol made, of that kind where one is given."""
     marker = folder / _RESULTS_MARKER

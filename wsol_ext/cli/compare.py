@@ -3,15 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import (
-    holds_others,
-    is_results_folder,
-    mark_results_folder,
-    read_yaml,
-    write_csv,
-    write_json,
-    write_text,
-)
+from wsol_ext._files import mark_own_folder, read_yaml, write_csv, write_json, write_text
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.evaluate import data_values
@@ -141,8 +133,7 @@ def _write(
     from wsol_ext.report.comparison import write_comparison
 
     dataset = _dataset(options) if pair is not None and pair.disagreements else None
-    if not is_results_folder(out) and not holds_others(out):
-        mark_results_folder(out, "compare")
+    mark_own_folder(out, "compare")
     write_json(out / "comparison.json", written)
     write_csv(out / "comparison.csv", rows)
     write_text(out / "comparison.md", "\n\n".join(tables) + "\n")

@@ -268,15 +268,10 @@ def run(options: Any) -> int:
                 model,
                 dataset,
                 options.protocols,
-                batch_size=options.batch_size,
                 device=device,
-                workers=options.workers,
-                threshold=options.threshold,
                 threshold_from=threshold_from,
-                interval=options.interval,
-                gallery=options.gallery,
-                progress=options.progress,
                 journal=journal,
+                **_of_maps(options),
             )
         if rank == 0:
             about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
@@ -465,14 +460,9 @@ def _run_on_maps(options: Any) -> int:
                 options.protocols,
                 predictions=options.predictions,
                 skip_missing=options.skip_missing,
-                batch_size=options.batch_size,
-                workers=options.workers,
-                threshold=options.threshold,
                 threshold_from=threshold_from,
-                interval=options.interval,
-                gallery=options.gallery,
-                progress=options.progress,
                 journal=journal,
+                **_of_maps(options),
             )
         if rank == 0:
             evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
@@ -483,6 +473,12 @@ def _run_on_maps(options: Any) -> int:
                 print(f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
             journal.finish()
     return 0
+
+
+def _of_maps(options: Any) -> dict[str, Any]:
+    """The flags that every evaluation of maps takes as they are."""
+    names = ("batch_size", "workers", "threshold", "interval", "gallery", "progress")
+    return {name: options[name] for name in names}
 
 
 def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:

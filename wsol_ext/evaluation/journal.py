@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from wsol_ext._files import (
     hold,
-    holds_others,
-    is_results_folder,
     json_text,
-    mark_results_folder,
+    mark_own_folder,
     remove_leftovers,
     write_json,
 )
@@ -29,7 +27,7 @@ from wsol_ext._stored import read_values
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation.verdicts import Verdicts, joined, read_parts, write_part
 
-__all__ = ["FOLDER", "EvaluationError", "Journal", "fingerprint"]
+__all__ = ["FOLDER", "EvaluationError", "Journal", "fingerprint", "is_unfinished"]
 
 FOLDER = "verdicts"
 """The folder, beside `evaluation.json`, of what was found of each image: see `wsol_ext.evaluation.verdicts`."""
@@ -172,9 +170,7 @@ class Journal:
                 f"{self.folder} holds an unfinished evaluation with another {differs}: the command that began it goes "
                 "on with it; choose another --out, or give --overwrite to drop it"
             )
-        results = self.folder.parent
-        if not is_results_folder(results) and not holds_others(results):
-            mark_results_folder(results, "evaluate")
+        mark_own_folder(self.folder.parent, "evaluate")
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         if not going_on:
@@ -189,6 +185,16 @@ class Journal:
             self._number += 1
             self._kept = []
         self._since = time.monotonic()
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder is of an evaluation that was interrupted.
+
+    Raises:
+        ValueError: its `about.json` is damaged; the message names it.
+    """
+    about = folder / _ABOUT
+    return about.exists() and read_values(about, "wsol evaluate").get("finished") is not True
 
 
 def _rank() -> int:

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from hashlib import sha256
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -161,7 +161,7 @@ def evaluate_maps(
     measures = Measures(method, protocols, interval, threshold, chosen=chosen)
     usable = samples()
     batches = iter(lambda: list(islice(usable, batch_size)), [])
-    constant = _measure(batches, lambda _, batch: measures.update("whole", batch))
+    constant = _measure(batches, lambda _, batch, __: measures.update("whole", batch))
     _raise_for(errors, [f"maps[{index}]" for index in constant], count)
     if clipping:
         warnings.warn(clipping[0], stacklevel=2)
@@ -305,9 +305,9 @@ def evaluate_map_files(
             errors.extend(each["error"] for each in samples if "error" in each)
             yield [sample for sample in samples if "error" not in sample]
 
-    def add(samples: Sequence[Sample], batch: Batch) -> None:
+    def add(samples: Sequence[Sample], batch: Batch, are_constant: list[bool]) -> None:
         assert tally is not None
-        columns = {"constant": np.array([_is_constant(each) for each in samples])}
+        columns = {"constant": np.array(are_constant)}
         tally.add([each["index"] for each in samples], {"whole": (batch, {})}, columns)
 
     constant = _gathered([*constant, *_measure(readable(), None if tally is None else add)])
@@ -416,21 +416,19 @@ def _no_pictures(others: LocalizationDataset, choosing: list[str]) -> Evaluation
 
 @torch.inference_mode()
 def _measure(
-    batches: Iterable[list[Sample]], count: Callable[[Sequence[Sample], Batch], None] | None
+    batches: Iterable[list[Sample]],
+    count: Callable[[Sequence[Sample], Batch, list[bool]], None] | None,
 ) -> list[int]:
     """Have all samples counted, where anything counts; gives the numbers of those whose map is constant."""
     constant = []
     for samples in batches:
         for group in _of_one_shape(samples):
-            constant += [each["index"] for each in group if _is_constant(each)]
+            low, high = torch.stack([each["map"] for each in group]).flatten(1).aminmax(dim=1)
+            are_constant = (low == high).tolist()
+            constant += [each["index"] for each in compress(group, are_constant)]
             if count is not None:
-                count(group, _batch(group))
+                count(group, _batch(group), are_constant)
     return sorted(constant)
-
-
-def _is_constant(sample: Sample) -> bool:
-    low, high = sample["map"].aminmax()
-    return bool(low == high)
 
 
 def _of_one_shape(samples: Iterable[Sample]) -> Iterable[list[Sample]]:

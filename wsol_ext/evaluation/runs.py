@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsol_ext._names import printable
-from wsol_ext._stored import read_values
-from wsol_ext.evaluation.journal import FOLDER
+from wsol_ext.evaluation.journal import FOLDER, is_unfinished
 from wsol_ext.evaluation.results import CENTER, Evaluation
 from wsol_ext.evaluation.threshold_from import read_evaluation
 from wsol_ext.metrics import PROTOCOLS
@@ -40,8 +39,7 @@ class Run:
     @property
     def unfinished(self) -> bool:
         """Whether its verdicts are an evaluation's that was interrupted: another one than `evaluation`."""
-        about = self.verdicts / "about.json"
-        return about.exists() and read_values(about, "wsol evaluate").get("finished") is not True
+        return is_unfinished(self.verdicts)
 
 
 def read_run(place: str | Path) -> Run:

@@ -26,6 +26,8 @@ from wsol_ext.metrics import (
     single_boxes,
     to_score_maps,
 )
+from wsol_ext.metrics.ground_truth import first_boxes
+from wsol_ext.metrics.maps import distinct_maps
 
 __all__ = ["Asked", "Tally", "image_columns"]
 
@@ -145,14 +147,13 @@ def _boxes(batch: Batch, logits: Tensor | None, threshold: float) -> dict[str, A
     """The box of each image, its IoU with the best true one, that one, and the kind of error."""
     outcome = [""] * len(batch.labels)
     if batch.found is not None:
-        none = torch.zeros(1, 4, dtype=torch.float64)
-        box = torch.stack([torch.cat([found.double(), none])[0] for found in batch.found])
+        box = first_boxes(batch.found)
         truth = pad_boxes(batch.boxes).double()
         ious = ops.box_iou(box[:, None], truth, inclusive=False, dtype=torch.float64)[:, 0]
     else:
         frame = scale_boxes(batch.boxes, batch.sizes, protocol="toploc", size=EVALUATED)
-        maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
-        cut = single_boxes(to_score_maps(maps.float(), EVALUATED, "bilinear"), threshold)
+        maps = distinct_maps(batch.maps).float()
+        cut = single_boxes(to_score_maps(maps, EVALUATED, "bilinear"), threshold)
         cut = cut.expand(len(frame), -1)
         truth = pad_boxes(frame).to(cut.device)
         ious = ops.box_iou(cut[:, None], truth)[:, 0]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Boxes", "ground_truth", "list_boxes", "pad_boxes"]
+__all__ = ["Boxes", "first_boxes", "ground_truth", "list_boxes", "pad_boxes"]
 
 Boxes = Sequence[Tensor] | Tensor
 
@@ -55,6 +55,12 @@ def pad_boxes(boxes: Boxes) -> Tensor:
     if not listed:
         return torch.zeros(0, 0, 4)
     return torch.nn.utils.rnn.pad_sequence(listed, batch_first=True, padding_value=-1)
+
+
+def first_boxes(boxes: Sequence[Tensor]) -> Tensor:
+    """The first of each image's boxes, (B, 4) float64; an empty one, of zeros, where an image has none."""
+    none = torch.zeros(1, 4, dtype=torch.float64)
+    return torch.stack([torch.cat([of_image.double(), none])[0] for of_image in boxes])
 
 
 def ground_truth(name: str, boxes: Boxes, like: Tensor) -> Tensor:

@@ -8,7 +8,14 @@ from torch.nn import functional as F
 
 from wsol_ext.ops import _backend
 
-__all__ = ["Interpolation", "center_map", "normalize_maps", "resize_maps", "to_score_maps"]
+__all__ = [
+    "Interpolation",
+    "center_map",
+    "distinct_maps",
+    "normalize_maps",
+    "resize_maps",
+    "to_score_maps",
+]
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -108,6 +115,11 @@ def to_score_maps(
     constant = (low == high) & low.isfinite()
     maps = maps.masked_fill(constant[..., None, None], 0.0)
     return normalize_maps(resize_maps(maps, size, mode))
+
+
+def distinct_maps(maps: Tensor) -> Tensor:
+    """Maps (B, h, w), or where all images share one, an expanded tensor, that one: it need be cut but once."""
+    return maps[:1] if maps.stride(0) == 0 else maps
 
 
 def center_map(height: int, width: int) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsol_ext.metrics.corloc import CorLoc
-from wsol_ext.metrics.maps import to_score_maps
+from wsol_ext.metrics.ground_truth import first_boxes
+from wsol_ext.metrics.maps import distinct_maps, to_score_maps
 from wsol_ext.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2, score_thresholds
 from wsol_ext.metrics.pxap import PxAP
 from wsol_ext.metrics.registry import (
@@ -64,9 +65,8 @@ class _BoxAccuracy(Protocol):
 
     def judge(self, batch: Batch) -> Tensor:
         """Score maps of the true class, upsampled and normalized, against the boxes."""
-        # One map for all images, an expanded tensor, is upsampled and cut once.
-        maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
-        score_maps = to_score_maps(maps.double(), EVALUATED).expand(len(batch.labels), -1, -1)
+        maps = distinct_maps(batch.maps).double()
+        score_maps = to_score_maps(maps, EVALUATED).expand(len(batch.labels), -1, -1)
         return self.metric.judge(score_maps, scale_boxes(batch.boxes, batch.sizes, self.name))
 
     def numbers(
@@ -287,12 +287,9 @@ class CorLocProtocol(Protocol):
         """The best box of each image against its true ones."""
         if batch.found is not None:
             self.cuts_maps = False
-            none = torch.zeros(1, 4, dtype=torch.float64)
-            firsts = [torch.cat([boxes.double(), none])[0] for boxes in batch.found]
-            return self.metric.judge(torch.stack(firsts).to(self.metric.device), batch.boxes)
-        # One map for all images, an expanded tensor, is upsampled and cut once.
-        maps = batch.maps[:1] if batch.maps.stride(0) == 0 else batch.maps
-        score_maps = to_score_maps(maps.float(), EVALUATED, "bilinear")
+            best = first_boxes(batch.found)
+            return self.metric.judge(best.to(self.metric.device), batch.boxes)
+        score_maps = to_score_maps(distinct_maps(batch.maps).float(), EVALUATED, "bilinear")
         cut = torch.stack([single_boxes(score_maps, at) for at in self.metric.thresholds], dim=1)
         sides = batch.sizes.to(cut.device, torch.float64).repeat(1, 2)[:, None]
         return self.metric.judge(cut * sides / EVALUATED, batch.boxes)

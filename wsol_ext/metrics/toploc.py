@@ -9,7 +9,7 @@ from torch import Tensor
 from wsol_ext import ops
 from wsol_ext.metrics.at_best_threshold import AtBestThreshold
 from wsol_ext.metrics.ground_truth import Boxes, ground_truth
-from wsol_ext.metrics.maps import to_score_maps
+from wsol_ext.metrics.maps import distinct_maps, to_score_maps
 from wsol_ext.ops.boxes import shared_area
 
 __all__ = [
@@ -300,9 +300,7 @@ class LocalizationAccuracy(AtBestThreshold):
                 "classes should say which class each map is of"
             )
         maps = true_class_maps(class_maps, labels, classes)
-        # One map for all images, an expanded tensor, is upsampled and cut once.
-        distinct = maps[:1] if maps.stride(0) == 0 else maps
-        score_maps = to_score_maps(distinct, self.size, "bilinear")
+        score_maps = to_score_maps(distinct_maps(maps), self.size, "bilinear")
         verdicts = []
         for threshold in self.thresholds:
             boxes = single_boxes(score_maps, threshold).expand(len(maps), -1)
