@@ -1,14 +1,16 @@
 """`wsol compare`."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import mark_own_folder, read_yaml, write_csv, write_json, write_text
+from wsol_ext._files import mark_own_folder, write_csv, write_json, write_text
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.evaluate import data_values
 from wsol_ext.cli.options import add_config, add_data, add_switch, check_out
-from wsol_ext.data.factory import chosen_dataset
+from wsol_ext.data.factory import FLAGS, ChosenDataset, chosen_dataset
 from wsol_ext.thresholds import find_evaluation
 
 if TYPE_CHECKING:
@@ -16,7 +18,15 @@ if TYPE_CHECKING:
     from wsol_ext.evaluation.comparison import Comparison
     from wsol_ext.evaluation.runs import Run
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
+__all__ = [
+    "DESCRIPTION",
+    "HELP",
+    "add_options",
+    "check",
+    "check_further",
+    "dataset_of_runs",
+    "run",
+]
 
 HELP = "evaluated runs beside each other: one table, and tests whether two differ"
 DESCRIPTION = (
@@ -51,9 +61,12 @@ def add_options(parser: Parser) -> None:
     test.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     test.add_argument("--seed", type=int, default=0, help="of the draws")
     test.add_argument(
-        "--pictures", type=int, default=12, help="how many images of most different boxes to show"
+        "--pictures",
+        type=int,
+        default=200,
+        help="how many to show, first those whose boxes differ most",
     )
-    add_data(parser, "pictures for the page (by default what the first run's folder says)")
+    add_data(parser, "pictures for the page (by default those that the first run was evaluated on)")
     parser.add_argument(
         "--out",
         type=str | None,
@@ -130,26 +143,46 @@ def _write(
     options: Any,
 ) -> None:
     """Write the folder."""
-    from wsol_ext.report.comparison import write_comparison
+    from wsol_ext.report.page import write_report
+    from wsol_ext.report.results import now
 
-    dataset = _dataset(options) if pair is not None and pair.disagreements else None
     mark_own_folder(out, "compare")
     write_json(out / "comparison.json", written)
     write_csv(out / "comparison.csv", rows)
     write_text(out / "comparison.md", "\n\n".join(tables) + "\n")
     if pair is not None:
-        write_comparison(out / "comparison.html", pair, dataset)
+        runs = [pair.first, pair.second]
+        dataset = dataset_of_runs(runs, options) if options.pictures else None
+        made_by = {"command": options.command_line, "date": now()}
+        write_report(
+            out / "comparison.html",
+            runs,
+            dataset,
+            comparison=pair,
+            pictures=options.pictures,
+            made_by=made_by,
+        )
     print(f"\nwritten: {out / ('comparison.html' if pair is not None else 'comparison.md')}")
 
 
-def _dataset(options: Any) -> "LocalizationDataset | None":
-    """The first run's data set, by the flags and its run's options; None where neither names one."""
+def dataset_of_runs(runs: "Sequence[Run]", options: Any) -> "LocalizationDataset | None":
+    """The data set whose pictures the first run was evaluated on: by the flags, else as its evaluation noted it.
+
+    None, with a warning, where that is no longer to be had; what the flags name has to be.
+    """
     from wsol_ext.data import eval_transform
 
-    results = options.files[0].parent
-    configs = [folder / "config.yaml" for folder in (results, results.parent)]
-    config = next((read_yaml(path) for path in configs if path.exists()), {})
-    values = data_values(options, config)
+    first = runs[0]
+    given = any(options[name] is not None for name in ("data", "root", "data_options", *FLAGS))
+    noted = first.origin.get("data")
+    if isinstance(noted, dict) and not given:
+        try:
+            chosen = ChosenDataset(**noted)
+            return chosen.open(eval_transform())
+        except (TypeError, ValueError, KeyError, OSError) as error:
+            warnings.warn(f"{first.name}: its pictures are not to be had: {error}", stacklevel=2)
+            return None
+    values = data_values(options, first.config)
     if values.get("data") is None:
         return None
     return chosen_dataset(values, options.split, evaluation=True).open(eval_transform())

@@ -276,7 +276,8 @@ def run(options: Any) -> int:
         if rank == 0:
             about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
             evaluation.about = {**about, **epoch, **evaluation.about}
-            write_results(evaluation, dataset, out, folder, config, options.command_line)
+            command = options.command_line
+            write_results(evaluation, dataset, out, command, run_folder=folder, data=chosen)
             keep_threshold(evaluation, checkpoint)
             journal.finish()
     return 0
@@ -429,7 +430,7 @@ def _run_on_boxes(options: Any) -> int:
             )
         if rank == 0:
             evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-            write_results(evaluation, dataset, out, out, {}, options.command_line)
+            write_results(evaluation, dataset, out, options.command_line, data=chosen)
             journal.finish()
     return 0
 
@@ -466,7 +467,7 @@ def _run_on_maps(options: Any) -> int:
             )
         if rank == 0:
             evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-            write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
+            write_results(evaluation, dataset, _out(options), options.command_line, data=chosen)
             best = threshold_of_best_box(evaluation)
             if best is not None:
                 whose = "best" if evaluation.chosen is None else "chosen"

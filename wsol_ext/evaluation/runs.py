@@ -1,20 +1,36 @@
 """Evaluated runs, and the tables that set several beside each other."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wsol_ext._files import read_yaml
 from wsol_ext._names import printable
+from wsol_ext._stored import read_values
 from wsol_ext.evaluation.journal import FOLDER, is_unfinished
-from wsol_ext.evaluation.results import CENTER, Evaluation
+from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
 from wsol_ext.evaluation.threshold_from import read_evaluation
-from wsol_ext.metrics import PROTOCOLS
+from wsol_ext.metrics import PROTOCOLS, Curve
 from wsol_ext.thresholds import find_evaluation
 
-__all__ = ["Run", "grouped", "numbers_of", "read_run", "rows_of_runs", "table_columns"]
+__all__ = [
+    "ORIGIN",
+    "Run",
+    "grouped",
+    "numbers_of",
+    "read_run",
+    "rows_of_runs",
+    "table_columns",
+]
+
+ORIGIN = "origin.json"
+"""The file, beside `evaluation.json`, of what made it: `command`, `date`, `duration`, `versions`, and where `run`, the
+run's folder, and `data`, the pictures, were. They differ between evaluations of the same numbers."""
 
 
 @dataclass
@@ -24,12 +40,14 @@ class Run:
     Attributes:
         name: what it is called here: the path that was given.
         folder: of its `evaluation.json`.
-        evaluation: what that says.
+        evaluation: what that says, with the curves and the numbers by class that lie beside it.
+        origin: what `ORIGIN` says; nothing where there is none.
     """
 
     name: str
     folder: Path
     evaluation: Evaluation
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def verdicts(self) -> Path:
@@ -41,6 +59,33 @@ class Run:
         """Whether its verdicts are an evaluation's that was interrupted: another one than `evaluation`."""
         return is_unfinished(self.verdicts)
 
+    @property
+    def trained_in(self) -> Path | None:
+        """The folder of the training run; None where what was evaluated is none's."""
+        known = [Path(self.origin["run"])] if isinstance(self.origin.get("run"), str) else []
+        folders = (*known, self.folder, self.folder.parent)
+        return next((each for each in folders if (each / "config.yaml").is_file()), None)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options that it was trained with."""
+        folder = self.trained_in
+        return {} if folder is None else read_yaml(folder / "config.yaml")
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What training noted, a row an epoch."""
+        folder = self.trained_in
+        if folder is None or not (folder / "metrics.csv").exists():
+            return []
+        try:
+            return [
+                {name: float(value) for name, value in row.items() if value}
+                for row in _rows(folder / "metrics.csv")
+            ]
+        except (TypeError, ValueError):  # some other program's file of that name
+            return []
+
 
 def read_run(place: str | Path) -> Run:
     """An evaluated run.
@@ -50,10 +95,62 @@ def read_run(place: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: it was not evaluated.
-        ValueError: its `evaluation.json` is damaged.
+        ValueError: its `evaluation.json`, or a file beside it, is damaged; the message names it.
     """
     file = find_evaluation(place, "RUN")
-    return Run(printable(place), file.parent, read_evaluation(file))
+    folder, evaluation = file.parent, read_evaluation(file)
+    for result in evaluation.protocols:
+        path = folder / f"curve_{result.name}.csv"
+        if path.exists():
+            with _reading(path):
+                result.curves = _curves(result, _rows(path))
+    path = folder / "by_class.csv"
+    if path.exists():
+        with _reading(path):
+            evaluation.by_class = [_row(row) for row in _rows(path)]
+    origin = read_values(folder / ORIGIN, "wsol evaluate") if (folder / ORIGIN).exists() else {}
+    return Run(printable(place), folder, evaluation, origin)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What is wrong with a table is said with its name."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{printable(path)} is damaged: {error}; write it anew by wsol evaluate"
+        ) from error
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _curves(
+    result: ProtocolResult, rows: Sequence[Mapping[str, str]]
+) -> dict[str, dict[str, Curve]]:
+    """By IoU and source the curves that `Evaluation.save` made rows of."""
+    thresholds = [float(row["threshold"]) for row in rows]
+    curves: dict[str, dict[str, Curve]] = {}
+    for column in (name for name in (rows[0] if rows else {}) if name != "threshold"):
+        source, _, title = column.rpartition(", ")
+        if source in result.metrics:  # else another evaluation's
+            accuracy = [float(row[column]) for row in rows]
+            curves.setdefault(title, {})[source] = Curve(thresholds, accuracy)
+    return curves
+
+
+def _row(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row of the numbers by class: texts, counts and shares."""
+    texts = ("kind", "taken for")
+    numbers = {
+        name: int(value) if name == "images" else float(value)
+        for name, value in row.items()
+        if name not in texts and value
+    }
+    return {"kind": row["kind"], **numbers, **{name: row[name] for name in texts if name in row}}
 
 
 def table_columns() -> dict[str, tuple[str, str]]:
