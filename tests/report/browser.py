@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools protocol by a pipe: what it shows of a page, and what it complains of."""
+"""A headless Chromium, driven over a pipe by its DevTools protocol: what it shows of a page and complains of."""
 
 import json
 import os

@@ -144,7 +144,7 @@ def _write(
 ) -> None:
     """Write the folder."""
     from wsol_ext.report.page import write_report
-    from wsol_ext.report.results import now
+    from wsol_ext.report.results import made_by
 
     mark_own_folder(out, "compare")
     write_json(out / "comparison.json", written)
@@ -153,14 +153,13 @@ def _write(
     if pair is not None:
         runs = [pair.first, pair.second]
         dataset = dataset_of_runs(runs, options) if options.pictures else None
-        made_by = {"command": options.command_line, "date": now()}
         write_report(
             out / "comparison.html",
             runs,
             dataset,
             comparison=pair,
             pictures=options.pictures,
-            made_by=made_by,
+            made_by=made_by(options.command_line),
         )
     print(f"\nwritten: {out / ('comparison.html' if pair is not None else 'comparison.md')}")
 

@@ -68,7 +68,7 @@ def run(options: Any) -> int:
     """Write the page."""
     from wsol_ext.evaluation.runs import read_run
     from wsol_ext.report.page import write_report
-    from wsol_ext.report.results import now
+    from wsol_ext.report.results import made_by
 
     runs = [read_run(place) for place in options.runs]
     for each in runs:
@@ -83,7 +83,7 @@ def run(options: Any) -> int:
         dataset,
         comparison=_comparison(runs),
         pictures=options.pictures,
-        made_by={"command": options.command_line, "date": now()},
+        made_by=made_by(options.command_line),
     )
     print(f"report: {options.page}")
     return 0

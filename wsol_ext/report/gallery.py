@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -17,6 +17,7 @@ from wsol_ext.data.base import LocalizationDataset, boxes_within
 from wsol_ext.data.images import ImageError
 from wsol_ext.data.tables import AnnotationError
 from wsol_ext.evaluation.breakdown import read_columns
+from wsol_ext.evaluation.journal import box_threshold
 from wsol_ext.evaluation.runs import Run
 from wsol_ext.metrics import OUTCOMES, TopLoc
 from wsol_ext.report.drawing import fit
@@ -94,6 +95,13 @@ class Card:
             return self.ious[1] - self.ious[0]
         return max(self.ious) - min(self.ious)
 
+    @property
+    def mistakes(self) -> dict[str, int | None]:
+        """By the class that was predicted in place of the true one, the run that did; None where all did."""
+        if len(set(self.taken_for)) == 1:
+            return {name: None for name in self.taken_for if name}
+        return {name: run for run, name in enumerate(self.taken_for) if name}
+
 
 @dataclass
 class Gallery:
@@ -104,6 +112,7 @@ class Gallery:
         cards: the pictures, best first; of several runs those first whose boxes differ most.
         rows: pictures by title, the best and the worst ones of all.
         kinds: by key.
+        threshold: where the maps of a single run were cut for its boxes; None where there are none, or it is not known.
         reason: why there are no pictures, or only boxes; "" where all is there.
     """
 
@@ -111,6 +120,7 @@ class Gallery:
     cards: list[Card] = field(default_factory=list)
     rows: dict[str, list[Card]] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
+    threshold: float | None = None
     reason: str = ""
 
     @property
@@ -167,6 +177,7 @@ def make_gallery(runs: Sequence[Run], dataset: LocalizationDataset | None, count
         cards,
         {title: [card(row) for row in rows] for title, rows in of_rows.items() if rows},
         kinds,
+        box_threshold(runs[0].verdicts) if len(runs) == 1 else None,
         "some pictures could not be read" if missing else reason,
     )
 
@@ -225,30 +236,33 @@ def _kinds(
         titles = {"right": ("Right", "The box has IoU > 0.5."), "wrong": ("Wrong", "It has less.")}
         keys = np.where(right[:, 0], "right", "wrong")
     else:
-        keys = np.where(right.all(axis=1), "all", np.where(right.any(axis=1), "some", "none"))
-        titles = {
-            "all": ("All right", "The boxes of all runs have IoU > 0.5."),
-            "some": ("Some right", "The boxes of some runs have IoU > 0.5."),
-            "none": ("None right", "No run's box has IoU > 0.5."),
-        }
+        some, every = right.any(axis=1), right.all(axis=1)
+        keys = np.where(every, "all", np.where(some, "some", "none"))
+        whose, text = "All", "The boxes of all runs have IoU > 0.5."
+        partly = {"some": ("Some right", "The boxes of some runs have IoU > 0.5.")}
         if len(tables) == 2:
             keys = np.where(keys == "some", np.where(right[:, 0], "first", "second"), keys)
-            titles["all"] = ("Both right", "The boxes of both runs have IoU > 0.5.")
-            del titles["some"]
-            for key, name in zip(("first", "second"), names, strict=True):
-                titles[key] = (f"Only {name}", f"Only the box of {name} has IoU > 0.5.")
+            whose, text = "Both", "The boxes of both runs have IoU > 0.5."
+            partly = {
+                key: (f"Only {name}", f"Only the box of {name} has IoU > 0.5.")
+                for key, name in zip(("first", "second"), names, strict=True)
+            }
+        titles = {"all": (f"{whose} right", text), **partly}
+        titles["none"] = ("None right", "No run's box has IoU > 0.5.")
     counts = {key: int((keys == key).sum()) for key in titles}
     return keys, {key: Kind(*titles[key], counts[key]) for key in titles if counts[key]}
 
 
-def _class_names(run: Run, labels: NDArray[Any], dataset: LocalizationDataset | None) -> Any:
-    """A function of a label that gives its class's name: the data set's, else what by_class.csv has."""
-    if dataset is not None:
-        known = dict(enumerate(dataset.class_names))
-    else:  # which has the classes that there are images of, in their order
-        kinds = [str(row["kind"]) for row in run.evaluation.by_class]
-        present = np.unique(labels).tolist()
-        known = dict(zip(present, kinds, strict=True)) if len(kinds) == len(present) else {}
+def _class_names(
+    run: Run, labels: NDArray[Any], dataset: LocalizationDataset | None
+) -> Callable[[int], str]:
+    """A function of a label that gives its class's name: as by_class.csv has it, else the data set."""
+    known = {} if dataset is None else dict(enumerate(dataset.class_names))
+    # The table has the classes that there are images of, in their order.
+    kinds = [str(row["kind"]) for row in run.evaluation.by_class]
+    present = np.unique(labels).tolist()
+    if len(kinds) == len(present):
+        known |= dict(zip(present, kinds, strict=True))
     return lambda label: printable(known.get(label, f"class {label}"))
 
 
@@ -318,7 +332,7 @@ def _card(
     tables: Sequence[Mapping[str, NDArray[Any]]],
     row: int,
     kind: str,
-    names: Any,
+    names: Callable[[int], str],
     dataset: LocalizationDataset | None,
     heat: Mapping[int, NDArray[np.uint8]],
 ) -> Card:

@@ -38,8 +38,8 @@ class _Table:
     """A table: `rows` have a `title`, `cells`, and `minor`, whether they matter less."""
 
     title: str
-    columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
+    columns: Sequence[str]
 
 
 def write_report(
@@ -114,7 +114,11 @@ def _render(**values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    pages.filters |= {"box_path": _box_path, "with_quiet_interval": _with_quiet_interval}
+    pages.filters |= {
+        "box_path": _box_path,
+        "with_quiet_interval": _with_quiet_interval,
+        "with_quiet_settings": _with_quiet_settings,
+    }
     return pages.get_template("page.html").render(**values)
 
 
@@ -131,10 +135,18 @@ def _with_quiet_interval(cell: str) -> Markup:
     return Markup("{} <small>[{}</small>").format(number, rest)
 
 
+def _with_quiet_settings(title: str) -> Markup:
+    """A protocol whose settings, in brackets behind its name, are small."""
+    name, bracket, settings = title.partition(" (")
+    if not bracket:
+        return escape(title)
+    return Markup("{} <small>({}</small>").format(name, settings)
+
+
 def _short_names(names: Sequence[str]) -> list[str]:
     """Names without the folders that all have, first and last; each another one."""
     parts = [Path(name).parts for name in names]
-    while len(names) > 1 and all(len(each) > 1 for each in parts):
+    while len(set(names)) > 1 and all(len(each) > 1 for each in parts):
         if len({each[-1] for each in parts}) == 1:
             parts = [each[:-1] for each in parts]
         elif len({each[0] for each in parts}) == 1:
@@ -219,14 +231,8 @@ def _headlines(runs: Sequence[Run]) -> _Table:
     for title, evaluation, source in sources:
         results = {result.name: result for result in evaluation.protocols}
         cells = [_cell_of(results.get(name), source, number) for name, number in columns]
-        rows.append((title, cells))
-    shown = [k for k in range(len(columns)) if any(cells[k] for _, cells in rows)]
-    titles = list(columns.values())
-    return _Table(
-        "",
-        [titles[k] for k in shown],
-        [{"title": title, "cells": [cells[k] for k in shown]} for title, cells in rows],
-    )
+        rows.append({"title": title, "cells": cells})
+    return _without_empty_columns(_Table("", rows, list(columns.values())))
 
 
 def _cell_of(result: ProtocolResult | None, source: str, number: str) -> str:
@@ -251,7 +257,7 @@ def _tables(evaluation: Evaluation) -> list[_Table]:
                 for source, numbers in columns.items()
             ]
             rows.append({"title": result.label(name), "cells": cells, "minor": _is_minor(name)})
-        tables.append(_Table(result.title, list(columns), rows))
+        tables.append(_Table(result.title, rows, list(columns)))
     return tables
 
 
@@ -279,7 +285,7 @@ def _side_by_side(runs: Sequence[Run]) -> list[_Table]:
             for number in numbers
         ]
         title = " | ".join(dict.fromkeys(result.title for result in having))
-        tables.append(_Table(title, [*(run.name for run in runs), CENTER], rows))
+        tables.append(_Table(title, rows, [*(run.name for run in runs), CENTER]))
     return tables
 
 
@@ -297,7 +303,13 @@ def _differences(comparison: Comparison | None, runs: Sequence[Run]) -> list[_Ta
         title = labels.get(each.number, each.number)
         row = {"title": title, "cells": cells_of(each), "minor": each.number in OUTCOMES}
         by_protocol.setdefault(each.protocol, []).append(row)
-    return [_Table(title, columns, rows) for title, rows in by_protocol.items()]
+    return [_without_empty_columns(_Table(*each, columns=columns)) for each in by_protocol.items()]
+
+
+def _without_empty_columns(table: _Table) -> _Table:
+    shown = [k for k in range(len(table.columns)) if any(row["cells"][k] for row in table.rows)]
+    rows = [{**row, "cells": [row["cells"][k] for k in shown]} for row in table.rows]
+    return _Table(table.title, rows, [table.columns[k] for k in shown])
 
 
 def _parts(evaluation: Evaluation) -> _Table | None:
@@ -308,7 +320,7 @@ def _parts(evaluation: Evaluation) -> _Table | None:
         {"title": source, "cells": ["" if v is None else _percent(v) for v in values]}
         for source, values in by_source.items()
     ]
-    return _Table("", names, rows)
+    return _Table("", rows, names)
 
 
 def _by_object(runs: Sequence[Run]) -> _Table | None:
@@ -322,7 +334,7 @@ def _by_object(runs: Sequence[Run]) -> _Table | None:
     rows = [
         {"title": kind, "cells": [_percent(values[kind]) for _, values in by_run]} for kind in kinds
     ]
-    return _Table(by_run[0][0], [run.name for run in runs], rows)
+    return _Table(by_run[0][0], rows, [run.name for run in runs])
 
 
 def _by_class(runs: Sequence[Run]) -> list[_Table]:
@@ -344,7 +356,7 @@ def _by_class(runs: Sequence[Run]) -> list[_Table]:
         for kind in kinds:
             cells = [_percent(first[kind]), _percent(second[kind]), f"{100 * change[kind]:+.1f}"]
             rows.append({"title": kind, "cells": cells})
-        return _Table(title, columns, rows)
+        return _Table(title, rows, columns)
 
     found = {
         f"{number}, better in {runs[1].name}": better,
@@ -372,7 +384,7 @@ def _by_kind(title: str, rows: Sequence[Mapping[str, Any]]) -> _Table | None:
         {"title": row["kind"], "cells": [_cell(row.get(name, "")) for name in names]}
         for row in rows
     ]
-    return _Table(title, names, shown)
+    return _Table(title, shown, names)
 
 
 def _worst_and_best(rows: Sequence[Mapping[str, Any]]) -> list[_Table]:

@@ -18,7 +18,7 @@ from wsol_ext.report.heat_maps import write_heat_maps
 from wsol_ext.report.page import write_report
 from wsol_ext.report.table import print_tables
 
-__all__ = ["now", "write_results"]
+__all__ = ["made_by", "write_results"]
 
 
 def write_results(
@@ -72,7 +72,7 @@ def _origin(
     evaluation: Evaluation, command: str, run_folder: Path | None, data: ChosenDataset | None
 ) -> dict[str, Any]:
     """Where the numbers come from: when, how long, by what, from which files."""
-    origin: dict[str, Any] = {"command": command, "date": now()}
+    origin: dict[str, Any] = {"command": command, "date": _now()}
     origin |= {"duration": f"{evaluation.seconds:.1f} s", "versions": versions()}
     if run_folder is not None:
         origin["run"] = str(run_folder.resolve())
@@ -82,6 +82,10 @@ def _origin(
     return origin
 
 
-def now() -> str:
-    """The time, as reports have it."""
+def made_by(command: str) -> dict[str, str]:
+    """What makes a page: a command line, when, and which version of this package."""
+    return {"command": command, "date": _now(), "wsol_ext": versions()["wsol_ext"]}
+
+
+def _now() -> str:
     return f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
