@@ -165,20 +165,24 @@ def _write(
 
 
 def dataset_of_runs(runs: "Sequence[Run]", options: Any) -> "LocalizationDataset | None":
-    """The data set whose pictures the first run was evaluated on: by the flags, else as its evaluation noted it.
+    """The data set whose pictures the first run was evaluated on: as its evaluation noted it, but for what flags name.
 
-    None, with a warning, where that is no longer to be had; what the flags name has to be.
+    None, with a warning, where it is no longer there; what flags name has to be.
     """
     from wsol_ext.data import eval_transform
 
     first = runs[0]
-    given = any(options[name] is not None for name in ("data", "root", "data_options", *FLAGS))
     noted = first.origin.get("data")
-    if isinstance(noted, dict) and not given:
+    if isinstance(noted, dict) and options.data is None:
+        given = {name: options[name] for name in FLAGS if options[name] is not None}
+        given |= options.data_options or {}
         try:
-            chosen = ChosenDataset(**noted)
-            return chosen.open(eval_transform())
-        except (TypeError, ValueError, KeyError, OSError) as error:
+            root = noted["root"] if options.root is None else options.root
+            values = {**noted["options"], **given}
+            return ChosenDataset(noted["name"], root, noted["split"], values).open(eval_transform())
+        except (AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+            if given or options.root is not None:
+                raise
             warnings.warn(f"{first.name}: its pictures are not to be had: {error}", stacklevel=2)
             return None
     values = data_values(options, first.config)

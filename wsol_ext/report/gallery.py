@@ -383,10 +383,10 @@ def _picture(dataset: LocalizationDataset, index: int) -> str:
         image = dataset.load_image(index)
     except (ImageError, OSError):
         return ""
-    return jpeg(fit(image, 1, _SIDE))
+    return _jpeg(fit(image, 1, _SIDE))
 
 
-def jpeg(image: Image.Image) -> str:
+def _jpeg(image: Image.Image) -> str:
     """An image as a page holds it."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)

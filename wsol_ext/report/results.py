@@ -9,7 +9,7 @@ from typing import Any
 from wsol_ext._files import mark_own_folder, write_json
 from wsol_ext._versions import versions
 from wsol_ext.data.base import LocalizationDataset
-from wsol_ext.data.factory import ChosenDataset
+from wsol_ext.data.factory import FLAGS, ChosenDataset
 from wsol_ext.evaluation import Evaluation
 from wsol_ext.evaluation.breakdown import by_class, by_object
 from wsol_ext.evaluation.runs import ORIGIN, read_run
@@ -77,9 +77,15 @@ def _origin(
     if run_folder is not None:
         origin["run"] = str(run_folder.resolve())
     if data is not None:
-        root = data.root and str(Path(data.root).resolve())
-        origin["data"] = {**asdict(data), "root": root, "options": dict(data.options)}
+        paths = {name: _whole(path) for name, path in data.options.items() if name in FLAGS}
+        root, values = data.root and _whole(data.root), {**data.options, **paths}
+        origin["data"] = {**asdict(data), "root": root, "options": values}
     return origin
+
+
+def _whole(path: str) -> str:
+    """A path from wherever it is looked at."""
+    return str(Path(path).resolve())
 
 
 def made_by(command: str) -> dict[str, str]:
