@@ -60,7 +60,7 @@ class Browser:
         """Open a page, as wide as that many pixels."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         # From an empty page: else another fragment of the same page loads nothing.
         for url in ("about:blank", page.resolve().as_uri() + fragment):

@@ -1,6 +1,5 @@
-"""Curves, drawn without a display."""
+"""The curve that training leaves beside a run, drawn without a display."""
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -10,13 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wsol_ext._files import atomic_path
-from wsol_ext.evaluation import CENTER
-from wsol_ext.metrics import Curve
 
-__all__ = ["SERIES", "curve_figure", "figure_svg", "loss_figure", "save_figure"]
+__all__ = ["loss_figure", "save_figure"]
 
 INK, GREY, LINE = "#1f2933", "#9aa5b1", "#e4e7eb"
-_ON_DARK = {INK: "#e4e7eb", LINE: "#323f4b"}
 SERIES = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed")
 
 
@@ -78,47 +74,7 @@ def _plot_stages(axes: Any, rows: Sequence[Mapping[str, float]], name: str, **st
         style.pop("label", None)  # once is enough for the legend
 
 
-def curve_figure(curves: Mapping[str, Curve], title: str) -> Figure:
-    """Localization accuracy over the map's threshold, a line for each source, the baseline grey and dashed."""
-    figure, axes = _axes()
-    colours = iter(SERIES * 4)
-    for name, curve in curves.items():
-        baseline = name == CENTER
-        colour = GREY if baseline else next(colours)
-        style = "--" if baseline else "-"
-        percent = [100 * share for share in curve.accuracy]
-        axes.plot(curve.thresholds, percent, style, color=colour, label=name)
-        if not baseline:
-            best = max(range(len(percent)), key=percent.__getitem__)
-            axes.plot(curve.thresholds[best], percent[best], "o", color=colour, markersize=5)
-    axes.set_xlabel("threshold on the score map", color=INK)
-    axes.set_ylabel("correct boxes (%)", color=INK)
-    axes.set_title(title, fontsize=10, color=INK, loc="left")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 101)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    return figure
-
-
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
-
-
-def figure_svg(figure: Figure) -> str:
-    """A figure as SVG without a ground, whose text and lines are light where its reader's screen is dark."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    light, dark = [], []
-    for number, (colour, on_dark) in enumerate(_ON_DARK.items()):
-        svg = svg.replace(colour, f"var(--c{number})")
-        light.append(f"--c{number}:{colour}")
-        dark.append(f"--c{number}:{on_dark}")
-    style = (
-        f"<style>svg{{{';'.join(light)}}}"
-        f"@media (prefers-color-scheme: dark){{svg{{{';'.join(dark)}}}}}</style>"
-    )
-    opening = svg.index(">", svg.index("<svg")) + 1
-    return svg[:opening] + style + svg[opening:]
