@@ -56,11 +56,18 @@ class Browser:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def open(self, page: Path, fragment: str = "", width: int = 1200, dark: bool = False) -> None:
-        """Open a page, as wide as that many pixels."""
+    def open(
+        self,
+        page: Path,
+        fragment: str = "",
+        width: int = 1200,
+        height: int = 900,
+        dark: bool = False,
+    ) -> None:
+        """Open a page in a window of so many pixels."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         # From an empty page: else another fragment of the same page loads nothing.
         for url in ("about:blank", page.resolve().as_uri() + fragment):
@@ -78,16 +85,15 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key where the focus is."""
-        codes = {"Enter": (13, "\r"), "Escape": (27, ""), "Tab": (9, ""), " ": (32, " ")}
+        codes = {"Enter": (13, "\r"), "Escape": (27, "")}
         code, text = codes[key]
         event = {"key": key, "windowsVirtualKeyCode": code, "text": text}
         self.call("Input.dispatchKeyEvent", type="keyDown", **event)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
-    def picture(self, path: Path, whole: bool = True) -> None:
-        """Write what is seen, or the whole page, as PNG."""
-        answer = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(b64decode(answer["data"]))
+    def picture(self, path: Path) -> None:
+        """Write what the window shows, as PNG."""
+        path.write_bytes(b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def _next(self) -> dict[str, Any]:
         """The next message; what it tells of is noted."""
@@ -111,7 +117,7 @@ class Browser:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser of its own, gone in the end.
+    """A browser of its own, gone in the end, with the profile that it had.
 
     Raises:
         FileNotFoundError: the machine has none.

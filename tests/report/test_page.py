@@ -41,6 +41,7 @@ def test_names_and_options_from_outside_are_text_in_the_page(tmp_path):
     (tmp_path / "run" / "config.yaml").write_text(json.dumps({"root": SCRIPT}))
     run.evaluation.about["data"] = SCRIPT
     page = page_of(run, path=tmp_path, dataset=Photographs(**names), made_by={"command": SCRIPT})
+    page = page.replace("<wbr>", "")
     assert page.count("<script") == 1
     assert "alert(" not in page.replace("alert(&#34;&amp;&#34;)", "")
     escaped = html.escape(SCRIPT).replace("&quot;", "&#34;")

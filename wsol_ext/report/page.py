@@ -5,6 +5,7 @@ without it.
 """
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -116,6 +117,7 @@ def _render(**values: Any) -> str:
     )
     pages.filters |= {
         "box_path": _box_path,
+        "breakable": _breakable,
         "with_quiet_interval": _with_quiet_interval,
         "with_quiet_settings": _with_quiet_settings,
     }
@@ -125,6 +127,11 @@ def _render(**values: Any) -> str:
 def _box_path(boxes: Iterable[Sequence[float]]) -> str:
     """Boxes as the data of an SVG path."""
     return "".join(f"M{x0:.6g} {y0:.6g}H{x1:.6g}V{y1:.6g}H{x0:.6g}Z" for x0, y0, x1, y1 in boxes)
+
+
+def _breakable(name: str) -> Markup:
+    """A name that is broken into lines behind its separators, if need be."""
+    return Markup("<wbr>").join(map(escape, re.split(r"(?<=[_/\\-])", name)))
 
 
 def _with_quiet_interval(cell: str) -> Markup:
