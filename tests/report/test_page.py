@@ -38,7 +38,8 @@ def test_names_and_options_from_outside_are_text_in_the_page(tmp_path):
     names = {"names": [SCRIPT + str(k) for k in range(12)]}
     names["class_names"] = [SCRIPT + f"class {k}" for k in range(3)]
     run = kept_run(tmp_path / "run", command=SCRIPT, **names)
-    (tmp_path / "run" / "config.yaml").write_text(json.dumps({"root": SCRIPT}))
+    run.origin["run"] = str(tmp_path)
+    (tmp_path / "config.yaml").write_text(json.dumps({"root": SCRIPT}))
     run.evaluation.about["data"] = SCRIPT
     page = page_of(run, path=tmp_path, dataset=Photographs(**names), made_by={"command": SCRIPT})
     page = page.replace("<wbr>", "")
@@ -174,6 +175,19 @@ def test_what_made_each_run_and_the_page_is_listed(tmp_path):
     assert '<th scope="row">torch</th><td>2.6</td><td>2.6</td>' in page
     assert "<code>wsol report a b</code>" in page
     assert listed(page_of(runs[0], path=tmp_path))["duration"] == "61.5 s"
+
+
+def test_options_are_those_of_the_runs_own_folder(tmp_path):
+    run = kept_run(tmp_path / "run" / "evaluation")
+    (tmp_path / "run" / "config.yaml").write_text("model: trt\n")
+    assert run.config == {}  # it says what made it, and no run
+    run.origin["run"] = str(tmp_path / "moved away")
+    assert run.config == {"model": "trt"}
+    (tmp_path / "moved away").mkdir()
+    (tmp_path / "moved away" / "config.yaml").write_text("model: sat\n")
+    assert run.config == {"model": "sat"}
+    run.origin.clear()
+    assert listed(page_of(run, path=tmp_path))["model"] == "trt"
 
 
 def evaluation_of(own, baseline):

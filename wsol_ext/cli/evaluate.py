@@ -166,7 +166,7 @@ def add_options(parser: Parser) -> None:
         "--gallery",
         type=int,
         default=6,
-        help="examples of each outcome to show: best and worst boxes, spread over the classes",
+        help="examples of each outcome to show with their heat maps: best and worst boxes, spread over the classes",
     )
     add_switch(output, "--progress", True, "show a progress bar")
     add_device(parser, batch_size=64)
@@ -416,7 +416,7 @@ def _run_on_boxes(options: Any) -> int:
     from wsol_ext.report.results import write_results
 
     chosen = options.chosen
-    dataset = chosen.open(eval_transform())  # of which no picture is read
+    dataset = chosen.open(eval_transform())  # of which pictures are read for the report alone
     out = _out(options)
     with _journal(options) as journal:
         with _processes("cpu") as rank:
@@ -446,7 +446,7 @@ def _run_on_maps(options: Any) -> int:
     with problems.collected():
         maps = ScoreMaps(options.maps)
     with problems.collected():
-        dataset = chosen.open(eval_transform())  # of which pictures are read for the gallery alone
+        dataset = chosen.open(eval_transform())  # of which pictures are read for the report alone
     threshold_from = None
     with problems.collected():
         threshold_from = _threshold_from(options, eval_transform())

@@ -72,14 +72,12 @@ class Disagreement:
         index: its place in the first run's data set.
         ious: of both runs' boxes with the true box that each fits best.
         boxes: (4,) each, pixels of the picture.
-        truths: those true boxes.
     """
 
     image: str
     index: int
     ious: tuple[float, float]
     boxes: tuple[NDArray[Any], NDArray[Any]]
-    truths: tuple[NDArray[Any], NDArray[Any]]
 
 
 @dataclass
@@ -282,7 +280,7 @@ def _disagreements(
     """The images of the largest differences of IoU, both ways."""
     known = []
     for run in runs:
-        columns = read_columns(run.verdicts, ("index", "image", "iou", "box", "truth"))
+        columns = read_columns(run.verdicts, ("index", "image", "iou", "box"))
         if columns is None:
             return []
         order = np.argsort(columns["image"])
@@ -299,7 +297,6 @@ def _disagreements(
             int(first["index"][place]),
             (float(first["iou"][place]), float(second["iou"][place])),
             (first["box"][place], second["box"][place]),
-            (first["truth"][place], second["truth"][place]),
         )
         for place in (*better, *worse)
     ]

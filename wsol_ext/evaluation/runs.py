@@ -62,8 +62,10 @@ class Run:
     @property
     def trained_in(self) -> Path | None:
         """The folder of the training run; None where what was evaluated is none's."""
-        known = [Path(self.origin["run"])] if isinstance(self.origin.get("run"), str) else []
-        folders = (*known, self.folder, self.folder.parent)
+        known = self.origin.get("run")
+        if self.origin and not isinstance(known, str):
+            return None  # what lies around the results is another's
+        folders = (*([] if known is None else [Path(known)]), self.folder, self.folder.parent)
         return next((each for each in folders if (each / "config.yaml").is_file()), None)
 
     @property

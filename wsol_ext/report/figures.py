@@ -13,7 +13,7 @@ from wsol_ext._files import atomic_path
 __all__ = ["loss_figure", "save_figure"]
 
 INK, GREY, LINE = "#1f2933", "#9aa5b1", "#e4e7eb"
-SERIES = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed")
+_SERIES = ("#2563eb", "#d97706", "#059669")
 
 
 def _axes(width: float = 6.0, height: float = 3.4) -> tuple[Figure, Any]:
@@ -37,10 +37,10 @@ def loss_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
             several: they follow each other, a line between them.
     """
     figure, axes = _axes()
-    _plot_stages(axes, rows, "loss", color=SERIES[0])
+    _plot_stages(axes, rows, "loss", color=_SERIES[0])
     axes.set_xlabel("epoch", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("training loss", color=SERIES[0])
+    axes.set_ylabel("training loss", color=_SERIES[0])
     axes.set_ylim(bottom=0)
     for number, (before, after) in enumerate(pairwise(rows), start=1):
         if before.get("stage") != after.get("stage"):
@@ -50,10 +50,10 @@ def loss_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
     shown = [n for n in ("accuracy", "test_accuracy") if any(n in row for row in rows)]
     if shown:
         right = axes.twinx()
-        for name, colour in zip(shown, SERIES[1:], strict=False):
+        for name, colour in zip(shown, _SERIES[1:], strict=False):
             label = "training accuracy" if name == "accuracy" else "test accuracy"
             _plot_stages(right, rows, name, color=colour, label=label)
-        right.set_ylabel("accuracy (%)", color=SERIES[1])
+        right.set_ylabel("accuracy (%)", color=_SERIES[1])
         right.set_ylim(0, 101)
         right.spines["top"].set_visible(False)
         right.spines[["left", "bottom", "right"]].set_color(GREY)
