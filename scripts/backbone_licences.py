@@ -1,4 +1,4 @@
-"""The table of pretrained backbones on the documentation's first page: what they learned from, and timm's word on licences.
+"""The table of pretrained backbones on the documentation's first page: what they learned from, their licences by timm.
 
 python scripts/backbone_licences.py
 """

@@ -113,7 +113,9 @@ def curve(title: str, x: Any, lines: dict[str, Any], label: str, marks: Any = ()
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
-            axes.legend(frameon=False)
+            axes.legend(
+                frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(lines)
+            )
 
     return draw
 
@@ -282,9 +284,9 @@ def boxes(birds: Birds, models: dict[str, LocalizationModel], out: Path) -> None
         [
             [
                 curve(
-                    "IoU of three pictures",
+                    "IoU, by picture",
                     thresholds,
-                    {f"picture {k}": ious[k] for k in (BIRD, BIRD + 1, 5)},
+                    {f"{k}": ious[k] for k in (BIRD, BIRD + 1, 5)},
                     "threshold",
                 ),
                 curve(
