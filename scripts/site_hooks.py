@@ -22,9 +22,9 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from result_tables import RESULTS, markdown_table, result_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 # Columns of the benchmarks' tables that a reader of the site wants; the others stand in the file.
 SHOWN = ("case", "baseline ms", "ours ms", "speedup", "peak memory, baseline / ours")
 
@@ -58,6 +58,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     up = "../" * page.file.src_uri.count("/")
     text = _DIRECTIVE.sub(replaced, markdown)
     text = re.sub(r"\]\(RESULTS/", f"]({up}results/", text)
+    text = text.replace("](../../docs/", "](../")  # of a page of results
     return re.sub(r"\]\((?:\.\./)+benchmarks/results/", f"]({up}results/", text)
 
 
@@ -83,33 +84,17 @@ def results(argument: str) -> str:
     name, _, pattern = argument.partition(": ")
     text = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     tables, measured = [], ""
-    for header, rows in _tables(text):
+    for header, rows in result_tables(name):
         kept = [row for row in rows if re.search(pattern, " | ".join(row))]
         if kept:
             columns = [k for k, title in enumerate(header) if title in SHOWN] or range(len(header))
             columns = [k for k in columns if any(row[k] for row in kept)]
-            tables.append(_table([[line[k] for k in columns] for line in (header, *kept)]))
+            tables.append(markdown_table([[line[k] for k in columns] for line in (header, *kept)]))
     if not tables:
         raise PluginError(f"no row of benchmarks/results/{name}.md matches {pattern!r}")
     if (machine := text.split("\n\n")[1]).startswith(("Intel", "AMD")):
         measured = f" {machine}"
     return "\n\n".join([*tables, f"<small>[{name}.md](RESULTS/{name}.md).{measured}</small>"])
-
-
-def _tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
-    """Header and rows of each table of a page."""
-    found = []
-    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
-        lines = [
-            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
-        ]
-        found.append((lines[0], lines[2:]))
-    return found
-
-
-def _table(lines: list[list[str]]) -> str:
-    header, *rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([header, "| --- " * len(lines[0]) + "|", *rows])
 
 
 def golden(name: str) -> str:
@@ -130,7 +115,7 @@ def golden(name: str) -> str:
             f"`{key.partition('/')[2]}`" for key in names if key.startswith(f"{group}/")
         )
         rows.append([what, listed])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def source(name: str) -> str:

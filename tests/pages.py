@@ -11,7 +11,7 @@ from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"])
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 
 _BLOCK = re.compile(
     r"(?:^\*Not run by the tests: ([^\n]+)\*\n\n)?^```(\w*)\n(.*?)^```$", re.M | re.S

@@ -198,3 +198,11 @@ def test_licences_of_backbones_are_those_that_timm_states(capsys):
     table = capsys.readouterr().out
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert f"<!-- scripts/backbone_licences.py -->\n{table}<!-- end -->" in text
+
+
+def test_tables_of_the_readme_are_those_of_stored_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    filled = runpy.run_path(str(ROOT / "scripts" / "readme_tables.py"))["filled"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert filled(readme) == readme
+    assert filled(readme.replace("OpenCV: ", "OpenCV: 1")) == readme
