@@ -6,9 +6,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from wsol_ext._files import is_results_folder
 from wsol_ext._names import printable, some
 from wsol_ext.data.base import LocalizationDataset, Transform
@@ -92,7 +89,7 @@ class FolderDataset(LocalizationDataset):
         if news:
             warnings.warn(f"{printable(self.root)}: {'; '.join(news)}", stacklevel=2)
         names = [printable(file) for file in files]
-        tables: list[Tensor] | None = None
+        tables: list[list[Box]] | None = None
         if boxes is not None:
             table = _read_boxes(Path(boxes), self.root, set(names))
             missing = [name for name in names if name not in table]
@@ -106,7 +103,7 @@ class FolderDataset(LocalizationDataset):
             kept = [k for k, name in enumerate(names) if name in table]
             names, labels = [names[k] for k in kept], [labels[k] for k in kept]
             files = [files[k] for k in kept]
-            tables = [torch.tensor(table[name]) for name in names]
+            tables = [table[name] for name in names]
         class_names = [printable(folder.name) for folder in folders]
         super().__init__(names, labels, class_names, transform, tables)
         self._files = files

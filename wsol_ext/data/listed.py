@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from wsol_ext._names import printable
 from wsol_ext._paths import Paths
 from wsol_ext.data.base import LocalizationDataset, Transform
@@ -57,9 +55,7 @@ class ListedDataset(LocalizationDataset):
             [picture.label for picture in pictures],
             class_names,
             transform,
-            [torch.tensor(picture.boxes).reshape(-1, 4) for picture in pictures]
-            if has_boxes
-            else None,
+            (picture.boxes for picture in pictures) if has_boxes else None,
         )
         self._paths = Paths(picture.path for picture in pictures)
         self._sizes = [picture.size for picture in pictures]
