@@ -1,15 +1,16 @@
 """Two evaluated runs: whether they differ by more than chance, and in which images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsol_ext._names import printable
+from wsol_ext._names import printable, some
 from wsol_ext.evaluation.breakdown import read_columns
 from wsol_ext.evaluation.results import ProtocolResult
-from wsol_ext.evaluation.runs import Run
+from wsol_ext.evaluation.runs import Run, differing
 from wsol_ext.evaluation.statistics import (
     DRAWS,
     Places,
@@ -108,6 +109,19 @@ class Comparison:
     draws: int = DRAWS
     seed: int = 0
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what the numbers of both are not alike in, and what could not be compared."""
+        first, second = self.first.name, self.second.name
+        notes = [
+            f"{count} images of {name} alone are left out"
+            for name, count in zip((first, second), self.left_out, strict=True)
+            if count
+        ]
+        for what, (one, other) in differing([self.first, self.second]).items():
+            notes.append(f"{what}: {one} ({first}), {other} ({second})")
+        return [*notes, *(f"{each}: not compared" for each in self.passed_over)]
+
     def as_dict(self) -> dict[str, Any]:
         """What JSON has."""
         return {
@@ -117,6 +131,7 @@ class Comparison:
             "images of one alone": list(self.left_out),
             "draws": self.draws,
             "seed": self.seed,
+            "notes": self.notes,
             "differences": self.rows(),
             "disagreements": [
                 {
@@ -162,12 +177,14 @@ def compare(
         pictures: of how many images to give the boxes, at most: half of them better in each.
 
     Raises:
-        ValueError: verdicts that are missing, damaged or unfinished, or no image that both have.
+        ValueError: verdicts that are missing, damaged or unfinished, no image that both have, or images that are others
+            in the second by size or true boxes.
     """
     names = [_image_names(run) for run in (first, second)]
     common = np.intersect1d(names[0], names[1])
     if not len(common):
         raise ValueError(f"{first.name} and {second.name} have no image of the same name")
+    _check_annotations((first, second), common)
     weights = draw_images(len(common), draws, seed)
     others = {result.name: result for result in second.evaluation.protocols}
     differences: list[Difference] = []
@@ -211,6 +228,34 @@ def _image_names(run: Run) -> NDArray[np.str_]:
     if len(np.unique(together)) < len(together):
         raise ValueError(f"{run.name}: several images have one name: they cannot be paired")
     return together
+
+
+def _check_annotations(runs: tuple[Run, Run], common: NDArray[np.str_]) -> None:
+    """Refuse runs whose images of one name have other sizes or true boxes, as far as both say."""
+    for column in ("annotation", "size"):  # older results have sizes alone
+        known = [_columns(run, common, (column,)) for run in runs]
+        if any(each is None for each in known):
+            continue
+        first, second = (each[column].reshape(len(common), -1) for each in known if each)
+        others = common[(first != second).any(axis=1)]
+        if len(others):
+            raise ValueError(
+                f"{runs[0].name} and {runs[1].name} cannot be compared, they are of different data: {len(others)} of "
+                f"{len(common)} images of the same name have other sizes or true boxes: {some(others.tolist())}"
+            )
+        return
+
+
+def _columns(
+    run: Run, common: NDArray[np.str_], names: Sequence[str]
+) -> dict[str, NDArray[Any]] | None:
+    """Columns of the images that both runs have, in the order of their names; None where a part lacks one."""
+    columns = read_columns(run.verdicts, ("index", "image", *names))
+    if columns is None:
+        return None
+    order = np.argsort(columns["image"])
+    kept = order[np.isin(columns["image"][order], common)]
+    return {name: values[kept] for name, values in columns.items()}
 
 
 def _places(common: NDArray[np.str_]) -> Places:
@@ -280,15 +325,9 @@ def _disagreements(
     runs: tuple[Run, Run], common: NDArray[np.str_], count: int
 ) -> list[Disagreement]:
     """The images of the largest differences of IoU, both ways."""
-    known = []
-    for run in runs:
-        columns = read_columns(run.verdicts, ("index", "image", "iou", "box", "truth"))
-        if columns is None:
-            return []
-        order = np.argsort(columns["image"])
-        kept = order[np.isin(columns["image"][order], common)]
-        known.append({name: values[kept] for name, values in columns.items()})
-    first, second = known
+    first, second = (_columns(run, common, ("iou", "box", "truth")) for run in runs)
+    if first is None or second is None:
+        return []
     change = second["iou"].astype(float) - first["iou"].astype(float)
     order = np.argsort(change, kind="stable")
     worse = [place for place in order[: count // 2] if change[place] < 0]

@@ -154,7 +154,7 @@ def shown_threshold(threshold: float | str, chosen: ChosenThresholds | None) -> 
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
-    """An `evaluation.json` as the evaluation that it is of, as far as thresholds need it: without curves.
+    """An `evaluation.json` as the evaluation that it is of, as far as thresholds and `wsol compare` need it: no curves.
 
     Raises:
         ValueError: it is damaged, or of a version that stored no thresholds; the message names the file.
@@ -164,7 +164,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         method, images = found.pop("method"), found.pop("images")
-        about = {name: found[name] for name in ("data", "split") if name in found}
+        about = {name: found[name] for name in ("data", "split", "checkpoint") if name in found}
         if not is_whole(images) or not all(map(is_text, (method, *about.values()))):
             raise ValueError(f"method is {method!r}, images {images!r}, data and split {about}")
         protocols = [_result(each, method) for each in found.pop("protocols")]
