@@ -112,6 +112,21 @@ def test_images_are_paired_by_name_whatever_their_order_and_others_are_left_out(
     assert {(each.difference, each.p) for each in found.differences} == {(0.0, 1.0)}
 
 
+def test_images_are_paired_whose_names_are_composed_otherwise(runs, tmp_path):
+    names = {
+        "a": {"4.png": "\u00e9.png", "5.png": "o\u0308.png", "6.png": "\u00f6.png"},
+        "b": {"4.png": "e\u0301.png", "5.png": "o\u0308.png", "6.png": "6.png"},
+    }
+    for name, renamed in names.items():
+        kept_evaluation(tmp_path / name, seed=1, threshold=0.3)
+        for number, part in enumerate(read_parts(tmp_path / name / "verdicts")):
+            part.image = np.array([renamed.get(each, each) for each in part.image])
+            write_part(tmp_path / name / "verdicts", str(number), part)
+    found = compare(*(read_run(tmp_path / name) for name in "ab"), draws=DRAWS)
+    assert (found.images, found.left_out) == (8, (1, 1))
+    assert {(each.difference, each.p) for each in found.differences} == {(0.0, 1.0)}
+
+
 @pytest.mark.parametrize("column", ["annotation", "size"], ids=["boxes", "sizes of old results"])
 def test_pictures_of_other_boxes_or_sizes_are_other_pictures(runs, tmp_path, column):
     kept_evaluation(tmp_path, seed=2, threshold=0.3)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsol_ext._files import is_results_folder
-from wsol_ext._names import printable, some
+from wsol_ext._names import Spellings, printable, some
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.box_tables import read_box_table
 from wsol_ext.data.finding import Found, find_images, is_image, no_image, passed_over, search
@@ -91,7 +91,7 @@ class FolderDataset(LocalizationDataset):
         names = [printable(file) for file in files]
         tables: list[list[Box]] | None = None
         if boxes is not None:
-            table = _read_boxes(Path(boxes), self.root, set(names))
+            table = _read_boxes(Path(boxes), self.root, names)
             missing = [name for name in names if name not in table]
             if missing:
                 share = f"{len(missing)} of {len(names)} images, such as {missing[0]}"
@@ -173,16 +173,17 @@ def _class_folders(root: Path) -> tuple[list[Path], list[Path]]:
     return folders, beside
 
 
-def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[Box]]:
+def _read_boxes(path: Path, root: Path, names: Sequence[str]) -> dict[str, list[Box]]:
     """The boxes of the images that have some, by their names."""
     table: dict[str, list[Box]] = {}
-    boxes = read_box_table(path)
+    known, boxes = Spellings(names), read_box_table(path)
     for row in boxes:
         with noted():
-            if row.image not in known:
+            name = known.find(row.image)
+            if name is None:
                 raise row.error(f"there is no image {row.image!r} below {root}")
             if row.box is not None:
-                table.setdefault(row.image, []).append(row.box)
+                table.setdefault(name, []).append(row.box)
     check_pixels(path, chain.from_iterable(table.values()))
     if boxes.is_found:
         warnings.warn(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from wsol_ext._names import printable
 from wsol_ext._paths import Paths
 from wsol_ext.data.base import LocalizationDataset, Transform
+from wsol_ext.data.finding import as_stored
 from wsol_ext.data.tables import Box
 
 __all__ = ["Listed", "ListedDataset", "NamedBox", "boxes_of_main_class"]
@@ -62,7 +63,7 @@ class ListedDataset(LocalizationDataset):
 
     def image_path(self, index: int) -> Path:
         """The file of picture number `index`."""
-        return self._paths[index]
+        return as_stored(self._paths[index])
 
     def declared_size(self, index: int) -> tuple[int, int] | None:
         """Width and height of picture number `index`, where the annotations say."""
