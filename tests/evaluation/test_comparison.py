@@ -12,6 +12,7 @@ from wsol_ext.evaluation.comparison import compare
 from wsol_ext.evaluation.results import CENTER
 from wsol_ext.evaluation.runs import grouped, read_run, rows_of_runs, table_columns
 from wsol_ext.evaluation.statistics import draw_images, interval_of, mcnemar, p_value, protocol_of
+from wsol_ext.evaluation.threshold_from import ChosenThresholds
 from wsol_ext.evaluation.verdicts import Verdicts, read_parts, write_part
 from wsol_ext.report.comparison import runs_table
 
@@ -70,6 +71,20 @@ def test_mcnemar_counts_images_where_the_threshold_was_given(comparison):
     assert known.mcnemar_p == mcnemar(known.only_first, known.only_second)
     others = [each for each in comparison.differences if not each.protocol.startswith("toploc")]
     assert {each.mcnemar_p for each in others} == {None}
+
+
+def test_mcnemar_counts_images_where_others_chose_the_threshold(tmp_path):
+    chosen = ChosenThresholds(kept_evaluation(tmp_path / "other", seed=3), "others")
+    for name, seed in (("a", 1), ("b", 2)):
+        kept_evaluation(tmp_path / name, seed=seed, chosen=chosen)
+    found = compare(*(read_run(tmp_path / name) for name in "ab"), draws=2)
+    (known,) = (each for each in found.differences if each.number == "gt_known")
+    at = round(chosen.evaluation.protocols[2].thresholds["own"]["threshold"] / 0.05) - 1
+    first, second = (judged(seed)[0]["toploc/own"][:, at, 4] for seed in (1, 2))
+    assert (known.first, known.second) == (first.float().mean(), second.float().mean())
+    assert known.only_first == int((first & ~second).sum())
+    assert known.only_second == int((second & ~first).sum())
+    assert known.mcnemar_p == mcnemar(known.only_first, known.only_second)
 
 
 def test_a_run_does_not_differ_from_itself(runs):
