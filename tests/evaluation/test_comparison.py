@@ -123,7 +123,7 @@ def test_images_are_paired_by_name_whatever_their_order_and_others_are_left_out(
     assert evaluation.images == 9
     found = compare(run, read_run(moved), draws=DRAWS)
     assert (found.images, found.left_out) == (8, (1, 1))
-    assert found.notes == [f"1 images of {each} alone are left out" for each in (run.name, moved)]
+    assert found.notes == [f"images of one alone, left out: 1 ({run.name}), 1 ({moved})"]
     assert {(each.difference, each.p) for each in found.differences} == {(0.0, 1.0)}
 
 

@@ -113,11 +113,12 @@ class Comparison:
     def notes(self) -> list[str]:
         """Sentences on what the numbers of both are not alike in, and what could not be compared."""
         first, second = self.first.name, self.second.name
-        notes = [
-            f"{count} images of {name} alone are left out"
-            for name, count in zip((first, second), self.left_out, strict=True)
-            if count
-        ]
+        notes = []
+        if any(self.left_out):
+            of_first, of_second = self.left_out
+            notes.append(
+                f"images of one alone, left out: {of_first} ({first}), {of_second} ({second})"
+            )
         for what, (one, other) in differing([self.first, self.second]).items():
             notes.append(f"{what}: {one} ({first}), {other} ({second})")
         return [*notes, *(f"{each}: not compared" for each in self.passed_over)]
