@@ -67,7 +67,10 @@ def check(options: Any, problems: Problems) -> None:
     options.files = []
     for place in options.runs or []:
         with problems.collected():
-            options.files.append(find_evaluation(place, "RUN"))
+            file = find_evaluation(place, "RUN")
+            if any(file.samefile(other) for other in options.files):
+                raise ValueError(f"RUN is {place}, which is given twice")
+            options.files.append(file)
     if options.group is not None and options.group not in _GROUPS:
         problems.add(f"--group is {options.group}, it should be one of {', '.join(_GROUPS)}")
     for name, least in (("draws", 1), ("seed", 0), ("pictures", 0)):

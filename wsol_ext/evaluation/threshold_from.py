@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from wsol_ext._names import in_short, printable, some
+from wsol_ext._names import Spellings, in_short, printable, some
 from wsol_ext._stored import is_number, is_text, is_whole
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.data.box_tables import read_box_table
@@ -154,7 +154,7 @@ def shown_threshold(threshold: float | str, chosen: ChosenThresholds | None) -> 
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
-    """An `evaluation.json` as the evaluation that it is of, as far as thresholds need it: without curves.
+    """An `evaluation.json` as the evaluation that it is of, as far as thresholds and `wsol compare` need it: no curves.
 
     Raises:
         ValueError: it is damaged, or of a version that stored no thresholds; the message names the file.
@@ -164,7 +164,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         method, images = found.pop("method"), found.pop("images")
-        about = {name: found[name] for name in ("data", "split") if name in found}
+        about = {name: found[name] for name in ("data", "split", "checkpoint") if name in found}
         if not is_whole(images) or not all(map(is_text, (method, *about.values()))):
             raise ValueError(f"method is {method!r}, images {images!r}, data and split {about}")
         protocols = [_result(each, method) for each in found.pop("protocols")]
@@ -209,7 +209,7 @@ def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> Localizatio
         FileNotFoundError: no such file.
         AnnotationError: the file is malformed, or has a box of none of the pictures.
     """
-    table = boxes_by_image(path)
+    table = boxes_by_image(path, dataset.image_names)
     boxed = [name for name in dataset.image_names if len(table.get(name, ()))]
     if not boxed:
         named = f", it names {some(list(table))}" if table else ""
@@ -225,15 +225,22 @@ def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> Localizatio
     return dataset.with_boxes(table)
 
 
-def boxes_by_image(path: str | Path) -> dict[str, Tensor]:
+def boxes_by_image(path: str | Path, image_names: Sequence[str]) -> dict[str, Tensor]:
     """The boxes (N, 4) of each image that a file names, float64; none of one in which nothing was found.
+
+    Args:
+        path: the file.
+        image_names: by which images go that it may name otherwise, as `Spellings` has them; others stand as they are.
 
     Raises:
         FileNotFoundError, AnnotationError: as `read_box_table`.
     """
+    known = Spellings(image_names)
     table: dict[str, list[tuple[float, ...]]] = {}
     for row in read_box_table(path):
-        table.setdefault(row.image, []).extend([] if row.box is None else [row.box])
+        table.setdefault(known.find(row.image) or row.image, []).extend(
+            [] if row.box is None else [row.box]
+        )
     return {
         name: torch.tensor(boxes, dtype=torch.float64).view(-1, 4) for name, boxes in table.items()
     }
