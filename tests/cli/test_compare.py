@@ -145,3 +145,5 @@ def test_mistakes_are_named_together(capsys):
     assert "RUN is nowhere, which has no evaluation.json" in said
     assert "--group is seed, it should be one of method, data, split" in said
     assert "--draws is 0, it should be 1 or more" in said
+    assert main(["compare", "runs/trt_0", "runs/trt_0/evaluation.json"]) == 2
+    assert "RUN is runs/trt_0/evaluation.json, which is given twice" in capsys.readouterr().err

@@ -28,12 +28,9 @@ def test_best_worst_and_others_of_each_kind_are_shown(runs):
         of_kind = np.sort(kept["iou"][kept["outcome"] == kind])
         shown = [card.ious[0] for card in gallery.cards if card.kind == kind]
         assert gallery.kinds[kind].count == len(of_kind)
-        assert (
-            abs(len(shown) - 60 / len(gallery.kinds)) <= 1
-        )  # two turns may come to the same image
+        assert 8 <= len(shown) <= 12  # two turns may come to the same image
         assert (max(shown), min(shown)) == (of_kind[-1], of_kind[0])
-        middle = [iou for iou in shown if of_kind[8] < iou < of_kind[-9]]
-        assert len(middle) > 0
+    assert sum(0.3 < iou < 0.7 for iou in ious) >= len(gallery.kinds)
     assert len(gallery.classes) == 10
 
 

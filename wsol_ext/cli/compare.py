@@ -25,6 +25,7 @@ __all__ = [
     "check",
     "check_further",
     "dataset_of_runs",
+    "found_runs",
     "run",
 ]
 
@@ -77,10 +78,7 @@ def add_options(parser: Parser) -> None:
 
 def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
-    options.files = []
-    for place in options.runs or []:
-        with problems.collected():
-            options.files.append(find_evaluation(place, "RUN"))
+    found_runs(options, problems)
     if options.group is not None and options.group not in _GROUPS:
         problems.add(f"--group is {options.group}, it should be one of {', '.join(_GROUPS)}")
     for name, least in (("draws", 1), ("seed", 0), ("pictures", 0)):
@@ -88,6 +86,18 @@ def check(options: Any, problems: Problems) -> None:
             problems.add(f"--{name} is {options[name]}, it should be {least} or more")
     if options.out is not None:
         check_out(options.out, problems)
+
+
+def found_runs(options: Any, problems: Problems) -> list[Path]:
+    """The files of results of the runs that were given, each once."""
+    files: list[Path] = []
+    for place in options.runs or []:
+        with problems.collected():
+            file = find_evaluation(place, "RUN")
+            if any(file.samefile(other) for other in files):
+                raise ValueError(f"RUN is {place}, which is given twice")
+            files.append(file)
+    return files
 
 
 def check_further(options: Any, problems: Problems) -> None:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsol_ext._problems import Problems, check_folder
 from wsol_ext.cli.arguments import Parser
-from wsol_ext.cli.compare import dataset_of_runs
+from wsol_ext.cli.compare import dataset_of_runs, found_runs
 from wsol_ext.cli.options import add_config, add_data
-from wsol_ext.thresholds import find_evaluation
 
 if TYPE_CHECKING:
     from wsol_ext.evaluation.comparison import Comparison
@@ -46,10 +45,7 @@ def add_options(parser: Parser) -> None:
 
 def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
-    files = []
-    for place in options.runs or []:
-        with problems.collected():
-            files.append(find_evaluation(place, "RUN"))
+    files = found_runs(options, problems)
     if options.pictures < 0:
         problems.add(f"--pictures is {options.pictures}, it should be 0 or more")
     beside = files[0].parent / "report.html" if len(options.runs or []) == 1 and files else None

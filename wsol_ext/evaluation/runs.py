@@ -1,6 +1,7 @@
 """Evaluated runs, and the tables that set several beside each other."""
 
 import csv
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsol_ext._files import read_yaml
-from wsol_ext._names import printable
+from wsol_ext._names import printable, some
 from wsol_ext._stored import read_values
 from wsol_ext.evaluation.journal import FOLDER, is_unfinished
 from wsol_ext.evaluation.results import CENTER, Evaluation, ProtocolResult
@@ -21,6 +22,7 @@ from wsol_ext.thresholds import find_evaluation
 __all__ = [
     "ORIGIN",
     "Run",
+    "differing",
     "grouped",
     "numbers_of",
     "read_run",
@@ -31,6 +33,7 @@ __all__ = [
 ORIGIN = "origin.json"
 """The file, beside `evaluation.json`, of what made it: `command`, `date`, `duration`, `versions`, and where `run`, the
 run's folder, and `data`, the pictures, were. They differ between evaluations of the same numbers."""
+_ABOUT = ("data", "split", "checkpoint")
 
 
 @dataclass
@@ -175,6 +178,8 @@ def grouped(runs: Sequence[Run], by: str) -> list[dict[str, Any]]:
 
     Raises:
         ValueError: a run has no such value.
+
+    A group whose runs were not measured alike draws a warning.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -184,6 +189,13 @@ def grouped(runs: Sequence[Run], by: str) -> list[dict[str, Any]]:
         groups.setdefault(str(about[by]), []).append(run)
     rows = []
     for name, members in groups.items():
+        unlike = {what: of for what, of in differing(members).items() if what != "checkpoint"}
+        for what, of_runs in unlike.items():
+            warnings.warn(
+                f"runs of {by} {name} differ in {what} ({some(list(dict.fromkeys(of_runs)))}): their mean is of unlike "
+                "numbers",
+                stacklevel=2,
+            )
         row: dict[str, Any] = {by: name, "runs": len(members)}
         cells = [numbers_of(run.evaluation, run.evaluation.method) for run in members]
         for title in table_columns():
@@ -209,17 +221,51 @@ def numbers_of(evaluation: Evaluation, source: str) -> dict[str, float]:
     return {title: value for title, value in cells.items() if value is not None}
 
 
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """What runs differ in beside their numbers: data, split, images, checkpoint, and each protocol's settings.
+
+    Returns:
+        by what it is each run's, "" where a run says nothing of it. What is alike is left out.
+    """
+    said = [_asked(run.evaluation) for run in runs]
+    names = dict.fromkeys(name for each in said for name in each)
+    values = {name: [each.get(name, "") for each in said] for name in names}
+    return {name: each for name, each in values.items() if len({*each} - {""}) > 1}
+
+
+def _asked(evaluation: Evaluation) -> dict[str, str]:
+    """What an evaluation was told, as texts; thresholds that it found are none."""
+    asked = {name: str(evaluation.about[name]) for name in _ABOUT if name in evaluation.about}
+    asked["images"] = str(evaluation.images)
+    for result in evaluation.protocols:
+        given = result.settings.get("chosen") == "beforehand"
+        names = ["interval", *(["threshold"] if given else []), "chosen"]
+        settings = [f"{name} {result.settings[name]}" for name in names if name in result.settings]
+        asked[f"settings of {result.name}"] = ", ".join(settings)
+    return asked
+
+
 def rows_of_runs(runs: Sequence[Run], parts: bool = False) -> list[dict[str, Any]]:
     """A row for each run, its parts first where they are wanted, and the baseline's in the end.
 
     Returns:
-        rows of `method`, `run`, and by title the numbers that there are.
+        rows of `method`, `run`, what the runs differ in by `differing`, and by title the numbers that there are. The
+        baseline has one row, or one for each run where its numbers differ between them.
     """
+    unlike = differing(runs)
     rows: list[dict[str, Any]] = []
-    baseline: dict[str, float] = {}
-    for run in runs:
+    baselines: list[dict[str, Any]] = []
+    together: dict[str, float] = {}
+    for place, run in enumerate(runs):
         evaluation = run.evaluation
+        about = {"run": run.name, **{name: values[place] for name, values in unlike.items()}}
         for source in (*(evaluation.parts if parts else ()), evaluation.method):
-            rows.append({"method": source, "run": run.name, **numbers_of(evaluation, source)})
-        baseline |= numbers_of(evaluation, CENTER)
-    return [*rows, {"method": CENTER, "run": "", **baseline}]
+            rows.append({"method": source, **about, **numbers_of(evaluation, source)})
+        numbers = numbers_of(evaluation, CENTER)
+        baselines.append({"method": CENTER, **about, **numbers})
+        together |= numbers
+    if all(
+        row.get(title, value) == value for row in baselines for title, value in together.items()
+    ):
+        baselines = [{"method": CENTER, "run": "", **together}]
+    return [*rows, *baselines]

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from wsol_ext._names import in_short, printable, some
+from wsol_ext._names import Spellings, in_short, printable, some
 from wsol_ext._stored import is_number, is_text, is_whole
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.data.box_tables import read_box_table
@@ -236,7 +236,7 @@ def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> Localizatio
         FileNotFoundError: no such file.
         AnnotationError: the file is malformed, or has a box of none of the pictures.
     """
-    table = boxes_by_image(path)
+    table = boxes_by_image(path, dataset.image_names)
     boxed = [name for name in dataset.image_names if len(table.get(name, ()))]
     if not boxed:
         named = f", it names {some(list(table))}" if table else ""
@@ -252,15 +252,22 @@ def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> Localizatio
     return dataset.with_boxes(table)
 
 
-def boxes_by_image(path: str | Path) -> dict[str, Tensor]:
+def boxes_by_image(path: str | Path, image_names: Sequence[str]) -> dict[str, Tensor]:
     """The boxes (N, 4) of each image that a file names, float64; none of one in which nothing was found.
+
+    Args:
+        path: the file.
+        image_names: by which images go that it may name otherwise, as `Spellings` has them; others stand as they are.
 
     Raises:
         FileNotFoundError, AnnotationError: as `read_box_table`.
     """
+    known = Spellings(image_names)
     table: dict[str, list[tuple[float, ...]]] = {}
     for row in read_box_table(path):
-        table.setdefault(row.image, []).extend([] if row.box is None else [row.box])
+        table.setdefault(known.find(row.image) or row.image, []).extend(
+            [] if row.box is None else [row.box]
+        )
     return {
         name: torch.tensor(boxes, dtype=torch.float64).view(-1, 4) for name, boxes in table.items()
     }

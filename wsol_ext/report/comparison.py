@@ -9,16 +9,26 @@ __all__ = ["cells_of", "differences_table", "groups_table", "markdown", "runs_ta
 
 
 def differences_table(comparison: Comparison) -> str:
-    """The differences as a markdown table."""
+    """The differences as a markdown table, and below it what the runs are not alike in."""
     header = ["number", comparison.first.name, comparison.second.name, "difference", "p", "McNemar"]
-    return markdown(header, [[each.title, *cells_of(each)] for each in comparison.differences])
+    table = markdown(header, [[each.title, *cells_of(each)] for each in comparison.differences])
+    return "\n\n".join([table, *comparison.notes])
 
 
 def runs_table(rows: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> str:
-    """Rows of `rows_of_runs` as a markdown table of percentages; numbers that no run has are left out."""
+    """Rows of `rows_of_runs` as a markdown table of percentages; numbers that no run has are left out.
+
+    Several runs stand by their names, as methods may be called alike.
+    """
     shown = [title for title in titles if any(title in row for row in rows)]
-    cells = [[row["method"], *(f"{row[t]:.1%}" if t in row else "" for t in shown)] for row in rows]
-    return markdown(["method", *shown], cells)
+    texts = list(dict.fromkeys(name for row in rows for name in row if name not in titles))
+    if len({row["run"] for row in rows if row["run"]}) == 1:
+        texts.remove("run")
+    cells = [
+        [*(row.get(t, "") for t in texts), *(f"{row[t]:.1%}" if t in row else "" for t in shown)]
+        for row in rows
+    ]
+    return markdown([*texts, *shown], cells)
 
 
 def groups_table(rows: Sequence[Mapping[str, Any]], by: str, titles: Sequence[str]) -> str:
