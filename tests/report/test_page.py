@@ -263,10 +263,13 @@ def test_what_is_read_back_is_what_was_written(tmp_path):
     assert found.about | {"versions": 0} == {**written.about, "versions": 0}
     assert [result.curves for result in found.protocols] == [r.curves for r in written.protocols]
     assert [r.title for r in found.protocols] == [r.title for r in written.protocols]
+    assert found.by_class == []
     with_classes = kept_run(tmp_path / "run").evaluation
     assert with_classes.by_class[2] == {"kind": "bird 2", "images": 1, "maxboxacc": 2 / 3}
     assert with_classes.by_object[0] == {"kind": "small object", "images": 1, "maxboxacc": 0.5}
     assert with_classes.protocols[0].intervals["mine"] == {"gt_known": (0.7, 0.8)}
+    written.save(tmp_path / "run")
+    assert read_run(tmp_path / "run").evaluation.by_class == []  # not those of before
 
 
 @pytest.mark.parametrize(

@@ -234,15 +234,15 @@ class Evaluation:
         write_json(folder / "evaluation.json", self.as_dict())
         write_csv(folder / "evaluation.csv", self.rows())
         written = [folder / "evaluation.json", folder / "evaluation.csv"]
-        for name, rows in (("by_object", self.by_object), ("by_class", self.by_class)):
+        tables = {"by_object": self.by_object, "by_class": self.by_class}
+        tables |= {f"curve_{result.name}": _curve_rows(result) for result in self.protocols}
+        for name, rows in tables.items():
+            path = folder / f"{name}.csv"
             if rows:
-                write_csv(folder / f"{name}.csv", rows)
-                written.append(folder / f"{name}.csv")
-        for result in self.protocols:
-            if result.curves:
-                path = folder / f"curve_{result.name}.csv"
-                write_csv(path, _curve_rows(result))
+                write_csv(path, rows)
                 written.append(path)
+            else:  # of an evaluation before
+                path.unlink(missing_ok=True)
         return written
 
 
