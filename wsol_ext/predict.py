@@ -48,7 +48,9 @@ def load(
             the model; "otsu": what separates each map's pixels best; "mean": the mean of each map; "auto": the
             best where there is one, else the method's published one, else "otsu", as `wsol localize` does.
         device: where to compute: "cpu", "cuda", "cuda:1", …; "auto": on a GPU where there is one.
-        method, backbone_weights, published_heads: as `wsol_ext.checkpoints.load_model` takes them.
+        method: as `wsol_ext.checkpoints.load_model` takes it, like the next two.
+        backbone_weights: likewise.
+        published_heads: likewise.
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without a model.

@@ -1,12 +1,12 @@
 """docs/attention_maps.md: its code runs as it stands, but for the weights, which are random."""
 
-import re
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import transformers
+from pages import blocks, run_python
 from PIL import Image
 
 PAGE = Path(__file__).parents[2] / "docs" / "attention_maps.md"
@@ -31,12 +31,12 @@ def without_network(monkeypatch, tmp_path):
 
 
 def test_the_code_of_the_page_runs_and_gives_what_it_says(without_network):
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 5
+    found = blocks(PAGE, "python")
+    assert len(found) == 5
     names = {}
     torch.manual_seed(0)
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)
+    for number, block in enumerate(found):
+        run_python(block, PAGE, names)
         if number == 0:
             height, width = names["images"].shape[-2:]
             assert names["attention"].shape == (1, height // 16, width // 16)

@@ -1,8 +1,6 @@
 """docs/discover.md does what it says, by a transformer that is small and random."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from discovery.drawings import (
     drawing,
     weights_of,
 )
+from pages import blocks, commands, run_python
 
 import wsol_ext.models
 from wsol_ext.cli import main
@@ -58,16 +57,15 @@ def _folder(pictures, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("_folder")
 def test_page_runs_from_top_to_bottom(monkeypatch, capsys):
     names: dict[str, object] = {}
-    blocks = re.findall(r"```(python|sh)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["sh", "sh", "sh", "python"]
-    for kind, text in blocks:
-        if kind == "python":
+    found = blocks(PAGE, "python", "sh")
+    assert [block.language for block in found] == ["sh", "sh", "sh", "python"]
+    for block in found:
+        if block.language == "python":
             capsys.readouterr()
             monkeypatch.setattr(wsol_ext.models, "any_backbone", lambda *_, **__: blind_backbone())
-            exec(compile(text, str(PAGE), "exec"), names)
+            run_python(block, PAGE, names)
             continue
-        for line in text.splitlines():
-            program, *arguments = shlex.split(line)
+        for program, *arguments in commands(block):
             assert program == "wsol"
             assert main([*arguments, *FLAGS[arguments[0]], "--progress", "false"]) == 0
     boxes = json.loads(Path("found/boxes.json").read_text())

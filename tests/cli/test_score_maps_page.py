@@ -1,11 +1,10 @@
 """docs/score_maps.md does what it says."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import torch
+from pages import blocks, commands, run_python
 
 from wsol_ext.cli import main
 from wsol_ext.data import FolderDataset
@@ -29,14 +28,13 @@ def test_page_runs_from_top_to_bottom(pictures, tmp_path, monkeypatch, capsys):
     few(pictures, tmp_path / "pictures")
     torch.manual_seed(0)
     names: dict[str, object] = {}
-    blocks = re.findall(r"```(python|sh)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["python", "sh", "sh", "python", "python"]
-    for kind, text in blocks:
-        if kind == "python":
-            exec(compile(text, str(PAGE), "exec"), names)
+    found = blocks(PAGE, "python", "sh")
+    assert [block.language for block in found] == ["python", "sh", "sh", "python", "python"]
+    for block in found:
+        if block.language == "python":
+            run_python(block, PAGE, names)
             continue
-        for line in text.splitlines():
-            program, *arguments = shlex.split(line)
+        for program, *arguments in commands(block):
             assert program == "wsol"
             quiet = ["--workers", "0"] if arguments[0] == "evaluate" else []
             assert main([*arguments, *quiet, "--progress", "false"]) == 0

@@ -30,8 +30,8 @@ def adaptive_token_mask(attention: Tensor, mass: float) -> Tensor:
         mass: the part of a row's sum, in [0, 1].
 
     Returns:
-        (B, N) bool, True for kept tokens; not differentiable. Values count as multiples of 2**-45 of the row's largest
-        (N < 65,536; 2**-53 for N < 256), whose sums are exact: CPU and CUDA give the same mask.
+        (B, N) bool, True for kept tokens; not differentiable. Values count as multiples of `2**-45` of the row's
+        largest (N < 65,536; `2**-53` for N < 256), whose sums are exact: CPU and CUDA give the same mask.
 
     Raises:
         TypeError: a dtype that is none of these.
