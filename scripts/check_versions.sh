@@ -16,7 +16,7 @@ install() { # ENVIRONMENT PYTHON PACKAGES...
   environment="$folder/$1" python="$2"
   shift 2
   export VIRTUAL_ENV="$environment"
-  "$folder/tools/bin/uv" venv --quiet --clear --python "$python" "$environment"
+  "$folder/tools/bin/uv" venv --quiet --clear --seed --python "$python" "$environment"
   "$folder/tools/bin/uv" pip install --quiet "$@"
 }
 

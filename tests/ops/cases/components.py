@@ -24,7 +24,7 @@ def mask_arguments(size: Size, dtype: torch.dtype) -> Arguments:
 def all_but_sums(**arguments: Any) -> tuple[Tensor, ...]:
     found = ops.label_components(**arguments)
     assert found.sums is None
-    return found[:-1]
+    return tuple(found[i] for i in range(len(found) - 1))
 
 
 def by_opencv(masks: Tensor, connectivity: int) -> tuple[Tensor, ...]:
