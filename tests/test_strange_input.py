@@ -168,7 +168,7 @@ def test_map_of_any_numbers_is_evaluated_or_refused_by_name(tmp_path):
     protocols = ["maxboxacc", "maxboxaccv2", "toploc", "corloc", "pxap"]
     found = evaluate_maps(taken, boxes, (9, 9), protocols, masks=masks, interval=0.1)
     assert 0 < found.metric("maxboxaccv2", "maxboxaccv2") <= 1
-    assert found.metric("pxap", "pxap") == 1
+    assert found.metric("pxap", "pxap") == pytest.approx(1)  # a sum of parts
 
 
 VALUES = st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3)

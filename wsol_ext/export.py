@@ -33,6 +33,7 @@ Format: TypeAlias = Literal["onnx", "pt2"]
 Classes: TypeAlias = Literal["top1", "given"]
 """Whose maps a program gives: each image's best class's, or those of the classes that are its second input."""
 
+_MOST = 2**31 - 1  # images or classes at once: torch 2.6 exports no dimension without an end
 _METADATA = "wsol_ext"  # an ONNX file's property; of a .pt2 the extra file wsol_ext.json
 _LARGEST_ONNX = 2**31 - 2**24  # bytes of weights; a protobuf message ends at 2 GiB
 _ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -129,7 +130,7 @@ def exported_program(
     device = next(model.parameters()).device
     # Neither a batch nor a count of classes of 1, which torch would take for no size at all but a constant.
     images = torch.zeros((2, 3, height, width), device=device)
-    shapes: list[dict[int, Any]] = [{0: Dim("batch", min=1)}]
+    shapes: list[dict[int, Any]] = [{0: Dim("batch", min=1, max=_MOST)}]
     if dynamic:
         patch, least = model.backbones()[-1].patch_size, _fewest_patches(model)
         sides = [max(least, s // p) * p for s, p in zip((height, width), patch, strict=True)]
@@ -141,7 +142,7 @@ def exported_program(
     arguments = [images]
     if classes == "given":
         arguments.append(torch.zeros((2, 2), dtype=torch.int64, device=device))
-        shapes.append({0: shapes[0][0], 1: Dim("count", min=1)})
+        shapes.append({0: shapes[0][0], 1: Dim("count", min=1, max=_MOST)})
     kind = _OfGivenClasses if classes == "given" else _OfTop1
     with _evaluating(model), torch.no_grad():
         program = torch.export.export(kind(model), tuple(arguments), dynamic_shapes=tuple(shapes))

@@ -614,5 +614,7 @@ def _processes(device: str) -> Iterator[int]:
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield torch.distributed.get_rank()
+        # Under torch 2.6, leaving waits for a thread that may wait for this one to free what was gathered last.
+        torch.distributed.barrier()
     finally:  # left to the interpreter's exit, its threads end the process with an abort
         torch.distributed.destroy_process_group()

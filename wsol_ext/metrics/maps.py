@@ -75,7 +75,7 @@ def normalize_maps(maps: Tensor, eps: float = 0.0) -> Tensor:
         tensor([[0., 0., 0.]])
     """
     maps = _floating("normalize_maps", maps)
-    low, high = torch.aminmax(maps.flatten(-2), dim=-1)  # NaN where a map has one
+    low, high = _ranges(maps)
     if torch.isinf(low).any() or torch.isinf(high).any():
         raise ValueError("normalize_maps: maps has infinite values, they should be finite or NaN")
     low, high = low[..., None, None], high[..., None, None]
@@ -110,11 +110,20 @@ def to_score_maps(
     maps, height, width = _checked("to_score_maps", maps, size, mode)
     if _has_kernel(maps):
         return _resized("to_score_maps", maps, height, width, mode, normalize=True)
-    low, high = torch.aminmax(maps.flatten(-2), dim=-1)
+    low, high = _ranges(maps)
     # Of a constant, upsampling would make rounding, and normalization a map of that. Infinite ones are refused below.
     constant = (low == high) & low.isfinite()
     maps = maps.masked_fill(constant[..., None, None], 0.0)
     return normalize_maps(resize_maps(maps, size, mode))
+
+
+def _ranges(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest value of each map (..., h, w), NaN where it has one."""
+    values = maps.flatten(-2)
+    if values.requires_grad:  # aminmax has no derivative before torch 2.7
+        return values.amin(dim=-1), values.amax(dim=-1)
+    low, high = torch.aminmax(values, dim=-1)
+    return low, high
 
 
 def distinct_maps(maps: Tensor) -> Tensor:

@@ -89,6 +89,9 @@ class MOLT(LocalizationModel):
             problems.add(f"beta is {beta}, it should be in [0, 1]")
         self.transformers = nn.ModuleList(transformers)
         self.levels = list(levels)
+        self._names = [
+            str(level) for level in levels
+        ]  # in compiled code torch 2.6 may have symbols for the numbers
         self.beta = beta
         self.cluster_cache: ClusterCache | None = None
         with problems.collected():
@@ -160,7 +163,7 @@ class MOLT(LocalizationModel):
     @property
     def parts(self) -> list[str]:
         """The levels, and the combined map where the whole is a refined one."""
-        return [*map(str, self.levels), *(["combined"] if self.clustering else [])]
+        return [*self._names, *(["combined"] if self.clustering else [])]
 
     @property
     def tscams(self) -> list[TSCAM]:
@@ -197,8 +200,8 @@ class MOLT(LocalizationModel):
             for transformer, tokens in zip(transformers, seen, strict=True)
         ]
         combined = combine(maps)
-        alone = zip(self.levels, by_level, maps, strict=True)
-        parts = {str(level): Localized(*given) for level, *given in alone}
+        alone = zip(self._names, by_level, maps, strict=True)
+        parts = {name: Localized(*given) for name, *given in alone}
         whole = Localized(logits, combined)
         if self.clustering is None:
             return Parts(whole, parts)
@@ -211,10 +214,10 @@ class MOLT(LocalizationModel):
         logits = self._logits_by_level(images)
         smoothing = self.label_smoothing
         losses = [cross_entropy(each, labels, smoothing) for each in logits]
-        named = zip(self.levels, losses, strict=True)
+        named = zip(self._names, losses, strict=True)
         return {
             "loss": torch.stack(losses).sum(),
-            **{f"cross_entropy_{level}": loss.detach() for level, loss in named},
+            **{f"cross_entropy_{name}": loss.detach() for name, loss in named},
             "logits": log_mean_probability(logits).detach(),
         }
 

@@ -39,7 +39,12 @@ class Regions(NamedTuple):
     @property
     def maps(self) -> Tensor:
         """The share of foreground in each patch, (B, h, w), in [0, 1]."""
-        return self.scores.softmax(dim=1)[:, FOREGROUND]
+        return foreground_shares(self.scores)
+
+
+def foreground_shares(scores: Tensor) -> Tensor:
+    """`Regions.maps` of its scores: torch 2.6 compiles no property of a named tuple."""
+    return scores.softmax(dim=1)[:, FOREGROUND]
 
 
 @register_method("trilite")
@@ -127,10 +132,10 @@ class TriLite(SingleBackboneModel):
         self, features: Mapping[str, Tensor], classes: Tensor | None = None
     ) -> Localized:
         """What `localize` gives, of what `features` gave."""
-        found = self.regions(features)
-        classes = asked_classes(found.logits, classes)
-        maps = found.maps.unsqueeze(1).expand(-1, classes.size(1), -1, -1)
-        return Localized(found.logits, maps)
+        logits, scores, *_ = self.regions(features)
+        classes = asked_classes(logits, classes)
+        maps = foreground_shares(scores).unsqueeze(1).expand(-1, classes.size(1), -1, -1)
+        return Localized(logits, maps)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """The class token (B, C) and the patch tokens on their grid (B, h, w, C), before the final norm.

@@ -610,7 +610,7 @@ def check_whole(operator: str, argument: str, value: Any) -> None:
 
 def check_flag(operator: str, argument: str, value: Any) -> None:
     """Raise TypeError unless it is true or false, or the symbol of that."""
-    if not isinstance(value, bool | np.bool_ | torch.SymBool):
+    if not isinstance(value, (bool, np.bool_, torch.SymBool)):  # torch 2.6 does not compile a union
         raise TypeError(f"{operator}: {argument} is {value!r}, it should be a bool")
 
 

@@ -24,7 +24,8 @@ def mask_arguments(size: Size, dtype: torch.dtype) -> Arguments:
 def all_but_sums(**arguments: Any) -> tuple[Tensor, ...]:
     found = ops.label_components(**arguments)
     assert found.sums is None
-    return found[:-1]
+    *others, _ = found  # torch 2.6 compiles no slice of a named tuple
+    return tuple(others)
 
 
 def by_opencv(masks: Tensor, connectivity: int) -> tuple[Tensor, ...]:
