@@ -32,7 +32,7 @@ test: .venv/installed-test
 	PYTHON=$(BIN)/python sh scripts/test_emulated.sh -n $(JOBS) --dist worksteal
 
 docs: .venv/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check

@@ -126,4 +126,4 @@ def source(name: str) -> str:
 def outside_page(name: str) -> str:
     """A page of the root, whose links lead from docs/."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    return re.sub(r"\]\(docs/", "](", text)
+    return text.replace("](docs/", "](").replace("](benchmarks/results/", "](RESULTS/")

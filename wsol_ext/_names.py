@@ -29,9 +29,11 @@ def nearest(value: object, known: Iterable[str]) -> str:
     Example:
         >>> "--epoch is no flag" + nearest("--epoch", ["--epochs", "--lr"])
         '--epoch is no flag; did you mean --epochs?'
+        >>> nearest("--nosuch", ["--out"])
+        ''
     """
-    names = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(str(value).lower(), names, n=1)
+    names = {name.lower().lstrip("-"): name for name in known}
+    found = difflib.get_close_matches(str(value).lower().lstrip("-"), names, n=1)
     return f"; did you mean {names[found[0]]}?" if found else ""
 
 

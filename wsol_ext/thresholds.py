@@ -22,6 +22,7 @@ __all__ = [
     "asked_threshold",
     "best_threshold",
     "choose_threshold",
+    "doubt_about",
     "find_evaluation",
     "run_folder",
     "store_threshold",
@@ -162,6 +163,22 @@ def best_threshold(evaluation: "Evaluation", checkpoint: str | Path) -> StoredTh
         version=wsol_ext.__version__,
         source="" if others is None else others.source,
     )
+
+
+def doubt_about(threshold: float, interval: float) -> str:
+    """What to say, in the end of a sentence, of a best threshold at an edge of all that were tried.
+
+    Example:
+        >>> doubt_about(0.3, 0.001)
+        ''
+        >>> print("threshold 0 is the best" + doubt_about(0.0, 0.001))
+        threshold 0 is the best; at 0 boxes are nearly whole pictures: these are too few, or maps that tell little
+    """
+    if threshold < 2 * interval:
+        return f"; at {threshold:g} boxes are nearly whole pictures: these are too few, or maps that tell little"
+    if threshold > 1 - 2 * interval:
+        return f"; at {threshold:g} boxes are single points: these are too few, or maps that tell little"
+    return ""
 
 
 def threshold_of_best_box(evaluation: "Evaluation") -> float | None:

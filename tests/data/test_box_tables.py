@@ -108,3 +108,10 @@ def test_a_line_of_found_boxes_is_named_too(root, found):
     (found / "boxes.csv").write_text(text)
     with pytest.raises(AnnotationError, match=r"boxes.csv:3: x0 is 'left'"):
         FolderDataset(root, found / "boxes.csv", unboxed="drop")
+
+
+@pytest.mark.parametrize("unboxed", ["drop", "error"])
+def test_a_table_without_any_box_is_named(root, tmp_path, unboxed):
+    (tmp_path / "empty.csv").write_text("image,x0,y0,x1,y1\n")
+    with pytest.raises(AnnotationError, match="empty.csv: has no box for any of the 3 images"):
+        FolderDataset(root, tmp_path / "empty.csv", unboxed=unboxed)

@@ -221,6 +221,14 @@ def test_model_below_the_baseline_is_said_to_be(tmp_path, capsys):
         assert ('class="warning"' in page) == said
 
 
+def test_a_baseline_at_its_best_is_said_to_be_where_the_method_is_not():
+    evaluation = evaluation_of({"toploc": {"gt_known": 0.2}}, {"toploc": {"gt_known": 0.5}})
+    evaluation.protocols[0].settings["chosen"] = "beforehand"
+    assert evaluation.below_baseline().endswith(
+        "(GT-known localization), which alone is cut where it is best here"
+    )
+
+
 def test_terminal_and_page_call_numbers_the_same(tmp_path, capsys):
     shares = dict.fromkeys(TopLoc.labels, 0.25)
     evaluation = evaluation_of({"toploc": shares}, {"toploc": {"gt_known": 0.1}})

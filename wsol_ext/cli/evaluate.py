@@ -40,6 +40,7 @@ from wsol_ext.data.factory import (
 from wsol_ext.evaluation.settings import mistaken_settings
 from wsol_ext.thresholds import (
     best_threshold,
+    doubt_about,
     find_evaluation,
     run_folder,
     store_threshold,
@@ -471,7 +472,10 @@ def _run_on_maps(options: Any) -> int:
             best = threshold_of_best_box(evaluation)
             if best is not None:
                 whose = "best" if evaluation.chosen is None else "chosen"
-                print(f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}")
+                print(
+                    f"{whose} threshold {best:g}: wsol boxes {options.maps} --threshold {best:g}"
+                    f"{doubt_about(best, options.interval)}"
+                )
             journal.finish()
     return 0
 
@@ -516,7 +520,8 @@ def keep_threshold(evaluation: "Evaluation", checkpoint: Path) -> None:
             stacklevel=2,
         )
         return
-    print(f"threshold {found.threshold:g} is {found}; `wsol localize` uses it: {path}")
+    doubt = doubt_about(found.threshold, found.interval)
+    print(f"threshold {found.threshold:g} is {found}; `wsol localize` uses it: {path}{doubt}")
 
 
 def _folder(options: Any) -> Path:

@@ -93,6 +93,8 @@ class FolderDataset(LocalizationDataset):
         if boxes is not None:
             table = _read_boxes(Path(boxes), self.root, names)
             missing = [name for name in names if name not in table]
+            if len(missing) == len(names):
+                raise AnnotationError(f"{boxes}: has no box for any of the {len(names)} images")
             if missing:
                 share = f"{len(missing)} of {len(names)} images, such as {missing[0]}"
                 if unboxed == "error":

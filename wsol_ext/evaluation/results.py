@@ -165,7 +165,9 @@ class Evaluation:
                 if points > 0:
                     by = f"{points:.1f}" if points >= 0.05 else "less than 0.1"
                     label = "" if number == result.name else f" ({result.label(number)})"
-                    found.append(f"by {by} points under {result.name}{label}")
+                    given = result.settings.get("chosen") == "beforehand"
+                    unlike = ", which alone is cut where it is best here" if given else ""
+                    found.append(f"by {by} points under {result.name}{label}{unlike}")
         return f"{self.method} is below the {CENTER} {', '.join(found)}" if found else ""
 
     def threshold_gap(self) -> str:

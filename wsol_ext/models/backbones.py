@@ -105,7 +105,7 @@ def _require_known(name: str) -> None:
         known = timm.list_models(module=["vision_transformer", "deit"])
         raise ValueError(
             f"backbone {name!r} is not a model that timm knows{nearest(name, known) or '.'} "
-            "See timm.list_models('*vit*')"
+            "`wsol info --backbones` lists what there is"
         )
     try:
         timm.get_pretrained_cfg(name)
