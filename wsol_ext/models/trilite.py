@@ -39,10 +39,10 @@ class Regions(NamedTuple):
     @property
     def maps(self) -> Tensor:
         """The share of foreground in each patch, (B, h, w), in [0, 1]."""
-        return foreground_shares(self.scores)
+        return _foreground_shares(self.scores)
 
 
-def foreground_shares(scores: Tensor) -> Tensor:
+def _foreground_shares(scores: Tensor) -> Tensor:
     """`Regions.maps` of its scores: torch 2.6 compiles no property of a named tuple."""
     return scores.softmax(dim=1)[:, FOREGROUND]
 
@@ -134,7 +134,7 @@ class TriLite(SingleBackboneModel):
         """What `localize` gives, of what `features` gave."""
         logits, scores, *_ = self.regions(features)
         classes = asked_classes(logits, classes)
-        maps = foreground_shares(scores).unsqueeze(1).expand(-1, classes.size(1), -1, -1)
+        maps = _foreground_shares(scores).unsqueeze(1).expand(-1, classes.size(1), -1, -1)
         return Localized(logits, maps)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
