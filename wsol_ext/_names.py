@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,36 @@ def printable(path: str | os.PathLike[str]) -> str:
     except UnicodeEncodeError:
         return os.fsencode(text).decode("utf-8", "backslashreplace")
     return text
+
+
+class Spellings:
+    """Names of files as lists may write them: the same, or else the same to the eye.
+
+    macOS takes letters with accents apart (Unicode's form NFD), most programs write them in one (NFC).
+
+    Args:
+        known: the names of the files.
+
+    Example:
+        >>> known = Spellings(["cafe\u0301.jpg", "one.jpg"])
+        >>> known.find("caf\u00e9.jpg") == "cafe\u0301.jpg", known.find("one.jpg"), known.find("two.jpg")
+        (True, 'one.jpg', None)
+    """
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._known = dict.fromkeys(known)
+        self._composed: dict[str, list[str]] | None = None
+
+    def find(self, name: str) -> str | None:
+        """The known name that a list means: itself, or else the only one that is the same composed; None: neither."""
+        if name in self._known:
+            return name
+        if self._composed is None:  # seldom needed
+            self._composed = {}
+            for known in self._known:
+                self._composed.setdefault(unicodedata.normalize("NFC", known), []).append(known)
+        found = self._composed.get(unicodedata.normalize("NFC", name), [])
+        return found[0] if len(found) == 1 else None
 
 
 def in_short(path: str | os.PathLike[str]) -> str:

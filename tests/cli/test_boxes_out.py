@@ -103,6 +103,13 @@ def test_level_is_found_on_labelled_images_stored_and_taken(
     assert f"level {level.level:g}: what separates right from wrong best on 14 pictures" in said
     assert f"wrote {run_folder / 'reject.json'}" in said
     assert level.images == 14
+    (run_folder / "reject.json").unlink()
+    (run_folder / "reject.json").mkdir()  # where nobody, root either, may write a file
+    assert str(run_folder / "reject.json") in fails(
+        "localize", run_folder, labelled, "--calibrate", *QUIET, status=1
+    )
+    (run_folder / "reject.json").rmdir()
+    assert localize(run_folder, labelled, "--calibrate") == 0
     assert main([str(argument) for argument in ask]) == 0
     request = json.loads((tmp_path / "x" / "request.json").read_text())
     assert request["reject"] == level.level

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from itertools import islice
 
 import pytest
@@ -104,6 +105,18 @@ def test_found_boxes_are_pseudo_labels_and_are_measured(found, album, tmp_path, 
     assert corloc["metrics"]["found"] == {"corloc": 1.0}
     assert 0 <= corloc["metrics"]["center baseline"]["corloc"] < 1
     assert "CorLoc" in capsys.readouterr().out
+
+
+def test_a_split_of_one_class_folder_is_read_back_as_a_data_set(discover, album, tmp_path):
+    shutil.copytree(album / "pictures" / "cats", tmp_path / "split" / "cats")
+    assert discover(tmp_path / "split", "--out", tmp_path / "out", "--format", "csv") == 0
+    truth = FolderDataset(album / "pictures", album / "boxes.csv")
+    for name in ("boxes.csv", "dataset.json"):
+        with pytest.warns(UserWarning, match="a program found these boxes"):
+            dataset = FolderDataset(tmp_path / "split", tmp_path / "out" / name)
+        assert dataset.image_names == ["cats/a.png", "cats/b.png"] == truth.image_names[:2]
+        for k in range(2):
+            assert dataset[k]["boxes"].tolist() == truth[k]["boxes"].tolist()
 
 
 def test_an_interrupted_result_goes_on(found, discover, album, tmp_path, monkeypatch, capsys):

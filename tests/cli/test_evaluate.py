@@ -278,8 +278,8 @@ def test_report_needs_nothing_beside_it(results):
     assert "GT-known localization, sat" in page
     assert CENTER in page
     assert page.count('src="data:image/jpeg;base64,') >= 12
-    assert page.count('src="data:image/svg+xml;base64,') >= 5
-    for outside in ("http://", "https://", "<script", "<link", "url("):
+    assert page.count('<svg class="chart"') >= 5
+    for outside in ("http://", "https://", "<link", "url("):
         assert outside not in page
 
 

@@ -82,7 +82,8 @@ def test_finished_evaluation_is_begun_anew(run_folder, tmp_path):
     part = next(read_parts(tmp_path / "verdicts"))
     assert part.image[0].endswith(".png")
     assert set(part.columns) == {
-        *("label", "predicted", "probability", "size", "box", "iou", "truth", "outcome")
+        *("label", "predicted", "probability", "size", "annotation"),
+        *("box", "iou", "truth", "outcome"),
     }
 
 

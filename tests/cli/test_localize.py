@@ -245,6 +245,17 @@ def test_known_classes_come_from_folders_or_a_file(run_folder, album, tmp_path):
     assert {box["category"] for box in read(tmp_path / "file")[0]} == {"parrot"}
 
 
+def test_pictures_of_a_data_set_of_one_class_keep_their_names_there(run_folder, album, tmp_path):
+    of_class = sorted(path for path in album.iterdir() if path.is_dir())[0]
+    shutil.copytree(of_class, tmp_path / "root" / of_class.name)
+    flags = ["--data", "folder", "--root", tmp_path / "root", "--overlays", "false"]
+    assert localize(run_folder, *flags, "--out", tmp_path / "out") == 0
+    names = {one["file_name"] for one in json.loads((tmp_path / "out" / "boxes.json").read_text())}
+    assert names == {f"{of_class.name}/{path.name}" for path in of_class.iterdir()}
+    with pytest.warns(UserWarning, match="a program found these boxes"):
+        FolderDataset(tmp_path / "root", tmp_path / "out" / "dataset.json")
+
+
 def test_batch_size_changes_nothing(run_folder, album, tmp_path):
     for size in ("1", "5"):
         assert localize(run_folder, album, "--batch-size", size, "--out", tmp_path / size) == 0

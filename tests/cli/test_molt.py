@@ -78,7 +78,7 @@ def test_tables_and_report_compare_the_parts(results, capsys):
     page = (results / "report.html").read_text()
     assert "Part by part" in page
     for part in PARTS:
-        assert f"<th>{part}</th>" in page
+        assert f'<th scope="row">{part}</th>' in page
     lines = (results / "evaluation.csv").read_text()
     assert all(f'"{part}"' in lines for part in PARTS)
 
@@ -102,8 +102,9 @@ def test_clusters_are_kept_beside_the_results_and_used_again(results, molt_folde
 
 
 def shown_examples(folder):
-    """What the report writes below the pictures of its gallery."""
-    return re.findall("<figcaption>.*?</figcaption>", (folder / "report.html").read_text())
+    """The cards of the report's gallery, pictures and heat maps included."""
+    page = (folder / "report.html").read_text()
+    return re.findall('<li class="card".*?</li>', page, re.DOTALL)
 
 
 def test_processes_give_the_numbers_of_one(molt_folder, results, tmp_path):

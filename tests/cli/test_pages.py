@@ -53,6 +53,7 @@ ELSEWHERE = {  # by tests that say more of what comes out
     "docs/export.md": ("tests/test_export.py", "python sh"),
     "docs/numbers.md": ("tests/cli/test_numbers_page.py", "sh"),
     "docs/python.md": ("tests/test_python_page.py", "python"),
+    "docs/reports.md": ("tests/cli/test_compare.py", "sh"),
     "docs/score_maps.md": ("tests/cli/test_score_maps_page.py", "python sh"),
 }
 LANGUAGES = {"python", "sh", "text", ""}

@@ -1,5 +1,7 @@
 """A small evaluation and its verdicts, as `wsol evaluate` leaves them, without a model."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -14,8 +16,11 @@ LABELS = np.arange(9) % 3
 _PROTOCOLS = ["maxboxacc", "maxboxaccv2", "toploc", "pxap"]
 
 
-def judged(seed, threshold="best", method=METHOD, sharpness=1.2):
-    """Verdicts of nine images with boxes of growing width in noisy maps, by key; the measures; the columns."""
+def judged(seed, threshold="best", method=METHOD, sharpness=1.2, part=None, chosen=None):
+    """Verdicts of nine images with boxes of growing width in noisy maps, by key; the measures; the columns.
+
+    `part` is how noisy the maps of a part are, if the method is to have one.
+    """
     random = torch.Generator().manual_seed(seed)
     labels = torch.from_numpy(LABELS)
     boxes = [torch.tensor([[4.0, 4.0, 10.0 + 6 * k, 34.0]]) for k in range(9)]
@@ -27,12 +32,14 @@ def judged(seed, threshold="best", method=METHOD, sharpness=1.2):
             for b in boxes
         ]
     )
-    maps = sharpness * inside + torch.randn(9, 8, 12, generator=random)
+    noise = torch.randn(9, 8, 12, generator=random)
+    maps = sharpness * inside + noise
     logits = 2 * torch.eye(3)[labels] + torch.randn(9, 3, generator=random)
     sizes = torch.tensor([[60, 40]]).expand(9, 2)
     batch = Batch(maps, logits, labels, boxes, sizes, inside.to(torch.uint8))
-    measures = Measures(method, _PROTOCOLS, 0.05, threshold)
-    verdicts = measures.judge("whole", batch)
+    parts = {} if part is None else {"part": replace(batch, maps=batch.maps.flip(0) + noise * part)}
+    measures = Measures(method, _PROTOCOLS, 0.05, threshold, list(parts), chosen=chosen)
+    verdicts = measures.judge("whole", batch, parts)
     measures.add(verdicts)
     return verdicts, measures, image_columns(batch, 0.3)
 

@@ -1,6 +1,7 @@
 """Two runs over the images that both have, and tables of several."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from evaluation.kept import LABELS, judged, kept_evaluation
 
 from wsol_ext.evaluation.comparison import compare
 from wsol_ext.evaluation.results import CENTER
-from wsol_ext.evaluation.runs import grouped, read_run, rows_of_runs
+from wsol_ext.evaluation.runs import grouped, read_run, rows_of_runs, table_columns
 from wsol_ext.evaluation.statistics import draw_images, interval_of, mcnemar, p_value, protocol_of
+from wsol_ext.evaluation.threshold_from import ChosenThresholds
 from wsol_ext.evaluation.verdicts import Verdicts, read_parts, write_part
+from wsol_ext.report.comparison import runs_table
 
 DRAWS = 30
 
@@ -70,6 +73,20 @@ def test_mcnemar_counts_images_where_the_threshold_was_given(comparison):
     assert {each.mcnemar_p for each in others} == {None}
 
 
+def test_mcnemar_counts_images_where_others_chose_the_threshold(tmp_path):
+    chosen = ChosenThresholds(kept_evaluation(tmp_path / "other", seed=3), "others")
+    for name, seed in (("a", 1), ("b", 2)):
+        kept_evaluation(tmp_path / name, seed=seed, chosen=chosen)
+    found = compare(*(read_run(tmp_path / name) for name in "ab"), draws=2)
+    (known,) = (each for each in found.differences if each.number == "gt_known")
+    at = round(chosen.evaluation.protocols[2].thresholds["own"]["threshold"] / 0.05) - 1
+    first, second = (judged(seed)[0]["toploc/own"][:, at, 4] for seed in (1, 2))
+    assert (known.first, known.second) == (first.float().mean(), second.float().mean())
+    assert known.only_first == int((first & ~second).sum())
+    assert known.only_second == int((second & ~first).sum())
+    assert known.mcnemar_p == mcnemar(known.only_first, known.only_second)
+
+
 def test_a_run_does_not_differ_from_itself(runs):
     found = compare(runs[0], runs[0], draws=DRAWS)
     assert {(each.difference, each.low, each.high, each.p) for each in found.differences} == {
@@ -106,7 +123,66 @@ def test_images_are_paired_by_name_whatever_their_order_and_others_are_left_out(
     assert evaluation.images == 9
     found = compare(run, read_run(moved), draws=DRAWS)
     assert (found.images, found.left_out) == (8, (1, 1))
+    assert found.notes == [f"images of one alone, left out: 1 ({run.name}), 1 ({moved})"]
     assert {(each.difference, each.p) for each in found.differences} == {(0.0, 1.0)}
+
+
+def test_images_are_paired_whose_names_are_composed_otherwise(runs, tmp_path):
+    names = {
+        "a": {"4.png": "\u00e9.png", "5.png": "o\u0308.png", "6.png": "\u00f6.png"},
+        "b": {"4.png": "e\u0301.png", "5.png": "o\u0308.png", "6.png": "6.png"},
+    }
+    for name, renamed in names.items():
+        kept_evaluation(tmp_path / name, seed=1, threshold=0.3)
+        for number, part in enumerate(read_parts(tmp_path / name / "verdicts")):
+            part.image = np.array([renamed.get(each, each) for each in part.image])
+            write_part(tmp_path / name / "verdicts", str(number), part)
+    found = compare(*(read_run(tmp_path / name) for name in "ab"), draws=DRAWS)
+    assert (found.images, found.left_out) == (8, (1, 1))
+    assert {(each.difference, each.p) for each in found.differences} == {(0.0, 1.0)}
+
+
+@pytest.mark.parametrize("column", ["annotation", "size"], ids=["boxes", "sizes of old results"])
+def test_pictures_of_other_boxes_or_sizes_are_other_pictures(runs, tmp_path, column):
+    kept_evaluation(tmp_path, seed=2, threshold=0.3)
+    for number, part in enumerate(read_parts(tmp_path / "verdicts")):
+        if column == "size":
+            del part.columns["annotation"]
+        part.columns[column][part.image == "4.png"] += 1
+        write_part(tmp_path / "verdicts", str(number), part)
+    message = r"of different data: 1 of 9 images of the same name have other .* boxes: 4\.png$"
+    with pytest.raises(ValueError, match=message):
+        compare(runs[0], read_run(tmp_path), draws=2)
+
+
+def test_what_runs_are_not_alike_in_is_said(runs, tmp_path):
+    for name, split in (("a", "val"), ("b", "test")):
+        about = {"data": "drawn", "split": split, "checkpoint": f"{name}.safetensors"}
+        kept_evaluation(tmp_path / name, seed=1, about=about, threshold=0.3 if name == "a" else 0.4)
+    first, second = pair = [read_run(tmp_path / name) for name in "ab"]
+    notes = [note.replace(f"{tmp_path}/", "") for note in compare(first, second, draws=2).notes]
+    assert notes == [
+        "split: val (a), test (b)",
+        "checkpoint: a.safetensors (a), b.safetensors (b)",
+        "settings of toploc: threshold 0.3, chosen beforehand (a), threshold 0.4, chosen beforehand (b)",
+    ]
+    rows = rows_of_runs(pair)
+    assert [(row["run"], row.get("split")) for row in rows] == [
+        *((run.name, run.evaluation.about["split"]) for run in pair),
+        ("", None),
+    ]
+    table = runs_table(rows, list(table_columns()))
+    assert table.startswith("| method | run | split | checkpoint | settings of toploc | ")
+    assert all(run.name in table for run in pair)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        grouped(pair, "method")
+    assert [str(each.message).partition(" (")[0] for each in warned] == [
+        "runs of method own differ in split",
+        "runs of method own differ in settings of toploc",
+    ]
+    second.evaluation.protocols[0].metrics[CENTER]["maxboxacc"] = 0.0
+    assert [row["run"] for row in rows_of_runs(pair)] == [first.name, second.name] * 2
 
 
 def test_what_cannot_be_compared_is_said(runs, tmp_path):

@@ -1,5 +1,7 @@
 """Score maps that are there already are evaluated as the published programs would, whoever made them."""
 
+import gc
+
 import cv2
 import numpy as np
 import pytest
@@ -290,6 +292,32 @@ def test_boxes_that_reach_beyond_their_image_are_clipped_with_one_warning():
     clipped = evaluate_maps(maps, [[[10, 20, 100, 120]]] * 2, (100, 120), ["maxboxacc"])
     assert found.protocols[0].metrics == clipped.protocols[0].metrics
     assert found.metric("maxboxacc", "maxboxacc") > 0
+
+
+class _Watched:
+    """One map for all images; counts the tensors that are held as the last of them is asked for."""
+
+    def __init__(self, count):
+        self.count, self.held = count, 0
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index == self.count - 1:
+            self.held = sum(type(each) is torch.Tensor for each in gc.get_objects())
+        return np.eye(8)
+
+
+def test_no_tensor_is_kept_of_an_image():
+    def held(count):
+        maps = _Watched(count)
+        evaluate_maps(
+            maps, [[[0, 0, 4, 4]]] * count, (8, 8), "maxboxacc", interval=0.5, batch_size=8
+        )
+        return maps.held
+
+    assert held(136) - held(8) < 64
 
 
 def test_baseline_is_that_of_any_evaluation():

@@ -17,6 +17,7 @@ from wsol_ext.evaluation.statistics import (
     p_value,
     protocol_of,
 )
+from wsol_ext.evaluation.threshold_from import ChosenThresholds
 
 DRAWS = 40
 
@@ -49,6 +50,38 @@ def test_an_interval_is_of_the_numbers_of_images_drawn_again_thresholds_chosen_a
                 assert low <= high
     low, high = evaluation.protocols[0].intervals[METHOD]["maxboxacc"]
     assert low < high
+
+
+def test_a_part_has_intervals_as_a_method_of_its_own_has(tmp_path):
+    evaluation = kept_evaluation(tmp_path, seed=1, part=0.3)
+    add_intervals(evaluation, tmp_path / "verdicts", DRAWS)
+    alone = judged(1, part=0.3)[0]
+    weights = torch.from_numpy(draw_images(evaluation.images, DRAWS).astype(int))
+    for result in evaluation.protocols:
+        source = f"{METHOD}, part"
+        assert result.intervals.keys() == {METHOD, source, CENTER}
+        protocol, judgements = protocol_of(result, source), alone[f"{result.name}/{source}"].long()
+        sums = torch.einsum("rn,n...->r...", weights, judgements)
+        found = protocol.numbers(sums, weights.sum(dim=1))
+        for name, interval in result.intervals[source].items():
+            values = found[name].double().expand(DRAWS + 1).numpy()
+            assert values[0] == result.metrics[source][name]
+            assert interval == interval_of(values)
+        assert result.metrics[source] != result.metrics[METHOD]
+
+
+def test_thresholds_of_others_stay_in_each_draw(tmp_path):
+    chosen = ChosenThresholds(kept_evaluation(tmp_path / "other", seed=2), "others")
+    evaluation = kept_evaluation(tmp_path, seed=1, chosen=chosen)
+    add_intervals(evaluation, tmp_path / "verdicts", DRAWS)
+    verdicts = judged(1)[0]
+    weights = draw_images(evaluation.images, DRAWS)
+    result = evaluation.protocols[0]
+    assert result.oracle[METHOD]["maxboxacc"] > result.metrics[METHOD]["maxboxacc"]
+    place = round(chosen.evaluation.protocols[0].thresholds[METHOD]["IoU 0.5"] / 0.05)
+    right = verdicts[f"maxboxacc/{METHOD}"].numpy().reshape(len(LABELS), -1)[:, place]
+    assert right.mean() == result.metrics[METHOD]["maxboxacc"]
+    assert result.intervals[METHOD]["maxboxacc"] == interval_of(weights @ right / len(LABELS))
 
 
 def test_a_draw_is_as_many_images_and_the_same_by_its_seed():

@@ -1,10 +1,15 @@
 """What each process of test_processes.py runs: a module of its own, for started processes to import."""
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
-from wsol_ext.data import UnpaddedDistributedSampler
+from wsol_ext.data import SyntheticDataset, UnpaddedDistributedSampler
+from wsol_ext.evaluation import evaluate as evaluate_model
+from wsol_ext.evaluation.journal import Journal
+from wsol_ext.evaluation.statistics import add_intervals
 from wsol_ext.metrics import (
     LocalizationAccuracy,
     MaxBoxAcc,
@@ -41,9 +46,25 @@ def evaluate(tensors, sampler=None):
     }
 
 
+def _brightness(images):
+    return images.float().mean(dim=1)
+
+
+def intervals(folder):
+    """What an evaluation whose verdicts are kept in a folder finds of each protocol, with intervals."""
+    with Journal(folder, {}) as journal:
+        found = evaluate_model(
+            *(_brightness, SyntheticDataset(7, img_size=32), ["maxboxacc", "toploc"]),
+            **{"batch_size": 2, "interval": 0.05, "progress": False, "journal": journal},
+        )
+    add_intervals(found, folder, draws=30)
+    return [(result.metrics, result.intervals) for result in found.protocols]
+
+
 def evaluate_in_group(rank, port, tensors, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     sampler = UnpaddedDistributedSampler(range(len(tensors[0])))
-    torch.save((len(sampler), evaluate(tensors, sampler)), f"{folder}/{rank}.pt")
+    found = evaluate(tensors, sampler), intervals(Path(folder) / "together")
+    torch.save((len(sampler), *found), f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from metrics.process_group import evaluate, evaluate_in_group
+from metrics.process_group import evaluate, evaluate_in_group, intervals
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch without gloo")
 
@@ -30,8 +30,11 @@ def test_two_processes_give_exactly_what_one_gives(boxes_golden, toploc_golden, 
         evaluate_in_group, (free_port(), tensors, str(tmp_path)), nprocs=2, start_method="spawn"
     )
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    assert [count for count, _ in results] == [6, 5]
-    for _, together in results:
+    assert [count for count, *_ in results] == [6, 5]
+    with_intervals = intervals(tmp_path / "alone")
+    assert len(list((tmp_path / "together").glob("part-*.npz"))) == 2
+    for _, together, together_with_intervals in results:
+        assert together_with_intervals == with_intervals
         assert together.keys() == alone.keys()
         for name, value in together.items():
             assert torch.equal(value, alone[name]), name

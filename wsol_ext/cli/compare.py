@@ -1,14 +1,16 @@
 """`wsol compare`."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsol_ext._files import mark_own_folder, read_yaml, write_csv, write_json, write_text
+from wsol_ext._files import mark_own_folder, write_csv, write_json, write_text
 from wsol_ext._problems import Problems
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.evaluate import data_values
 from wsol_ext.cli.options import add_config, add_data, add_switch, check_out
-from wsol_ext.data.factory import chosen_dataset
+from wsol_ext.data.factory import FLAGS, ChosenDataset, chosen_dataset
 from wsol_ext.thresholds import find_evaluation
 
 if TYPE_CHECKING:
@@ -16,7 +18,16 @@ if TYPE_CHECKING:
     from wsol_ext.evaluation.comparison import Comparison
     from wsol_ext.evaluation.runs import Run
 
-__all__ = ["DESCRIPTION", "HELP", "add_options", "check", "check_further", "run"]
+__all__ = [
+    "DESCRIPTION",
+    "HELP",
+    "add_options",
+    "check",
+    "check_further",
+    "dataset_of_runs",
+    "found_runs",
+    "run",
+]
 
 HELP = "evaluated runs beside each other: one table, and tests whether two differ"
 DESCRIPTION = (
@@ -51,9 +62,12 @@ def add_options(parser: Parser) -> None:
     test.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     test.add_argument("--seed", type=int, default=0, help="of the draws")
     test.add_argument(
-        "--pictures", type=int, default=12, help="how many images of most different boxes to show"
+        "--pictures",
+        type=int,
+        default=200,
+        help="how many to show, first those whose boxes differ most",
     )
-    add_data(parser, "pictures for the page (by default what the first run's folder says)")
+    add_data(parser, "pictures for the page (by default those that the first run was evaluated on)")
     parser.add_argument(
         "--out",
         type=str | None,
@@ -64,10 +78,7 @@ def add_options(parser: Parser) -> None:
 
 def check(options: Any, problems: Problems) -> None:
     """Collect the mistakes that are known before what takes seconds to import."""
-    options.files = []
-    for place in options.runs or []:
-        with problems.collected():
-            options.files.append(find_evaluation(place, "RUN"))
+    found_runs(options, problems)
     if options.group is not None and options.group not in _GROUPS:
         problems.add(f"--group is {options.group}, it should be one of {', '.join(_GROUPS)}")
     for name, least in (("draws", 1), ("seed", 0), ("pictures", 0)):
@@ -75,6 +86,18 @@ def check(options: Any, problems: Problems) -> None:
             problems.add(f"--{name} is {options[name]}, it should be {least} or more")
     if options.out is not None:
         check_out(options.out, problems)
+
+
+def found_runs(options: Any, problems: Problems) -> list[Path]:
+    """The files of results of the runs that were given, each once."""
+    files: list[Path] = []
+    for place in options.runs or []:
+        with problems.collected():
+            file = find_evaluation(place, "RUN")
+            if any(file.samefile(other) for other in files):
+                raise ValueError(f"RUN is {place}, which is given twice")
+            files.append(file)
+    return files
 
 
 def check_further(options: Any, problems: Problems) -> None:
@@ -130,26 +153,49 @@ def _write(
     options: Any,
 ) -> None:
     """Write the folder."""
-    from wsol_ext.report.comparison import write_comparison
+    from wsol_ext.report.page import write_report
+    from wsol_ext.report.results import made_by
 
-    dataset = _dataset(options) if pair is not None and pair.disagreements else None
     mark_own_folder(out, "compare")
     write_json(out / "comparison.json", written)
     write_csv(out / "comparison.csv", rows)
     write_text(out / "comparison.md", "\n\n".join(tables) + "\n")
     if pair is not None:
-        write_comparison(out / "comparison.html", pair, dataset)
+        runs = [pair.first, pair.second]
+        dataset = dataset_of_runs(runs, options) if options.pictures else None
+        write_report(
+            out / "comparison.html",
+            runs,
+            dataset,
+            comparison=pair,
+            pictures=options.pictures,
+            made_by=made_by(options.command_line),
+        )
     print(f"\nwritten: {out / ('comparison.html' if pair is not None else 'comparison.md')}")
 
 
-def _dataset(options: Any) -> "LocalizationDataset | None":
-    """The first run's data set, by the flags and its run's options; None where neither names one."""
+def dataset_of_runs(runs: "Sequence[Run]", options: Any) -> "LocalizationDataset | None":
+    """The data set whose pictures the first run was evaluated on: as its evaluation noted it, but for what flags name.
+
+    None, with a warning, where it is no longer there; what flags name has to be.
+    """
     from wsol_ext.data import eval_transform
 
-    results = options.files[0].parent
-    configs = [folder / "config.yaml" for folder in (results, results.parent)]
-    config = next((read_yaml(path) for path in configs if path.exists()), {})
-    values = data_values(options, config)
+    first = runs[0]
+    noted = first.origin.get("data")
+    if isinstance(noted, dict) and options.data is None:
+        given = {name: options[name] for name in FLAGS if options[name] is not None}
+        given |= options.data_options or {}
+        try:
+            root = noted["root"] if options.root is None else options.root
+            values = {**noted["options"], **given}
+            return ChosenDataset(noted["name"], root, noted["split"], values).open(eval_transform())
+        except (AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+            if given or options.root is not None:
+                raise
+            warnings.warn(f"{first.name}: its pictures are not to be had: {error}", stacklevel=2)
+            return None
+    values = data_values(options, first.config)
     if values.get("data") is None:
         return None
     return chosen_dataset(values, options.split, evaluation=True).open(eval_transform())

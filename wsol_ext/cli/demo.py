@@ -10,6 +10,7 @@ from wsol_ext._seeds import check_seed
 from wsol_ext.cli.arguments import Parser
 from wsol_ext.cli.evaluate import keep_threshold
 from wsol_ext.cli.options import add_switch, check_out
+from wsol_ext.data.factory import ChosenDataset
 
 if TYPE_CHECKING:
     from wsol_ext.training import TrainingConfig
@@ -58,8 +59,9 @@ def check_further(options: Any, problems: Problems) -> None:
 def run(options: Any) -> int:
     """Run the demonstration."""
     from wsol_ext.checkpoints import load_model
-    from wsol_ext.data import SyntheticDataset, eval_transform
-    from wsol_ext.evaluation import evaluate
+    from wsol_ext.data import eval_transform
+    from wsol_ext.evaluation import Journal, evaluate
+    from wsol_ext.evaluation.journal import FOLDER
     from wsol_ext.models import METHODS
     from wsol_ext.report.results import write_results
     from wsol_ext.training import train
@@ -69,23 +71,23 @@ def run(options: Any) -> int:
     print("Training on drawn birds: the model sees class labels, never a box.")
     folder = train(config, overwrite=options.overwrite)
     model = load_model(folder.model)
-    dataset = SyntheticDataset(
-        options.test_images,
-        img_size=config.img_size,
-        split="test",
-        transform=eval_transform(config.img_size),
-    )
+    size = {"length": options.test_images, "img_size": config.img_size}
+    data = ChosenDataset("synthetic", None, "test", size)
+    dataset = data.open(eval_transform(config.img_size))
     published = METHODS[config.model].published_threshold
-    evaluation = evaluate(
-        model,
-        dataset,
-        ("toploc", "maxboxacc", "maxboxaccv2", "pxap"),
-        threshold=0.1 if published is None else published,
-        gallery=6,
-    )
-    evaluation.about = {"data": "drawn birds", "split": "test"}
-    values = config.as_dict()
-    write_results(evaluation, dataset, folder.path, folder.path, values, options.command_line)
+    with Journal(folder.path / FOLDER, {"model": "demo"}, overwrite=True) as journal:
+        evaluation = evaluate(
+            model,
+            dataset,
+            ("toploc", "maxboxacc", "maxboxaccv2", "pxap"),
+            threshold=0.1 if published is None else published,
+            gallery=6,
+            journal=journal,
+        )
+        evaluation.about = {"data": "drawn birds", "split": "test"}
+        command = options.command_line
+        write_results(evaluation, dataset, folder.path, command, run_folder=folder.path, data=data)
+        journal.finish()
     keep_threshold(evaluation, folder.model)
     print(f"{time.perf_counter() - started:.0f} s in all")
     return 0

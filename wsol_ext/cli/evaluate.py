@@ -166,7 +166,7 @@ def add_options(parser: Parser) -> None:
         "--gallery",
         type=int,
         default=6,
-        help="examples of each outcome to show: best and worst boxes, spread over the classes",
+        help="examples of each outcome to show with their heat maps: best and worst boxes, spread over the classes",
     )
     add_switch(output, "--progress", True, "show a progress bar")
     add_device(parser, batch_size=64)
@@ -276,7 +276,8 @@ def run(options: Any) -> int:
         if rank == 0:
             about = {"data": chosen.name, "split": chosen.split, "checkpoint": str(checkpoint)}
             evaluation.about = {**about, **epoch, **evaluation.about}
-            write_results(evaluation, dataset, out, folder, config, options.command_line)
+            command = options.command_line
+            write_results(evaluation, dataset, out, command, run_folder=folder, data=chosen)
             keep_threshold(evaluation, checkpoint)
             journal.finish()
     return 0
@@ -415,7 +416,7 @@ def _run_on_boxes(options: Any) -> int:
     from wsol_ext.report.results import write_results
 
     chosen = options.chosen
-    dataset = chosen.open(eval_transform())  # of which no picture is read
+    dataset = chosen.open(eval_transform())  # of which pictures are read for the report alone
     out = _out(options)
     with _journal(options) as journal:
         with _processes("cpu") as rank:
@@ -429,7 +430,7 @@ def _run_on_boxes(options: Any) -> int:
             )
         if rank == 0:
             evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-            write_results(evaluation, dataset, out, out, {}, options.command_line)
+            write_results(evaluation, dataset, out, options.command_line, data=chosen)
             journal.finish()
     return 0
 
@@ -445,7 +446,7 @@ def _run_on_maps(options: Any) -> int:
     with problems.collected():
         maps = ScoreMaps(options.maps)
     with problems.collected():
-        dataset = chosen.open(eval_transform())  # of which pictures are read for the gallery alone
+        dataset = chosen.open(eval_transform())  # of which pictures are read for the report alone
     threshold_from = None
     with problems.collected():
         threshold_from = _threshold_from(options, eval_transform())
@@ -466,7 +467,7 @@ def _run_on_maps(options: Any) -> int:
             )
         if rank == 0:
             evaluation.about = {"data": chosen.name, "split": chosen.split, **evaluation.about}
-            write_results(evaluation, dataset, _out(options), maps.folder, {}, options.command_line)
+            write_results(evaluation, dataset, _out(options), options.command_line, data=chosen)
             best = threshold_of_best_box(evaluation)
             if best is not None:
                 whose = "best" if evaluation.chosen is None else "chosen"

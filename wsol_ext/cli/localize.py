@@ -1,17 +1,18 @@
 """`wsol localize`."""
 
 import json
+import os
 from array import array
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsol_ext._boxes_folder import BoxesFolder
 from wsol_ext._files import missing_paths, named, sha256_of
-from wsol_ext._names import flag_of, registered_names, unknown
+from wsol_ext._names import flag_of, printable, registered_names, unknown
 from wsol_ext._paths import Paths
 from wsol_ext._problems import Problems, check_folder
 from wsol_ext._processes import of_torchrun
@@ -250,6 +251,7 @@ def run(options: Any) -> int:
             labels = array("q", (known[path] for path in paths))
             del known
     problems.raise_any()
+    named_below = None if dataset is None or paths is None else _folder_of_names(dataset, paths)
     del dataset  # whose tables are large
     assert paths is not None  # else there was a problem
     assert loaded is not None
@@ -257,7 +259,7 @@ def run(options: Any) -> int:
     if options.calibrate:
         assert labels is not None
         return calibrate(model, digest, paths, labels, device, options)
-    root = common_folder(options, paths)
+    root = named_below or common_folder(options, paths)
     request = {
         "checkpoint": digest,
         "published_heads": options.published_heads,  # with others the weights mean something else
@@ -278,6 +280,20 @@ def run(options: Any) -> int:
         has_parts=bool(model.parts),
     )
     return fill(folder, work, Pictures(folder, paths, root), options)
+
+
+def _folder_of_names(dataset: "LocalizationDataset", paths: Paths) -> Path | None:
+    """The folder below which the files lie under the data set's names for them, by which its annotations know them.
+
+    None where there is none: then names are those below the folder that all files lie in.
+    """
+    folders = set()
+    for path, name in zip(paths, dataset.image_names, strict=True):
+        whole = printable(os.path.abspath(path))
+        if not whole.endswith(f"/{name}"):
+            return None
+        folders.add(Path(os.path.abspath(path)).parents[len(PurePosixPath(name).parts) - 1])
+    return folders.pop() if len(folders) == 1 else None
 
 
 def _images_of(chosen: ChosenDataset) -> tuple["LocalizationDataset", Paths]:

@@ -27,6 +27,7 @@ from wsol_ext.cli import (
     export,
     info,
     localize,
+    report,
     train,
 )
 from wsol_ext.cli.arguments import Parser
@@ -40,6 +41,7 @@ _COMMANDS = {
             train,
             evaluate,
             compare,
+            report,
             localize,
             discover,
             boxes,

@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from wsol_ext._files import file_size
 from wsol_ext.data.images import ImageError, PictureFile, read_image, shown_size
+from wsol_ext.data.packed_boxes import PackedBoxes
 from wsol_ext.data.tables import AnnotationError, Box
 
 __all__ = [
@@ -55,7 +56,7 @@ class LocalizationDataset(Dataset[Sample]):
         class_names: each class's name.
         transform: a function of a Pillow picture that gives a tensor, such as `eval_transform()`, or a dict of `image`
             and other views, such as `EvalViews()`; None: the pixels.
-        boxes: for each picture its boxes, (G, 4); None where the data set has none.
+        boxes: for each picture its boxes, (G, 4), a tensor or a list; None where the data set has none.
         has_masks: whether `load_mask` gives masks.
 
     Raises:
@@ -73,23 +74,25 @@ class LocalizationDataset(Dataset[Sample]):
         labels: Sequence[int],
         class_names: Sequence[str],
         transform: Transform | None = None,
-        boxes: Sequence[Tensor] | None = None,
+        boxes: Iterable[Tensor | Sequence[Box]] | None = None,
         has_masks: bool = False,
     ) -> None:
         if len(image_names) == 0:
             raise AnnotationError(f"{type(self).__name__}: the data set has no image")
-        if len(labels) != len(image_names) or len(boxes or image_names) != len(image_names):
+        packed = None if boxes is None else PackedBoxes(boxes)
+        lists = len(image_names) if packed is None else len(packed)
+        if len(labels) != len(image_names) or lists != len(image_names):
             raise ValueError(
                 f"{type(self).__name__}: {len(image_names)} image names, {len(labels)} labels and "
-                f"{len(boxes or image_names)} lists of boxes, there should be one of each an image"
+                f"{lists} lists of boxes, there should be one of each an image"
             )
         self.image_names: list[str] = list(image_names)
         self.labels: list[int] = list(labels)
         self.class_names: list[str] = list(class_names)
         self.transform = transform
-        self.has_boxes = boxes is not None
+        self.has_boxes = packed is not None
         self.has_masks = has_masks
-        self._boxes = list(boxes) if boxes is not None else None
+        self._boxes = packed
         self._warns_of_clipping = WarnsOnce()
 
     def image_path(self, index: int) -> Path | None:
@@ -264,7 +267,7 @@ class _Remaining(LocalizationDataset):
             [dataset.labels[k] for k in kept],
             dataset.class_names,
             dataset.transform,
-            None if boxes is None else [boxes[k] for k in kept],
+            None if boxes is None else (boxes[k] for k in kept),
             dataset.has_masks,
         )
         self._dataset, self._kept = dataset, kept
@@ -306,7 +309,7 @@ class _Boxed(_Remaining):
     def __init__(self, dataset: LocalizationDataset, boxes: Mapping[str, Tensor]) -> None:
         names = dataset.image_names
         super().__init__(dataset, [k for k, name in enumerate(names) if len(boxes.get(name, ()))])
-        self._boxes = [boxes[name].float() for name in self.image_names]
+        self._boxes = PackedBoxes(boxes[name] for name in self.image_names)
         self.has_boxes, self.has_masks = True, False
 
     def _boxes_within(self, index: int, size: tuple[int, int]) -> Tensor:

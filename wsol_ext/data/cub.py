@@ -123,7 +123,7 @@ class CubDataset(LocalizationDataset):
             labels=[label_of[class_ids[key]] for key in chosen],
             class_names=[without_number(names[class_id]) for class_id in present],
             transform=transform,
-            boxes=[torch.tensor(boxes.get(key, ())).reshape(-1, 4) for key in chosen],
+            boxes=([boxes[key]] if key in boxes else [] for key in chosen),
         )
 
     def image_path(self, index: int) -> Path:

@@ -1,5 +1,6 @@
 """Finding the picture files below a folder, and what is said of those that are passed over."""
 
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsol_ext._files import is_results_folder
-from wsol_ext._names import printable, some
+from wsol_ext._names import Spellings, printable, some
 from wsol_ext.data.images import (
     format_by_content,
     heif_hint,
@@ -16,7 +17,7 @@ from wsol_ext.data.images import (
     is_readable_name,
 )
 
-__all__ = ["Found", "find_images", "is_image", "no_image", "passed_over", "search"]
+__all__ = ["Found", "as_stored", "find_images", "is_image", "no_image", "passed_over", "search"]
 
 
 @dataclass
@@ -106,6 +107,23 @@ def find_images(folder: Path) -> list[Path]:
     if news := found.news(folder):
         warnings.warn(f"{printable(folder)}: {news}", stacklevel=2)
     return found.images
+
+
+def as_stored(path: Path) -> Path:
+    """A file that a list names, by its name on the disk, as `Spellings` finds it; else as it is named."""
+    if str(path).isascii() or path.exists():
+        return path
+    folder = as_stored(path.parent)
+    if not folder.is_dir():
+        return path
+    name = _spellings(folder, folder.stat().st_mtime_ns).find(path.name)
+    return path if name is None else folder / name
+
+
+@functools.lru_cache(maxsize=16)
+def _spellings(folder: Path, changed: int) -> Spellings:
+    """The names in a folder, as it was when it was changed last."""
+    return Spellings(os.listdir(folder))
 
 
 def no_image(folder: Path) -> str:

@@ -6,11 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from wsol_ext._files import is_results_folder
-from wsol_ext._names import printable, some
+from wsol_ext._names import Spellings, printable, some
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.box_tables import read_box_table
 from wsol_ext.data.finding import Found, find_images, is_image, no_image, passed_over, search
@@ -92,9 +89,9 @@ class FolderDataset(LocalizationDataset):
         if news:
             warnings.warn(f"{printable(self.root)}: {'; '.join(news)}", stacklevel=2)
         names = [printable(file) for file in files]
-        tables: list[Tensor] | None = None
+        tables: list[list[Box]] | None = None
         if boxes is not None:
-            table = _read_boxes(Path(boxes), self.root, set(names))
+            table = _read_boxes(Path(boxes), self.root, names)
             missing = [name for name in names if name not in table]
             if missing:
                 share = f"{len(missing)} of {len(names)} images, such as {missing[0]}"
@@ -106,7 +103,7 @@ class FolderDataset(LocalizationDataset):
             kept = [k for k, name in enumerate(names) if name in table]
             names, labels = [names[k] for k in kept], [labels[k] for k in kept]
             files = [files[k] for k in kept]
-            tables = [torch.tensor(table[name]) for name in names]
+            tables = [table[name] for name in names]
         class_names = [printable(folder.name) for folder in folders]
         super().__init__(names, labels, class_names, transform, tables)
         self._files = files
@@ -176,16 +173,17 @@ def _class_folders(root: Path) -> tuple[list[Path], list[Path]]:
     return folders, beside
 
 
-def _read_boxes(path: Path, root: Path, known: set[str]) -> dict[str, list[Box]]:
+def _read_boxes(path: Path, root: Path, names: Sequence[str]) -> dict[str, list[Box]]:
     """The boxes of the images that have some, by their names."""
     table: dict[str, list[Box]] = {}
-    boxes = read_box_table(path)
+    known, boxes = Spellings(names), read_box_table(path)
     for row in boxes:
         with noted():
-            if row.image not in known:
+            name = known.find(row.image)
+            if name is None:
                 raise row.error(f"there is no image {row.image!r} below {root}")
             if row.box is not None:
-                table.setdefault(row.image, []).append(row.box)
+                table.setdefault(name, []).append(row.box)
     check_pixels(path, chain.from_iterable(table.values()))
     if boxes.is_found:
         warnings.warn(

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from wsol_ext._names import printable, some
+from wsol_ext._names import Spellings, printable, some
 from wsol_ext.data.tables import Row, read_csv
 
 __all__ = ["NOTHING", "read_labels"]
@@ -46,13 +46,16 @@ def read_labels(
     elif nothing:
         numbers[NOTHING] = -1
     if source == "folder":
+        known, classes = Spellings(numbers), {}
         for path in paths:
-            if printable(path.parent.name) not in numbers:
+            name = known.find(printable(path.parent.name))
+            if name is None:
                 raise ValueError(
                     f"{printable(path)}: its folder {printable(path.parent.name)!r} is no class of the model, "
                     f"which knows {some(class_names, 5)}"
                 )
-        return {path: numbers[printable(path.parent.name)] for path in paths}
+            classes[path] = numbers[name]
+        return classes
     lines = _lines_of_images(_read_label_file(Path(source), numbers), paths)
     lacking = [printable(path) for path in paths if path not in lines]
     if lacking:
@@ -75,10 +78,13 @@ def _read_label_file(path: Path, numbers: Mapping[str, int]) -> list[Row]:
 def _lines_of_images(rows: Sequence[Row], paths: Sequence[Path]) -> dict[Path, Row]:
     """The line of each image that has one."""
     named = [PurePosixPath(row.fields[0]).parts for row in rows]
-    by_name = _by_ends(paths, {len(parts) for parts in named})
+    by_ends = _by_ends(paths, {len(parts) for parts in named})
+    by_name = {"/".join(parts): images for parts, images in by_ends.items()}
+    known = Spellings(by_name)
     lines: dict[Path, Row] = {}
     for row, parts in zip(rows, named, strict=True):
-        images = by_name.get(parts, [])
+        name = known.find("/".join(parts))
+        images = [] if name is None else by_name[name]
         if len({os.path.abspath(image) for image in images}) > 1:
             raise row.error(
                 f"{row.fields[0]!r} is the name of {len(images)} images, {some(sorted(map(printable, images)))}: "

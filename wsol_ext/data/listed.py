@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from wsol_ext._names import printable
 from wsol_ext._paths import Paths
 from wsol_ext.data.base import LocalizationDataset, Transform
+from wsol_ext.data.finding import as_stored
 from wsol_ext.data.tables import Box
 
 __all__ = ["Listed", "ListedDataset", "NamedBox", "boxes_of_main_class"]
@@ -57,16 +56,14 @@ class ListedDataset(LocalizationDataset):
             [picture.label for picture in pictures],
             class_names,
             transform,
-            [torch.tensor(picture.boxes).reshape(-1, 4) for picture in pictures]
-            if has_boxes
-            else None,
+            (picture.boxes for picture in pictures) if has_boxes else None,
         )
         self._paths = Paths(picture.path for picture in pictures)
         self._sizes = [picture.size for picture in pictures]
 
     def image_path(self, index: int) -> Path:
         """The file of picture number `index`."""
-        return self._paths[index]
+        return as_stored(self._paths[index])
 
     def declared_size(self, index: int) -> tuple[int, int] | None:
         """Width and height of picture number `index`, where the annotations say."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wsol_ext._names import some
+from wsol_ext._names import Spellings, some
 from wsol_ext.data.tables import AnnotationError, Row, read_csv
 
 __all__ = ["Predictions", "read_predictions"]
@@ -68,12 +68,14 @@ def read_predictions(
     classes = {str(number): number for number in range(len(class_names))}
     classes |= {name: number for number, name in enumerate(class_names)}
     images = _by_name(image_names)
+    known = Spellings(images)
     scores: list[dict[int, float]] = [{} for _ in image_names]
     others: dict[str, None] = {}
     wide = header not in (_RANKED, _SCORED)
     columns = _class_columns(path, header, classes, len(class_names)) if wide else []
     for row in read_csv(path, header):
-        owners = images.get(row.fields[0].strip(), [])
+        name = known.find(row.fields[0].strip())
+        owners = [] if name is None else images[name]
         if len(owners) > 1:
             names = " and ".join(image_names[k] for k in owners[:3])
             raise row.error(f"{row.fields[0]!r} may be {names}: write the suffix")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsol_ext._files import is_results_folder
-from wsol_ext._names import printable, some
+from wsol_ext._names import Spellings, printable, some
 from wsol_ext._weight_files import read_plain_tensors
 
 __all__ = [
@@ -223,10 +223,11 @@ class ScoreMaps:
         self._by_stem: defaultdict[str, list[Path]] = defaultdict(list)
         for path in self.files:
             self._by_stem[map_id(path, self.folder)].append(path)
+        self._known = Spellings(self._by_stem)
 
     def find(self, image_id: str) -> list[Path]:
         """The files that are named by an image: those with its suffix, or else those without."""
-        return self._by_stem.get(image_id) or self._by_stem.get(_without_suffix(image_id)) or []
+        return self._of(image_id) or self._of(_without_suffix(image_id))
 
     def missing(self, image_ids: Sequence[str]) -> list[str]:
         """Of some images those without a map."""
@@ -249,7 +250,7 @@ class ScoreMaps:
         for image_id, files in found.items():
             stem = _without_suffix(image_id)
             if stem not in known:  # else it is another image's
-                found[image_id] = list(dict.fromkeys([*files, *self._by_stem.get(stem, [])]))
+                found[image_id] = list(dict.fromkeys([*files, *self._of(stem)]))
         several = [files for files in found.values() if len(files) > 1]
         if several:
             names = some([" and ".join(self._names(files)) for files in several])
@@ -283,6 +284,10 @@ class ScoreMaps:
             raise FileNotFoundError(f"{printable(self.folder)}: no score map of {image_id}")
         self.check([image_id])
         return read_score_map(files[0])
+
+    def _of(self, name: str) -> list[Path]:
+        found = self._known.find(name)
+        return [] if found is None else self._by_stem[found]
 
     def _names(self, paths: Iterable[Path]) -> list[str]:
         return [printable(path.relative_to(self.folder).as_posix()) for path in paths]

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-import torch
-
 from wsol_ext._names import printable
 from wsol_ext.data.base import LocalizationDataset, Transform
 from wsol_ext.data.class_names import read_class_names
@@ -114,9 +112,7 @@ class ShardDataset(LocalizationDataset):
             [picture.label for picture in pictures],
             class_names,
             transform,
-            [torch.tensor(picture.boxes).reshape(-1, 4) for picture in pictures]
-            if has_boxes
-            else None,
+            (picture.boxes for picture in pictures) if has_boxes else None,
         )
         self._pictures = [(picture.shard, picture.place) for picture in pictures]
 

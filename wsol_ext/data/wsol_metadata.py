@@ -137,9 +137,7 @@ class WsolMetadataDataset(LocalizationDataset):
             raise ValueError(
                 f"WsolMetadataDataset: class_names has {len(class_names)} names, the labels go up to {max(label_list)}"
             )
-        tables = None
-        if boxes:
-            tables = [torch.tensor(boxes.get(name, [])).reshape(-1, 4) for name in names]
+        tables = (boxes.get(name, ()) for name in names) if boxes else None
         super().__init__(names, label_list, class_names, transform, tables, bool(self._masks))
 
     def image_path(self, index: int) -> Path:

@@ -1,18 +1,19 @@
 """Two evaluated runs: whether they differ by more than chance, and in which images."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsol_ext._names import printable
+from wsol_ext._names import Spellings, printable, some
 from wsol_ext.evaluation.breakdown import read_columns
 from wsol_ext.evaluation.results import ProtocolResult
-from wsol_ext.evaluation.runs import Run
+from wsol_ext.evaluation.runs import Run, differing
 from wsol_ext.evaluation.statistics import (
     DRAWS,
-    Places,
     draw_images,
     interval_of,
     mcnemar,
@@ -72,14 +73,12 @@ class Disagreement:
         index: its place in the first run's data set.
         ious: of both runs' boxes with the true box that each fits best.
         boxes: (4,) each, pixels of the picture.
-        truths: those true boxes.
     """
 
     image: str
     index: int
     ious: tuple[float, float]
     boxes: tuple[NDArray[Any], NDArray[Any]]
-    truths: tuple[NDArray[Any], NDArray[Any]]
 
 
 @dataclass
@@ -108,6 +107,20 @@ class Comparison:
     draws: int = DRAWS
     seed: int = 0
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what the numbers of both are not alike in, and what could not be compared."""
+        first, second = self.first.name, self.second.name
+        notes = []
+        if any(self.left_out):
+            of_first, of_second = self.left_out
+            notes.append(
+                f"images of one alone, left out: {of_first} ({first}), {of_second} ({second})"
+            )
+        for what, (one, other) in differing([self.first, self.second]).items():
+            notes.append(f"{what}: {one} ({first}), {other} ({second})")
+        return [*notes, *(f"{each}: not compared" for each in self.passed_over)]
+
     def as_dict(self) -> dict[str, Any]:
         """What JSON has."""
         return {
@@ -117,6 +130,7 @@ class Comparison:
             "images of one alone": list(self.left_out),
             "draws": self.draws,
             "seed": self.seed,
+            "notes": self.notes,
             "differences": self.rows(),
             "disagreements": [
                 {
@@ -162,12 +176,14 @@ def compare(
         pictures: of how many images to give the boxes, at most: half of them better in each.
 
     Raises:
-        ValueError: verdicts that are missing, damaged or unfinished, or no image that both have.
+        ValueError: verdicts that are missing, damaged or unfinished, no image that both have, or images that are others
+            in the second by size or true boxes.
     """
     names = [_image_names(run) for run in (first, second)]
-    common = np.intersect1d(names[0], names[1])
+    common = _Common(*names)
     if not len(common):
         raise ValueError(f"{first.name} and {second.name} have no image of the same name")
+    _check_annotations((first, second), common)
     weights = draw_images(len(common), draws, seed)
     others = {result.name: result for result in second.evaluation.protocols}
     differences: list[Difference] = []
@@ -213,26 +229,73 @@ def _image_names(run: Run) -> NDArray[np.str_]:
     return together
 
 
-def _places(common: NDArray[np.str_]) -> Places:
-    """Columns by the images' names, which are sorted."""
+class _Common:
+    """The images of two runs, by their names, sorted.
 
-    def places(part: Verdicts) -> NDArray[np.int64]:
-        found = np.searchsorted(common, part.image).clip(max=len(common) - 1)
-        return np.where(common[found] == part.image, found, -1)
+    Args:
+        first: the names in the one.
+        second: those in the other, which `Spellings` finds where they are written otherwise.
+    """
 
-    return places
+    def __init__(self, first: NDArray[np.str_], second: NDArray[np.str_]) -> None:
+        alike = set(np.intersect1d(first, second).tolist())
+        own = Spellings(set(first.tolist()) - alike)
+        found = {name: own.find(name) for name in set(second.tolist()) - alike}
+        times = Counter(found.values())
+        renamed = {name: as_first for name, as_first in found.items() if times[as_first] == 1}
+        self._renamed = {name: as_first for name, as_first in renamed.items() if as_first}
+        self.names = np.array(sorted([*alike, *self._renamed.values()]), np.str_)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def places(self, names: NDArray[np.str_]) -> NDArray[np.int64]:
+        """Where images of either run stand among the common ones; -1: they are none."""
+        if self._renamed:
+            names = np.array([self._renamed.get(name, name) for name in names.tolist()], np.str_)
+        found = np.searchsorted(self.names, names).clip(max=len(self) - 1)
+        return np.where(self.names[found] == names, found, -1)
+
+    def places_of(self, part: Verdicts) -> NDArray[np.int64]:
+        """Likewise those of a part."""
+        return self.places(part.image)
+
+
+def _check_annotations(runs: tuple[Run, Run], common: _Common) -> None:
+    """Refuse runs whose images of one name have other sizes or true boxes, as far as both say."""
+    for column in ("annotation", "size"):  # older results have sizes alone
+        known = [_columns(run, common, (column,)) for run in runs]
+        if any(each is None for each in known):
+            continue
+        first, second = (each[column].reshape(len(common), -1) for each in known if each)
+        others = common.names[(first != second).any(axis=1)]
+        if len(others):
+            raise ValueError(
+                f"{runs[0].name} and {runs[1].name} cannot be compared, they are of different data: {len(others)} of "
+                f"{len(common)} images of the same name have other sizes or true boxes: {some(others.tolist())}"
+            )
+        return
+
+
+def _columns(run: Run, common: _Common, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    """Columns of the images that both runs have, in the order of their names; None where a part lacks one."""
+    columns = read_columns(run.verdicts, ("index", "image", *names))
+    if columns is None:
+        return None
+    places = common.places(columns["image"])
+    kept = np.argsort(places)[-len(common) :]
+    return {name: values[kept] for name, values in columns.items()}
 
 
 def _differences(
     runs: tuple[Run, Run],
     results: tuple[ProtocolResult, ProtocolResult],
-    common: NDArray[np.str_],
+    common: _Common,
     weights: NDArray[np.uint8],
 ) -> list[Difference]:
     """One protocol's."""
-    places = _places(common)
     values = [
-        weighted_numbers(run.verdicts, result, run.evaluation.method, weights, places)
+        weighted_numbers(run.verdicts, result, run.evaluation.method, weights, common.places_of)
         for run, result in zip(runs, results, strict=True)
     ]
     right = [_right(run, result, common) for run, result in zip(runs, results, strict=True)]
@@ -255,9 +318,7 @@ def _differences(
     return found
 
 
-def _right(
-    run: Run, result: ProtocolResult, common: NDArray[np.str_]
-) -> dict[str, NDArray[np.bool_]]:
+def _right(run: Run, result: ProtocolResult, common: _Common) -> dict[str, NDArray[np.bool_]]:
     """Whether each image counts for each share, (n,); none where a threshold was chosen on the images."""
     protocol = protocol_of(result, run.evaluation.method)
     metric = protocol.metric
@@ -266,29 +327,21 @@ def _right(
     if len(metric.thresholds) > 1 and protocol.at is None:
         return {}
     at = 0 if protocol.at is None else int(protocol.at)
-    key, places = f"{result.name}/{run.evaluation.method}", _places(common)
+    key = f"{result.name}/{run.evaluation.method}"
     right = np.zeros((len(common), len(metric.shares)), bool)
     for part in read_parts(run.verdicts, (key,)):
         if key not in part.verdicts:
             return {}
-        columns = places(part)
+        columns = common.places_of(part)
         right[columns[columns >= 0]] = part.verdicts[key][columns >= 0, at]
     return dict(zip(metric.shares, right.T, strict=True))
 
 
-def _disagreements(
-    runs: tuple[Run, Run], common: NDArray[np.str_], count: int
-) -> list[Disagreement]:
+def _disagreements(runs: tuple[Run, Run], common: _Common, count: int) -> list[Disagreement]:
     """The images of the largest differences of IoU, both ways."""
-    known = []
-    for run in runs:
-        columns = read_columns(run.verdicts, ("index", "image", "iou", "box", "truth"))
-        if columns is None:
-            return []
-        order = np.argsort(columns["image"])
-        kept = order[np.isin(columns["image"][order], common)]
-        known.append({name: values[kept] for name, values in columns.items()})
-    first, second = known
+    first, second = (_columns(run, common, ("iou", "box")) for run in runs)
+    if first is None or second is None:
+        return []
     change = second["iou"].astype(float) - first["iou"].astype(float)
     order = np.argsort(change, kind="stable")
     worse = [place for place in order[: count // 2] if change[place] < 0]
@@ -299,7 +352,6 @@ def _disagreements(
             int(first["index"][place]),
             (float(first["iou"][place]), float(second["iou"][place])),
             (first["box"][place], second["box"][place]),
-            (first["truth"][place], second["truth"][place]),
         )
         for place in (*better, *worse)
     ]

@@ -69,7 +69,7 @@ def evaluate_found(
             takers = ", ".join(each for each, kind in PROTOCOLS.items() if kind.takes_boxes)
             raise ValueError(f"protocol {name} looks at score maps, of boxes there is {takers}")
     found = Path(found).expanduser()
-    table = boxes_by_image(found)
+    table = boxes_by_image(found, dataset.image_names)
     about: dict[str, Any] = {"found": printable(found)}
     missing = [name for name in dataset.image_names if name not in table]
     if missing:

@@ -23,11 +23,18 @@ from wsol_ext._files import (
 )
 from wsol_ext._names import some
 from wsol_ext._processes import of_torchrun
-from wsol_ext._stored import read_values
+from wsol_ext._stored import is_number, read_values
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.evaluation.verdicts import Verdicts, joined, read_parts, write_part
 
-__all__ = ["FOLDER", "EvaluationError", "Journal", "fingerprint", "is_unfinished"]
+__all__ = [
+    "FOLDER",
+    "EvaluationError",
+    "Journal",
+    "box_threshold",
+    "fingerprint",
+    "is_unfinished",
+]
 
 FOLDER = "verdicts"
 """The folder, beside `evaluation.json`, of what was found of each image: see `wsol_ext.evaluation.verdicts`."""
@@ -195,6 +202,20 @@ def is_unfinished(folder: Path) -> bool:
     """
     about = folder / _ABOUT
     return about.exists() and read_values(about, "wsol evaluate").get("finished") is not True
+
+
+def box_threshold(folder: Path) -> float | None:
+    """Where maps were cut for the boxes that a folder's verdicts have; None where it does not say.
+
+    Raises:
+        ValueError: its `about.json` is damaged; the message names it.
+    """
+    about = folder / _ABOUT
+    asked = read_values(about, "wsol evaluate").get("asked") if about.exists() else None
+    if not isinstance(asked, dict) or "found" in asked:  # boxes of elsewhere
+        return None
+    cut = asked.get("box threshold")
+    return cut if is_number(cut) else None
 
 
 def _rank() -> int:

@@ -123,9 +123,11 @@ def evaluate_maps(
                 f"evaluate_maps: {name} is for {len(values)} images, there are {count} maps"
             )
     if boxes is not None:
-        boxes = [_wide(_tensor(f"boxes[{index}]", each)) for index, each in enumerate(boxes)]
-        tables = (of_image.tolist() for of_image in boxes if of_image.shape[1:] == (4,))
+        given = (_boxes_of(index, each) for index, each in enumerate(boxes))
+        tables = (of_image.tolist() for of_image in given if of_image.shape[1:] == (4,))
         check_pixels("evaluate_maps: boxes", chain.from_iterable(tables))
+        for _ in given:  # all are looked over before the pass begins
+            pass
     clipping: list[str] = []
 
     def sample(index: int) -> Sample:
@@ -142,8 +144,9 @@ def evaluate_maps(
         named = (("size", "sizes"), ("label", "labels"), ("logits", "logits"))
         found |= {key: columns[name][index] for key, name in named if name in columns}
         if boxes is not None:
-            found["boxes"], warning = _checked_boxes(index, boxes[index], found["size"])
-            if warning is not None:
+            of_image = _boxes_of(index, boxes[index])
+            found["boxes"], warning = _checked_boxes(index, of_image, found["size"])
+            if warning is not None and not clipping:
                 clipping.append(warning)
         return found
 
@@ -487,6 +490,11 @@ def _wide(values: Tensor) -> Tensor:
     if values.is_floating_point():
         return values if values.dtype == torch.float64 else values.float()
     return values.long()
+
+
+def _boxes_of(index: int, values: Any) -> Tensor:
+    """The boxes of an image as they were given. A tensor for each image takes a kilobyte: none is kept."""
+    return _wide(_tensor(f"boxes[{index}]", values))
 
 
 def _checked_sizes(sizes: Tensor, count: int) -> Tensor:

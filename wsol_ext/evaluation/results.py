@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wsol_ext.evaluation.gallery import Example
     from wsol_ext.evaluation.threshold_from import ChosenThresholds
 
-__all__ = ["CENTER", "GAP", "ORACLE", "Evaluation", "ProtocolResult"]
+__all__ = ["CENTER", "GAP", "ORACLE", "THRESHOLDS_FROM", "Evaluation", "ProtocolResult"]
 
 _T = TypeVar("_T")
 
@@ -24,6 +24,8 @@ ORACLE = "oracle"
 """The name of a method's numbers at the thresholds that are best on the evaluated images."""
 GAP = "gap"
 """The name of what is lost at others."""
+THRESHOLDS_FROM = "thresholds from"
+"""What is said, by this name, of who chose thresholds in place of the evaluated images."""
 
 
 @dataclass
@@ -176,7 +178,12 @@ class Evaluation:
                 found.append(f"{100 * gap[number]:.1f} points under {result.name}{label}")
         if not found:
             return ""
-        return f"by thresholds from {self.chosen}, not the best here, {self.method} loses {', '.join(found)}"
+        chosen = self.about_dict()[THRESHOLDS_FROM]
+        return f"by thresholds from {chosen}, not the best here, {self.method} loses {', '.join(found)}"
+
+    def about_dict(self) -> dict[str, Any]:
+        """What a reader should know, as `about` and `chosen` say it."""
+        return self.about | ({} if self.chosen is None else {THRESHOLDS_FROM: str(self.chosen)})
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but curves, examples and the time it took, as JSON has it: the same, however often it is found."""
@@ -193,8 +200,7 @@ class Evaluation:
             for r in self.protocols
         ]
         return {
-            **self.about,
-            **({} if self.chosen is None else {"thresholds from": str(self.chosen)}),
+            **self.about_dict(),
             "method": self.method,
             "images": self.images,
             "versions": versions(),
@@ -228,15 +234,15 @@ class Evaluation:
         write_json(folder / "evaluation.json", self.as_dict())
         write_csv(folder / "evaluation.csv", self.rows())
         written = [folder / "evaluation.json", folder / "evaluation.csv"]
-        for name, rows in (("by_object", self.by_object), ("by_class", self.by_class)):
+        tables = {"by_object": self.by_object, "by_class": self.by_class}
+        tables |= {f"curve_{result.name}": _curve_rows(result) for result in self.protocols}
+        for name, rows in tables.items():
+            path = folder / f"{name}.csv"
             if rows:
-                write_csv(folder / f"{name}.csv", rows)
-                written.append(folder / f"{name}.csv")
-        for result in self.protocols:
-            if result.curves:
-                path = folder / f"curve_{result.name}.csv"
-                write_csv(path, _curve_rows(result))
+                write_csv(path, rows)
                 written.append(path)
+            else:  # of an evaluation before
+                path.unlink(missing_ok=True)
         return written
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from wsol_ext._names import in_short, printable, some
+from wsol_ext._names import Spellings, in_short, printable, some
 from wsol_ext._stored import is_number, is_text, is_whole
 from wsol_ext.data.base import LocalizationDataset
 from wsol_ext.data.box_tables import read_box_table
@@ -154,7 +154,7 @@ def shown_threshold(threshold: float | str, chosen: ChosenThresholds | None) -> 
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
-    """An `evaluation.json` as the evaluation that it is of, as far as thresholds need it: without curves.
+    """An `evaluation.json` as the evaluation that it is of: without curves, examples and numbers by class.
 
     Raises:
         ValueError: it is damaged, or of a version that stored no thresholds; the message names the file.
@@ -164,15 +164,25 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         method, images = found.pop("method"), found.pop("images")
-        about = {name: found[name] for name in ("data", "split") if name in found}
-        if not is_whole(images) or not all(map(is_text, (method, *about.values()))):
-            raise ValueError(f"method is {method!r}, images {images!r}, data and split {about}")
+        named = {name: found[name] for name in ("data", "split") if name in found}
+        if not is_whole(images) or not all(map(is_text, (method, *named.values()))):
+            raise ValueError(f"method is {method!r}, images {images!r}, data and split {named}")
         protocols = [_result(each, method) for each in found.pop("protocols")]
+        by_object = [_row(row) for row in found.pop("by object", [])]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{printable(path)} is damaged: {error!r}; write it anew by wsol evaluate"
         ) from error
-    return Evaluation(method, images, protocols, about)
+    about = {name: value for name, value in found.items() if isinstance(value, str | int | float)}
+    return Evaluation(method, images, protocols, about, by_object=by_object)
+
+
+def _row(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the numbers by object."""
+    for name, value in found.items():
+        if not (isinstance(value, str) if name == "kind" else is_number(value)):
+            raise ValueError(f"by object, {name} is {value!r}")
+    return {"kind": found["kind"], "images": found["images"], **found}
 
 
 def _result(found: Mapping[str, Any], method: str) -> ProtocolResult:
@@ -183,8 +193,9 @@ def _result(found: Mapping[str, Any], method: str) -> ProtocolResult:
         if not is_number(value):
             raise ValueError(f"{name} is {value!r}, it should be a number")
     settings = dict(found["settings"])
-    given = settings.get("chosen") == "beforehand"  # the baseline has its best all the same
-    if thresholds and method not in thresholds and not given:
+    # The baseline has its best where the method's were given, or it has none: boxes of elsewhere.
+    given = settings.get("chosen") == "beforehand" or not thresholds.keys() - {CENTER}
+    if method not in thresholds and not given:
         raise ValueError(f"{method} has no thresholds")
     for each in thresholds.values():
         for value in each.values():
@@ -193,9 +204,25 @@ def _result(found: Mapping[str, Any], method: str) -> ProtocolResult:
     if not is_number(settings.get("interval", 0.5)):
         raise ValueError(f"interval is {settings['interval']!r}, it should be a number")
     oracle = {source: dict(numbers) for source, numbers in found.get("oracle", {}).items()}
+    intervals = {
+        source: {name: _interval(each) for name, each in numbers.items()}
+        for source, numbers in found.get("intervals", {}).items()
+    }
     return ProtocolResult(
-        found["protocol"], settings, metrics, thresholds=thresholds, oracle=oracle
+        found["protocol"],
+        settings,
+        metrics,
+        thresholds=thresholds,
+        oracle=oracle,
+        intervals=intervals,
     )
+
+
+def _interval(found: Any) -> tuple[float, float]:
+    low, high = found
+    if not is_number(low) or not is_number(high):
+        raise ValueError(f"an interval is {found!r}, it should be two numbers")
+    return low, high
 
 
 def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> LocalizationDataset:
@@ -209,7 +236,7 @@ def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> Localizatio
         FileNotFoundError: no such file.
         AnnotationError: the file is malformed, or has a box of none of the pictures.
     """
-    table = boxes_by_image(path)
+    table = boxes_by_image(path, dataset.image_names)
     boxed = [name for name in dataset.image_names if len(table.get(name, ()))]
     if not boxed:
         named = f", it names {some(list(table))}" if table else ""
@@ -225,15 +252,22 @@ def with_boxes_of(dataset: LocalizationDataset, path: str | Path) -> Localizatio
     return dataset.with_boxes(table)
 
 
-def boxes_by_image(path: str | Path) -> dict[str, Tensor]:
+def boxes_by_image(path: str | Path, image_names: Sequence[str]) -> dict[str, Tensor]:
     """The boxes (N, 4) of each image that a file names, float64; none of one in which nothing was found.
+
+    Args:
+        path: the file.
+        image_names: by which images go that it may name otherwise, as `Spellings` has them; others stand as they are.
 
     Raises:
         FileNotFoundError, AnnotationError: as `read_box_table`.
     """
+    known = Spellings(image_names)
     table: dict[str, list[tuple[float, ...]]] = {}
     for row in read_box_table(path):
-        table.setdefault(row.image, []).extend([] if row.box is None else [row.box])
+        table.setdefault(known.find(row.image) or row.image, []).extend(
+            [] if row.box is None else [row.box]
+        )
     return {
         name: torch.tensor(boxes, dtype=torch.float64).view(-1, 4) for name, boxes in table.items()
     }

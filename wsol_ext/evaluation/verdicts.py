@@ -18,6 +18,7 @@ what it did since the last one. `numpy.load` reads them:
 | `truth` | (n, 4) floats | that true box |
 | `outcome` | (n,) text | `right`, or the kind of error, as `toploc` has them; empty where no class is predicted |
 | `size` | (n, 2) integers | width and height of the picture |
+| `annotation` | (n,) int64 | a digest of that and of all true boxes, by which `wsol compare` knows other data |
 
 A box is cut from the map at the threshold of `toploc`, as `toploc` cuts it, whichever protocols were asked for.
 """

@@ -53,9 +53,14 @@ def single_boxes(score_maps: Tensor, threshold: float | Tensor) -> Tensor:
     """
     if isinstance(threshold, Tensor):
         score_maps, threshold = cut_maps(score_maps, threshold), 0.5
-    thresholds = torch.tensor([threshold], dtype=torch.float64, device=score_maps.device)
-    boxes = ops.extract_boxes(score_maps, thresholds)[:, 0]
-    return torch.where((boxes == 0).all(dim=1, keepdim=True), boxes.new_tensor([0, 0, 1, 1]), boxes)
+    return _boxes_at(score_maps, [threshold])[:, 0]
+
+
+def _boxes_at(score_maps: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """What `single_boxes` gives at each threshold: (B, T, 4)."""
+    at = torch.tensor(thresholds, dtype=torch.float64, device=score_maps.device)
+    boxes = ops.extract_boxes(score_maps, at)
+    return torch.where((boxes == 0).all(dim=2, keepdim=True), boxes.new_tensor([0, 0, 1, 1]), boxes)
 
 
 def cut_maps(score_maps: Tensor, thresholds: Tensor) -> Tensor:
@@ -301,9 +306,9 @@ class LocalizationAccuracy(AtBestThreshold):
             )
         maps = true_class_maps(class_maps, labels, classes)
         score_maps = to_score_maps(distinct_maps(maps), self.size, "bilinear")
+        cuts = _boxes_at(score_maps, self.thresholds).expand(len(maps), -1, -1)
         verdicts = []
-        for threshold in self.thresholds:
-            boxes = single_boxes(score_maps, threshold).expand(len(maps), -1)
+        for boxes in cuts.unbind(dim=1):
             outcomes = localization_outcomes(boxes, logits, labels, gt_boxes)
             verdicts.append(torch.stack([outcomes[key] for key in SHARES], dim=1))
         return torch.stack(verdicts, dim=1)

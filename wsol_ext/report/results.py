@@ -1,31 +1,34 @@
 """All that an evaluation leaves behind: its files, the report, the tables."""
 
-import csv
 import warnings
-from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from wsol_ext._files import mark_own_folder
+from wsol_ext._files import mark_own_folder, write_json
 from wsol_ext._versions import versions
 from wsol_ext.data.base import LocalizationDataset
+from wsol_ext.data.factory import FLAGS, ChosenDataset
 from wsol_ext.evaluation import Evaluation
 from wsol_ext.evaluation.breakdown import by_class, by_object
+from wsol_ext.evaluation.runs import ORIGIN, read_run
 from wsol_ext.evaluation.statistics import add_intervals
+from wsol_ext.report.heat_maps import write_heat_maps
 from wsol_ext.report.page import write_report
 from wsol_ext.report.table import print_tables
 
-__all__ = ["write_results"]
+__all__ = ["made_by", "write_results"]
 
 
 def write_results(
     evaluation: Evaluation,
     dataset: LocalizationDataset,
     out: Path,
-    run_folder: Path,
-    config: Mapping[str, Any],
     command: str,
+    *,
+    run_folder: Path | None = None,
+    data: ChosenDataset | None = None,
 ) -> None:
     """Write an evaluation's files and the report, and print its tables.
 
@@ -36,27 +39,19 @@ def write_results(
 
     Args:
         evaluation: what was found; `about` says on which data.
-        dataset: the data set the examples' pictures are read from.
+        dataset: the data set the pictures are read from.
         out: the folder to write to.
-        run_folder: the folder of the run, whose `metrics.csv` is drawn, where there is one.
-        config: the run's options, to list.
         command: the command line, for the report to name.
+        run_folder: the folder of the training run, where there is one.
+        data: what opens the data set again, to be found by `wsol report` and `wsol compare`.
     """
     mark_own_folder(out, "evaluate")
     _add_statistics(evaluation, dataset, out / "verdicts")
     evaluation.save(out)
-    title = f"{evaluation.method} on {evaluation.about['data']}"
-    history = _history(run_folder / "metrics.csv")
+    write_heat_maps(out, evaluation.examples)
+    write_json(out / ORIGIN, _origin(evaluation, command, run_folder, data))
     page = out / "report.html"
-    write_report(
-        page,
-        evaluation,
-        dataset,
-        title=title,
-        history=history,
-        config=config,
-        origin=_origin(evaluation, command),
-    )
+    write_report(page, [read_run(out)], dataset)
     print_tables(evaluation)
     print(f"report: {page}")
 
@@ -73,22 +68,30 @@ def _add_statistics(evaluation: Evaluation, dataset: LocalizationDataset, verdic
         warnings.warn(f"{error}; there are no intervals", stacklevel=3)
 
 
-def _origin(evaluation: Evaluation, command: str) -> dict[str, str]:
-    """Where the numbers come from: when, how long, by what."""
-    return {
-        "date": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-        "duration": f"{evaluation.seconds:.1f} s",
-        "command": command,
-        **versions(),
-    }
+def _origin(
+    evaluation: Evaluation, command: str, run_folder: Path | None, data: ChosenDataset | None
+) -> dict[str, Any]:
+    """Where the numbers come from: when, how long, by what, from which files."""
+    origin: dict[str, Any] = {"command": command, "date": _now()}
+    origin |= {"duration": f"{evaluation.seconds:.1f} s", "versions": versions()}
+    if run_folder is not None:
+        origin["run"] = str(run_folder.resolve())
+    if data is not None:
+        paths = {name: _whole(path) for name, path in data.options.items() if name in FLAGS}
+        root, values = data.root and _whole(data.root), {**data.options, **paths}
+        origin["data"] = {**asdict(data), "root": root, "options": values}
+    return origin
 
 
-def _history(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        return [{name: float(value) for name, value in row.items() if value} for row in rows]
-    except (TypeError, ValueError):  # some other program's file of that name
-        return []
+def _whole(path: str) -> str:
+    """A path from wherever it is looked at."""
+    return str(Path(path).resolve())
+
+
+def made_by(command: str) -> dict[str, str]:
+    """What makes a page: a command line, when, and which version of this package."""
+    return {"command": command, "date": _now(), "wsol_ext": versions()["wsol_ext"]}
+
+
+def _now() -> str:
+    return f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
