@@ -216,6 +216,12 @@ def test_mistaken_arguments_are_named(arguments, error, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_torch_that_cannot_export_is_named(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cu124")
+    with pytest.raises(ValueError, match=r"takes torch 2\.7 or newer, this is 2\.6\.0"):
+        metadata(small_model("tscam"))
+
+
 def test_half_precision_is_refused():
     with pytest.raises(ValueError, match=r"weights of torch.bfloat16, they should be float32"):
         exported_program(small_model("sat").bfloat16())

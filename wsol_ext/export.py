@@ -77,8 +77,8 @@ def export_model(
         TypeError: another object in the model's place.
         ValueError: a mistaken argument; a model that refines its maps by clusters (molt), which are found by training
             on each picture, so that no program holds them: ``model.set_clusters(None)`` leaves its combined map; a
-            backbone that takes one size only, with `dynamic`; or weights beyond ONNX's 2 GiB.
-        RuntimeError: torch is older than 2.7.
+            backbone that takes one size only, with `dynamic`; weights beyond ONNX's 2 GiB; or a torch
+            older than 2.7.
         ModuleNotFoundError: packages are missing that ONNX takes: ``pip install onnx onnxscript``.
         OSError: the file cannot be written; an older one is untouched.
 
@@ -195,7 +195,7 @@ def missing_packages() -> str | None:
 
 def _torch_exports() -> bool:
     """Torch 2.6 keeps image sizes as constants of programs for all sizes, and does not write each operator to ONNX."""
-    return TorchVersion(torch.__version__) >= (2, 7)
+    return TorchVersion(torch.__version__) >= "2.7"
 
 
 # --- what is exported
@@ -258,7 +258,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _check_model(model: Any, classes: str, dynamic: bool) -> None:
     if not _torch_exports():
-        raise RuntimeError(f"exporting takes torch 2.7 or newer, this is {torch.__version__}")
+        raise ValueError(f"exporting takes torch 2.7 or newer, this is {torch.__version__}")
     if not isinstance(model, LocalizationModel):
         raise TypeError(
             f"model is of type {type(model).__name__}, it should be a LocalizationModel, as "
