@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.torch_version import TorchVersion
 
 from wsol_ext import __version__
 from wsol_ext._files import atomic_path
@@ -33,7 +34,6 @@ Format: TypeAlias = Literal["onnx", "pt2"]
 Classes: TypeAlias = Literal["top1", "given"]
 """Whose maps a program gives: each image's best class's, or those of the classes that are its second input."""
 
-_MOST = 2**31 - 1  # images or classes at once: torch 2.6 exports no dimension without an end
 _METADATA = "wsol_ext"  # an ONNX file's property; of a .pt2 the extra file wsol_ext.json
 _LARGEST_ONNX = 2**31 - 2**24  # bytes of weights; a protobuf message ends at 2 GiB
 _ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -77,7 +77,8 @@ def export_model(
         TypeError: another object in the model's place.
         ValueError: a mistaken argument; a model that refines its maps by clusters (molt), which are found by training
             on each picture, so that no program holds them: ``model.set_clusters(None)`` leaves its combined map; a
-            backbone that takes one size only, with `dynamic`; or weights beyond ONNX's 2 GiB.
+            backbone that takes one size only, with `dynamic`; weights beyond ONNX's 2 GiB; or a torch
+            older than 2.7.
         ModuleNotFoundError: packages are missing that ONNX takes: ``pip install onnx onnxscript``.
         OSError: the file cannot be written; an older one is untouched.
 
@@ -130,7 +131,7 @@ def exported_program(
     device = next(model.parameters()).device
     # Neither a batch nor a count of classes of 1, which torch would take for no size at all but a constant.
     images = torch.zeros((2, 3, height, width), device=device)
-    shapes: list[dict[int, Any]] = [{0: Dim("batch", min=1, max=_MOST)}]
+    shapes: list[dict[int, Any]] = [{0: Dim("batch", min=1)}]
     if dynamic:
         patch, least = model.backbones()[-1].patch_size, _fewest_patches(model)
         sides = [max(least, s // p) * p for s, p in zip((height, width), patch, strict=True)]
@@ -142,7 +143,7 @@ def exported_program(
     arguments = [images]
     if classes == "given":
         arguments.append(torch.zeros((2, 2), dtype=torch.int64, device=device))
-        shapes.append({0: shapes[0][0], 1: Dim("count", min=1, max=_MOST)})
+        shapes.append({0: shapes[0][0], 1: Dim("count", min=1)})
     kind = _OfGivenClasses if classes == "given" else _OfTop1
     with _evaluating(model), torch.no_grad():
         program = torch.export.export(kind(model), tuple(arguments), dynamic_shapes=tuple(shapes))
@@ -190,6 +191,11 @@ def missing_packages() -> str | None:
     if not missing:
         return None
     return f"ONNX takes the packages {' and '.join(missing)}: pip install {' '.join(missing)}"
+
+
+def _torch_exports() -> bool:
+    """Torch 2.6 keeps image sizes as constants of programs for all sizes, and does not write each operator to ONNX."""
+    return TorchVersion(torch.__version__) >= "2.7"
 
 
 # --- what is exported
@@ -251,6 +257,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _check_model(model: Any, classes: str, dynamic: bool) -> None:
+    if not _torch_exports():
+        raise ValueError(f"exporting takes torch 2.7 or newer, this is {torch.__version__}")
     if not isinstance(model, LocalizationModel):
         raise TypeError(
             f"model is of type {type(model).__name__}, it should be a LocalizationModel, as "
