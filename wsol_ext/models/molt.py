@@ -89,9 +89,8 @@ class MOLT(LocalizationModel):
             problems.add(f"beta is {beta}, it should be in [0, 1]")
         self.transformers = nn.ModuleList(transformers)
         self.levels = list(levels)
-        self._names = [
-            str(level) for level in levels
-        ]  # in compiled code torch 2.6 may have symbols for the numbers
+        # In compiled code torch 2.6 may have symbols for the numbers.
+        self._names = [str(level) for level in levels]
         self.beta = beta
         self.cluster_cache: ClusterCache | None = None
         with problems.collected():
