@@ -1,7 +1,7 @@
 """Two pages of `wsol report` as a browser shows them: of one run by day, and of two by night where they have pictures.
 
-wsol demo --out runs/a && wsol demo --out runs/b --seed 1
-python scripts/picture_report.py runs/a runs/b docs/report.jpg
+wsol demo --out runs/demo_tscam && wsol demo --model scm --out runs/demo_scm
+python scripts/picture_report.py runs/demo_tscam runs/demo_scm docs/report.jpg
 """
 
 import argparse
