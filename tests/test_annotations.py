@@ -281,6 +281,8 @@ def test_what_xml_and_lists_cannot_hold_makes_no_broken_file(name, tmp_path):
         for file in [made, *made.rglob("*")] if made.is_dir() else [made]:
             if file.suffix == ".xml":
                 ElementTree.parse(file)
+            if file.suffix == ".csv":
+                assert "so\ufffdso" in file.read_text(encoding="utf-8")
             if file.name == "train.txt":
                 assert len(file.read_text().splitlines()) == 1
 

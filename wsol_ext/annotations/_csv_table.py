@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from wsol_ext._files import csv_field
 from wsol_ext.annotations._pictures import About, Picture, shown
 
 _COLUMNS = ("image", "width", "height", "class", "score", "class_probability", "map_mean")
@@ -19,7 +20,7 @@ def write(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*_COLUMNS, *_CORNERS])
         for picture in shown(pictures):
-            writer.writerows(_rows(picture, classes))
+            writer.writerows(map(csv_field, row) for row in _rows(picture, classes))
 
 
 def _rows(picture: Picture, classes: Sequence[str]) -> Iterator[list[object]]:
