@@ -117,7 +117,7 @@ def test_mistakes_of_a_report_are_named_together(capsys):
     assert main(["report", "nowhere", "--out", "runs", "--pictures", "-1"]) == 2
     said = capsys.readouterr().err
     assert "RUN is nowhere, which has no evaluation.json" in said
-    assert "--out is runs, a folder: it should be a file such as report.html" in said
+    assert "--out is runs, it should be a file such as report.html" in said
     assert "--pictures is -1, it should be 0 or more" in said
 
 

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from attention.networks import Softmaxes
+from torch.torch_version import TorchVersion
 from torchvision.transforms.v2.functional import normalize
 
 from wsol_ext.attention.calls import attention_of
@@ -313,9 +314,10 @@ def test_compiled_and_exported_a_model_gives_what_it_gave(family):
     with torch.no_grad():
         expected = Localize()(images)
         compiled = torch.compile(Localize(), backend="aot_eager")(images)
-        exported = torch.export.export(Localize(), (images,)).module()(images)
-    torch.testing.assert_close(compiled, expected)
-    torch.testing.assert_close(exported, expected)
+        torch.testing.assert_close(compiled, expected)
+        if TorchVersion(torch.__version__) >= "2.8":  # older ones export through no mode
+            exported = torch.export.export(Localize(), (images,)).module()(images)
+            torch.testing.assert_close(exported, expected)
 
 
 # --- the rows themselves

@@ -15,6 +15,7 @@ from wsol_ext.data import SyntheticDataset
 from wsol_ext.evaluation import CENTER, Evaluation, Example, ProtocolResult
 from wsol_ext.evaluation.comparison import compare
 from wsol_ext.evaluation.runs import ORIGIN, read_run
+from wsol_ext.evaluation.verdicts import read_parts, write_part
 from wsol_ext.metrics import TopLoc
 from wsol_ext.report.heat_maps import read_heat_maps, write_heat_maps
 from wsol_ext.report.page import write_report
@@ -165,6 +166,38 @@ def test_a_run_beside_itself_and_runs_without_a_common_image(tmp_path):
     other = kept_run(tmp_path / "other", names=[f"other {k}" for k in range(12)])
     page = page_of(run, other, path=tmp_path)
     assert "There are none: the runs have no image in common, by name." in page
+
+
+def test_runs_of_other_pictures_have_a_baseline_each_and_no_pairs(tmp_path):
+    runs = [kept_run(tmp_path / name) for name in "ab"]
+    runs[1].evaluation.protocols[1].metrics[CENTER]["maxboxacc"] = 0.125
+    page = page_of(*runs, path=tmp_path, no_comparison="they are of different data")
+    assert "No test: they are of different data" in page
+    assert ">12.5%" in page
+    assert ">40.0%" in page
+    assert page.count("center baseline of b") == 2  # of all headlines, and under maxboxacc
+    assert 'class="gallery"' not in page
+
+
+def test_a_box_of_half_the_iou_is_right_but_for_toploc(tmp_path):
+    for predicts, shown in ((False, "Right <small>12"), (True, "")):
+        run = kept_run(tmp_path / str(predicts), predicts=predicts)
+        (part,) = read_parts(run.verdicts)
+        part.columns["iou"] = np.full(12, 0.5, np.float32)
+        write_part(run.verdicts, "0", part)
+        page = page_of(run, path=tmp_path)
+        assert ("of 0.5 or more" in page) == (not predicts)
+        assert shown in page
+
+
+def test_a_line_of_too_few_fields_is_damage(tmp_path):
+    kept_run(tmp_path / "run")
+    with (tmp_path / "run" / "by_class.csv").open("a") as file:
+        file.write("bird 3\n")
+    with pytest.raises(
+        ValueError, match="by_class.csv is damaged: a line has more or fewer fields"
+    ):
+        read_run(tmp_path / "run")
 
 
 def test_what_made_each_run_and_the_page_is_listed(tmp_path):

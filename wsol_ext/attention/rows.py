@@ -89,7 +89,7 @@ class AttentionRows(AttentionCalls):
         self.tokens = tokens
         self.before_dropout = before_dropout
         self._wanted = {layer for layer in self.layers or () if layer >= 0}
-        self._behind = -min((layer for layer in self.layers or () if layer < 0), default=0)
+        self._behind = -min([0, *(self.layers or ())])
         self._made: dict[int, Tensor | Callable[[], Tensor]] = {}
 
     @property

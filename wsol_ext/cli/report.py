@@ -50,8 +50,8 @@ def check(options: Any, problems: Problems) -> None:
         problems.add(f"--pictures is {options.pictures}, it should be 0 or more")
     beside = files[0].parent / "report.html" if len(options.runs or []) == 1 and files else None
     options.page = Path(options.out or beside or "runs.html").expanduser()
-    if options.page.is_dir():
-        problems.add(f"--out is {options.page}, a folder: it should be a file such as report.html")
+    if options.page.suffix.lower() not in (".html", ".htm"):  # so that nothing else is written over
+        problems.add(f"--out is {options.page}, it should be a file such as report.html")
     else:
         check_folder("--out", options.page.parent, problems)
 
@@ -67,6 +67,7 @@ def run(options: Any) -> int:
     from wsol_ext.report.results import made_by
 
     runs = [read_run(place) for place in options.runs]
+    comparison, reason = _comparison(runs)
     for each in runs:
         if each.unfinished:
             raise ValueError(
@@ -77,7 +78,8 @@ def run(options: Any) -> int:
         options.page,
         runs,
         dataset,
-        comparison=_comparison(runs),
+        comparison=comparison,
+        no_comparison=reason,
         pictures=options.pictures,
         made_by=made_by(options.command_line),
     )
@@ -85,14 +87,14 @@ def run(options: Any) -> int:
     return 0
 
 
-def _comparison(runs: "list[Run]") -> "Comparison | None":
-    """The test of two runs' differences; where there can be none, why is said."""
+def _comparison(runs: "list[Run]") -> "tuple[Comparison | None, str]":
+    """The test of two runs' differences; or, where there can be none, why, which is said."""
     from wsol_ext.evaluation.comparison import compare
 
     if len(runs) != 2:
-        return None
+        return None, ""
     try:
-        return compare(runs[0], runs[1])
+        return compare(runs[0], runs[1]), ""
     except ValueError as error:
         print(f"no test: {error}")
-        return None
+        return None, str(error)

@@ -149,6 +149,8 @@ def _curves(
 
 def _row(row: Mapping[str, str]) -> dict[str, Any]:
     """A row of the numbers by class: texts, counts and shares."""
+    if None in row or None in row.values():
+        raise ValueError("a line has more or fewer fields than the first")
     texts = ("kind", "taken for")
     numbers = {
         name: int(value) if name == "images" else float(value)

@@ -27,7 +27,7 @@ __all__ = ["Card", "Gallery", "Kind", "make_gallery"]
 
 _SIDE, _QUALITY = 224, 80  # of thumbnails: pixels of the longest side, and of JPEG
 _ROW = 6  # pictures in a row of best or worst ones
-_RIGHT = 0.5  # the IoU above which a box is right
+_RIGHT = 0.5  # the IoU from which, or above which, a box is right
 _COLUMNS = ("label", "predicted", "probability", "size", "box", "iou", "truth", "outcome")
 _OUTCOME_TEXTS = {
     "right": "The class is right and the box has IoU > 0.5.",
@@ -226,29 +226,35 @@ def _kinds(
     tables: Sequence[Mapping[str, NDArray[Any]]], ious: NDArray[Any], names: Sequence[str]
 ) -> tuple[NDArray[np.str_], dict[str, Kind]]:
     """What each image is filtered by, and what those are."""
-    outcomes, right = tables[0]["outcome"], ious > _RIGHT
+    outcomes = tables[0]["outcome"]
+    # Where classes were predicted a box is right as toploc has it, else as the other protocols do.
+    by_toploc = all(all(table["outcome"]) for table in tables)
+    right, rule = (ious > _RIGHT, "above 0.5") if by_toploc else (ious >= _RIGHT, "of 0.5 or more")
     if len(tables) == 1 and all(outcomes):
         titles = {
             name: (TopLoc.labels[name].capitalize(), _OUTCOME_TEXTS[name]) for name in OUTCOMES
         }
         keys = outcomes
     elif len(tables) == 1:
-        titles = {"right": ("Right", "The box has IoU > 0.5."), "wrong": ("Wrong", "It has less.")}
+        titles = {
+            "right": ("Right", f"The box has an IoU {rule}."),
+            "wrong": ("Wrong", "It has less."),
+        }
         keys = np.where(right[:, 0], "right", "wrong")
     else:
         some, every = right.any(axis=1), right.all(axis=1)
         keys = np.where(every, "all", np.where(some, "some", "none"))
-        whose, text = "All", "The boxes of all runs have IoU > 0.5."
-        partly = {"some": ("Some right", "The boxes of some runs have IoU > 0.5.")}
+        whose, text = "All", f"The boxes of all runs have an IoU {rule}."
+        partly = {"some": ("Some right", f"The boxes of some runs have an IoU {rule}.")}
         if len(tables) == 2:
             keys = np.where(keys == "some", np.where(right[:, 0], "first", "second"), keys)
-            whose, text = "Both", "The boxes of both runs have IoU > 0.5."
+            whose, text = "Both", f"The boxes of both runs have an IoU {rule}."
             partly = {
-                key: (f"Only {name}", f"Only the box of {name} has IoU > 0.5.")
+                key: (f"Only {name}", f"Only the box of {name} has an IoU {rule}.")
                 for key, name in zip(("first", "second"), names, strict=True)
             }
         titles = {"all": (f"{whose} right", text), **partly}
-        titles["none"] = ("None right", "No run's box has IoU > 0.5.")
+        titles["none"] = ("None right", f"No run's box has an IoU {rule}.")
     counts = {key: int((keys == key).sum()) for key in titles}
     return keys, {key: Kind(*titles[key], counts[key]) for key in titles if counts[key]}
 

@@ -27,7 +27,7 @@ from wsol_ext.evaluation.runs import Run
 from wsol_ext.metrics import OUTCOMES
 from wsol_ext.report.charts import Chart, curve_chart, training_charts
 from wsol_ext.report.comparison import cells_of
-from wsol_ext.report.gallery import make_gallery
+from wsol_ext.report.gallery import Gallery, make_gallery
 
 __all__ = ["write_report"]
 
@@ -49,6 +49,7 @@ def write_report(
     dataset: LocalizationDataset | None = None,
     *,
     comparison: Comparison | None = None,
+    no_comparison: str = "",
     pictures: int = 200,
     made_by: Mapping[str, str] | None = None,
 ) -> None:
@@ -59,6 +60,7 @@ def write_report(
         runs: what `wsol evaluate` left of each, as `read_run` gives it.
         dataset: the first run's, whose pictures are shown; None: their boxes alone are.
         comparison: of the two runs, whose differences are tested.
+        no_comparison: why two runs have none: the page says so, and pairs no pictures.
         pictures: how many to show in the gallery.
         made_by: the command that makes the page, and when, to list.
 
@@ -75,7 +77,7 @@ def write_report(
     evaluations = [run.evaluation for run in runs]
     evaluation = evaluations[0]
     script = resources.files("wsol_ext.report").joinpath("page.js").read_text(encoding="utf-8")
-    gallery = make_gallery(runs, dataset, pictures)
+    gallery = Gallery() if no_comparison else make_gallery(runs, dataset, pictures)
     page = _render(
         title=_title(runs),
         about=_about(runs),
@@ -98,7 +100,7 @@ def write_report(
         config=_beside([run.config for run in runs]),
         origin=_beside(origins),
         made_by=made_by or {},
-        warnings=_warnings(runs),
+        warnings=[*_warnings(runs), *([f"No test: {no_comparison}"] if no_comparison else [])],
         script=Markup(script),
         # Only this script may run, and nothing may be asked of any network, whatever the page is about.
         script_hash=base64.b64encode(sha256(script.encode()).digest()).decode(),
@@ -233,13 +235,25 @@ def _headlines(runs: Sequence[Run]) -> _Table:
                 title = label if number == result.name else f"{label}, {result.name}"
                 columns[result.name, number] = title
     sources = [(run.name, run.evaluation, run.evaluation.method) for run in runs]
-    sources.append((CENTER, runs[0].evaluation, CENTER))
+    sources += [(title, run.evaluation, CENTER) for title, run in _baselines(runs)]
     rows = []
     for title, evaluation, source in sources:
         results = {result.name: result for result in evaluation.protocols}
         cells = [_cell_of(results.get(name), source, number) for name, number in columns]
         rows.append({"title": title, "cells": cells})
     return _without_empty_columns(_Table("", rows, list(columns.values())))
+
+
+def _baselines(runs: Sequence[Run], protocol: str | None = None) -> list[tuple[str, Run]]:
+    """Titles and runs of the baselines to show, of one protocol or of all: one, or each run's where they differ."""
+    by_protocol: dict[str, list[Mapping[str, float]]] = {}
+    for run in runs:
+        for result in run.evaluation.protocols:
+            if protocol in (None, result.name):
+                by_protocol.setdefault(result.name, []).append(result.metrics[CENTER])
+    if all(each == found[0] for found in by_protocol.values() for each in found):
+        return [(CENTER, max(runs, key=lambda run: len(run.evaluation.protocols)))]
+    return [(f"{CENTER} of {run.name}", run) for run in runs]
 
 
 def _cell_of(result: ProtocolResult | None, source: str, number: str) -> str:
@@ -282,7 +296,15 @@ def _side_by_side(runs: Sequence[Run]) -> list[_Table]:
             if result is not None
             for number in result.metrics[source]
         )
-        columns = [*zip(known, sources, strict=True), (having[0], CENTER)]
+        with_it = [run for run, result in zip(runs, known, strict=True) if result is not None]
+        baselines = [
+            (title, next(each for each in run.evaluation.protocols if each.name == name))
+            for title, run in _baselines(with_it, name)
+        ]
+        columns = [
+            *zip(known, sources, strict=True),
+            *((result, CENTER) for _, result in baselines),
+        ]
         rows = [
             {
                 "title": having[0].label(number),
@@ -292,7 +314,8 @@ def _side_by_side(runs: Sequence[Run]) -> list[_Table]:
             for number in numbers
         ]
         title = " | ".join(dict.fromkeys(result.title for result in having))
-        tables.append(_Table(title, rows, [*(run.name for run in runs), CENTER]))
+        names = [*(run.name for run in runs), *(each for each, _ in baselines)]
+        tables.append(_Table(title, rows, names))
     return tables
 
 
@@ -399,8 +422,9 @@ def _worst_and_best(rows: Sequence[Mapping[str, Any]]) -> list[_Table]:
     number, _ = _first_number(rows)
     if not number:
         return []
-    ordered = sorted(rows, key=lambda row: (row[number], row["kind"]))
-    if len(rows) <= 2 * _CLASSES:
+    having = [row for row in rows if number in row]
+    ordered = sorted(having, key=lambda row: (row[number], row["kind"]))
+    if len(ordered) <= 2 * _CLASSES:
         found = {f"All classes by {number}": ordered}
     else:
         found = {
