@@ -22,6 +22,7 @@ __all__ = [
     "DESCRIPTION",
     "HELP",
     "add_options",
+    "add_runs",
     "check",
     "check_further",
     "dataset_of_runs",
@@ -41,9 +42,7 @@ _GROUPS = ("method", "data", "split")
 def add_options(parser: Parser) -> None:
     """Add the command's flags."""
     add_config(parser)
-    parser.add_argument(
-        "runs", nargs="+", type=str, help="folders of runs or results that `wsol evaluate` wrote"
-    )
+    add_runs(parser)
     parser.add_argument(
         "--group",
         type=str | None,
@@ -73,6 +72,13 @@ def add_options(parser: Parser) -> None:
         type=str | None,
         default=None,
         help="folder for comparison.md, .csv and .json, and of two runs an HTML page",
+    )
+
+
+def add_runs(parser: Parser) -> None:
+    """Add the places of evaluated runs, which `found_runs` finds."""
+    parser.add_argument(
+        "runs", nargs="+", type=str, help="folders of runs or results that `wsol evaluate` wrote"
     )
 
 

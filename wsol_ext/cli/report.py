@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsol_ext._problems import Problems, check_folder
 from wsol_ext.cli.arguments import Parser
-from wsol_ext.cli.compare import dataset_of_runs, found_runs
+from wsol_ext.cli.compare import add_runs, dataset_of_runs, found_runs
 from wsol_ext.cli.options import add_config, add_data
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ DESCRIPTION = (
 def add_options(parser: Parser) -> None:
     """Add the command's flags."""
     add_config(parser)
-    parser.add_argument(
-        "runs", nargs="+", type=str, help="folders of runs or results that `wsol evaluate` wrote"
-    )
+    add_runs(parser)
     parser.add_argument(
         "--out",
         type=str | None,

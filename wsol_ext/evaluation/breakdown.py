@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsol_ext.evaluation.results import Evaluation
+from wsol_ext.evaluation.results import Evaluation, ProtocolResult
 from wsol_ext.evaluation.statistics import (
     Places,
     places_of,
@@ -141,7 +141,7 @@ def _rows(
         if PROTOCOLS[result.name].needs != "boxes":
             continue  # pixels of a few images may have no object
         for name, values in _at_one_threshold(
-            evaluation, folder, result.name, weights, everything, places
+            folder, result, evaluation.method, weights, everything, places
         ).items():
             if name in PROTOCOLS[result.name].headlines:
                 title = PROTOCOLS[result.name].title(name)
@@ -151,20 +151,19 @@ def _rows(
 
 
 def _at_one_threshold(
-    evaluation: Evaluation,
     folder: Path,
-    name: str,
+    result: ProtocolResult,
+    method: str,
     weights: NDArray[np.uint8],
     everything: NDArray[np.uint8],
     places: Places,
 ) -> dict[str, NDArray[np.float64]]:
     """A protocol's numbers, for all rows of weights at the threshold that is used for everything."""
-    result = next(each for each in evaluation.protocols if each.name == name)
-    sums = weighted_sums(folder, f"{name}/{evaluation.method}", everything, places)
+    sums = weighted_sums(folder, f"{result.name}/{method}", everything, places)
     if sums is None:
         return {}
-    protocol = protocol_of(result, evaluation.method)
+    protocol = protocol_of(result, method)
     at = protocol.at
     if at is None:
         at = protocol.metric.best_of(sums)[0]  # type: ignore[operator]
-    return weighted_numbers(folder, result, evaluation.method, weights, places, at)
+    return weighted_numbers(folder, result, method, weights, places, at)
